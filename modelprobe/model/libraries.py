@@ -1,0 +1,36 @@
+"""Import torchvision and timm when they are needed, and say in one line why that cannot be done."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from modelprobe.errors import BadInput
+from modelprobe.model.zoo import TIMM, TORCHVISION
+
+_TOGETHER = "install both from the same place: pip install --force-reinstall torch torchvision"
+
+
+def torchvision_models() -> ModuleType:
+    """`torchvision.models`. Raises BadInput when torchvision is missing or was built for another torch."""
+    return _imported(TORCHVISION, "torchvision.models")
+
+
+def timm() -> ModuleType:
+    """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
+    return _imported(TIMM, "timm")
+
+
+def _imported(library: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or library).partition(".")[0]
+        if missing in (library, "torch", "torchvision"):
+            raise BadInput(f"{missing} is not installed", f"pip install {missing}") from error
+        raise BadInput(f"{library} cannot be imported: {error}", f"pip install {missing}") from error
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        # A torchvision built against another torch: its operators do not register ("operator torchvision::nms does not
+        # exist"), or its shared library does not load.
+        reason = " ".join(str(error).split())
+        raise BadInput(f"the installed torchvision does not match the installed torch ({reason})", _TOGETHER) from error

@@ -1,0 +1,55 @@
+"""Leave out random initialisation while a model is built on `meta`, where there are no values to initialise.
+
+On `meta` the initialisers do nothing but cost time, and the first of them loads `torch._dynamo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_IN_PLACE = frozenset(
+    "normal_ uniform_ trunc_normal_ constant_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ "
+    "erfinv_ bernoulli_ exponential_ random_ log_normal_ cauchy_ geometric_".split()
+)
+_RANDOM_FACTORIES = (torch.randn, torch.rand)
+
+
+class _SkipInit(TorchFunctionMode):
+    """Returns a meta tensor unchanged from its initialiser, and an empty one from a random factory."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _IN_PLACE:
+            subject = args[0] if args else named.get("tensor")
+            if isinstance(subject, torch.Tensor) and subject.is_meta:
+                return subject
+        elif func in _RANDOM_FACTORIES and _is_meta(named.get("device")) and named.get("out") is None:
+            named.pop("generator", None)
+            return torch.empty(*args, **named)
+        return func(*args, **named)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Factories make `meta` tensors, and nothing is initialised. Undone on the way out; no function is replaced.
+
+    Tensors that stand on a real device are initialised as ever. Names, shapes and dtypes are those of a real build.
+    """
+    # The device mode lies inside, so that it has filled in `device=` before this one looks at it.
+    with _SkipInit(), torch.device("meta"):
+        yield
+
+
+def _is_meta(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "meta"
