@@ -1,0 +1,74 @@
+"""What convolutions cost, transposed and deformable ones included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from modelprobe.trace.formulas.registry import Cost, formula
+
+
+def macs(x: Tensor, weight: Tensor, out: Tensor, transposed: bool = False) -> int:
+    """MACs of a convolution with any stride, padding, dilation and groups.
+
+    Every output element is a dot product with one filter, `weight[0]` of `Cin/groups x kernel` elements.
+    Transposed, every input element is multiplied with one `weight[0]` of `Cout/groups x kernel` elements and
+    scattered; what output padding and cropping drop was computed all the same.
+    Source: the definition (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
+    """
+    per_site = weight.numel() // weight.shape[0] if weight.shape[0] else 0
+    return (x if transposed else out).numel() * per_site
+
+
+@formula("aten::conv1d", "aten::conv2d", "aten::conv3d", kind="conv")
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """A dot product per output element, and one addition per output element for the bias."""
+    return Cost(macs(x, weight, out), out.numel() if bias is not None else 0)
+
+
+@formula("aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d", kind="conv")
+def transposed_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any
+) -> Cost:
+    """A scaled filter per input element, and one addition per output element for the bias."""
+    return Cost(macs(x, weight, out, transposed=True), out.numel() if bias is not None else 0)
+
+
+@formula("aten::convolution", "aten::_convolution", "aten::convolution_overrideable", kind="conv")
+def general_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> Cost:
+    """The general operator below the named ones (TorchScript calls it)."""
+    return Cost(macs(x, weight, out, transposed), out.numel() if bias is not None else 0)
+
+
+@formula("aten::conv_tbc", kind="conv")
+def time_batch_channel_convolution(x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0, *, out: Tensor) -> Cost:
+    """x [T, B, Cin], weight [K, Cin, Cout]: K x Cin MACs per output element."""
+    return Cost(out.numel() * weight.shape[0] * weight.shape[1], out.numel())
+
+
+@formula("torchvision::deform_conv2d", kind="conv")
+def deformable_convolution(
+    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *_: Any, out: Tensor
+) -> Cost:
+    """A convolution over bilinearly sampled taps (Dai et al. 2017; Zhu et al. 2019 with a mask).
+
+    Each tap of each input channel at each output position is interpolated from 4 neighbours (4 multiplications,
+    3 additions), then multiplied with the mask when there is one.
+    """
+    batch, _, height, width = out.shape
+    taps = batch * x.shape[1] * weight.shape[2] * weight.shape[3] * height * width
+    # Without a mask the operator is handed an empty one.
+    per_tap = 8 if mask.numel() else 7
+    return Cost(macs(x, weight, out), taps * per_tap + out.numel())

@@ -1,0 +1,96 @@
+"""Which rule costs which operator: the registry that formula files and users fill.
+
+To add an operator:
+1. find its name as the ledger prints it (`modelprobe flops MODEL --by operator` lists what is uncounted);
+2. write a function from the operator's own arguments and `out` to a `Cost` (or an int: MACs) in the file of its kind;
+3. decorate it with `@formula("aten::name", kind="...")` and add a test with the arithmetic as a comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from modelprobe.errors import BadInput
+
+
+class Cost(NamedTuple):
+    """What one call costs. `macs` are multiply-accumulates; `flops` the arithmetic beside them.
+
+    `read` and `written` are bytes where they differ from "every operand once, every result once"
+    (a lookup reads rows, not the table); None means that they do not differ.
+    """
+
+    macs: int = 0
+    flops: int = 0
+    read: int | None = None
+    written: int | None = None
+
+
+Formula = Callable[..., "Cost | int"]
+F = TypeVar("F", bound=Formula)
+
+
+class Rule(NamedTuple):
+    """How an operator is costed: its kind, its formula (None: it costs nothing) and its status."""
+
+    kind: str
+    formula: Formula | None
+    status: Literal["counted", "free"]
+
+
+RULES: dict[str, Rule] = {}
+"""Operator name without overload (`aten::conv2d`) -> rule. Filled at import and by `formula`."""
+
+
+def formula(*operators: Any, kind: str = "custom") -> Callable[[F], F]:
+    """Register the decorated function as the cost of `operators`.
+
+    `operators` are `torch.ops.namespace.name`, one of its overloads, or the text `"namespace::name"`.
+    The function is called as `function(*args, out=result, **kwargs)` with the operator's own arguments (tensors
+    included, on whatever device the recording runs; read their shapes, not their values) and returns MACs as an
+    int, or a `Cost`. Raises BadInput when an operator has a formula already, or is no operator.
+    """
+
+    def register(function: F) -> F:
+        for operator in operators:
+            name = operator_name(operator)
+            if name in RULES:
+                raise BadInput(f"operator {name} has a formula already", "register a formula once per operator")
+            RULES[name] = Rule(kind, function, "counted")
+        return function
+
+    return register
+
+
+def free(kind: str, *names: str) -> None:
+    """Register aten operators that move, view or create data and do no arithmetic on it."""
+    for name in names:
+        qualified = name if "::" in name else f"aten::{name}"
+        if qualified in RULES:
+            raise BadInput(f"operator {qualified} has a formula already", "register a formula once per operator")
+        RULES[qualified] = Rule(kind, None, "free")
+
+
+def operator_name(operator: Any) -> str:
+    """`namespace::name` of an operator, an overload, or that text itself. Raises BadInput for anything else."""
+    if isinstance(operator, str) and "::" in operator:
+        return operator
+    schema = getattr(operator, "_schema", None)
+    if schema is not None:
+        return str(schema.name)
+    qualified = getattr(operator, "_qualified_op_name", None)
+    if isinstance(qualified, str):
+        return qualified
+    raise BadInput(
+        f"{operator!r} is no operator",
+        "name one as torch.ops.namespace.name, or as the text 'namespace::name'",
+    )
+
+
+def rule_for(name: str) -> Rule | None:
+    """The rule of an operator, the in-place and out variants sharing that of the plain one."""
+    found = RULES.get(name)
+    if found is None and name.endswith("_") and not name.endswith("__"):
+        found = RULES.get(name[:-1])
+    return found

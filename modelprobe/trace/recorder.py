@@ -1,0 +1,340 @@
+"""Runs a model once, under hooks and a dispatch mode, and returns what happened as a `Trace`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+
+from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.report import Level, Note
+from modelprobe.trace.ledger import ModuleCall, ModuleTree, Shape, TensorRef, Trace
+from modelprobe.trace.observer import Observer, Values
+from modelprobe.trace.residue import mode_set, on_meta, pristine
+from modelprobe.trace.tree import class_name, read_tree, walk
+from modelprobe.trace.values import leaves, moved, shapes
+from modelprobe.units import shape as shape_text
+
+
+class NeedsValuesError(Exception):
+    """The model asked a `meta` tensor for its values; it has to run for real. `where` is the module that asked."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(reason)
+        self.where = where
+        self.reason = reason
+
+
+@dataclass
+class _Call:
+    """A module call while it runs; frozen into a ModuleCall afterwards."""
+
+    path: str
+    cls: str
+    parent: int
+    number: int
+    inputs: tuple[Shape, ...]
+    first_op: int
+    outputs: tuple[Shape, ...] = ()
+    end_op: int = -1
+
+    def frozen(self, total: int) -> ModuleCall:
+        end = self.end_op if self.end_op >= 0 else total
+        return ModuleCall(
+            self.path, self.cls, self.parent, self.number, self.inputs, self.outputs, self.first_op, end
+        )
+
+
+@dataclass
+class _Running:
+    """Which module is running: the hooks push and pop here, the observer asks."""
+
+    ops: Callable[[], int]
+    calls: list[_Call] = field(default_factory=list)
+    stack: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    failed: tuple[str, tuple[Shape, ...]] | None = None
+    failure: BaseException | None = None
+
+    def where(self) -> tuple[str, int]:
+        """Path and call number of the innermost running module."""
+        if not self.stack:
+            return "", -1
+        return self.calls[self.stack[-1]].path, self.stack[-1]
+
+    def enter(self, paths: Sequence[str], cls: str, inputs: tuple[Shape, ...]) -> None:
+        """A module starts. Of a shared module's names, the one inside the running module is meant."""
+        parent = self.stack[-1] if self.stack else -1
+        path = paths[0]
+        if len(paths) > 1 and parent >= 0:
+            above = self.calls[parent].path
+            inside = above + "." if above else ""
+            path = next((p for p in paths if p.startswith(inside) and "." not in p[len(inside) :]), path)
+        number = self.counts[path] = self.counts.get(path, 0) + 1
+        self.stack.append(len(self.calls))
+        self.calls.append(_Call(path, cls, parent, number, inputs, self.ops()))
+
+    def leave(self, paths: Sequence[str], outputs: Any) -> None:
+        """A module ends, or an exception passes through it: then its name is kept, the innermost first."""
+        error = sys.exc_info()[1]
+        if not self.stack:
+            return
+        call = self.calls[self.stack.pop()]
+        if error is not None and error is not self.failure:
+            self.failure, self.failed = error, (call.path, call.inputs)
+        call.end_op = self.ops()
+        call.outputs = shapes(outputs)
+
+
+def trace(
+    model: nn.Module,
+    *args: Any,
+    device: str = "meta",
+    train: bool = False,
+    notes: Sequence[Note] = (),
+    env: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Trace:
+    """Run `model(*args, **kwargs)` once and return its ledger. The model is left exactly as it was.
+
+    With `device="meta"` no arithmetic is done and no weight is touched; a model that needs real values (its control
+    flow depends on data) is run again where its weights are, with the tensors that were given, and a note says so.
+    With `device="real"` it runs where its weights are from the start. `train` records a training-mode forward.
+    Raises ModelRaised when the model raises, with the module and the shapes in flight; BadInput when real values
+    are needed and the model or the inputs have none.
+    """
+    call_kwargs = dict(kwargs or {})
+    model, said = _unwrapped(model)
+    said = [*notes, *said]
+    if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
+        model = _materialised(model, args, call_kwargs)
+        said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
+    if device == "meta" and not _script(model):
+        try:
+            return _record(model, args, call_kwargs, "meta", train, said, env or {})
+        except NeedsValuesError as needs:
+            said.append(_real_run_note(needs))
+            _refuse_meta(model, args, call_kwargs, needs)
+    return _record(model, args, call_kwargs, "real", train, said, env or {})
+
+
+def _real_run_note(needs: NeedsValuesError) -> Note:
+    where = f" in {needs.where}" if needs.where else ""
+    return Note(
+        f"Run for real, not on meta: the model asks for values{where} ({needs.reason}). "
+        "What it costs may depend on the data.",
+        Level.INFO,
+    )
+
+
+def _refuse_meta(model: nn.Module, args: Any, kwargs: Any, needs: NeedsValuesError) -> None:
+    everything = [*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs)))]
+    if any(tensor.is_meta for tensor in everything):
+        raise needs
+
+
+def _record(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    device: str,
+    train: bool,
+    notes: Sequence[Note],
+    env: Mapping[str, Any],
+) -> Trace:
+    tree = read_tree(model)
+    values = Values()
+    with ExitStack() as stack:
+        stack.enter_context(pristine(model))
+        if device == "meta":
+            stack.enter_context(on_meta(model))
+            args, kwargs = moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+        stack.enter_context(mode_set(model, train))
+        _run_compiled_parts_eagerly(model, stack)
+        named = _named(model, values)
+        inputs = tuple(values.get(tensor) for _, tensor in leaves((args, kwargs)))
+        named.update({ref.value: name for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True)})
+        buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
+        running = _Running(lambda: len(observer.ops))
+        observer = Observer(values, running.where, device == "meta")
+        _watch(model, running, stack)
+        out = _forward(model, args, kwargs, observer, running, device)
+        changed = _changed(model, buffers, observer.written)
+        outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
+    ops = tuple(observer.ops)
+    broken = [
+        Note(f"The formula of {name} raised {why}; it is not counted.", Level.WARNING)
+        for name, why in observer.broken.items()
+    ]
+    calls = tuple(call.frozen(len(ops)) for call in running.calls)
+    return Trace(tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env))
+
+
+def _forward(
+    model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str
+) -> Any:
+    try:
+        with torch.inference_mode(), observer:
+            return model(*args, **kwargs)
+    except Exception as error:
+        where = running.failed[0] if running.failed else ""
+        if device == "meta" and _asks_for_values(error):
+            raise NeedsValuesError(where, one_line(error)) from error
+        raise _model_raised(model, args, kwargs, running, error) from error
+
+
+def _asks_for_values(error: BaseException) -> bool:
+    """Whether an exception on meta says that values, not shapes, were missing; else it would happen for real too."""
+    if isinstance(error, NotImplementedError):
+        return True
+    text = str(error).lower()
+    return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
+
+
+def _model_raised(model: nn.Module, args: Any, kwargs: Any, running: _Running, error: Exception) -> Exception:
+    given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "nothing"
+    if isinstance(error, TypeError) and not running.calls[1:] and "forward()" in str(error):
+        return BadInput(
+            f"{class_name(model)} was given {given}: {one_line(error)}",
+            "give one --input per argument of forward, by name if need be: --input ids=1x128:int64",
+        )
+    path, inputs = running.failed or ("", ())
+    where = f"{class_name(model)}.{path}" if path else class_name(model)
+    flight = ", ".join(shape_text(shape) for shape in inputs) or given
+    return ModelRaised(
+        f"{where} raised {type(error).__name__} on {flight}: {one_line(error)}",
+        f"the model was given {given}; choose another size with --input, or --debug for the traceback",
+    )
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of an exception in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile wrappers, and a note for each."""
+    said: list[Note] = []
+    while True:
+        cls = type(model).__name__
+        inner = getattr(model, "_orig_mod", None) if cls == "OptimizedModule" else None
+        if isinstance(model, nn.DataParallel) or cls == "DistributedDataParallel":
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model, said
+        wrapper = "torch.compile" if cls == "OptimizedModule" else cls
+        said.append(Note(f"Unwrapped from {wrapper}: the module inside was recorded.", Level.INFO))
+        model = inner
+
+
+def _script(model: nn.Module) -> bool:
+    # The parameters of TorchScript live in C++: they cannot be exchanged for meta ones.
+    return isinstance(model, torch.jit.ScriptModule)
+
+
+def _materialised(model: nn.Module, args: Any, kwargs: Any) -> nn.Module:
+    """A copy on meta whose lazy parameters have their shapes."""
+    twin = deepcopy(model)
+    if not any(is_lazy(tensor) for tensor in (*twin.parameters(), *twin.buffers())):
+        return twin
+    twin = twin.to("meta")
+    running = _Running(lambda: 0)
+    try:
+        with pristine_rng(), torch.no_grad():
+            twin.eval()(*moved(tuple(args), "meta"), **moved(dict(kwargs), "meta"))
+    except Exception as error:
+        raise _model_raised(model, args, kwargs, running, error) from error
+    return twin.train(model.training)
+
+
+def pristine_rng() -> Any:
+    """A context that gives the random generators back."""
+    return torch.random.fork_rng(devices=[])
+
+
+def _run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
+    # Importing dynamo costs a second: only when something inside is compiled.
+    compiled = any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    )
+    if compiled:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+def _named(model: nn.Module, values: Values) -> dict[int, str]:
+    named: dict[int, str] = {}
+    storages: dict[int, int] = {}
+    for path, module in walk(model):
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and not is_lazy(tensor):
+                    ref = _register(values, tensor, storages)
+                    named.setdefault(ref.value, f"{path}.{name}" if path else name)
+    return named
+
+
+def _register(values: Values, tensor: Tensor, storages: dict[int, int]) -> TensorRef:
+    ref = values.get(tensor)
+    try:
+        memory = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return ref
+    known = storages.setdefault(memory, ref.storage)
+    return ref if known == ref.storage else values.new(tensor, known)
+
+
+def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
+        (f"{path}.{name}" if path else name, tensor)
+        for path, module in walk(model)
+        for name, tensor in module._buffers.items()
+        if tensor is not None and not is_lazy(tensor)
+    ]
+
+
+def _changed(
+    model: nn.Module, before: Mapping[str, tuple[TensorRef, Tensor]], written: set[int]
+) -> frozenset[str]:
+    """Buffers that the forward wrote to in place, or replaced by another tensor."""
+    after = dict(_buffers(model))
+    return frozenset(
+        path for path, (ref, buffer) in before.items() if ref.storage in written or after.get(path) is not buffer
+    )
+
+
+def _watch(model: nn.Module, running: _Running, stack: ExitStack) -> None:
+    """Hooks on every module: ours before and after those that users put there, so theirs run inside."""
+    paths: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for path, module in walk(model):
+        paths.setdefault(id(module), []).append(path)
+        modules[id(module)] = module
+    for key, module in modules.items():
+        if isinstance(module, torch.jit.ScriptModule) and module is not model:
+            continue  # called from C++, past any hook; its operators count for the script above it
+        enter, leave = _hooks(paths[key], class_name(module), running)
+        stack.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(leave, always_call=not _script(module)).remove)
+
+
+def _hooks(paths: list[str], cls: str, running: _Running) -> tuple[Callable[..., None], Callable[..., None]]:
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        running.enter(paths, cls, shapes((args, kwargs) if kwargs else args[0] if len(args) == 1 else args))
+
+    def leave(_: nn.Module, __: Any, out: Any) -> None:
+        running.leave(paths, out)
+
+    return enter, leave
+
+
+__all__ = ["NeedsValuesError", "Trace", "ModuleTree", "one_line", "trace"]

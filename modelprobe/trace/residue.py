@@ -1,0 +1,118 @@
+"""What a recording borrows and gives back: the model's state, the global switches, the random generators."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
+
+_CONTAINERS = (dict, list, set, OrderedDict)
+
+
+@contextmanager
+def pristine(model: nn.Module) -> Iterator[None]:
+    """Give back `model` and the process as they were, also when the body raises.
+
+    Restored are every module's attributes (mode, hooks, buffers, parameters, anything that a forward cached), the
+    values of buffers on real devices, the attention fast path, the default dtype, grad mode, and the random
+    generators of the CPU and of the CUDA devices in use. Inside, the attention fast path is off: under `eval()` it
+    replaces whole encoder layers by operators whose parts cannot be told apart.
+    """
+    snapshot = _snapshot(model)
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
+    fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
+    rng, cuda_rng = torch.get_rng_state(), _cuda_rng()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(rng)
+        if cuda_rng is not None:
+            torch.cuda.set_rng_state_all(cuda_rng)
+        _restore(snapshot)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
+
+
+def _cuda_rng() -> list[torch.Tensor] | None:
+    # Asking for the state would initialise CUDA: leave it alone unless somebody already has.
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+
+def _snapshot(model: nn.Module) -> Snapshot:
+    """Every module's own attributes, and a shallow copy of those that are containers (hooks, tables, caches)."""
+    found: Snapshot = []
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its state lives in C++ and its attributes are views of it
+        own = dict(module.__dict__)
+        found.append((module, own, {key: value.copy() for key, value in own.items() if type(value) in _CONTAINERS}))
+    return found
+
+
+def _restore(snapshot: Snapshot) -> None:
+    for module, own, containers in snapshot:
+        for key, before in containers.items():
+            current = own[key]
+            if isinstance(current, list):
+                current[:] = before
+            else:
+                current.clear()
+                current.update(before)
+        module.__dict__.clear()
+        module.__dict__.update(own)
+
+
+@contextmanager
+def on_meta(model: nn.Module) -> Iterator[None]:
+    """Let `model` hold its parameters and buffers as `meta` tensors of the same shapes; values stay untouched.
+
+    To be used inside `pristine`, which puts the real tensors back. Tied tensors stay tied, views of one memory stay
+    views of one memory.
+    """
+    twins: dict[int, torch.Tensor] = {}
+    memories: dict[int, torch.UntypedStorage] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in list(table.items()):
+                if tensor is not None and not tensor.is_meta:
+                    table[name] = twins.setdefault(id(tensor), _meta_twin(tensor, memories))
+    yield
+
+
+def _meta_twin(tensor: torch.Tensor, memories: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+        return tensor
+    memory = tensor.untyped_storage()
+    shared = memories.setdefault(memory._cdata, torch.UntypedStorage(memory.nbytes(), device="meta"))
+    twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+    with torch.no_grad():
+        twin.set_(shared, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+@contextmanager
+def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
+    """Put every module into train or eval mode. To be used inside `pristine`."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        module.training = train
+    yield
