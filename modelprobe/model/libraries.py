@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import TIMM, TORCHVISION
@@ -19,6 +20,14 @@ def torchvision_models() -> ModuleType:
 def timm() -> ModuleType:
     """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
     return _imported(TIMM, "timm")
+
+
+def default_weights(name: str) -> Any:
+    """The DEFAULT weights entry of a torchvision builder (a record; nothing is loaded), or None where it has none."""
+    try:
+        return torchvision_models().get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):
+        return None
 
 
 def _imported(library: str, module: str) -> ModuleType:

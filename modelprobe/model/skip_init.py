@@ -13,8 +13,23 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _IN_PLACE = frozenset(
-    "normal_ uniform_ trunc_normal_ constant_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ "
-    "erfinv_ bernoulli_ exponential_ random_ log_normal_ cauchy_ geometric_".split()
+    [
+        "normal_",
+        "uniform_",
+        "trunc_normal_",
+        "constant_",
+        "kaiming_uniform_",
+        "kaiming_normal_",
+        "xavier_uniform_",
+        "xavier_normal_",
+        "erfinv_",
+        "bernoulli_",
+        "exponential_",
+        "random_",
+        "log_normal_",
+        "cauchy_",
+        "geometric_",
+    ]
 )
 _RANDOM_FACTORIES = (torch.randn, torch.rand)
 
@@ -49,6 +64,11 @@ def on_meta() -> Iterator[None]:
     # The device mode lies inside, so that it has filled in `device=` before this one looks at it.
     with _SkipInit(), torch.device("meta"):
         yield
+
+
+def skipping() -> TorchFunctionMode:
+    """The same for tensors that come to meta in another way: factories still make real ones."""
+    return _SkipInit()
 
 
 def _is_meta(device: Any) -> bool:

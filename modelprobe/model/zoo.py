@@ -15,7 +15,7 @@ from types import MappingProxyType
 TORCHVISION = "torchvision"
 TIMM = "timm"
 
-# `@register_model`, `@register_model()` or `@register_model(name="quantized_resnet18")`, then more decorators, then `def`.
+# `@register_model`, `@register_model()` or `@register_model(name="quantized_resnet18")`, then a `def`.
 _REGISTERED = re.compile(
     r"""^@register_model\b(?:\(\s*(?:name\s*=\s*)?(?:["'](?P<alias>[^"']+)["'])?[^)]*\))?[^\n]*\n"""
     r"""(?:(?!def\ ).*\n)*?def\ (?P<name>\w+)""",
@@ -71,7 +71,7 @@ def installed(library: str) -> bool:
 
 
 def find(pattern: str = "", origin: str = "") -> tuple[ZooName, ...]:
-    """The names that match `pattern`: a wildcard when it has one of `*?[`, else a part of the name. Sorted naturally."""
+    """The names that match `pattern`: a wildcard when it has one of `*?[`, else a part of the name."""
     zoo = zoo_names()
     wild = any(character in pattern for character in "*?[")
     wanted = pattern.lower() if wild else f"*{pattern.lower()}*"

@@ -1,0 +1,62 @@
+"""What does `--inputs-from file.py:make` give? The arguments of `forward`, made by the user's own code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.model import arguments, pyfile
+from modelprobe.model.construct import seeded
+from modelprobe.model.failure import told
+from modelprobe.report import Level, Note
+
+_FORM = "it must be file.py:make, where make() returns (args, kwargs)"
+_SPEC = re.compile(r"(?P<file>.+\.py):(?P<name>[\w.]+)|(?P<module>[\w.]+):(?P<attribute>[\w.]+)", re.DOTALL)
+
+
+def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
+    """The positional arguments, the named ones, and notes. Raises BadInput, or ModelRaised when the code raises."""
+    match = _SPEC.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"--inputs-from {text!r} does not name a function", _FORM)
+    loaded = pyfile.load_file(match["file"]) if match["file"] else pyfile.load_module(match["module"])
+    value: Any = loaded.module
+    name = match["name"] or match["attribute"]
+    for part in name.split("."):
+        if not hasattr(value, part):
+            public = [key for key, found in vars(loaded.module).items() if callable(found) and not key.startswith("_")]
+            raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(public[:12]) or 'no functions'}")
+        value = getattr(value, part)
+    if callable(value) and not isinstance(value, torch.Tensor):
+        arguments.check_call(value, {}, name)
+        try:
+            with seeded(0), loaded.surroundings.entered():
+                value = value()
+        except (Exception, SystemExit) as error:
+            raise ModelRaised(f"calling {name} failed: {told(error, loaded.surroundings.directory)}") from error
+    return split(value, text)
+
+
+def split(value: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
+    """`(args, kwargs)` as they are; a lone tensor, a tuple, a list or a dict as what it can only mean, with a note."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)) and _is_named(value[1]):
+        return tuple(value[0]), dict(value[1]), ()
+    if isinstance(value, torch.Tensor):
+        return (value,), {}, (_taken(label, "a tensor", "the only argument"),)
+    if isinstance(value, (tuple, list)):
+        return tuple(value), {}, (_taken(label, f"a {type(value).__name__}", "the positional arguments"),)
+    if _is_named(value):
+        return (), dict(value), (_taken(label, "a dict", "the named arguments"),)
+    raise BadInput(f"{label} gave a {type(value).__name__}, not inputs", _FORM)
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _taken(label: str, what: str, meaning: str) -> Note:
+    return Note(f"{label} gave {what}, taken as {meaning} of forward", Level.INFO)

@@ -1,0 +1,123 @@
+"""What does `--input 8x3x224x224` or `--input ids=1x128:int64` ask for?"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from modelprobe.errors import BadInput
+
+EXAMPLES = "for example --input 224, 3x224x224, 8x3x224x224 or ids=1x128:int64"
+_MOST_ELEMENTS = 2**40
+_TEXT = re.compile(r"(?:(?P<name>[^=:]*)=)?(?P<shape>[^=:]*)(?::(?P<dtype>[^=:]*))?")
+
+DTYPES = [
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+    "complex32",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+]
+_ALIASES = {
+    "float": "float32",
+    "fp32": "float32",
+    "f32": "float32",
+    "double": "float64",
+    "fp64": "float64",
+    "half": "float16",
+    "fp16": "float16",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "char": "int8",
+    "short": "int16",
+    "int": "int32",
+    "long": "int64",
+    "byte": "uint8",
+    "boolean": "bool",
+    "chalf": "complex32",
+    "cfloat": "complex64",
+    "cdouble": "complex128",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One tensor that is asked for. `dtype` is empty where none was said: the model's own is meant."""
+
+    name: str | None
+    shape: tuple[int, ...]
+    dtype: str = ""
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape)) if self.shape else "scalar"
+        return f"{shape} {self.dtype}".rstrip()
+
+
+def parse_input(text: str) -> InputSpec:
+    """`ids=1x128:int64` -> its name, shape and dtype; the name and the dtype may be left out.
+
+    `x`, `X` and `×` separate the sizes. Raises BadInput, with an example, for anything else.
+    """
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"--input {_short(text)} is not name=SHAPE:dtype", EXAMPLES)
+    name = match["name"]
+    if name is not None and not name.strip().isidentifier():
+        raise BadInput(f"--input {_short(text)}: {name!r} cannot be the name of an argument", EXAMPLES)
+    shape = _shape(match["shape"].strip(), text)
+    dtype = "" if match["dtype"] is None else parse_dtype(match["dtype"].strip())
+    return InputSpec(name.strip() if name is not None else None, shape, dtype)
+
+
+def parse_dtype(text: str) -> str:
+    """The name that torch has for a dtype: `half` -> `float16`, `torch.long` -> `int64`. Raises BadInput."""
+    asked = text.lower().removeprefix("torch.")
+    name = _ALIASES.get(asked, asked)
+    if name not in DTYPES:
+        close = get_close_matches(asked, [*DTYPES, *_ALIASES], n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(DTYPES[:13])}"
+        raise BadInput(f"there is no dtype {text!r}", hint)
+    return name
+
+
+def _shape(text: str, whole: str) -> tuple[int, ...]:
+    if "," in text or ";" in text:
+        raise BadInput(f"--input {_short(whole)}: sizes are separated by x, not by commas", EXAMPLES)
+    if not text:
+        raise BadInput(f"--input {_short(whole)} has no shape", EXAMPLES)
+    sizes = []
+    for part in re.split(r"[xX×]", text):
+        if not (part.strip().isascii() and part.strip().isdigit()):
+            problem = "sizes cannot be negative" if part.strip().startswith("-") else f"{_short(part)} is not a size"
+            raise BadInput(f"--input {_short(whole)}: {problem}", EXAMPLES)
+        # More digits than any size has would make int() itself refuse.
+        sizes.append(int(part.strip()[-40:]) if part.strip().lstrip("0")[40:] == "" else _MOST_ELEMENTS + 1)
+    return bounded(tuple(sizes), f"--input {_short(whole)}")
+
+
+def bounded(shape: tuple[int, ...], label: str) -> tuple[int, ...]:
+    """The shape itself. Raises BadInput for one that is astronomic, or that is a lone zero."""
+    if max(math.prod(shape), *shape) > _MOST_ELEMENTS:
+        raise BadInput(f"{label} asks for more than 2**40 elements", EXAMPLES)
+    if shape == (0,):
+        raise BadInput(f"{label}: a size of 0 leaves nothing to look at", EXAMPLES)
+    return shape
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")

@@ -1,0 +1,232 @@
+"""Which model does a string mean? One grammar for every command: zoo names, `net.py:Net`, `package.module:factory`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from modelprobe.errors import BadInput
+from modelprobe.model import arguments, attributes, libraries, pyfile, zoo
+from modelprobe.model.sources import Source, UserSource, ZooSource, as_probe_errors
+from modelprobe.report import Level, Note
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelprobe.model.construct import Built
+    from modelprobe.model.declared import DeclaredInput
+
+PYTHON_FILE = "python file"
+IMPORT = "import"
+
+_FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<attribute>.*))?", re.DOTALL)
+_WEIGHT_SUFFIXES = [
+    ".pth",
+    ".pt",
+    ".pkl",
+    ".bin",
+    ".ckpt",
+    ".safetensors",
+    ".onnx",
+    ".gguf",
+    ".npz",
+    ".npy",
+    ".h5",
+    ".pt2",
+    ".tar",
+    ".msgpack",
+    ".tflite",
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that has been named, and not yet built.
+
+    `spec` is what was typed, `name` a short name for reports, `origin` one of `torchvision`, `timm`, `python file` and
+    `import`. `given` are the constructor arguments. `notes` say what was chosen on the user's behalf.
+    """
+
+    spec: str
+    name: str
+    origin: str
+    source: Source = field(repr=False)
+    notes: tuple[Note, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def build(self, device: str = "meta", seed: int = 0) -> Built:
+        """The model and the notes on how it was built, in the mode its constructor left it in. Nothing is downloaded.
+
+        On `meta` no weights are allocated, unless the constructor cannot do without, which a note says. Elsewhere it is
+        initialised on the CPU from `seed` and moved. An instance is returned as it is, on whatever device it is.
+        Raises BadInput for arguments that do not fit, ModelRaised for what the constructor itself raises.
+        """
+        from modelprobe.model import construct
+
+        self.source.check(self.given)
+        if self.is_instance:
+            return construct.Built(self.source.make(self.given))
+        with as_probe_errors(self.source, self.given), construct.without_warnings():
+            module, notes = construct.construct(lambda: self.source.make(self.given), device, seed, self.name)
+        if device == "meta":
+            if not notes and all(parameter.is_meta for parameter in module.parameters()):
+                construct.buffers_to_meta(module)
+        elif device != "cpu":
+            module = module.to(device)
+        return construct.Built(module, notes)
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether the target is a model that exists already, in the user's Python."""
+        return isinstance(self.source, UserSource) and self.source.is_instance()
+
+    def declared_inputs(self, model: nn.Module | None = None) -> DeclaredInput | None:
+        """What the model says it takes: the zoo's record, an attribute of the model, or a guess from its first layer.
+
+        None when nothing tells. `model` spares building it again; only a model of the user's own is looked at.
+        """
+        from modelprobe.model import declared, guess
+
+        if isinstance(self.source, ZooSource):
+            return declared.of_zoo(self.source, self.given)
+        return guess.of_module(model if model is not None else self.build().module)
+
+    def with_given(self, more: Mapping[str, Any], *notes: Note) -> Target:
+        """The same target with more constructor arguments, and what to say about them."""
+        given = MappingProxyType({**self.given, **more})
+        return replace(self, given=given, notes=(*self.notes, *notes))
+
+
+def resolve(spec: str, settings: Sequence[str] = ()) -> Target:
+    """The target that `spec` names; `settings` are the `--set key=value` texts. User code is imported.
+
+    Raises BadInput when it names nothing, ModelRaised when the user's file raises while it is imported.
+    """
+    spec = spec.strip()
+    parsed = MappingProxyType(arguments.parse_settings(settings))
+    refuse_weight_file(spec)
+    library, colon, name = spec.partition(":")
+    file = _FILE.fullmatch(spec)
+    if colon and library in (zoo.TORCHVISION, zoo.TIMM):
+        found = _zoo_target(spec, name, library)
+    elif colon and library.replace("_", "-") in ("hf-hub", "local-dir"):
+        raise _from_hub(spec)
+    elif file:
+        found = _file_target(spec, file["file"], file["attribute"])
+    elif colon:
+        found = _user_target(spec, pyfile.load_module(library), name, IMPORT)
+    else:
+        found = _zoo_target(spec, spec, "")
+    found = replace(found, given=parsed)
+    found.source.check(parsed)
+    return found
+
+
+def refuse_weight_file(spec: str) -> None:
+    """Raises BadInput when `spec` is the name of a weight file rather than of a model."""
+    path = Path(spec).expanduser()
+    exists = path.is_file() and path.suffix != ".py"
+    if exists or (path.suffix.lower() in _WEIGHT_SUFFIXES and not _looks_like_tag(spec)):
+        raise BadInput(
+            f"{spec} is a weight file; weight files as a target are not supported yet",
+            "name the model that it belongs to: resnet50, timm:NAME, net.py:Net",
+        )
+
+
+def _looks_like_tag(spec: str) -> bool:
+    name = spec.rpartition(":")[2]
+    return bool(zoo.zoo_names().origins(name.partition(".")[0])) and ":" in spec
+
+
+def _zoo_target(spec: str, name: str, library: str) -> Target:
+    architecture, _, tag = name.partition(".")
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        raise _from_hub(name)
+    origins = zoo.zoo_names().origins(architecture)
+    wanted = [origin for origin in origins if (not library or origin == library) and not (tag and origin != zoo.TIMM)]
+    if not wanted:
+        return _renamed_target(spec, name, library)
+    source = ZooSource(wanted[0], name)
+    if tag:
+        _check_tag(architecture, tag)
+    return Target(spec, name, wanted[0], source, _both_zoos(name, wanted) if not library else ())
+
+
+def _both_zoos(name: str, wanted: Sequence[str]) -> tuple[Note, ...]:
+    if len(wanted) < 2:
+        return ()
+    return (
+        Note(f"{name} is in torchvision and in timm: torchvision's was taken; timm:{name} is the other", Level.INFO),
+    )
+
+
+def _renamed_target(spec: str, name: str, library: str) -> Target:
+    """A deprecated name of timm's, which still means something; else the error for a name that nobody knows."""
+    renamed = zoo.zoo_names().renamed
+    if library == zoo.TORCHVISION or name not in renamed:
+        raise _unknown(name, library)
+    current = renamed[name]
+    if current is None:
+        raise BadInput(f"timm has removed {name}, with no replacement", _nearest_hint(name, zoo.TIMM))
+    note = Note(f"timm calls {name} {current} now: that was taken", Level.INFO)
+    return Target(spec, current, zoo.TIMM, ZooSource(zoo.TIMM, current), (note,))
+
+
+def _unknown(name: str, library: str) -> BadInput:
+    for wanted in (library,) if library else (zoo.TORCHVISION, zoo.TIMM):
+        if not zoo.installed(wanted):
+            return BadInput(f"{wanted} is not installed, so {name!r} cannot be looked up", f"pip install {wanted}")
+    other = [origin for origin in zoo.zoo_names().origins(name.partition(".")[0]) if origin != library]
+    if library and other:
+        return BadInput(f"{library} has no model {name!r}, {other[0]} has", f"{other[0]}:{name}")
+    place = library or "torchvision or timm"
+    if not name:
+        return BadInput("no target was given", f"for example resnet50, timm:vit_base_patch16_224, net.py:Net ({place})")
+    return BadInput(f"no model of {place} is called {name!r}", _nearest_hint(name, library))
+
+
+def _nearest_hint(name: str, library: str) -> str:
+    close = zoo.nearest(name.partition(".")[0], origin=library)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    return "`modelprobe models` lists them; a model of your own is net.py:Net"
+
+
+def _check_tag(architecture: str, tag: str) -> None:
+    tags = [name.partition(".")[2] for name in libraries.timm().models.get_arch_pretrained_cfgs(architecture)]
+    if tag not in tags:
+        known = f"it has: {', '.join(sorted(filter(None, tags)))}" if any(tags) else "it has none"
+        raise BadInput(f"{architecture} has no pretrained tag {tag!r}", known)
+
+
+def _from_hub(spec: str) -> BadInput:
+    return BadInput(
+        f"{spec} stands on a hub and would have to be downloaded; a cost is worked out without",
+        "name its architecture instead, such as timm:vit_base_patch16_224",
+    )
+
+
+def _file_target(spec: str, file: str, dotted: str | None) -> Target:
+    loaded = pyfile.load_file(file)
+    if dotted:
+        return _user_target(spec, loaded, dotted, PYTHON_FILE)
+    offer = attributes.only_offer(loaded)
+    found = _user_target(spec, loaded, offer.name, PYTHON_FILE)
+    note = Note(f"{loaded.label}:{offer.name} was taken, the only model in the file", Level.INFO)
+    return replace(found, notes=(note, *found.notes))
+
+
+def _user_target(spec: str, loaded: pyfile.Loaded, dotted: str, origin: str) -> Target:
+    if not dotted:
+        raise BadInput(
+            f"{spec} names no class or function", f"it has: {attributes.listing(attributes.offers(loaded.module))}"
+        )
+    source = UserSource(loaded, dotted, attributes.attribute(loaded, dotted))
+    notes: tuple[Note, ...] = ()
+    if source.is_instance():
+        notes = (Note(f"{dotted} is a model already built: its own weights and device are used", Level.INFO),)
+    return Target(spec, dotted, origin, source, notes)
