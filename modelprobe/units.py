@@ -37,6 +37,8 @@ def text(value: Any, unit: Unit = Unit.TEXT) -> str:
     """`value` in `unit`, for a table cell (the unit's own name stands in the column's title). None is empty."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return printable(value)
     if unit in SCALED:
         return scaled(value)
     if unit is Unit.BYTES:
@@ -58,9 +60,16 @@ def text(value: Any, unit: Unit = Unit.TEXT) -> str:
 
 def labelled(value: Any, unit: Unit) -> str:
     """`value` with the name of its unit, for running text: `4.089 GMACs`."""
-    if unit in (Unit.MACS, Unit.FLOPS):
+    if unit in (Unit.MACS, Unit.FLOPS) and isinstance(value, (int, float)):
         return f"{scaled(value)}{unit.value}" if abs(value) >= 1000 else f"{value:,} {unit.value}"
     return text(value, unit)
+
+
+def heading(title: str, unit: Unit) -> str:
+    """A column's or fact's title with the name of its unit, where the values do not carry it: `Cost (MACs)`."""
+    if unit in (Unit.MACS, Unit.FLOPS) and unit.value.lower() not in title.lower():
+        return f"{title} ({unit.value})"
+    return title
 
 
 def scaled(value: float) -> str:

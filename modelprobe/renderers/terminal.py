@@ -1,0 +1,305 @@
+"""A report for a person at a terminal. The only user of rich.
+
+To add a format like this one:
+1. Write `renderers/x.py` with `render(report, style) -> str`.
+2. Register it in `renderers/__init__.py`.
+3. Add its golden text.
+
+Every line is a rich `Text` built from parts: foreign text is never parsed as markup.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console
+from rich.text import Text
+
+from modelprobe.renderers import Style
+from modelprobe.renderers.columns import GAP, Layout, Want, fit
+from modelprobe.renderers.tree import ASCII, LINES, prefixes
+from modelprobe.report import Facts, Figure, Level, Note, Report, Row, Table
+from modelprobe.units import NUMERIC, Unit, heading, labelled, printable, text
+
+TEXT_WIDTH = 100
+"""Prose wider than this is hard to read, however wide the terminal."""
+
+NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Level.WARNING: ("warning", "bold red")}
+
+
+def render(report: Report, style: Style) -> str:
+    """The title, the blocks in order, the notes last. No line is wider than `style.width` or ends in a space."""
+    lines = [*_wrap(report.title, style, "bold")]
+    for block in report.blocks:
+        if not isinstance(block, Note):
+            lines += [Text(), *_block(block, style)]
+    if report.notes:
+        lines.append(Text())
+    for note in report.notes:
+        lines += _note(note, style)
+    for line in lines:
+        line.rstrip()
+    if not style.colour:
+        return "".join(f"{line.plain}\n" for line in lines)
+    return _coloured(lines, style.width)
+
+
+def _coloured(lines: Sequence[Text], width: int) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=True,
+        force_jupyter=False,
+        color_system="standard",  # the sixteen colours follow the person's own theme
+        legacy_windows=False,
+        width=width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        no_color=False,
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return out.getvalue()
+
+
+def _block(block: Facts | Table | Figure, style: Style) -> Iterator[Text]:
+    if isinstance(block, Facts):
+        yield from _facts(block, style)
+    elif isinstance(block, Table):
+        yield from _table(block, style)
+    else:
+        yield from _wrap(f"{block.caption}: {block.path}" if block.caption else str(block.path), style)
+
+
+def _wrap(foreign: str, style: Style, look: str = "", lead: Text | None = None) -> Iterator[Text]:
+    """A paragraph with a hanging indent as wide as `lead`."""
+    first = lead or Text()
+    hang = first.cell_len if first.cell_len < style.width // 2 else 2
+    for number, words in enumerate(_lines(_clean(foreign, style), style, first.cell_len, hang)):
+        line = Text(words, style=look)
+        yield Text.assemble(first, line) if number == 0 else Text.assemble(" " * hang, line)
+
+
+def _lines(prose: str, style: Style, first: int, hang: int) -> list[str]:
+    """`prose` broken at spaces; a word longer than a line is broken where it must be."""
+    width = min(style.width, TEXT_WIDTH)
+    lines, room = [""], width - first
+    for word in prose.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(joined) <= room:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+            room = width - hang
+        while cell_len(word) > room:
+            piece = chop_cells(word, max(1, room))[0]
+            lines[-1], word = piece, word[len(piece) :]
+            lines.append("")
+            room = width - hang
+        lines[-1] = word
+    return lines
+
+
+def _clean(foreign: str, style: Style) -> str:
+    shown = printable(foreign)
+    return shown if style.unicode else shown.replace("µ", "u").replace("…", "...")
+
+
+def _shorten(name: str, width: int, style: Style) -> str:
+    """`name` cut in the middle to `width` cells, the cut shown."""
+    if cell_len(name) <= width:
+        return name
+    dots = "…" if style.unicode else "..."
+    if width <= len(dots):
+        return dots[: max(0, width)]
+    head, tail = (width - len(dots) + 1) // 2, (width - len(dots)) // 2
+    while head + tail:
+        cut = f"{name[:head]}{dots}{name[-tail:] if tail else ''}"
+        if cell_len(cut) <= width:
+            return cut
+        head, tail = (head - 1, tail) if head > tail else (head, tail - 1)  # wide characters take two cells
+    return dots
+
+
+def _pad(line: Text, width: int, right: bool = False) -> Text:
+    blank = " " * max(0, width - line.cell_len)
+    return Text.assemble(blank, line) if right else Text.assemble(line, blank)
+
+
+def _note(note: Note, style: Style) -> Iterator[Text]:
+    label, look = NOTES[note.level]
+    yield from _wrap(note.text, style, lead=Text(f"{label}: ", style=look))
+
+
+def _facts(facts: Facts, style: Style) -> Iterator[Text]:
+    if facts.title:
+        yield from _wrap(facts.title, style, "bold")
+    labels = [_clean(fact.label, style) for fact in facts.items]
+    wide = max(map(cell_len, labels), default=0) + GAP
+    narrow = wide > style.width // 3  # then each label has a line of its own, and the value one below it
+    for label, fact in zip(labels, facts.items, strict=True):
+        if narrow:
+            yield from _wrap(label, style, "dim")
+        lead = Text("  ") if narrow else _pad(Text(label, style="dim"), wide)
+        lines = list(_wrap(labelled(fact.value, fact.unit), style, lead=lead))
+        detail = Text(_clean(fact.detail, style), style="dim")
+        if fact.detail and lines[-1].cell_len + GAP + detail.cell_len <= style.width:
+            lines[-1] = Text.assemble(lines[-1], " " * GAP, detail)
+        elif fact.detail:
+            lines += _wrap(fact.detail, style, "dim", Text(" " * lead.cell_len))
+        yield from lines
+
+
+def _table(table: Table, style: Style) -> Iterator[Text]:
+    if table.title:
+        yield from _wrap(table.title, style, "bold")
+    if not table.rows:
+        yield Text("(no rows)", style="dim")
+        return
+    grid = _Grid(table, style)
+    layout = fit(grid.wants(), style.width)
+    if layout is None:
+        yield from grid.records()
+        return
+    yield from grid.lines(layout)
+    hidden = [grid.titles[i] for i in range(len(grid.titles)) if i not in layout.shown]
+    if hidden:
+        how = "a wider terminal shows them, or -f csv, html or json"
+        yield from _wrap(f"({len(hidden)} hidden: {', '.join(hidden)}; {how})", style, "dim")
+
+
+class _Grid:
+    """A table as cleaned, decimal-aligned texts, before anything is cut to a width."""
+
+    def __init__(self, table: Table, style: Style) -> None:
+        self.table, self.style = table, style
+        self.rows = [*table.rows, *([Row(table.footer)] if table.footer is not None else ())]
+        self.titles = [_clean(heading(column.title, column.unit), style) for column in table.columns]
+        guides = LINES if style.unicode else ASCII
+        depths = [row.depth if table.tree else 0 for row in self.rows]
+        self.guides = prefixes(depths, guides)
+        self.marks = [_clean(row.mark, style) for row in self.rows]
+        self.cells = [
+            _align([_clean(text(row.cells[i], column.unit), style) for row in self.rows], column.unit)
+            for i, column in enumerate(table.columns)
+        ]
+
+    def wants(self) -> list[Want]:
+        """What each column asks for. Numbers are never cut; the first column and texts are, to a point."""
+        wants = []
+        for i, column in enumerate(self.table.columns):
+            natural = max(cell_len(self.titles[i]), *(cell_len(cell) for cell in self.cells[i]), 1)
+            if i == 0:
+                natural = max(natural, *(self._name_width(row) for row in range(len(self.rows))))
+            least = natural if column.unit in NUMERIC else min(natural, max(8, self.style.width // 6))
+            if i == 0 and column.unit not in NUMERIC:
+                least = min(natural, max(8, self.style.width * 2 // 5))
+            wants.append(Want(natural, least, column.priority, column.bar))
+        return wants
+
+    def _name_width(self, row: int) -> int:
+        mark = self.marks[row]
+        return len(self.guides[row]) + cell_len(self.cells[0][row]) + (1 + cell_len(mark) if mark else 0)
+
+    def lines(self, layout: Layout) -> Iterator[Text]:
+        """Header, rule, rows, and the footer under a rule of its own."""
+        total = sum(layout.widths) + GAP * (len(layout.widths) - 1)
+        total += sum(layout.bar + 1 for i in layout.shown if layout.bar and self.table.columns[i].bar)
+        rule = Text(("─" if self.style.unicode else "-") * total, style="dim")
+        yield self._header(layout)
+        yield rule
+        for row in range(len(self.rows)):
+            if row == len(self.table.rows):
+                yield rule.copy()
+            yield self._row(row, layout)
+
+    def _header(self, layout: Layout) -> Text:
+        parts = []
+        for i, width in zip(layout.shown, layout.widths, strict=True):
+            column = self.table.columns[i]
+            title = Text(_shorten(self.titles[i], width, self.style), style="bold")
+            parts.append(_pad(title, width, right=column.unit in NUMERIC and i > 0))
+            if column.bar and layout.bar:
+                parts[-1].append(" " * (layout.bar + 1))
+        return Text(" " * GAP).join(parts)
+
+    def _row(self, row: int, layout: Layout) -> Text:
+        parts = []
+        for i, width in zip(layout.shown, layout.widths, strict=True):
+            column = self.table.columns[i]
+            if i == 0:
+                parts.append(_pad(self._name(row, width), width))
+                continue
+            cell = Text(_shorten(self.cells[i][row], width, self.style))
+            parts.append(_pad(cell, width, right=column.unit in NUMERIC))
+            if column.bar and layout.bar:
+                parts[-1].append(" ").append_text(_bar(self.rows[row].cells[i], layout.bar, self.style))
+        line = Text(" " * GAP).join(parts)
+        if self.rows[row].quiet:
+            line.stylize("dim")
+        if row >= len(self.table.rows):
+            line.stylize("bold")
+        return line
+
+    def _name(self, row: int, width: int) -> Text:
+        """Guides, name and mark in `width` cells: the name gives way first, then the guides, then the mark."""
+        guide, name, mark = self.guides[row], self.cells[0][row], self.marks[row]
+        if len(guide) > width // 2:
+            guide = f"{'…' if self.style.unicode else '.'}{guide[len(guide) - width // 2 + 1 :]}"
+        tag = f" {mark}" if mark and cell_len(mark) + 5 <= width - len(guide) else ""
+        if mark and not tag:
+            name = f"{name} {mark}"
+        shown = _shorten(name, width - len(guide) - cell_len(tag), self.style)
+        return Text.assemble((guide, "dim"), shown, (tag, "dim"))
+
+    def records(self) -> Iterator[Text]:
+        """Each row as a short list, for a width at which not even the columns that must stay fit."""
+        for row in range(len(self.rows)):
+            mark = f" {self.marks[row]}" if self.marks[row] else ""
+            yield from _wrap(self.cells[0][row].strip() + mark, self.style, "bold")
+            for i in range(1, len(self.titles)):
+                cell = _clean(text(self.rows[row].cells[i], self.table.columns[i].unit), self.style)
+                if cell:
+                    yield from _wrap(f"{self.titles[i]}: {cell}", self.style, lead=Text("  "))
+
+
+def _align(cells: list[str], unit: Unit) -> list[str]:
+    """Numbers of one column padded so that their units stand under each other, and their decimal points too.
+
+    Points are lined up where one unit holds for the whole column: `4.089 G` over `118.0 M` has nothing to compare.
+    """
+    if unit not in NUMERIC:
+        return cells
+    parts = [_split(cell) for cell in cells]
+    if len({suffix for whole, _, suffix in parts if whole and whole.strip("0")}) > 1:
+        parts = [(whole + fraction, "", suffix) for whole, fraction, suffix in parts]
+    whole, fraction, suffix = (max((len(part[i]) for part in parts), default=0) for i in range(3))
+    return [f"{a:>{whole}}{b:<{fraction}}{c:<{suffix}}" if a + b + c else "" for a, b, c in parts]
+
+
+def _split(cell: str) -> tuple[str, str, str]:
+    number, _, suffix = cell.partition(" ")
+    if number.endswith("%"):
+        number, suffix = number[:-1], "%"
+    elif suffix:
+        suffix = f" {suffix}"
+    whole, point, fraction = number.partition(".")
+    return whole, point + fraction, suffix
+
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def _bar(value: object, width: int, style: Style) -> Text:
+    """A share as a bar of `width` cells. What is not nothing shows at least the thinnest stroke."""
+    filled = min(1.0, max(0.0, value)) if isinstance(value, (int, float)) and value == value else 0.0
+    if not style.unicode:
+        drawn = "#" * (round(filled * width) or (1 if filled else 0))
+    else:
+        eighths = round(filled * width * 8) or (1 if filled else 0)
+        drawn = "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+    return Text(drawn.ljust(width), style="cyan")
