@@ -1,0 +1,220 @@
+"""What stands in a weight file? The records every reader fills: tensors, storages, other contents, findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Scalar: TypeAlias = "bool | int | float | str | None"
+
+PARAMETER = "parameter"
+BUFFER = "buffer"
+ATTRIBUTE = "attribute"  # a tensor that hangs on a module without being part of its state_dict
+
+FLAG_TEXT = {
+    "impossible-shape": "a shape no tensor can have",
+    "beyond-storage": "reaches beyond its storage",
+    "negative-view": "a negative offset or stride",
+    "missing-storage": "its data is not in the file",
+    "short-storage": "its data is shorter than declared",
+    "long-storage": "its data is longer than declared",
+    "odd-storage-name": "its storage has a name that points elsewhere",
+    "two-dtypes": "its storage is read as two different dtypes",
+    "unknown-dtype": "a dtype that is not known",
+    "duplicate-name": "its name occurs more than once",
+    "sparse": "sparse: values and indices apart",
+    "nested": "a nested tensor",
+    "quantised": "quantised: integers with scale and zero point",
+    "subclass": "a tensor subclass; the inner tensors hold the data",
+    "no-storage": "saved without data (meta tensor)",
+    "non-persistent": "a buffer that state_dict() leaves out",
+    "by-name": "taken for a buffer by its name",
+    "flat-slice": "its values are slices of flat shards",
+    "conjugate": "saved with the conjugate or negative bit set",
+    "code-payload": "stored as a pickle of its own, not opened",
+    "external": "its data stands in another file",
+    "big-endian": "stored with the high byte first",
+}
+"""Every flag a tensor can carry, in words."""
+
+DAMAGE = frozenset(
+    (
+        *("impossible-shape", "beyond-storage", "negative-view", "missing-storage", "short-storage", "long-storage"),
+        *("odd-storage-name", "two-dtypes", "unknown-dtype", "duplicate-name"),
+    )
+)
+"""The flags which say that the file is damaged or forged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor as the file declares it.
+
+    `path` are the keys from the root, as text; `shape` and `strides` count elements; `offset` counts bytes into the
+    storage; `nbytes` is what the elements need, not what the file spends. `role` is None when the file does not say.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    strides: tuple[int, ...] | None = None
+    offset: int = 0
+    nbytes: int = 0
+    numel: int = 0
+    storage: str = ""
+    storage_nbytes: int = 0
+    device: str = ""
+    role: str | None = None
+    requires_grad: bool | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The keys joined by dots, as the file spells them. Not escaped."""
+        return ".".join(self.path)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a flag says that the entry cannot be true."""
+        return not DAMAGE.isdisjoint(self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageEntry:
+    """Where the bytes of one storage lie: `length` bytes in `file`, from `position` on.
+
+    `located` tells how to take `position`: as it is ("data"), as that of a zip's local header ("zip-stored",
+    "zip-deflated"), or not at all ("", the bytes cannot be read directly). `crc` is the zip's checksum.
+    """
+
+    key: str
+    length: int
+    file: str = ""
+    position: int = 0
+    located: str = ""
+    crc: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of the contents that is not a tensor, or that holds tensors.
+
+    `kind`: dict, list, tuple, set, object, module, class, int, float, bool, str, bytes, none, same, deep. `value` is
+    the scalar itself; for `same` the place where the object was shown already. `tensors` and `nbytes` count what lies
+    at or under it; `children` leave tensors out and stop at a bound (`length` is the true one).
+    """
+
+    key: str
+    kind: str
+    value: Scalar = None
+    type: str = ""
+    length: int = 0
+    tensors: int = 0
+    nbytes: int = 0
+    children: tuple[Item, ...] = ()
+
+    def child(self, key: str) -> Item | None:
+        """The child called `key`."""
+        return next((item for item in self.children if item.key == key), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleEntry:
+    """A module of a pickled model: its path and the class the file names for it."""
+
+    path: tuple[str, ...]
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalEntry:
+    """A name that unpickling would import. `called` tells whether the file also calls it."""
+
+    module: str
+    name: str
+    count: int = 1
+    called: bool = False
+    where: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """`module.name`, as the file spells it."""
+        return f"{self.module}.{self.name}" if self.module else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about the file a person must know. `serious`: it is damaged, forged or ambiguous."""
+
+    text: str
+    serious: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A part of the file that could be the model. `path` is its place from the root; `rule` says why it was found."""
+
+    path: tuple[str, ...]
+    kind: str
+    rule: str
+    tensors: int
+    numel: int
+    nbytes: int
+
+    @property
+    def name(self) -> str:
+        """The keys joined by dots; empty for the root."""
+        return ".".join(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper:
+    """A wrapper's traces in the keys of the chosen branch: `segment` in `tensors` of `total` names."""
+
+    segment: str
+    source: str
+    tensors: int
+    total: int
+    leading: bool
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A weight file as it declares itself: nothing of it was executed, no tensor was read.
+
+    `branches[0]` is the chosen one. `root` keeps the inert nodes of the pickle for those who rewrite the file.
+    `code` names what would run if it were loaded the ordinary way (a TorchScript archive's own code, for instance).
+    """
+
+    path: str
+    format: str
+    version: str = ""
+    size: int = 0
+    tensors: tuple[TensorEntry, ...] = ()
+    storages: Mapping[str, StorageEntry] = field(default_factory=dict)
+    tree: Item = Item("", "none")
+    modules: tuple[ModuleEntry, ...] = ()
+    globals: tuple[GlobalEntry, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    wrappers: tuple[Wrapper, ...] = ()
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    code: str = ""
+    root: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether anything says that the file is damaged, forged or ambiguous."""
+        return any(finding.serious for finding in self.findings) or any(tensor.damaged for tensor in self.tensors)
+
+    @property
+    def branch(self) -> Branch | None:
+        """The chosen branch, or None when the file holds no tensors."""
+        return self.branches[0] if self.branches else None
+
+    def tensors_in(self, branch: Branch) -> tuple[TensorEntry, ...]:
+        """The tensors of one branch, in the file's order."""
+        return tuple(entry for entry in self.tensors if entry.path[: len(branch.path)] == branch.path)

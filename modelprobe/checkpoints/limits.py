@@ -1,0 +1,31 @@
+"""How much of a file may the reader believe? Every bound in one record, so that a caller can raise one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what is read and built. A file beyond one is refused with the bound named, never half read in silence.
+
+    The memory bounds hold for the worst case (a file made of nothing but empty lists), a real file of 200,000 tensors
+    stays below all of them.
+    """
+
+    pickle_bytes: int = 256 << 20  # inflated bytes of one pickle that are looked at
+    opcodes: int = 16_000_000
+    nodes: int = 2_600_000  # containers, calls and strings of one pickle
+    stack: int = 1_000_000
+    text: int = 16 << 20  # one string that is kept
+    header: int = 25 << 20  # safetensors header and other JSON; the Hub's own bound
+    members: int = 2_000_000  # entries of a zip directory
+    tensors: int = 400_000
+    items: int = 20_000  # non-tensor entries that are listed
+    children: int = 1_000  # of them under one parent
+    depth: int = 60
+    nested: int = 3  # pickles inside pickles
+    shards: int = 10_000
+
+
+DEFAULT = Limits()

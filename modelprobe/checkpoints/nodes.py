@@ -1,0 +1,163 @@
+"""What does a pickle say, without doing it? Inert nodes that stand for what unpickling would import, call and fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Node = Any
+"""None, bool, int, float, str, a tuple or list of nodes, or one of the classes below."""
+
+
+class Global:
+    """A name that unpickling would import."""
+
+    __slots__ = ("called", "count", "module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+        self.count = 0
+        self.called = False
+
+    @property
+    def spelled(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Call:
+    """An object that unpickling would make by calling `func`; `state` is what it would be given afterwards."""
+
+    __slots__ = ("args", "func", "items", "kwargs", "pairs", "state")
+
+    def __init__(self, func: Node, args: Node) -> None:
+        self.func = func
+        self.args = args
+        self.kwargs: Node = None
+        self.state: Node = None
+        self.pairs: list[Node] | None = None  # key, value, key, value, …
+        self.items: list[Node] | None = None
+
+
+class Dict:
+    """A dictionary as it was filled: key, value, key, value, … Nothing is hashed, duplicates are kept."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self) -> None:
+        self.pairs: list[Node] = []
+
+
+class SetNode:
+    """A set or frozenset, as it was filled."""
+
+    __slots__ = ("frozen", "items")
+
+    def __init__(self, items: list[Node], frozen: bool) -> None:
+        self.items = items
+        self.frozen = frozen
+
+
+class PersistentId:
+    """A reference to something outside the pickle: in a torch file a storage, as a tuple."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Node) -> None:
+        self.value = value
+
+
+class Blob:
+    """Bytes, or a string too long to keep, by their place in the stream. Short ones carry their data."""
+
+    __slots__ = ("data", "feed", "kind", "length", "offset")
+
+    def __init__(self, kind: str, feed: Any, offset: int, length: int, data: bytes | None) -> None:
+        self.kind = kind
+        self.feed = feed
+        self.offset = offset
+        self.length = length
+        self.data = data
+
+
+class Opaque:
+    """A value that is named, not kept: an integer of thousands of digits, an out-of-band buffer."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
+MAPPINGS = frozenset({"OrderedDict", "defaultdict", "Counter", "dict", "EasyDict", "AttrDict", "ConfigDict"})
+"""Class names (last part) whose calls are shown as dictionaries."""
+
+
+def called(node: Node) -> str:
+    """`module.name` of the global that a call calls, or an empty text."""
+    return node.func.spelled if type(node) is Call and type(node.func) is Global else ""
+
+
+def is_mapping(node: Node) -> bool:
+    """Whether the node would be a dictionary."""
+    if type(node) is Dict:
+        return True
+    return type(node) is Call and (node.pairs is not None or last_part(called(node)) in MAPPINGS)
+
+
+def last_part(spelled: str) -> str:
+    """`c` of `a.b.c`."""
+    return spelled.rpartition(".")[2]
+
+
+def pairs(node: Node) -> Iterator[tuple[Node, Node]]:
+    """Keys and values of a mapping in the order of filling. Python 2 gives an OrderedDict a list of pairs."""
+    flat = node.pairs if type(node) in (Dict, Call) else None
+    if type(node) is Call and type(node.args) is tuple and node.args and type(node.args[-1]) in (list, Dict):
+        given = node.args[-1]
+        if type(given) is Dict:
+            yield from pairs(given)
+        else:
+            yield from ((pair[0], pair[1]) for pair in given if type(pair) in (list, tuple) and len(pair) == 2)
+    if flat:
+        yield from zip(flat[::2], flat[1::2], strict=False)
+
+
+def get(node: Node, key: str) -> Node:
+    """The value under a text key, the last one when there are several; None without."""
+    found = None
+    if is_mapping(node):
+        for name, value in pairs(node):
+            if type(name) is str and name == key:
+                found = value
+    return found
+
+
+def attributes(node: Node) -> Node:
+    """The mapping of an object's attributes: its state, or the first half of (`__dict__`, slots)."""
+    state = node.state if type(node) is Call else None
+    if type(state) is tuple and len(state) == 2 and (is_mapping(state[0]) or state[0] is None):
+        state = state[0] if state[0] is not None else state[1]
+    return state if is_mapping(state) else None
+
+
+def class_name(node: Node) -> str:
+    """The class an object would have, as the file spells it."""
+    if type(node) is not Call:
+        return ""
+    target = node.func
+    if last_part(called(node)) in _MAKERS and type(node.args) is tuple and node.args:
+        target = node.args[0]
+    return target.spelled if type(target) is Global else "?"
+
+
+_MAKERS = frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"})
+
+
+def integers(node: Node) -> tuple[int, ...] | None:
+    """A tuple or list of integers (a size, a stride), through `torch.Size(...)`; None for anything else."""
+    if type(node) is Call and type(node.args) is tuple and len(node.args) == 1 and called(node).endswith("torch.Size"):
+        node = node.args[0]
+    if type(node) not in (tuple, list):
+        return None
+    return tuple(node) if all(type(item) is int for item in node) else None
