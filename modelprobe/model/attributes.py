@@ -84,7 +84,7 @@ def attribute(loaded: Loaded, dotted: str) -> Any:
         value = getattr(value, part)
     if not callable(value):
         raise BadInput(
-            f"{loaded.label}:{dotted} is a {type(value).__name__}, not a torch.nn.Module or a function",
+            f"{loaded.label}:{dotted} is of type {type(value).__name__}, not a torch.nn.Module or a function",
             f"there are: {listing(offers(loaded.module))}",
         )
     return value

@@ -22,7 +22,7 @@ GIVEN = "given"
 # torchvision's published figures: one 512x512 image for detection (sent through the model's own transform), 16 frames
 # for video, whatever the model's own least number of frames is.
 _DETECTION = (3, 512, 512)
-FRAMES = 16
+_FRAMES = 16
 # The size that torchvision's optical flow example resizes to, a multiple of 8 as RAFT needs.
 _OPTICAL_FLOW = (1, 3, 520, 960)
 
@@ -76,7 +76,7 @@ def _of_torchvision(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInpu
     elif preset == "OpticalFlow":
         found = DeclaredInput(PAIR, _OPTICAL_FLOW)
     elif preset == "VideoClassification":
-        found = DeclaredInput(VIDEO, (1, 3, given.get("temporal_size", FRAMES), height, width))
+        found = DeclaredInput(VIDEO, (1, 3, _FRAMES, height, width))
     else:
         found = DeclaredInput(IMAGE, (1, 3, height, width))
     found = replace(found, source=f"the transform of {weights}", notes=_native_notes(source, given, str(weights)))

@@ -13,7 +13,7 @@ _OURS = Path(__file__).resolve().parent.parent
 
 
 def told(error: BaseException, directory: Path | None = None) -> str:
-    """The error in one line, after the last frame that stands in `directory` (else the last one that is neither ours nor torch's)."""
+    """The error in one line, after the last frame in `directory`, else the last that is neither ours nor torch's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: {type(error).__name__}: {error.msg}"
     place = _place(error, directory)

@@ -88,15 +88,14 @@ def from_first_layer(model: nn.Module) -> DeclaredInput | None:
             continue
         if found is None or 0 in found.shape:
             return None
-        where = path or type(model).__name__
-        return _assumed(found, f"{where} ({kind})")
+        return _assumed(found, f"{path} ({kind})" if path else kind)
     return None
 
 
 def _assumed(found: DeclaredInput, layer: str) -> DeclaredInput:
     shape = "x".join(map(str, found.shape))
     dtype = f":{found.dtype}" if found.dtype else ""
-    text = f"the input {shape}{dtype} was assumed from the first layer, {layer}: --input {shape}{dtype} says another"
+    text = f"the input {shape}{dtype} was assumed from the first layer, {layer}: override it by --input {shape}{dtype}"
     return replace(found, source=f"the first layer, {layer}", notes=(Note(text, Level.ASSUMED),))
 
 

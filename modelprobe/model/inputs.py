@@ -150,17 +150,20 @@ def _dtype(spec: InputSpec, wanted: DeclaredInput | None, floating: str) -> str:
 
 
 def _channel_notes(unnamed: Sequence[InputSpec], wanted: DeclaredInput | None) -> tuple[Note, ...]:
-    if not any(is_short(spec) for spec in unnamed):
+    short = next((spec for spec in unnamed if is_short(spec)), None)
+    if short is None:
         return ()
     if wanted is None or wanted.kind in (GIVEN, NONE):
-        return (
-            Note(
-                "an image of 3 channels was assumed: --input NAME=4x8 is a tensor of exactly that shape", Level.ASSUMED
-            ),
-        )
+        return (_image_note(short),)
     rest = "the rest of the shape" if wanted.kind == TENSOR else "the number of channels"
     from_layer = Note(f"{rest} was read from {wanted.source}", Level.INFO)
     return (from_layer,) if any(note.level is Level.ASSUMED for note in wanted.notes) else wanted.notes
+
+
+def _image_note(short: InputSpec) -> Note:
+    exact = "x".join(map(str, short.shape))
+    text = f"--input {exact} was taken as an image of 3 channels: NAME={exact} is a tensor of exactly that shape"
+    return Note(text, Level.ASSUMED)
 
 
 def _given(

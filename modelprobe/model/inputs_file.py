@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,8 +30,8 @@ def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
     name = match["name"] or match["attribute"]
     for part in name.split("."):
         if not hasattr(value, part):
-            public = [key for key, found in vars(loaded.module).items() if callable(found) and not key.startswith("_")]
-            raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(public[:12]) or 'no functions'}")
+            own = [key for key, found in vars(loaded.module).items() if _is_own_function(found, loaded.module)]
+            raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(own[:12]) or 'no functions'}")
         value = getattr(value, part)
     if callable(value) and not isinstance(value, torch.Tensor):
         arguments.check_call(value, {}, name)
@@ -39,6 +41,10 @@ def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
         except (Exception, SystemExit) as error:
             raise ModelRaised(f"calling {name} failed: {told(error, loaded.surroundings.directory)}") from error
     return split(value, text)
+
+
+def _is_own_function(value: Any, module: ModuleType) -> bool:
+    return inspect.isfunction(value) and value.__module__ == module.__name__
 
 
 def split(value: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
@@ -51,7 +57,7 @@ def split(value: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any], tupl
         return tuple(value), {}, (_taken(label, f"a {type(value).__name__}", "the positional arguments"),)
     if _is_named(value):
         return (), dict(value), (_taken(label, "a dict", "the named arguments"),)
-    raise BadInput(f"{label} gave a {type(value).__name__}, not inputs", _FORM)
+    raise BadInput(f"{label} gave something of type {type(value).__name__}, not inputs", _FORM)
 
 
 def _is_named(value: Any) -> bool:

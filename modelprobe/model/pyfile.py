@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import zlib
@@ -61,10 +62,11 @@ class Surroundings:
 
     def _found_neighbours(self) -> dict[str, ModuleType]:
         modules = list(sys.modules.items())
-        return {name: module for name, module in modules if _is_users(module) and self._is_neighbour(module)}
+        return {name: module for name, module in modules if self._is_neighbour(module) and _is_users(module)}
 
     def _is_neighbour(self, module: ModuleType) -> bool:
-        return Path(str(module.__file__)).is_relative_to(self.directory)
+        # Text, not paths: it is asked of every module there is.
+        return str(getattr(module, "__file__", None)).startswith(f"{self.directory}{os.sep}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def load_file(text: str) -> Loaded:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             sys.modules.pop(name, None)
+            if name.startswith(_PRIVATE):
+                sys.modules.pop(name.rpartition(".")[0], None)
             raise _import_failed(error, text, path.parent) from error
     return Loaded(module, surroundings, path.name)
 

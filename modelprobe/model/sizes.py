@@ -19,8 +19,8 @@ _OF_USERS = ("image_size", "img_size")
 def resize(target: Target, specs: Sequence[str | InputSpec]) -> Target:
     """The target whose constructor is told the size that `--input` asks for, with a note; or the same target.
 
-    Told are torchvision's `image_size=` (one number), `input_size=` and `temporal_size=` (frames), timm's `img_size=` where
-    the architecture says that its size is fixed, and `image_size=` or `img_size=` of a user's own constructor.
+    Told are torchvision's `image_size=` (one number) and `input_size=`, timm's `img_size=` where the architecture
+    says that its size is fixed, and `image_size=` or `img_size=` of a user's own constructor.
     """
     parsed = [parse_input(spec) if isinstance(spec, str) else spec for spec in specs]
     first = next((spec for spec in parsed if spec.name is None), None)
@@ -39,7 +39,7 @@ def resize(target: Target, specs: Sequence[str | InputSpec]) -> Target:
 def _of_zoo(target: Target, source: ZooSource, spec: InputSpec) -> dict[str, Any]:
     wanted = declared.of_zoo(source, target.given)
     shape = completed(spec, wanted)
-    if wanted.size is None or len(shape) < 3 or (shape[-2:] == wanted.size and wanted.kind != declared.VIDEO):
+    if wanted.size is None or len(shape) < 3 or shape[-2:] == wanted.size:
         return {}
     size = (shape[-2], shape[-1])
     if source.library == TIMM:
@@ -56,9 +56,6 @@ def _of_torchvision(source: ZooSource, shape: tuple[int, ...]) -> dict[str, Any]
     if "image_size" in accepted:
         # One number: what is not square is left for the model to refuse in its own words.
         return {"image_size": size[0]} if size[0] == size[1] else {}
-    if "temporal_size" in accepted and len(shape) == 5:
-        # torchvision's MViT builders fix the height and the width, and leave the number of frames to be said.
-        return {"temporal_size": shape[2]} if shape[2] != declared.FRAMES else {}
     return {"input_size": size} if "input_size" in accepted else {}
 
 

@@ -173,7 +173,7 @@ class UserSource:
         hint = "it must return one torch.nn.Module"
         if any(isinstance(item, nn.Module) for item in inner):
             hint = "write a function that returns the one to look at"
-        return BadInput(f"{self.attribute} returned a {type(made).__name__}{detail}, not a torch.nn.Module", hint)
+        return BadInput(f"{self.attribute} returned {type(made).__name__}{detail}, not a torch.nn.Module", hint)
 
 
 def _refused(error: BaseException, pattern: re.Pattern[str], given: Mapping[str, Any]) -> str:
