@@ -55,5 +55,7 @@ EXIT_CODES = {
     3: "incomplete, under --strict",
     4: "the model itself raised",
     5: "refused: it would mean running code from a file",
+    70: "an error of modelprobe itself",
     130: "interrupted",
+    141: "whoever read the output stopped reading",
 }
