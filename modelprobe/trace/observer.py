@@ -245,7 +245,7 @@ def _traffic(operator: Operator, inputs: Sequence[TensorRef], outputs: Sequence[
         known = {ref.storage for ref in inputs}
         fresh = sum(ref.nbytes for ref in outputs if ref.storage not in known)
         return fresh, fresh
-    if operator.kind == "creation" or operator.kind == "random" and not inputs:
+    if operator.kind == "creation" or (operator.kind == "random" and not inputs):
         return 0, sum(ref.nbytes for ref in outputs)
     read = sum(ref.nbytes for ref in dict.fromkeys(inputs))
     return read, sum(ref.nbytes for ref in outputs)

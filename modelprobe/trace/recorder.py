@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,19 +16,22 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.report import Level, Note
-from modelprobe.trace.ledger import ModuleCall, ModuleTree, Shape, TensorRef, Trace
+from modelprobe.trace.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.trace.observer import Observer, Values
 from modelprobe.trace.residue import mode_set, on_meta, pristine
 from modelprobe.trace.tree import class_name, read_tree, walk
-from modelprobe.trace.values import leaves, moved, shapes
+from modelprobe.trace.values import copied, leaves, moved, shapes
 from modelprobe.units import shape as shape_text
 
 
-class NeedsValuesError(Exception):
+class NeedsValuesError(BadInput):
     """The model asked a `meta` tensor for its values; it has to run for real. `where` is the module that asked."""
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(
+            f"the model asks for values{f' in {where}' if where else ''}, which meta tensors do not have: {reason}",
+            "give a model and inputs on a real device",
+        )
         self.where = where
         self.reason = reason
 
@@ -48,9 +51,7 @@ class _Call:
 
     def frozen(self, total: int) -> ModuleCall:
         end = self.end_op if self.end_op >= 0 else total
-        return ModuleCall(
-            self.path, self.cls, self.parent, self.number, self.inputs, self.outputs, self.first_op, end
-        )
+        return ModuleCall(self.path, self.cls, self.parent, self.number, self.inputs, self.outputs, self.first_op, end)
 
 
 @dataclass
@@ -115,21 +116,22 @@ def trace(
     model, said = _unwrapped(model)
     said = [*notes, *said]
     if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
-        model = _materialised(model, args, call_kwargs)
+        model = _materialised(model, args, call_kwargs, device == "meta")
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
     if device == "meta" and not _script(model):
         try:
             return _record(model, args, call_kwargs, "meta", train, said, env or {})
         except NeedsValuesError as needs:
-            said.append(_real_run_note(needs))
             _refuse_meta(model, args, call_kwargs, needs)
+            said.append(real_run_note(needs, "where its weights are"))
     return _record(model, args, call_kwargs, "real", train, said, env or {})
 
 
-def _real_run_note(needs: NeedsValuesError) -> Note:
+def real_run_note(needs: NeedsValuesError, how: str) -> Note:
+    """Why a model was run for real after all."""
     where = f" in {needs.where}" if needs.where else ""
     return Note(
-        f"Run for real, not on meta: the model asks for values{where} ({needs.reason}). "
+        f"Run for real {how}, not on meta: the model asks for values{where} ({needs.reason}). "
         "What it costs may depend on the data.",
         Level.INFO,
     )
@@ -157,11 +159,15 @@ def _record(
         if device == "meta":
             stack.enter_context(on_meta(model))
             args, kwargs = moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+        else:
+            args, kwargs = copied(tuple(args)), copied(dict(kwargs))
         stack.enter_context(mode_set(model, train))
         _run_compiled_parts_eagerly(model, stack)
         named = _named(model, values)
         inputs = tuple(values.get(tensor) for _, tensor in leaves((args, kwargs)))
-        named.update({ref.value: name for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True)})
+        named.update(
+            {ref.value: name for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True)}
+        )
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
         running = _Running(lambda: len(observer.ops))
         observer = Observer(values, running.where, device == "meta")
@@ -178,9 +184,7 @@ def _record(
     return Trace(tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env))
 
 
-def _forward(
-    model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str
-) -> Any:
+def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str) -> Any:
     try:
         with torch.inference_mode(), observer:
             return model(*args, **kwargs)
@@ -241,24 +245,29 @@ def _script(model: nn.Module) -> bool:
     return isinstance(model, torch.jit.ScriptModule)
 
 
-def _materialised(model: nn.Module, args: Any, kwargs: Any) -> nn.Module:
-    """A copy on meta whose lazy parameters have their shapes."""
+def _materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Module:
+    """A copy, on meta or where the model is, whose lazy parameters have their shapes."""
     twin = deepcopy(model)
     if not any(is_lazy(tensor) for tensor in (*twin.parameters(), *twin.buffers())):
         return twin
-    twin = twin.to("meta")
-    running = _Running(lambda: 0)
+    args, kwargs = copied(tuple(args)), copied(dict(kwargs))
+    if meta:
+        args, kwargs = moved(args, "meta"), moved(kwargs, "meta")
+        _lazies_to_meta(twin)
     try:
-        with pristine_rng(), torch.no_grad():
-            twin.eval()(*moved(tuple(args), "meta"), **moved(dict(kwargs), "meta"))
+        with torch.random.fork_rng(devices=[]), on_meta(twin) if meta else nullcontext(), torch.no_grad():
+            twin.eval()(*args, **kwargs)
     except Exception as error:
-        raise _model_raised(model, args, kwargs, running, error) from error
+        raise _model_raised(model, args, kwargs, _Running(lambda: 0), error) from error
     return twin.train(model.training)
 
 
-def pristine_rng() -> Any:
-    """A context that gives the random generators back."""
-    return torch.random.fork_rng(devices=[])
+def _lazies_to_meta(model: nn.Module) -> None:
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and is_lazy(tensor):
+                    table[name] = type(tensor)(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
 
 
 def _run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
@@ -302,9 +311,7 @@ def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
-def _changed(
-    model: nn.Module, before: Mapping[str, tuple[TensorRef, Tensor]], written: set[int]
-) -> frozenset[str]:
+def _changed(model: nn.Module, before: Mapping[str, tuple[TensorRef, Tensor]], written: set[int]) -> frozenset[str]:
     """Buffers that the forward wrote to in place, or replaced by another tensor."""
     after = dict(_buffers(model))
     return frozenset(
@@ -335,6 +342,3 @@ def _hooks(paths: list[str], cls: str, running: _Running) -> tuple[Callable[...,
         running.leave(paths, out)
 
     return enter, leave
-
-
-__all__ = ["NeedsValuesError", "Trace", "ModuleTree", "one_line", "trace"]

@@ -100,3 +100,11 @@ def identity(tensor: torch.Tensor) -> Hashable:
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.numel() == 0:
         return ("tensor", id(tensor))
     return (storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def saved_names(model: nn.Module) -> frozenset[str] | None:
+    """The names in the model's `state_dict`; None when its own hooks raise."""
+    try:
+        return frozenset(model.state_dict(keep_vars=True))
+    except Exception:  # noqa: BLE001 - a state_dict hook is user code
+        return None

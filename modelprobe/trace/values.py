@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Te
             yield from leaves(item, f"{name}[{index}]", depth + 1)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from leaves(getattr(value, field.name, None), f"{name}.{field.name}" if name else field.name, depth + 1)
+            yield from leaves(
+                getattr(value, field.name, None), f"{name}.{field.name}" if name else field.name, depth + 1
+            )
     elif type(value).__module__.startswith("torchvision.models.detection"):  # ImageList
         yield from leaves(getattr(value, "tensors", None), f"{name}.tensors" if name else "tensors", depth + 1)
 
@@ -51,23 +53,33 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 def moved(value: Any, device: torch.device | str) -> Any:
     """`value` with every tensor on `device`; the containers are rebuilt, other objects pass as they are."""
+    place = torch.device(device)
+    return _mapped(value, lambda tensor: tensor if tensor.device == place else tensor.detach().to(place))
+
+
+def copied(value: Any) -> Any:
+    """`value` with a copy of every tensor, so that a forward that writes to its input writes to the copy."""
+    return _mapped(value, lambda tensor: tensor.detach().clone())
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value if value.device == torch.device(device) else value.detach().to(device)
+        return change(value)
     if isinstance(value, PackedSequence):
         # Lengths steer the control flow and stay on the CPU, as torch demands.
-        return value._replace(data=moved(value.data, device))
+        return value._replace(data=change(value.data))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(item, device) for item in value))
+        return type(value)(*(_mapped(item, change) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(moved(item, device) for item in value)
+        return type(value)(_mapped(item, change) for item in value)
     if type(value) is dict:
-        return {key: moved(item, device) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value) if f.init}
-        return dataclasses.replace(value, **changes)
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{name: _mapped(getattr(value, name), change) for name in fields})
     if isinstance(value, Mapping) and hasattr(value, "copy"):
         twin = value.copy()
         for key, item in value.items():
-            twin[key] = moved(item, device)
+            twin[key] = _mapped(item, change)
         return twin
     return value

@@ -38,7 +38,7 @@ ARITHMETIC = {
 ACTIVATIONS = {
     1: "relu tanh threshold hardshrink",  # one comparison or one evaluation
     2: "relu6 hardtanh leaky_relu prelu rrelu softshrink softplus",  # two comparisons; one and a product
-    3: "log_sigmoid softsign",
+    3: "log_sigmoid ",
     4: "sigmoid hardsigmoid elu celu mish",  # x/6 + 1/2 clamped; exp - 1, scaled, compared; x tanh(log1p(exp x))
     5: "silu hardswish selu glu softmax log_softmax _softmax _log_softmax _safe_softmax",
 }
@@ -48,7 +48,7 @@ subtraction, exponential, sum and division."""
 REDUCTIONS = {
     1: (
         "sum mean prod amax amin max min argmax argmin any all nansum nanmean median nanmedian mode count_nonzero "
-        "aminmax trace sum_to_size bincount histc max_values segment_reduce scatter_add scatter_reduce index_add "
+        "aminmax trace sum_to_size bincount histc  segment_reduce scatter_add scatter_reduce index_add "
         "index_reduce _unique2 unique_dim unique_consecutive equal allclose _assert_async"
     ),
     2: "norm linalg_vector_norm linalg_norm frobenius_norm dist",  # a square and a sum

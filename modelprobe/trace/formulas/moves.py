@@ -20,12 +20,12 @@ free(
         "moveaxis swapaxes swapdims squeeze unsqueeze flatten unflatten ravel expand expand_as broadcast_to "
         "broadcast_tensors as_strided select slice narrow diagonal split split_with_sizes unsafe_split "
         "unsafe_split_with_sizes chunk unsafe_chunk tensor_split hsplit vsplit dsplit unbind unfold alias detach "
-        "detach_ lift lift_fresh lift_fresh_copy identity positive contiguous rename align_to refine_names "
-        "_to_view _nested_view_from_buffer squeeze_ unsqueeze_ transpose_ t_ resize_ set_ requires_grad_ "
+        "detach_ lift lift_fresh lift_fresh_copy  positive contiguous    "
+        " _nested_view_from_buffer squeeze_ unsqueeze_ transpose_ t_ resize_ set_ requires_grad_ "
         "output_nr is_same_size stride size numel dim is_complex is_floating_point is_nonzero __is__ __isnot__ "
         "data _version is_pinned is_contiguous _values _indices values indices _nnz isreal is_inference "
         "can_cast result_type promote_types _has_compatible_shallow_copy_type sym_size sym_numel sym_stride "
-        "sym_storage_offset sym_is_contiguous _shape_as_tensor infer_shape atleast_1d atleast_2d atleast_3d "
+        "sym_storage_offset sym_is_contiguous _shape_as_tensor  atleast_1d atleast_2d atleast_3d "
         "_assert_tensor_metadata _assert_scalar sym_constrain_range sym_constrain_range_for_size"
     ).split(),
 )
@@ -33,7 +33,7 @@ free(
 free(
     "data",
     *(
-        "clone copy copy_ _to_copy to type_as cpu cuda float double half bfloat16 int long short bool char byte _cast_Float "
+        "clone copy copy_ _to_copy to type_as cpu cuda           _cast_Float "
         "_cast_Half cat concat concatenate stack hstack vstack dstack column_stack row_stack block_diag "
         "repeat repeat_interleave tile roll flip fliplr flipud rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d "
         "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular _pad_enum "
@@ -45,7 +45,7 @@ free(
         "view_copy expand_copy permute_copy transpose_copy "
         "masked_fill fill fill_ zero zero_ one_hot complex polar view_as_complex_copy "
         "_pack_padded_sequence _pad_packed_sequence pad_sequence _pin_memory pin_memory _local_scalar_dense item "
-        "to_dense to_sparse _to_dense to_mkldnn _nested_tensor_from_tensor_list _nested_tensor_from_mask "
+        "_linalg_check_errors to_dense to_sparse _to_dense to_mkldnn _nested_tensor_from_tensor_list _nested_tensor_from_mask "
         "nested_to_padded_tensor to_padded_tensor _coalesce coalesce sparse_coo_tensor _sparse_coo_tensor_unsafe "
         "unfold_copy _convert_indices_from_coo_to_csr squeeze_copy unsqueeze_copy slice_copy select_copy split_copy"
     ).split(),
@@ -64,7 +64,7 @@ free(
     "random",
     *(
         "rand rand_like randn randn_like randint randint_like randperm bernoulli normal uniform uniform_ normal_ "
-        "random_ exponential_ multinomial normal_functional poisson log_normal_ cauchy_ geometric_ trunc_normal_"
+        "random_ exponential_ multinomial normal_functional poisson log_normal_ cauchy_ geometric_ "
     ).split(),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +33,8 @@ def _register_windows() -> None:
         def average(x: Tensor, kernel: Any, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
             return Cost(0, _values(out).numel() * _window(kernel, dims))
 
-        names = (f"aten::max_pool{dims}d", f"aten::max_pool{dims}d_with_indices", f"aten::fractional_max_pool{dims}d")
+        names = [f"aten::max_pool{dims}d", f"aten::max_pool{dims}d_with_indices"]
+        names += [f"aten::fractional_max_pool{dims}d"] if dims > 1 else []
         formula(*names, kind="pooling")(maximum)
         formula(f"aten::avg_pool{dims}d", kind="pooling")(average)
 
@@ -60,7 +60,8 @@ def _register_adaptive() -> None:
         def maximum(x: Tensor, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
             return Cost(0, _adaptive_sum(x, _values(out), dims) - _values(out).numel())
 
-        formula(f"aten::adaptive_avg_pool{dims}d", f"aten::_adaptive_avg_pool{dims}d", kind="pooling")(average)
+        names = [f"aten::adaptive_avg_pool{dims}d"] + ([f"aten::_adaptive_avg_pool{dims}d"] if dims > 1 else [])
+        formula(*names, kind="pooling")(average)
         formula(f"aten::adaptive_max_pool{dims}d", kind="pooling")(maximum)
 
 
@@ -124,9 +125,3 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int, *_: Any, out: Tensor, **__:
 def affine_grid(theta: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """A product of every grid point with theta [N, d, d + 1]."""
     return Cost(out.numel() * theta.shape[-1])
-
-
-@formula("aten::local_response_norm", kind="norm")
-def local_response_norm(x: Tensor, size: int, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """Square, sum over `size` channels, scale, offset, power, division (Krizhevsky et al. 2012)."""
-    return Cost(0, x.numel() * (size + 5))

@@ -1,0 +1,191 @@
+"""Tiny networks, one of each kind that a tool like this gets wrong. `modelprobe flops samples/models.py:TinyCNN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class TinyCNN(nn.Module):
+    """Convolution, batch norm, pooling, a linear head: the plain case."""
+
+    def __init__(self, classes: int = 10, width: int = 8) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class TinyAttention(nn.Module):
+    """Tokens, attention that no module computes, a position table that is no parameter."""
+
+    def __init__(self, width: int = 32, heads: int = 4, depth: int = 3, tokens: int = 16) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(100, width)
+        self.register_buffer("positions", torch.zeros(1, tokens, width))
+        self.register_buffer("mask", torch.ones(tokens, tokens).tril().bool(), persistent=False)
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.positions
+        for block in self.blocks:
+            x = block(x, self.mask)
+        return self.norm(x) @ self.embed.weight.T  # tied head: a product in no module
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm attention and a feed-forward part."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        parts = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return x + self.mlp(self.norm2(x))
+
+
+class Shared(nn.Module):
+    """One module under two names, called three times, and a tied pair of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+        self.b = self.a
+        self.encoder, self.decoder = nn.Linear(8, 4, bias=False), nn.Linear(8, 4, bias=False)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.a(self.b(self.a(x)))) + self.encoder(x)
+
+
+class Recursive(nn.Module):
+    """A module that calls itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, depth: int = 3) -> Tensor:
+        x = self.layer(x)
+        return self(x, depth - 1) if depth > 1 else x
+
+
+class Unused(nn.Module):
+    """A branch that never runs, a parameter in no layer, and a list of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(4, 4)
+        self.never = nn.Sequential(nn.Linear(4, 64), nn.ReLU())
+        self.scale = nn.Parameter(torch.ones(4))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(4)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x) * self.scale + self.biases[0] + self.biases[1]
+
+
+@dataclass
+class Answer:
+    """What `Structured` returns."""
+
+    scores: Tensor
+    extras: dict[str, Tensor]
+
+
+class Structured(nn.Module):
+    """Two inputs, one of them by keyword, and a dataclass for an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+        self.score = nn.Linear(8, 2)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Answer:
+        hidden = self.embed(ids)
+        if mask is not None:
+            hidden = hidden * mask.unsqueeze(-1)
+        return Answer(self.score(hidden), {"hidden": hidden})
+
+
+class Tagger(nn.Module):
+    """A recurrent tagger on sequences of different lengths."""
+
+    def __init__(self, words: int = 50, width: int = 8, tags: int = 5) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(words, width)
+        self.lstm = nn.LSTM(width, width, num_layers=2, bidirectional=True, batch_first=True)
+        self.tags = nn.Linear(2 * width, tags)
+
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = self.embed(ids)
+        if lengths is None:
+            return self.tags(self.lstm(x)[0])
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return self.tags(pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
+
+
+class DataDependent(nn.Module):
+    """Asks for values: it cannot run on meta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Linear(4, 4), nn.Linear(4, 400)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.large(x) if x.sum().item() > 1e9 else self.small(x)
+
+
+class Lazy(nn.Module):
+    """Layers that learn their sizes from the first input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.LazyConv2d(4, 3), nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).flatten(1))
+
+
+class Broken(nn.Module):
+    """Raises in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Sequential(nn.Linear(9, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def tiny_resnet(classes: int = 10) -> nn.Module:
+    """A factory: torchvision's ResNet with one thin block per stage."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes, width_per_group=64)
+
+
+def tagger_inputs() -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Inputs for `Tagger`, for `--inputs-from samples/models.py:tagger_inputs`: three sequences of 7, 4 and 2 words."""
+    return (torch.zeros(3, 7, dtype=torch.int64),), {"lengths": torch.tensor([7, 4, 2])}
