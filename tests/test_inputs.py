@@ -134,7 +134,7 @@ def message(spec, *specs, error=BadInput, **options):
         ("lraspp_mobilenet_v3_large", "input: 1x3x520x520 float32"),
         ("r3d_18", "x: 1x3x16x112x112 float32"),
         ("s3d", "x: 1x3x16x224x224 float32"),
-        ("ssdlite320_mobilenet_v3_large", "images: list of 1 x [3x512x512] float32"),
+        ("ssd300_vgg16", "images: list of 1 x [3x512x512] float32"),
         ("raft_small", "image1: 1x3x520x960 float32, image2: 1x3x520x960 float32"),
         ("timm:vit_tiny_patch16_384", "x: 1x3x384x384 float32"),
         ("timm:test_vit", "x: 1x3x160x160 float32"),
@@ -167,10 +167,10 @@ def test_the_source_of_a_default_is_said():
         ("torchvision:resnet18", ["3x64x64:bf16"], "x: 1x3x64x64 bfloat16"),
         ("r3d_18", ["96"], "x: 1x3x16x96x96 float32"),
         ("r3d_18", ["3x8x96x96"], "x: 1x3x8x96x96 float32"),
-        ("ssdlite320_mobilenet_v3_large", ["640"], "images: list of 1 x [3x640x640] float32"),
-        ("ssdlite320_mobilenet_v3_large", ["480x640"], "images: list of 1 x [3x480x640] float32"),
-        ("ssdlite320_mobilenet_v3_large", ["4x3x320x320"], "images: list of 4 x [3x320x320] float32"),
-        ("ssdlite320_mobilenet_v3_large", ["32", "48"], "images: list of 3x32x32 float32, 3x48x48 float32"),
+        ("ssd300_vgg16", ["640"], "images: list of 1 x [3x640x640] float32"),
+        ("ssd300_vgg16", ["480x640"], "images: list of 1 x [3x480x640] float32"),
+        ("ssd300_vgg16", ["4x3x320x320"], "images: list of 4 x [3x320x320] float32"),
+        ("ssd300_vgg16", ["32", "48"], "images: list of 3x32x32 float32, 3x48x48 float32"),
         ("raft_small", ["128x256"], "image1: 1x3x128x256 float32, image2: 1x3x128x256 float32"),
     ],
 )
@@ -187,7 +187,7 @@ def test_short_specs_are_completed_from_what_the_model_declares(spec, typed, exp
         ("torchvision:resnet18", ["64"], 8, "x: 8x3x64x64 float32"),
         ("torchvision:resnet18", ["1x3x64x64"], 8, "x: 8x3x64x64 float32"),
         ("torchvision:resnet18", ["8x3x64x64"], 8, "x: 8x3x64x64 float32"),
-        ("ssdlite320_mobilenet_v3_large", [], 3, "images: list of 3 x [3x512x512] float32"),
+        ("ssd300_vgg16", [], 3, "images: list of 3 x [3x512x512] float32"),
         ("raft_small", [], 2, "image1: 2x3x520x960 float32, image2: 2x3x520x960 float32"),
     ],
 )
@@ -198,7 +198,7 @@ def test_the_batch(spec, typed, batch, expected):
 def test_a_batch_that_contradicts():
     assert "--batch 8 contradicts --input 4x3x64x64" in message("torchvision:resnet18", "4x3x64x64", batch=8)
     assert "--batch 0" in message("torchvision:resnet18", batch=0)
-    assert "--batch 3 contradicts --input for 2 images" in message("ssdlite320_mobilenet_v3_large", "9", "9", batch=3)
+    assert "--batch 3 contradicts --input for 2 images" in message("ssd300_vgg16", "9", "9", batch=3)
 
 
 @pytest.mark.parametrize(
