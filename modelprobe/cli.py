@@ -20,13 +20,18 @@ import typer.core
 import typer.main
 
 from modelprobe import __version__, output
-from modelprobe.commands import env
+from modelprobe.commands import buffers, env, flops, models, params, summary
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
 COST, FILES, MACHINE = "What a model costs", "Weight files", "This machine"
 
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     # name, the function that is the command, the panel of `--help` it stands in
+    ("flops", flops.command, COST),
+    ("summary", summary.command, COST),
+    ("params", params.command, COST),
+    ("buffers", buffers.command, COST),
+    ("models", models.command, COST),
     ("env", env.command, MACHINE),
 )
 

@@ -106,7 +106,7 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
 
     Raises BadInput for a column that does not exist.
     """
-    chosen = _known_columns(columns)
+    chosen = known_columns(columns)
     layers = _layers(trace)
     branches = grow(layers, lambda layer: layer.depth)
     if folded:
@@ -140,7 +140,8 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
     )
 
 
-def _known_columns(columns: Sequence[str]) -> tuple[str, ...]:
+def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Column names from texts that may each hold several; the default ones for none. Raises BadInput."""
     wanted = tuple(part.strip() for text in columns for part in text.split(",") if part.strip())
     for name in wanted:
         if name not in COLUMNS:

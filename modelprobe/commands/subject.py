@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.errors import BadInput
-from modelprobe.report import Note
+from modelprobe.errors import BadInput, ProbeError
+from modelprobe.report import Level, Note
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,3 +134,21 @@ def _record_for_real(
         args, kwargs = example.build("cpu", asked.seed)
         said = (*notes, real_run_note(needs, "on the CPU with seeded random weights and input"))
         return trace(model, *args, kwargs=kwargs, device="real", train=train, notes=said, env={**env, "device": "cpu"})
+
+
+def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
+    """The buffers that a train-mode forward writes to, and notes; None when no forward could be recorded.
+
+    Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm.
+    """
+    if not any(entry.role == "buffer" for entry in subject.tree.state):
+        return frozenset(), subject.notes
+    asked = subject.question
+    if asked.batch is None and not asked.inputs and not asked.inputs_from:
+        subject = replace(subject, question=replace(asked, batch=2))
+    try:
+        found = record(subject, train=True)
+    except ProbeError as error:
+        reason = f"Whether training changes a buffer was not observed: {error.message}."
+        return None, (*subject.notes, Note(reason, Level.WARNING))
+    return found.changed, found.notes

@@ -1,0 +1,36 @@
+"""`modelprobe buffers`: which tensors are not parameters, whether they are saved, and whether training changes them."""
+
+from __future__ import annotations
+
+from modelprobe import options, output
+from modelprobe.commands.subject import Question, build, changed_by_training
+
+
+def command(
+    target: options.TargetArg,
+    settings: options.SetOpt = None,
+    input: options.InputOpt = None,
+    batch: options.BatchOpt = None,
+    inputs_from: options.InputsFromOpt = None,
+    dtype: options.DtypeOpt = None,
+    format: options.FormatOpt = None,
+    out: options.OutputOpt = None,
+    force: options.ForceOpt = False,
+    strict: options.StrictOpt = False,
+) -> None:
+    """Buffers against parameters: owner, shape, bytes, saved or not, and whether a training forward changes them."""
+    output.check(format, out, force=force)
+    from modelprobe.analyzers.buffers import list_buffers
+    from modelprobe.trace.tree import saved_names
+
+    subject = build(Question(target, settings or (), input or (), inputs_from, batch, dtype))
+    changed, notes = changed_by_training(subject)
+    result = list_buffers(
+        subject.tree,
+        changed=changed,
+        saved=saved_names(subject.model),
+        model=subject.target.name,
+        notes=notes,
+        env=subject.env,
+    )
+    output.emit(result.report(), format, out, force=force, strict=strict)
