@@ -1,3 +1,54 @@
-"""modelprobe: what a PyTorch model costs and what a weight file holds."""
+"""modelprobe: what a PyTorch model costs and what a weight file holds.
+
+The names below are resolved when they are first used: importing modelprobe does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from modelprobe.api import count_flops, count_params, list_buffers, summarize, trace
+    from modelprobe.errors import ProbeError
+    from modelprobe.tracing.formulas import Cost, formula
+    from modelprobe.tracing.ledger import Trace
+
+_HOMES = {
+    "Cost": "modelprobe.tracing.formulas",
+    "ProbeError": "modelprobe.errors",
+    "Trace": "modelprobe.tracing.ledger",
+    "count_flops": "modelprobe.api",
+    "count_params": "modelprobe.api",
+    "formula": "modelprobe.tracing.formulas",
+    "list_buffers": "modelprobe.api",
+    "summarize": "modelprobe.api",
+    "trace": "modelprobe.api",
+}
+
+__all__ = [
+    "Cost",
+    "ProbeError",
+    "Trace",
+    "count_flops",
+    "count_params",
+    "formula",
+    "list_buffers",
+    "summarize",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modelprobe' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelprobe.analyzers.result import Result
 from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.trace.ledger import ModuleTree, StateTensor
+from modelprobe.tracing.ledger import ModuleTree, StateTensor
 from modelprobe.units import Unit
 
 
@@ -131,7 +131,7 @@ def _table(rows: tuple[BufferRow, ...]) -> Table:
         Column("dtype", "Dtype", priority=1),
         Column("nbytes", "Size", Unit.BYTES, priority=1),
         Column("saved", "In state_dict", Unit.YESNO),
-        Column("changes", "Changed by training", Unit.YESNO),
+        Column("changes", "Training changes", Unit.YESNO),
     )
     return Table(
         columns,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import Tally, by_module, fitting_depth, grouped, own, parameters_inside, tally
 from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.trace.ledger import OpCall, Trace, Uncounted
+from modelprobe.tracing.ledger import OpCall, Trace, Uncounted
 from modelprobe.units import Unit, labelled, scaled, size
 
 By = Literal["module", "operator", "kind", "call"]
@@ -99,7 +99,7 @@ def count_flops(trace: Trace, *, by: By = "module", depth: int | None = None, to
         rows = [row for row in everything if shown_depth is None or row.depth <= shown_depth]
     total = tally(trace.ops)
     return FlopsResult(
-        model=str(trace.env.get("model", trace.tree.cls)),
+        model=_model(trace),
         inputs=_inputs(trace),
         macs=total.macs,
         flops=total.flops,
@@ -121,6 +121,10 @@ def count_flops(trace: Trace, *, by: By = "module", depth: int | None = None, to
         notes=trace.notes,
         env=trace.env,
     )
+
+
+def _model(trace: Trace) -> str:
+    return str(trace.env.get("model", trace.tree.cls))
 
 
 def _inputs(trace: Trace) -> tuple[str, ...]:
@@ -155,8 +159,7 @@ def _module_rows(trace: Trace) -> list[CostRow]:
     rows: list[CostRow] = []
     for node in trace.tree.modules:
         cost = inside.get(node.path, Tally())
-        name = node.name or trace.tree.cls
-        detail = node.cls if node.path else ""
+        name, detail = node.name or _model(trace), node.cls
         rows.append(_row(name, detail, node.depth, calls.get(node.path, 0), cost, total, parameters.get(node.path, 0)))
         mine = direct.get(node.path)
         if node.path in parents_of_something and mine is not None and mine.macs:
@@ -277,9 +280,8 @@ def _mark(row: CostRow, result: FlopsResult) -> str:
     marks = []
     if row.uncounted:
         marks.append(f"{row.uncounted} uncounted")
-    if result.tree and result.by == "module" and row.name != OWN:
-        if row.calls > 1:
-            marks.append(f"called x{row.calls}")
+    if result.tree and result.by == "module" and row.name != OWN and row.calls > 1:
+        marks.append(f"called x{row.calls}")
     return ", ".join(marks)
 
 

@@ -10,7 +10,7 @@ from modelprobe.analyzers.patterns import matching
 from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import fitting_depth
 from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.trace.ledger import ModuleTree, StateTensor, parents
+from modelprobe.tracing.ledger import ModuleTree, StateTensor, parents
 from modelprobe.units import Unit
 
 
@@ -238,7 +238,7 @@ def _facts(result: ParamsResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
         Fact("Trainable", result.trainable, Unit.QUANTITY, f"{result.trainable:,}"),
-        Fact("Frozen", result.frozen, Unit.QUANTITY, f"{result.frozen:,}"),
+        Fact("Frozen", result.frozen, Unit.QUANTITY, f"{result.frozen:,}" if result.frozen else ""),
         Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
         Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not among the parameters"),
     ]
@@ -269,7 +269,7 @@ def _module_table(result: ParamsResult) -> Table:
         Row(
             (
                 row.path.rpartition(".")[2] or result.model,
-                row.cls if row.path else "",
+                row.cls,
                 row.tensors,
                 row.total,
                 row.share,

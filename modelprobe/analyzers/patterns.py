@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from modelprobe.errors import BadInput
-from modelprobe.trace.ledger import parents
+from modelprobe.tracing.ledger import parents
 
 
 def split_patterns(texts: Iterable[str]) -> tuple[str, ...]:

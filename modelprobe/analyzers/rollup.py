@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from modelprobe.trace.ledger import ModuleTree, OpCall, Trace, parents
+from modelprobe.tracing.ledger import ModuleTree, OpCall, Trace, parents
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import Tally, by_module, fitting_depth, parameters_inside
 from modelprobe.errors import BadInput
 from modelprobe.report import Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.trace.ledger import ModuleCall, ModuleTree, Shape, Trace, parents
+from modelprobe.tracing.ledger import ModuleCall, ModuleTree, Shape, Trace, parents
 from modelprobe.units import Unit, size
 
 COLUMNS = {

@@ -20,7 +20,8 @@ class Limits:
     text: int = 16 << 20  # one string that is kept
     header: int = 25 << 20  # safetensors header and other JSON; the Hub's own bound
     members: int = 2_000_000  # entries of a zip directory
-    tensors: int = 400_000
+    tensors: int = 300_000
+    steps: int = 2_000_000  # values visited under one root
     items: int = 20_000  # non-tensor entries that are listed
     children: int = 1_000  # of them under one parent
     depth: int = 60

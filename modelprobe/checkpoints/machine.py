@@ -55,8 +55,8 @@ class Machine:
     """The state of one pickle being read: a window of its bytes, the stack, the marks, the memo."""
 
     __slots__ = (
-        *("base", "buf", "end", "extra", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
-        *("soft", "sparse", "stack", "findings", "protocol"),
+        *("base", "buf", "end", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
+        *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
     )
 
     def __init__(self, feed: Source, start: int, limits: Limits) -> None:
@@ -74,6 +74,7 @@ class Machine:
         self.nodes = 0
         self.globals: dict[tuple[str, str], Global] = {}
         self.findings: dict[str, None] = {}
+        self.persistent: list[Node] = []
         self.protocol = 0
         self.end = 0
 

@@ -154,10 +154,13 @@ def class_name(node: Node) -> str:
 _MAKERS = frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"})
 
 
+MAX_DIMS = 64
+
+
 def integers(node: Node) -> tuple[int, ...] | None:
     """A tuple or list of integers (a size, a stride), through `torch.Size(...)`; None for anything else."""
     if type(node) is Call and type(node.args) is tuple and len(node.args) == 1 and called(node).endswith("torch.Size"):
         node = node.args[0]
-    if type(node) not in (tuple, list):
+    if type(node) not in (tuple, list) or len(node) > MAX_DIMS:
         return None
     return tuple(node) if all(type(item) is int for item in node) else None

@@ -73,6 +73,7 @@ def tuple_(m: Machine) -> None:
 @op(b"Q")
 def binpersid(m: Machine) -> None:
     m.nodes += 1
+    m.persistent.append(m.stack[-1])
     m.stack[-1] = PersistentId(m.stack[-1])
 
 

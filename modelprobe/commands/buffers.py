@@ -21,7 +21,7 @@ def command(
     """Buffers against parameters: owner, shape, bytes, saved or not, and whether a training forward changes them."""
     output.check(format, out, force=force)
     from modelprobe.analyzers.buffers import list_buffers
-    from modelprobe.trace.tree import saved_names
+    from modelprobe.tracing.tree import saved_names
 
     subject = build(Question(target, settings or (), input or (), inputs_from, batch, dtype))
     changed, notes = changed_by_training(subject)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from modelprobe.model.inputs import ExampleInputs
     from modelprobe.model.target import Target
-    from modelprobe.trace.ledger import ModuleTree, Trace
+    from modelprobe.tracing.ledger import ModuleTree, Trace
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Subject:
     @property
     def tree(self) -> ModuleTree:
         """The modules, parameters and buffers."""
-        from modelprobe.trace.tree import read_tree
+        from modelprobe.tracing.tree import read_tree
 
         return read_tree(self.model)
 
@@ -105,7 +105,7 @@ def _check_device(device: str) -> None:
 def record(subject: Subject, *, train: bool = False) -> Trace:
     """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values."""
     from modelprobe.model.inputs import make_inputs
-    from modelprobe.trace.recorder import NeedsValuesError, trace
+    from modelprobe.tracing.recorder import NeedsValuesError, trace
 
     asked = subject.question
     example = make_inputs(
@@ -126,7 +126,7 @@ def _record_for_real(
     subject: Subject, example: ExampleInputs, train: bool, notes: tuple[Note, ...], env: Mapping[str, Any], needs: Any
 ) -> Trace:
     from modelprobe.output import working
-    from modelprobe.trace.recorder import real_run_note, trace
+    from modelprobe.tracing.recorder import real_run_note, trace
 
     asked = subject.question
     with working(f"running {subject.target.name} for real on the CPU"):

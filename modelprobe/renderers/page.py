@@ -17,7 +17,8 @@ CSS = """
 --bar:#8fb4f3;--warn:#b3261e;--warnbg:#fdf0ef;--ass:#8a5a00;--assbg:#fdf6e3;--note:#2559a8;--notebg:#eff5fd;
 font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;color:var(--fg);
 background:var(--bg);max-width:96rem;width:fit-content;min-width:min(100%,52rem);margin:0 auto;
-padding:1.5rem 2rem;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;overflow-wrap:anywhere;text-align:left}
+padding:1.5rem 2rem;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;
+overflow-wrap:anywhere;text-align:left}
 @media(prefers-color-scheme:dark){.mp{--fg:#e3e6eb;--soft:#98a1af;--line:#2c313a;--bg:#181b20;--alt:#1d2127;
 --hover:#232a36;--accent:#7eaaf5;--bar:#3a63a8;--warn:#f2a49d;--warnbg:#331c1b;--ass:#e6bd6a;--assbg:#2e2716;
 --note:#a3c3f7;--notebg:#1a2535}}

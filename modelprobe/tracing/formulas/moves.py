@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula, free
+from modelprobe.tracing.formulas.registry import Cost, formula, free
 
 free(
     "view",

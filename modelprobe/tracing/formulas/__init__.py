@@ -1,6 +1,6 @@
 """What each operator costs. Importing this package registers every rule that modelprobe has."""
 
-from modelprobe.trace.formulas import (
+from modelprobe.tracing.formulas import (
     attention,
     contractions,
     convolution,
@@ -11,7 +11,7 @@ from modelprobe.trace.formulas import (
     recurrent,
     vision,
 )
-from modelprobe.trace.formulas.registry import RULES, Cost, Rule, formula, rule_for
+from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula, rule_for
 
 __all__ = [
     "RULES",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
 
 SIGMOID = 4  # negate, exponential, add, divide
 LSTM_CELL = 3 * SIGMOID + 2 + 3 + 1  # three sigmoid gates, two tanh, c = f c + i g, h = o tanh(c)

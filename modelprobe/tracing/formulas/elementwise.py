@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import RULES, Cost, Rule, formula
+from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula
 
 ARITHMETIC = {
     1: (

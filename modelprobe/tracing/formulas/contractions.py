@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
 
 
 @formula("aten::linear", kind="matmul")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula, free
+from modelprobe.tracing.formulas.registry import Cost, formula, free
 
 free("interpolation", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
 free("interpolation", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
 
 
 def macs(x: Tensor, weight: Tensor, out: Tensor, transposed: bool = False) -> int:

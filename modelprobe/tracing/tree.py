@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from modelprobe.trace.ledger import ModuleNode, ModuleTree, StateTensor
+from modelprobe.tracing.ledger import ModuleNode, ModuleTree, StateTensor
 
 
 def read_tree(model: nn.Module) -> ModuleTree:

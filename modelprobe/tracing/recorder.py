@@ -16,11 +16,11 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.report import Level, Note
-from modelprobe.trace.ledger import ModuleCall, Shape, TensorRef, Trace
-from modelprobe.trace.observer import Observer, Values
-from modelprobe.trace.residue import mode_set, on_meta, pristine
-from modelprobe.trace.tree import class_name, read_tree, walk
-from modelprobe.trace.values import copied, leaves, moved, shapes
+from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
+from modelprobe.tracing.observer import Observer, Values
+from modelprobe.tracing.residue import mode_set, on_meta, pristine
+from modelprobe.tracing.tree import class_name, read_tree, walk
+from modelprobe.tracing.values import copied, leaves, moved, shapes
 from modelprobe.units import shape as shape_text
 
 

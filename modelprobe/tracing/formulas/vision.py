@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
 
 PAIR = 12  # four extremes, two differences clamped at 0, their product, union of areas, division, comparison
 

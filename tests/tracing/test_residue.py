@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import ModelRaised
-from modelprobe.trace.recorder import trace
+from modelprobe.tracing.recorder import trace
 from tests.samples import models
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.trace.ledger import Trace
-from modelprobe.trace.recorder import NeedsValuesError, trace
+from modelprobe.tracing.ledger import Trace
+from modelprobe.tracing.recorder import NeedsValuesError, trace
 from tests.samples import models
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.trace.formulas import Cost, rule_for
-from modelprobe.trace.ledger import OpCall, Status, TensorRef
-from modelprobe.trace.values import shape_of
+from modelprobe.tracing.formulas import Cost, rule_for
+from modelprobe.tracing.ledger import OpCall, Status, TensorRef
+from modelprobe.tracing.values import shape_of
 
 
 class Operator(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.trace.formulas.registry import Cost, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
 
 STATISTICS = 5  # mean 1, difference 1, square and sum 2, product with the reciprocal root 1
 AFFINE = 2

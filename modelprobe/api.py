@@ -1,0 +1,88 @@
+"""The Python API: the questions of the command line, asked about a model object.
+
+Every function takes a model with example inputs, or a `Trace` of it; the model is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from modelprobe.analyzers import buffers as _buffers
+from modelprobe.analyzers import flops as _flops
+from modelprobe.analyzers import params as _params
+from modelprobe.analyzers import summary as _summary
+from modelprobe.analyzers.env import brief
+from modelprobe.analyzers.patterns import split_patterns
+from modelprobe.errors import BadInput
+from modelprobe.tracing.ledger import Trace
+from modelprobe.tracing.recorder import trace as _trace
+from modelprobe.tracing.tree import class_name, read_tree, saved_names
+
+
+def trace(
+    model: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    device: str = "meta",
+    train: bool = False,
+) -> Trace:
+    """Run `model(*inputs, **kwargs)` once and return its ledger.
+
+    By default nothing is computed: the forward runs on `meta` copies of the weights' shapes, and for real, on the
+    model's own device, only when the model asks for values. `device="real"` runs it for real from the start.
+    Raises ModelRaised when the model raises, with the module and the shapes in flight.
+    """
+    env = {**brief(), "model": class_name(model), "device": device, "mode": "train" if train else "eval"}
+    return _trace(model, *inputs, kwargs=kwargs, device=device, train=train, env=env)
+
+
+def count_flops(
+    model: nn.Module | Trace,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    by: _flops.By = "module",
+    depth: int | None = None,
+    top: int | None = None,
+) -> _flops.FlopsResult:
+    """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
+    return _flops.count_flops(_recorded(model, inputs, kwargs), by=by, depth=depth, top=top)
+
+
+def summarize(
+    model: nn.Module | Trace,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    depth: int | None = None,
+    columns: Sequence[str] = (),
+    folded: bool = True,
+) -> _summary.Summary:
+    """The layer tree with shapes, parameters and MACs. `columns` as for the command's `--columns`."""
+    return _summary.summarize(_recorded(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
+
+
+def count_params(
+    model: nn.Module | Trace, *, depth: int | None = None, freeze: str | Sequence[str] = ()
+) -> _params.ParamsResult:
+    """Parameters by module, dtype and optimiser group; `freeze` holds patterns such as `"conv1,layer1.*"`."""
+    patterns = split_patterns([freeze] if isinstance(freeze, str) else freeze)
+    tree = model.tree if isinstance(model, Trace) else read_tree(model)
+    return _params.count_params(tree, depth=depth, freeze=patterns, env=brief())
+
+
+def list_buffers(
+    model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None
+) -> _buffers.BuffersResult:
+    """Every buffer; with example `inputs`, also whether a forward in train mode changes it."""
+    changed = trace(model, *inputs, kwargs=kwargs, train=True).changed if inputs or kwargs else None
+    return _buffers.list_buffers(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
+
+
+def _recorded(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
+    if not isinstance(model, Trace):
+        return trace(model, *inputs, kwargs=kwargs)
+    if inputs or kwargs:
+        raise BadInput("a trace has its inputs already", "give a model with inputs, or a trace alone")
+    return model
