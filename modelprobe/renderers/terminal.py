@@ -26,6 +26,9 @@ from modelprobe.units import NUMERIC, Unit, heading, labelled, printable, text
 TEXT_WIDTH = 100
 """Prose wider than this is hard to read, however wide the terminal."""
 
+GLUE = "\u00a0"
+"""A space that a paragraph is not broken at."""
+
 NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Level.WARNING: ("warning", "bold red")}
 
 
@@ -77,7 +80,7 @@ def _block(block: Facts | Table | Figure, style: Style) -> Iterator[Text]:
 def _wrap(foreign: str, style: Style, look: str = "", lead: Text | None = None) -> Iterator[Text]:
     """A paragraph with a hanging indent as wide as `lead`."""
     first = lead or Text()
-    hang = first.cell_len if first.cell_len < style.width // 2 else 2
+    hang = first.cell_len if first.cell_len <= style.width // 3 else 2
     for number, words in enumerate(_lines(_clean(foreign, style), style, first.cell_len, hang)):
         line = Text(words, style=look)
         yield Text.assemble(first, line) if number == 0 else Text.assemble(" " * hang, line)
@@ -101,7 +104,12 @@ def _lines(prose: str, style: Style, first: int, hang: int) -> list[str]:
             lines.append("")
             room = width - hang
         lines[-1] = word
-    return lines
+    return [line.replace(GLUE, " ").rstrip() for line in lines]
+
+
+def _glued(shown: str, unit: Unit) -> str:
+    """A number that no line break parts from its unit."""
+    return shown.replace(" ", GLUE) if unit in NUMERIC else shown
 
 
 def _clean(foreign: str, style: Style) -> str:
@@ -145,7 +153,7 @@ def _facts(facts: Facts, style: Style) -> Iterator[Text]:
         if narrow:
             yield from _wrap(label, style, "dim")
         lead = Text("  ") if narrow else _pad(Text(label, style="dim"), wide)
-        lines = list(_wrap(labelled(fact.value, fact.unit), style, lead=lead))
+        lines = list(_wrap(_glued(labelled(fact.value, fact.unit), fact.unit), style, lead=lead))
         detail = Text(_clean(fact.detail, style), style="dim")
         if fact.detail and lines[-1].cell_len + GAP + detail.cell_len <= style.width:
             lines[-1] = Text.assemble(lines[-1], " " * GAP, detail)
@@ -262,7 +270,8 @@ class _Grid:
             mark = f" {self.marks[row]}" if self.marks[row] else ""
             yield from _wrap(self.cells[0][row].strip() + mark, self.style, "bold")
             for i in range(1, len(self.titles)):
-                cell = _clean(text(self.rows[row].cells[i], self.table.columns[i].unit), self.style)
+                unit = self.table.columns[i].unit
+                cell = _glued(text(self.rows[row].cells[i], unit), unit)
                 if cell:
                     yield from _wrap(f"{self.titles[i]}: {cell}", self.style, lead=Text("  "))
 
