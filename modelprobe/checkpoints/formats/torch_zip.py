@@ -1,0 +1,125 @@
+"""What is in a file written by `torch.save` since torch 1.6: a zip with one pickle and one member per storage?
+
+How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
+own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoints/seeds.py`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+from modelprobe.checkpoints.entries import Checkpoint, Finding, StorageEntry
+from modelprobe.checkpoints.formats.pickled import checkpoint_of
+from modelprobe.checkpoints.limits import Limits
+from modelprobe.checkpoints.pickles import read_pickle
+from modelprobe.checkpoints.shelf import Locate
+from modelprobe.checkpoints.source import Source
+from modelprobe.checkpoints.zipdir import DEFLATED, STORED, Member, ZipDirectory
+from modelprobe.errors import BadInput
+
+SMALL = 4 << 20
+KNOWN_VERSIONS = range(1, 20)
+
+
+def read_torch_zip(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    """List a torch zip whose members stand under `root/`."""
+    source = archive.source
+    member = archive.members[f"{root}/data.pkl"]
+    version, findings = describe(archive, root)
+    pickled = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits)
+    if 0 < pickled.end < member.size:
+        findings.append(Finding(f"{member.size - pickled.end:,} bytes follow the pickle in data.pkl", serious=True))
+    findings.extend(checksum(archive, member))
+    found = checkpoint_of(
+        pickled, locator(archive, f"{root}/data/"), limits, path=source.name, kind="torch zip", version=version,
+        size=source.size, where="data.pkl",
+    )  # fmt: skip
+    findings += [*unused(archive, f"{root}/data/", found), *(Finding(text, serious=True) for text in archive.findings)]
+    found = replace(found, findings=(*findings, *found.findings))
+    return high_byte_first(found) if byteorder(archive, root) == "big" else found
+
+
+def locator(archive: ZipDirectory, prefix: str) -> Locate:
+    """Where the member of a storage lies. Its local header is not read: that would be one read per storage."""
+    origin = archive.source.origin
+
+    def locate(key: str) -> StorageEntry | None:
+        member = archive.get(prefix + key)
+        if member is None:
+            return None
+        located = {STORED: "zip-stored", DEFLATED: "zip-deflated"}.get(member.method, "")
+        position = (origin or 0) + member.header
+        name = archive.source.name
+        return StorageEntry(key, member.size, name, position, located if origin is not None else "", member.crc)
+
+    return locate
+
+
+def describe(archive: ZipDirectory, root: str) -> tuple[str, list[Finding]]:
+    """The format version, and what is odd about the small members beside the pickle."""
+    findings = []
+    raw = archive.read(f"{root}/version", 64) or archive.read(f"{root}/.data/version", 64)
+    version = raw.decode("ascii", "replace").strip()
+    if not version.isdigit() or int(version) not in KNOWN_VERSIONS:
+        shown = f"the version record says {version}" if raw else "there is no version record"
+        findings.append(Finding(f"{shown}: torch refuses to load this file", serious=True))
+    order = byteorder(archive, root)
+    if order not in ("little", "big", ""):
+        findings.append(Finding(f"the byteorder record says {order}: little-endian is assumed", serious=True))
+    odd = [name for name in archive.members if not safe_name(name)]
+    if odd:
+        findings.append(Finding(f"{len(odd):,} member names point outside the archive, as {odd[0]}", serious=True))
+    foreign = [name for name in archive.members if not name.startswith(f"{root}/") and name not in odd]
+    if foreign:
+        findings.append(Finding(f"{len(foreign):,} members stand outside {root}/, as {foreign[0]}; torch ignores them"))
+    return version, findings
+
+
+def byteorder(archive: ZipDirectory, root: str) -> str:
+    """`little`, `big`, another text, or empty when the file does not say (before torch 2.1)."""
+    return archive.read(f"{root}/byteorder", 64).decode("ascii", "backslashreplace").strip()
+
+
+def safe_name(name: str) -> bool:
+    """Whether a member's name would stay inside the archive if someone extracted it."""
+    parts = name.replace("\\", "/").split("/")
+    return not (name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":"))
+
+
+def checksum(archive: ZipDirectory, member: Member) -> list[Finding]:
+    """Compare a small member with the checksum of the directory; torch itself never does."""
+    if member.size > SMALL or zlib.crc32(archive.open(member).read(0, member.size)) == member.crc:
+        return []
+    return [Finding(f"the checksum of {member.name} is wrong: the file was changed or damaged", serious=True)]
+
+
+def unused(archive: ZipDirectory, prefix: str, found: Checkpoint) -> list[Finding]:
+    """Storages that no tensor refers to."""
+    spare = [
+        member.size
+        for name, member in archive.members.items()
+        if name.startswith(prefix) and name[len(prefix) :] not in found.storages and member.size
+    ]
+    return [Finding(f"{len(spare):,} storages of {sum(spare):,} bytes belong to no tensor")] if spare else []
+
+
+def high_byte_first(found: Checkpoint) -> Checkpoint:
+    """Mark every tensor of a file from a big-endian machine."""
+    tensors = tuple(replace(entry, flags=(*entry.flags, "big-endian")) for entry in found.tensors)
+    return replace(found, tensors=tensors)
+
+
+def root_of(archive: ZipDirectory) -> str:
+    """The folder of the first member, which is where torch looks."""
+    first = next(iter(archive.members), "")
+    return first.partition("/")[0] if "/" in first else ""
+
+
+def nested_archive(source: Source, limits: Limits) -> Checkpoint:
+    """List a torch zip that is a member of another archive."""
+    archive = ZipDirectory(source, limits)
+    root = root_of(archive)
+    if f"{root}/data.pkl" not in archive.members:
+        raise BadInput(f"{source.name} holds an archive without data.pkl")
+    return read_torch_zip(archive, root, limits)

@@ -1,0 +1,42 @@
+"""What does a JSON text from a stranger hold? Bounded first; duplicate keys are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from modelprobe.errors import BadInput
+
+MOST_CONTAINERS = 1_500_000
+
+
+def parse_json(raw: bytes, name: str, what: str) -> Any:
+    """The value of `raw`. Raises BadInput for anything malformed, nested too deep or too rich in containers."""
+    broken = BadInput(f"{name} has a {what} that is not valid JSON", "The file is damaged: download it again.")
+    if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS or raw.startswith(b"\xef\xbb\xbf"):
+        raise broken
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except _DuplicateError as error:
+        raise BadInput(f"{name} has a {what} that names {error} twice: which one counts is ambiguous") from None
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer of thousands of digits, nested too deep
+        raise broken from None
+
+
+class _DuplicateError(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateError(key)
+            seen.add(key)
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(text)
