@@ -1,0 +1,134 @@
+"""What is in this weight file? `open_checkpoint(path)` recognises the format, lists everything, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from modelprobe.checkpoints.branches import find_branches
+from modelprobe.checkpoints.entries import Checkpoint, Finding
+from modelprobe.checkpoints.folders import file_names
+from modelprobe.checkpoints.formats.bare_pickle import read_any_pickle
+from modelprobe.checkpoints.formats.deepspeed import read_deepspeed, step_folder
+from modelprobe.checkpoints.formats.distributed import read_distributed
+from modelprobe.checkpoints.formats.exported import read_exported
+from modelprobe.checkpoints.formats.gguf import read_gguf
+from modelprobe.checkpoints.formats.numpy_files import read_npy, read_npz
+from modelprobe.checkpoints.formats.onnx import read_onnx
+from modelprobe.checkpoints.formats.safetensors import read_safetensors
+from modelprobe.checkpoints.formats.shards import is_index, read_shards
+from modelprobe.checkpoints.formats.torch_zip import read_torch_zip
+from modelprobe.checkpoints.formats.torchscript import read_torchscript
+from modelprobe.checkpoints.limits import DEFAULT, Limits
+from modelprobe.checkpoints.plainjson import parse_json
+from modelprobe.checkpoints.recognise import Kind, recognise, zip_kind
+from modelprobe.checkpoints.source import FileSource, Source
+from modelprobe.checkpoints.wrappers import find_wrappers, guess_buffers
+from modelprobe.checkpoints.zipdir import ZipDirectory
+from modelprobe.errors import BadInput
+
+READERS: dict[Kind, Callable[[Source, Limits], Checkpoint]] = {
+    Kind.PICKLE: read_any_pickle,
+    Kind.SAFETENSORS: read_safetensors,
+    Kind.GGUF: read_gguf,
+    Kind.ONNX: read_onnx,
+    Kind.NPY: read_npy,
+}
+ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
+    Kind.TORCH_ZIP: read_torch_zip,
+    Kind.TORCHSCRIPT: read_torchscript,
+    Kind.EXPORTED: read_exported,
+    Kind.NPZ: lambda archive, root, limits: read_npz(archive, limits),
+}
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
+
+
+def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> Checkpoint:
+    """List a weight file or a checkpoint directory without running, importing or loading anything.
+
+    Needs neither torch nor numpy. Raises BadInput, with a hint, for everything that cannot be listed.
+    """
+    target = os.fspath(path)
+    if "\0" in target:
+        raise BadInput("a file name cannot hold a NUL character")
+    found = _folder(Path(target), limits) if Path(target).is_dir() else _file(target, limits)
+    return _finish(found)
+
+
+def _file(path: str, limits: Limits) -> Checkpoint:
+    with closing(FileSource(path)) as source:
+        return read_source(source, limits)
+
+
+def read_source(source: Source, limits: Limits) -> Checkpoint:
+    """List whatever a source holds; without branches and wrappers."""
+    kind = recognise(source)
+    if kind is Kind.ZIP:
+        archive = ZipDirectory(source, limits)
+        kind, root = zip_kind(archive)
+        return ZIP_READERS[kind](archive, root, limits)
+    if kind is Kind.JSON:
+        return _json(source, limits)
+    return READERS[kind](source, limits)
+
+
+def _json(source: Source, limits: Limits) -> Checkpoint:
+    """A shard index; any other JSON is a configuration or the error message of a server."""
+    if source.size > limits.header:
+        raise BadInput(f"{source.name} is a JSON file of {source.size:,} bytes, no weight file")
+    value = parse_json(source.read(0, source.size), source.name, "text")
+    if isinstance(value, dict) and is_index(value):
+        return read_shards(Path(source.name), value, lambda path: _shard(path, limits), limits)
+    if isinstance(value, dict) and ("error" in value or "message" in value):
+        raise BadInput(f"{source.name} is the error message of a server, not the file", "Download the file again.")
+    raise BadInput(f"{source.name} is a JSON file, not a weight file", "Name the weight file beside it.")
+
+
+def _shard(path: Path, limits: Limits) -> Checkpoint:
+    with closing(FileSource(path)) as source:
+        kind = recognise(source)
+        if kind is Kind.JSON:  # an index within an index could go on for ever
+            raise BadInput(f"{path} is a JSON file where a shard should be")
+        return read_source(source, limits)
+
+
+def _folder(folder: Path, limits: Limits) -> Checkpoint:
+    """A checkpoint that is a directory."""
+    names = file_names(folder)
+    if ".metadata" in names:
+        return read_distributed(folder, limits)
+    step = step_folder(folder, names)
+    if step is not None:
+        return read_deepspeed(step, lambda path: _file(str(path), limits), limits)
+    for index in (*INDICES, *(name for name in names if name.endswith(".index.json"))):
+        if index in names:
+            return _file(str(folder / index), limits)
+    files = [name for name in names if name.endswith(WEIGHTS)]
+    if len(files) == 1:
+        return _file(str(folder / files[0]), limits)
+    if files:
+        raise BadInput(f"{folder} holds {len(files)} weight files", f"Name one of them, such as {folder / files[0]}.")
+    raise BadInput(f"{folder} is a directory without a weight file")
+
+
+def _finish(found: Checkpoint) -> Checkpoint:
+    """Add what is concluded from the listing: branches, wrappers, buffers by name."""
+    branches = find_branches(found)
+    found = replace(found, branches=branches, tensors=guess_buffers(found.tensors))
+    if not branches:
+        note = Finding(f"no tensors were found; the root is {describe_root(found)}", serious=True)
+        return replace(found, findings=(*found.findings, note))
+    names = [".".join(entry.path[len(branches[0].path) :]) for entry in found.tensors_in(branches[0])]
+    return replace(found, wrappers=find_wrappers(names, found))
+
+
+def describe_root(found: Checkpoint) -> str:
+    """The root of a file in words: `a list of 3`."""
+    tree = found.tree
+    if tree.kind in ("dict", "list", "tuple", "set", "frozenset"):
+        return f"a {tree.kind} of {tree.length}"
+    return f"an object of class {tree.type}" if tree.type else f"a value of type {tree.kind}"
