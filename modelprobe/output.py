@@ -206,8 +206,9 @@ def atomic_write(path: Path, data: bytes | str, *, force: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}", "choose another place with -o") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot write {path}: {reason}", "choose another place with -o") from error
     finally:  # also when interrupted
         _forget(temporary)
 
@@ -226,7 +227,7 @@ def _target(path: Path, force: bool) -> Path:
         target = path.resolve() if link else path
         found: Any = target.stat() if target.exists() else None
         parent = target.parent.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a name too long, links in a circle
         raise BadInput(f"cannot write {path}: {error}", "choose another place with -o") from error
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise BadInput(f"{path} is a directory", "name a file in it")

@@ -85,7 +85,7 @@ class Table:
     key: str = "rows"
 
     def __post_init__(self) -> None:
-        for row in (*self.rows, *([Row(self.footer)] if self.footer else ())):
+        for row in (*self.rows, *([] if self.footer is None else [Row(self.footer)])):
             if len(row.cells) != len(self.columns):
                 raise ValueError(f"a row of {len(row.cells)} cells under {len(self.columns)} columns")
 
