@@ -22,6 +22,7 @@ import typer.main
 from modelprobe import __version__, output
 from modelprobe.commands import buffers, env, flops, models, params, summary
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
+from modelprobe.options import FLAG
 
 COST, FILES, MACHINE = "What a model costs", "Weight files", "This machine"
 
@@ -74,10 +75,14 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", "-V", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error. May stand after the command too.")
+        bool,
+        typer.Option("--debug", metavar=FLAG, help="Show the traceback of an error. May stand after the command too."),
     ] = False,
 ) -> None:
     """Both options are dealt with before this runs: `--version` by its callback, `--debug` by `main`."""

@@ -9,8 +9,11 @@ import typer
 
 from modelprobe.renderers import RENDERERS
 
-TARGET, INPUT, OUTPUT = "Target", "Input", "Output"
+TARGET, MODEL, INPUT, OUTPUT = "Target", "Model", "Input", "Output"
 """The panels of `--help`."""
+
+FLAG = ""
+"""The metavar of a switch, which takes no value: newer Typers write `<bool>` there otherwise."""
 
 
 def _complete_format(incomplete: str) -> list[str]:
@@ -41,7 +44,7 @@ SetOpt = Annotated[
         metavar="KEY=VALUE",
         help="An argument for the model's constructor, such as --set num_classes=10. May be given again.",
         show_default=False,
-        rich_help_panel=TARGET,
+        rich_help_panel=MODEL,
     ),
 ]
 
@@ -161,13 +164,14 @@ OutputOpt = Annotated[
 
 ForceOpt = Annotated[
     bool,
-    typer.Option("--force", help="Replace the file that -o names, if it exists.", rich_help_panel=OUTPUT),
+    typer.Option("--force", metavar=FLAG, help="Replace the file that -o names, if it exists.", rich_help_panel=OUTPUT),
 ]
 
 StrictOpt = Annotated[
     bool,
     typer.Option(
         "--strict",
+        metavar=FLAG,
         help="Exit with code 3 when anything was assumed, not counted or left out.",
         rich_help_panel=OUTPUT,
     ),

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*BASE, "tracing", "checkpoints", "pictures", "model", "analyzers", "renderers", "output", "options"},
         {"typer", "rich", *ZOOS},
     ),
-    "cli": ({*BASE, "commands", "output", "__init__"}, {"typer"}),
+    "cli": ({*BASE, "commands", "options", "output", "__init__"}, {"typer"}),
     "api": ({*BASE, "tracing", "checkpoints", "model", "analyzers"}, {"torch"}),
     "__main__": ({"cli"}, set()),
 }

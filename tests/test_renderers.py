@@ -68,6 +68,11 @@ def test_the_first_column_is_cut_in_the_middle_and_keeps_its_mark():
     assert len(shown[4]) == 40
 
 
+def test_guides_are_whole_where_the_column_has_room():
+    shown = lines(one_table(Row(("net", 1)), Row(("a", 1), 1), Row(("b", 1), 2), Row(("c", 1), 1), tree=True))
+    assert shown[4:8] == ["net      1", "├─ a     1", "│  └─ b  1", "└─ c     1"]
+
+
 def test_no_numbers_are_wrapped_even_at_20():
     columns = tuple(Column(f"c{i}", f"Count {i}", Unit.COUNT) for i in range(4))
     report = Report("t", "s/1", (Table((Column("n", "Name"), *columns), (Row(("conv", *[12_345_678] * 4)),)),))

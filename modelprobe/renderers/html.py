@@ -133,7 +133,7 @@ def _cell(value: Cell, column: Column) -> str:
     shown = esc(text(value, column.unit))
     if column.unit not in NUMERIC:
         return f"<td>{shown}</td>"
-    bar = _bar(value) if column.bar else ""
+    bar = _bar(value) if column.bar and value is not None else ""
     return f'<td class="mp-n"{_sort_value(value)}{_title(value)}>{shown}{bar}</td>'
 
 

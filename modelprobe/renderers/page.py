@@ -16,7 +16,7 @@ CSS = """
 .mp{--fg:#1c2026;--soft:#646c78;--line:#e2e5ea;--bg:#fff;--alt:#f8f9fb;--hover:#eef3fb;--accent:#2f6fde;
 --bar:#8fb4f3;--warn:#b3261e;--warnbg:#fdf0ef;--ass:#8a5a00;--assbg:#fdf6e3;--note:#2559a8;--notebg:#eff5fd;
 font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;color:var(--fg);
-background:var(--bg);max-width:96rem;width:fit-content;min-width:min(100%,52rem);margin:0 auto;
+background:var(--bg);max-width:min(96rem,100%);width:fit-content;min-width:min(100%,52rem);margin:0 auto;
 padding:1.5rem 2rem;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;
 overflow-wrap:anywhere;text-align:left}
 @media(prefers-color-scheme:dark){.mp{--fg:#e3e6eb;--soft:#98a1af;--line:#2c313a;--bg:#181b20;--alt:#1d2127;
@@ -56,7 +56,7 @@ print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .mp figcaption{color:var(--soft);font-size:.85rem;margin-top:.35rem}
 .mp .mp-notes{margin-top:1.75rem}
 .mp .mp-note{display:flex;gap:.8em;margin:.5rem 0;padding:.55rem .9rem;border-radius:7px;border-left:3px solid}
-.mp .mp-note b{flex:0 0 4.6em;font-weight:650}.mp .mp-note span{color:var(--fg);min-width:0}
+.mp .mp-note b{flex:0 0 5.2em;white-space:nowrap;font-weight:650}.mp .mp-note span{color:var(--fg);min-width:0}
 .mp .mp-info{background:var(--notebg);color:var(--note)}
 .mp .mp-assumed{background:var(--assbg);color:var(--ass)}
 .mp .mp-warning{background:var(--warnbg);color:var(--warn)}

@@ -256,7 +256,7 @@ class _Grid:
     def _name(self, row: int, width: int) -> Text:
         """Guides, name and mark in `width` cells: the name gives way first, then the guides, then the mark."""
         guide, name, mark = self.guides[row], self.cells[0][row], self.marks[row]
-        if len(guide) > width // 2:
+        if self._name_width(row) > width and len(guide) > width // 2:
             guide = f"{'…' if self.style.unicode else '.'}{guide[len(guide) - width // 2 + 1 :]}"
         tag = f" {mark}" if mark and cell_len(mark) + 5 <= width - len(guide) else ""
         if mark and not tag:
