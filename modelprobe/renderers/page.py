@@ -30,6 +30,7 @@ overflow-wrap:anywhere;text-align:left}
 .mp dt{color:var(--soft);font-size:.8rem;font-weight:500}
 .mp dd{margin:0;font-weight:600;font-size:1rem;font-variant-numeric:tabular-nums}
 .mp dd small{display:block;color:var(--soft);font-weight:400;font-size:.8rem}
+.mp .mp-table{margin:1.5rem 0 0}.mp h2+.mp-table{margin-top:0}
 .mp .mp-scroll{overflow:auto;max-height:85vh;border:1px solid var(--line);border-radius:8px}
 .mp .mp-scroll:focus-visible{outline:2px solid var(--accent)}
 .mp table{border-collapse:separate;border-spacing:0;width:100%;font-size:.86rem;margin:0;color:inherit;
