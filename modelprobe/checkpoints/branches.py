@@ -1,7 +1,7 @@
 """Which part of a checkpoint is the model? Named rules, tried in order; the others are offered with their sizes.
 
-How to add one: write a row of `RULES` (the key's spelling and the reason a person reads) at the place where it should win,
-and add a case to `tests/checkpoints/test_branches.py`.
+How to add one: write a row of `RULES` (the key and the reason a person reads) at the place where it should win, and
+add a case to `tests/checkpoints/test_branches.py`.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class Machine:
     """The state of one pickle being read: a window of its bytes, the stack, the marks, the memo."""
 
     __slots__ = (
+        "blobs",
         *("base", "buf", "end", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
         *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
     )
@@ -75,6 +76,7 @@ class Machine:
         self.globals: dict[tuple[str, str], Global] = {}
         self.findings: dict[str, None] = {}
         self.persistent: list[Node] = []
+        self.blobs: list[Blob] = []
         self.protocol = 0
         self.end = 0
 
@@ -161,14 +163,16 @@ class Machine:
         if length < 0 or length > self.feed.size - at:
             raise self.broken(f"it announces {length:,} bytes that are not there")
         self.nodes += 1
-        if length <= KEEP:
-            return Blob(kind, self.feed, at, length, self.take(length))
+        found = Blob(kind, self.feed, at, length, self.take(length) if length <= KEEP else None)
+        self.blobs.append(found)
+        if found.data is not None:
+            return found
         if self.pos + length <= len(self.buf):
             self.pos += length
         else:
             self.read += self.pos
             self.base, self.buf, self.pos, self.soft = at + length, b"", 0, 0
-        return Blob(kind, self.feed, at, length, None)
+        return found
 
     def mark(self) -> int:
         """The height of the stack at the last mark, which is taken away."""

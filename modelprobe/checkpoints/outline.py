@@ -9,7 +9,7 @@ from modelprobe.checkpoints.dtypes import BITS, element_count, tensor_bytes
 from modelprobe.checkpoints.entries import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry
 from modelprobe.checkpoints.limits import Limits
 from modelprobe.checkpoints.modules import MOST_MODULES, is_module, own_attributes, tensors_of
-from modelprobe.checkpoints.nodes import Call, Dict, Node, SetNode, attributes, class_name, is_mapping, pairs
+from modelprobe.checkpoints.nodes import Call, Dict, Node, Opaque, SetNode, attributes, class_name, is_mapping, pairs
 from modelprobe.checkpoints.rebuild import View, view_of
 from modelprobe.checkpoints.scalars import key_text, scalar
 from modelprobe.checkpoints.shelf import Shelf
@@ -147,7 +147,7 @@ class Outline:
             found = self._unique(list(pairs(node)), path)
             extra: list[Child] = []
             if type(node) is Call and is_mapping(node.state):
-                extra = [(key_text(key), value) for key, value in pairs(node.state)]
+                extra = [(key_text(key), _versions(key, value)) for key, value in pairs(node.state)]
             return len(found), chain(found, extra)
         return self._object(node)
 
@@ -231,6 +231,13 @@ def _bounds(view: View, strides: tuple[int, ...], available: int) -> list[str]:
     if low < 0 or view.offset < 0 or min(strides, default=0) < 0:
         return ["negative-view"]
     return ["beyond-storage"] if high > available else []
+
+
+def _versions(key: Node, value: Node) -> Node:
+    """What `state_dict()` hangs on its result: one version per module, not worth a line each."""
+    if key == "_metadata" and is_mapping(value):
+        return Opaque(f"versions of {sum(1 for _ in pairs(value)):,} modules")
+    return value
 
 
 def is_container(node: Node) -> bool:

@@ -14,12 +14,13 @@ __all__ = ["BrokenPickle", "Pickled", "opcodes", "opvalues", "read_pickle"]
 class Pickled:
     """What one pickle holds: its root node, the globals, remarks, and where it ends."""
 
-    __slots__ = ("end", "findings", "globals", "persistent", "protocol", "root")
+    __slots__ = ("blobs", "end", "findings", "globals", "persistent", "protocol", "root")
 
     def __init__(self, machine: Machine, root: Node) -> None:
         self.root = root
         self.globals = tuple(machine.globals.values())
         self.findings = tuple(machine.findings)
+        self.blobs = machine.blobs
         self.persistent = machine.persistent
         self.protocol = machine.protocol
         self.end = machine.end

@@ -1,7 +1,7 @@
 """What kind of file is this? Told by its content, never by its name; what is no weight file is named with the fix.
 
-How to add a kind: 1. a `Kind`; 2. a row in `MAGIC`, or a test in `_zip_kind` or `_other`; 3. for one that is only named,
-a row in `NAMED` with its hint, else a reader in `reader.py`.
+How to add a kind: 1. a `Kind`; 2. a row in `MAGIC`, or a test in `zip_kind` or `_other`; 3. a reader in `reader.py`.
+One that is only named is a row in `NAMED` with its hint.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from modelprobe.checkpoints.entries import BUFFER, Checkpoint, TensorEntry, Wrapper
 
@@ -88,7 +89,7 @@ def _leads(split: list[list[str]], segment: str) -> bool:
 
 def _inner(parts: list[str], segment: str) -> bool:
     """`features.module.0.weight`: DataParallel around an inner `Sequential`."""
-    return any(a == segment and b.isdigit() for a, b in zip(parts[1:], parts[2:], strict=False))
+    return any(a == segment and b.isdigit() for a, b in pairwise(parts[1:]))
 
 
 def _hinted(segment: str, found: Checkpoint) -> bool:

@@ -1,0 +1,109 @@
+"""Which pickles and which code lie in a file, at whatever place: in an archive, in a row, one in another?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modelprobe.checkpoints.entries import GlobalEntry
+from modelprobe.checkpoints.formats.pickled import global_entries
+from modelprobe.checkpoints.limits import Limits
+from modelprobe.checkpoints.nodes import Blob
+from modelprobe.checkpoints.pickles import BrokenPickle, read_pickle
+from modelprobe.checkpoints.source import Inflated, Source, Span
+from modelprobe.checkpoints.zipdir import ZipDirectory
+from modelprobe.errors import ProbeError
+
+MOST_IN_A_ROW = 64
+MOST_NESTED = 2_000
+
+CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
+OPENERS = b"\x80(]}c"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing that could run. `kind`: pickle, nested pickle, code. `error` when it could be read only in part."""
+
+    where: str
+    kind: str
+    globals: tuple[GlobalEntry, ...] = ()
+    error: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def inspect(source: Source, limits: Limits) -> Iterator[Found]:
+    """Every pickle and piece of code in a file, whatever its format."""
+    head = source.read(0, 8)
+    if head[:4] == b"PK\3\4":
+        yield from _archive(source, limits)
+    elif looks_pickled(head):
+        yield from _row(source, "", limits)
+
+
+def looks_pickled(head: bytes) -> bool:
+    """Whether bytes could begin a pickle."""
+    return len(head) > 1 and (head[0] in OPENERS[1:] or (head[0] == OPENERS[0] and head[1] <= 5))
+
+
+def _archive(source: Source, limits: Limits) -> Iterator[Found]:
+    """The pickles among the members: by name, and by their first bytes outside the folders that hold raw data."""
+    archive = ZipDirectory(source, limits)
+    for name, member in archive.members.items():
+        if name.endswith(CODE):
+            yield Found(name, "code")
+            continue
+        named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
+        if member.size < 2 or (not named and "/data/" in name and name.rpartition("/")[2].isdigit()):
+            continue
+        try:
+            feed = archive.open(member, limits.pickle_bytes)
+            head = feed.read(0, 256)
+            if head[:6] == b"\x93NUMPY":
+                yield from _object_array(source, feed, head, name, limits)
+            elif head[:4] == b"PK\3\4" and not isinstance(feed, Inflated):
+                yield from _archive(feed, limits) if source.size > feed.size else ()
+            elif named or (head[:1] == b"\x80" and looks_pickled(head)):
+                yield from _row(feed, name, limits)
+        except ProbeError as error:
+            yield Found(name, "pickle", error=error.message)
+
+
+def _object_array(source: Source, feed: Source, head: bytes, name: str, limits: Limits) -> Iterator[Found]:
+    """An array of Python objects is a pickle behind numpy's header."""
+    start = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
+    if b"|O" in head and start < feed.size and not isinstance(feed, Inflated):
+        yield from _row(Span(feed, start, feed.size - start), name, limits)
+
+
+def _row(feed: Source, where: str, limits: Limits, depth: int = 0) -> Iterator[Found]:
+    """The pickles that stand one after the other (a legacy torch file has five), each with those inside it."""
+    at = 0
+    for number in range(MOST_IN_A_ROW):
+        kind = "nested pickle" if depth else "pickle"
+        try:
+            pickled = read_pickle(feed, at, limits)
+        except BrokenPickle as error:
+            if number == 0 or error.globals:
+                yield Found(where, kind, global_entries(error.globals, where), error.message)
+            return
+        yield Found(where, kind, global_entries(pickled.globals, where), "", pickled.findings)
+        if depth < limits.nested:
+            for blob in pickled.blobs[:MOST_NESTED]:
+                yield from _nested(blob, where, limits, depth + 1)
+        at = pickled.end
+        if not looks_pickled(feed.read(at, 8)):
+            return
+
+
+def _nested(blob: Blob, where: str, limits: Limits, depth: int) -> Iterator[Found]:
+    """Bytes inside a pickle that are a pickle, or a torch file, themselves."""
+    if blob.feed is None or isinstance(blob.feed, Inflated) or blob.length < 4:
+        return
+    span = Span(blob.feed, blob.offset, blob.length)
+    head = blob.data[:8] if blob.data is not None else span.read(0, 8)
+    place = f"{where or 'the pickle'} at byte {blob.offset:,}"
+    if head[:1] == b"\x80" and looks_pickled(head):
+        yield from (found for found in _row(span, place, limits, depth) if found.globals or not found.error)
+    elif head[:1] in (b"c", b"(") and blob.data is not None and b"." in blob.data:
+        yield from (found for found in _row(span, place, limits, depth) if found.globals)
