@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug and not isinstance(error, (SystemExit, BrokenPipeError)):
             for line in traceback.format_exc().splitlines():
                 output.say(line)
-        return _explain(error)
+        return _explain(error, arguments)
     return code
 
 
@@ -127,7 +127,7 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return kept + arguments[end:], asked
 
 
-def _explain(error: BaseException) -> int:
+def _explain(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Say what went wrong on stderr, in one line and a hint; the exit code."""
     if isinstance(error, ProbeError):
         output.complain(error.message, error.hint)
@@ -141,7 +141,7 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, USAGE_ERRORS):
-        return _explain_usage(error)
+        return _explain_usage(error, arguments)
     if isinstance(error, MemoryError):
         output.complain("out of memory", "a smaller --input or --batch, or --device meta, needs less")
         return 2
@@ -160,8 +160,9 @@ def _reader_left(error: BaseException) -> bool:
     )
 
 
-def _explain_usage(error: Any) -> int:
+def _explain_usage(error: Any, arguments: Sequence[str]) -> int:
     message = " ".join(str(error.format_message()).split()).rstrip(".")
-    path = getattr(getattr(error, "ctx", None), "command_path", "modelprobe")
+    known = arguments[0] if arguments and arguments[0] in [name for name, _, _ in COMMANDS] else ""
+    path = getattr(getattr(error, "ctx", None), "command_path", f"modelprobe {known}".strip())
     output.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
     return int(getattr(error, "exit_code", 2))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_NOISE = re.compile(r"\[enforce fail at [^]]*\] (?:.*?\. )?|\s*Exception raised from .*")
+"""What torch's C++ puts around a message: the failed condition before it, the frames after it."""
+
 
 class ProbeError(Exception):
     """Anything that a person can act on. Caught in one place, `cli.main`.
@@ -46,6 +51,18 @@ class WouldRunCode(ProbeError):
     """Refused, since going on would execute code that stands in a file (exit code 5)."""
 
     exit_code = 5
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of somebody else's exception in one line, without C++ frames, and not endless."""
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called"
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - a class of the user's may fail at this too
+        said = ""
+    text = _NOISE.sub("", " ".join(said.split())).strip() or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 EXIT_CODES = {

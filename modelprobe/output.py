@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,9 +72,9 @@ def choose(format: str | None, path: Path | None) -> Renderer:
 
 def check(format: str | None, path: Path | None, *, force: bool = False) -> None:
     """Raise now what `emit` would raise about the format and the path later. For commands that compute for long."""
-    choose(format, path)
     if path is not None:
         _target(path, force)
+    choose(format, path)
 
 
 def refuse_if_incomplete(report: Report) -> None:
@@ -174,6 +174,36 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True, no_color=not _colour(sys.stderr)).status(Text(printable(text))):
         yield
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """While the body runs somebody else's code, what it prints to stdout goes to stderr: stdout is the report alone.
+
+    That includes what child processes and libraries write past Python, where both streams are the system's own.
+    """
+    out, err = _descriptor(sys.stdout), _descriptor(sys.stderr)
+    saved = None
+    if out is not None and err is not None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            saved = os.dup(out)
+            os.dup2(err, out)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None and out is not None:
+            os.dup2(saved, out)
+            os.close(saved)
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    """The file descriptor of a stream of the system's; None for any other, and for one that is closed."""
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def silence(stream: TextIO | None) -> None:

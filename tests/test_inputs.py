@@ -261,7 +261,7 @@ def test_arguments_by_name(user):
         (["ids=1x8:long"], "forward also needs: mask | for example --input mask=1x16"),
         (["ids=1x8", "masks=1x8"], "forward has no argument 'masks' | it takes: ids, mask, scale"),
         (["ids=1x8", "ids=1x8"], "--input ids was given twice"),
-        (["1x8:long", "ids=1x8"], "--input ids is given twice: the first 1 inputs have no name"),
+        (["1x8:long", "ids=1x8"], "ids is given twice: by name, and by an input without one"),
         (["1x8:long", "1x8:long", "1x8", "1x8"], "4 inputs were given, forward takes 3"),
         ([], "Two takes 2 inputs (ids, mask): say their shapes | for example --input ids=1x16 --input mask=1x16"),
     ],

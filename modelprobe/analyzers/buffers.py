@@ -9,7 +9,7 @@ from typing import Any
 from modelprobe.analyzers.result import Result
 from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.tracing.ledger import ModuleTree, StateTensor
-from modelprobe.units import Unit
+from modelprobe.units import Unit, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +111,23 @@ def _row(
 def _facts(result: BuffersResult) -> tuple[Fact, ...]:
     saved = sum(row.saved for row in result.rows)
     facts = [
-        Fact("Buffers", result.buffers, Unit.COUNT, f"{result.elements:,} elements"),
-        Fact("Size", result.nbytes, Unit.BYTES),
-        Fact("Parameters", result.parameter_tensors, Unit.COUNT, f"{result.parameters:,} elements"),
-        Fact("Size", result.parameter_bytes, Unit.BYTES),
+        Fact("Buffers", result.buffers, Unit.COUNT, _size("tensors", result.elements, result.nbytes)),
+        Fact(
+            "Parameters",
+            result.parameter_tensors,
+            Unit.COUNT,
+            _size("tensors", result.parameters, result.parameter_bytes),
+        ),
         Fact("state_dict", result.state_dict_entries, Unit.COUNT, f"entries, {saved} of them buffers"),
     ]
     if any(row.changes is not None for row in result.rows):
         changing = sum(bool(row.changes) for row in result.rows)
-        facts.append(Fact("Training", changing, Unit.COUNT, "buffers are changed by a forward in train mode"))
+        facts.append(Fact("Updated", changing, Unit.COUNT, "buffers are written by a forward in train mode"))
     return tuple(facts)
+
+
+def _size(what: str, elements: int, nbytes: int) -> str:
+    return f"{what}, {elements:,} elements, {size(nbytes)}"
 
 
 def _table(rows: tuple[BufferRow, ...]) -> Table:
@@ -131,7 +138,7 @@ def _table(rows: tuple[BufferRow, ...]) -> Table:
         Column("dtype", "Dtype", priority=1),
         Column("nbytes", "Size", Unit.BYTES, priority=1),
         Column("saved", "In state_dict", Unit.YESNO),
-        Column("changes", "Training changes", Unit.YESNO),
+        Column("changes", "Updated", Unit.YESNO),
     )
     return Table(
         columns,
@@ -153,10 +160,6 @@ def _own_notes(result: BuffersResult) -> list[Note]:
     lost = [row.path for row in result.rows if not row.persistent]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        return [
-            Note(
-                f"Not persistent, so recomputed by the constructor and absent from checkpoints: {', '.join(lost[:3])}{more}.",
-                Level.INFO,
-            )
-        ]
+        text = f"Not persistent: made anew by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
+        return [Note(text, Level.INFO)]
     return []

@@ -225,7 +225,7 @@ def _dearest(trace: Trace, by: By) -> list[CostRow]:
 def _facts(result: FlopsResult) -> tuple[Fact, ...]:
     moved = result.bytes_read + result.bytes_written
     facts = [
-        Fact("Input", ", ".join(result.inputs)),
+        Fact("Input", ", ".join(result.inputs) or "none"),
         Fact("MACs", result.macs, Unit.MACS, f"{result.macs:,} (conv, matmul, attention, recurrent)"),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
         Fact("Parameters", result.parameters, Unit.QUANTITY, f"{result.parameters:,}"),
@@ -240,9 +240,10 @@ def _facts(result: FlopsResult) -> tuple[Fact, ...]:
 def coverage(result: FlopsResult) -> str:
     """`175 operators counted, 0 not; 3 modules never ran`."""
     missing = sum(item.count for item in result.uncounted)
-    never = len(result.uncalled)
+    counted, never = result.operators - missing, len(result.uncalled)
+    operators = f"{counted} operator{'' if counted == 1 else 's'}"
     modules = f"{never} module{'' if never == 1 else 's'}"
-    return f"{result.operators - missing} operators counted, {missing} not; {modules} never ran"
+    return f"{operators} counted, {missing} not; {modules} never ran"
 
 
 _FIRST = {"module": "Module", "operator": "Operator", "kind": "Kind", "call": "Call"}

@@ -42,9 +42,8 @@ class ModelsResult(Result):
             )
         )
         both = sum(len(model.origins) > 1 for model in self.models)
-        note = Note(
-            f"{both} of these names are in both: a plain name takes torchvision's, timm:NAME the other.", Level.INFO
-        )
+        are = "1 of these names is" if both == 1 else f"{both} of these names are"
+        note = Note(f"{are} in both: a plain name takes torchvision's, timm:NAME the other.", Level.INFO)
         blocks = (facts, Table(columns, rows, key="models"), *((note,) if both else ()))
         title = f"Models matching {self.pattern}" if self.pattern else "Models of torchvision and timm"
         return Report(title, "modelprobe.models/1", blocks, self.to_dict(), self.env)

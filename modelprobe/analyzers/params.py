@@ -83,7 +83,9 @@ class ParamsResult(Result):
 
     def report(self) -> Report:
         """Totals, the module tree, dtypes, optimiser groups, shared tensors."""
-        tables = [_module_table(self), _group_table("Optimiser groups", "groups", self.groups)]
+        tables = [_module_table(self)]
+        if self.groups:
+            tables.append(_group_table("Optimiser groups", "groups", self.groups))
         if len(self.dtypes) > 1:
             tables.append(_group_table("By dtype", "dtypes", self.dtypes))
         if self.shared:
@@ -118,6 +120,7 @@ def count_params(
     rows = _module_rows(tree, sum(entry.numel for entry in unique))
     shown = fitting_depth(row.depth for row in rows) if depth is None else depth
     visible = tuple(row for row in rows if row.depth <= shown)
+    notes = [*notes, *_lazy_notes(tree)]
     total = sum(entry.numel for entry in unique)
     trainable = sum(entry.numel for entry in unique if entry.requires_grad)
     return ParamsResult(
@@ -139,6 +142,18 @@ def count_params(
         notes=tuple(notes),
         env=env or {},
     )
+
+
+def _lazy_notes(tree: ModuleTree) -> list[Note]:
+    lazy = [entry.path for entry in tree.state if entry.role == "parameter" and entry.lazy]
+    if not lazy:
+        return []
+    more = f" and {len(lazy) - 3} more" if len(lazy) > 3 else ""
+    text = (
+        f"{len(lazy)} parameters of lazy modules have no size before a forward pass and count as 0 here: "
+        f"{', '.join(lazy[:3])}{more}. `summary` runs one and counts them."
+    )
+    return [Note(text, Level.WARNING)]
 
 
 def _module_rows(tree: ModuleTree, total: int) -> list[ModuleParameters]:
@@ -247,22 +262,21 @@ def _facts(result: ParamsResult) -> tuple[Fact, ...]:
         facts.append(Fact("Shared", saved, Unit.QUANTITY, f"{saved:,} more if every name were counted"))
     if result.freeze:
         what = ", ".join(result.freeze.patterns)
-        facts.append(
-            Fact(
-                "If frozen", result.freeze.trainable, Unit.QUANTITY, f"{result.freeze.trainable:,} would train ({what})"
-            )
-        )
+        left = f"{result.freeze.trainable:,}, with {what} frozen"
+        facts.append(Fact("Would train", result.freeze.trainable, Unit.QUANTITY, left))
     return tuple(facts)
 
 
 def _module_table(result: ParamsResult) -> Table:
+    # Where nothing is frozen, a column that repeats the one beside it is the first to give way.
+    trainable = 3 if result.frozen else 5
     columns = (
         Column("module", "Module"),
         Column("cls", "Class", priority=2),
         Column("tensors", "Tensors", Unit.COUNT, priority=4),
         Column("total", "Params", Unit.COUNT),
         Column("share", "Share", Unit.SHARE, bar=True, priority=1),
-        Column("trainable", "Trainable", Unit.COUNT, priority=3),
+        Column("trainable", "Trainable", Unit.COUNT, priority=trainable),
         Column("nbytes", "Size", Unit.BYTES, priority=3),
     )
     rows = tuple(

@@ -11,8 +11,14 @@ from modelprobe.tracing.ledger import parents
 
 
 def split_patterns(texts: Iterable[str]) -> tuple[str, ...]:
-    """Patterns from texts that may each hold several, separated by commas."""
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    """Patterns from texts that may each hold several, separated by commas. Raises BadInput for a text without any."""
+    found: list[str] = []
+    for text in texts:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise BadInput(f"{text!r} holds no pattern", "name modules or parameters, such as 'conv1,layer1.*'")
+        found += parts
+    return tuple(dict.fromkeys(found))
 
 
 def matching(paths: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:

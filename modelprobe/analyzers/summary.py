@@ -6,6 +6,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from modelprobe.analyzers.folding import Branch, flatten, fold, grow
@@ -38,6 +39,7 @@ DEFAULT_COLUMNS = ("class", "input", "output", "params", "macs", "share")
 class Layer:
     """A module at its place. `inputs` and `outputs` are the shapes of its first call; `calls` is 0 if it never ran.
 
+    `used` is false for a module that neither ran nor lent its weights to another (`out_proj` of attention does).
     `folded` names further modules that are equal in class, shapes and cost; the figures are of one of them.
     `same_as` names the first place of a module that stands at several.
     """
@@ -56,18 +58,22 @@ class Layer:
     calls: int
     arguments: str
     same_as: str
+    used: bool = True
     folded: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The last segment of the path; of a folded run, the first and the last."""
         first = self.path.rpartition(".")[2]
-        return f"{first}-{self.folded[-1].rpartition('.')[2]}" if self.folded else first
+        if not self.folded:
+            return first
+        last = self.folded[-1].rpartition(".")[2]
+        return f"{first}-{last.removeprefix(_stem(first))}"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary(Result):
-    """The layers of a model with totals. Bytes of activations are those of every result kept, as training keeps them."""
+    """The layers of a model with totals. Bytes of activations are those of every result kept, as training keeps it."""
 
     model: str
     inputs: tuple[str, ...]
@@ -110,7 +116,7 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
     layers = _layers(trace)
     branches = grow(layers, lambda layer: layer.depth)
     if folded:
-        branches = fold(branches, _signature)
+        branches = fold(branches, partial(_signature, with_arguments="arguments" in chosen))
     rows = [_with_copies(branch, level) for branch, level in flatten(branches)]
     shown = fitting_depth(layer.depth for layer in rows) if depth is None else depth
     visible = tuple(layer for layer in rows if layer.depth <= shown)
@@ -142,7 +148,10 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
 
 def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Column names from texts that may each hold several; the default ones for none. Raises BadInput."""
-    wanted = tuple(part.strip() for text in columns for part in text.split(",") if part.strip())
+    asked = [part.strip().lower() for text in columns for part in text.split(",") if part.strip()]
+    wanted = tuple(dict.fromkeys(asked))
+    if columns and not wanted:
+        raise BadInput("no column is named", f"columns: {', '.join(COLUMNS)}")
     for name in wanted:
         if name not in COLUMNS:
             close = get_close_matches(name, COLUMNS, n=3, cutoff=0.4)
@@ -165,7 +174,7 @@ def _results(trace: Trace) -> dict[int, int]:
 def _layers(trace: Trace) -> list[Layer]:
     inside, parameters = by_module(trace), parameters_inside(trace.tree)
     nbytes, first = _bytes_inside(trace.tree), _first_calls(trace)
-    total = trace.macs
+    total, unused = trace.macs, set(trace.uncalled)
     layers: list[Layer] = []
     for node in trace.tree.modules:
         cost = inside.get(node.path, Tally())
@@ -186,6 +195,7 @@ def _layers(trace: Trace) -> list[Layer]:
                 calls=trace.call_counts.get(node.path, 0),
                 arguments=node.extra,
                 same_as=trace.tree.aliases.get(node.path, ""),
+                used=unused.isdisjoint(parents(f"{node.path}.")),
             )
         )
     return layers
@@ -210,11 +220,13 @@ def _bytes_inside(tree: ModuleTree) -> dict[str, int]:
     return totals
 
 
-def _signature(layer: Layer) -> Hashable:
-    """Equal for modules that differ in nothing that is shown but the number at the end of their names."""
-    stem = re.sub(r"\d+$", "", layer.path.rpartition(".")[2])
+def _signature(layer: Layer, with_arguments: bool) -> Hashable:
+    """Equal for modules that differ in nothing that is shown but the number at the end of their names.
+
+    Arguments count where they are shown: the rate of a dropout that rises from block to block is no other layer.
+    """
     return (
-        stem,
+        _stem(layer.path.rpartition(".")[2]),
         layer.cls,
         layer.inputs,
         layer.outputs,
@@ -223,9 +235,15 @@ def _signature(layer: Layer) -> Hashable:
         layer.flops,
         layer.macs,
         layer.calls,
-        layer.arguments,
+        layer.used,
+        layer.arguments if with_arguments else "",
         bool(layer.same_as),
     )
+
+
+def _stem(name: str) -> str:
+    """`encoder_layer_` of `encoder_layer_11`."""
+    return re.sub(r"\d+$", "", name)
 
 
 def _with_copies(branch: Branch[Layer], depth: int) -> Layer:
@@ -234,7 +252,7 @@ def _with_copies(branch: Branch[Layer], depth: int) -> Layer:
 
 def _facts(summary: Summary) -> tuple[Fact, ...]:
     return (
-        Fact("Input", ", ".join(summary.inputs)),
+        Fact("Input", ", ".join(summary.inputs) or "none"),
         Fact(
             "Parameters",
             summary.parameters,
@@ -261,7 +279,7 @@ def _table(summary: Summary) -> Table:
             (layer.name or summary.model, *(_cell(layer, column.key) for column in columns[1:])),
             depth=layer.depth,
             mark=_mark(layer),
-            quiet=not layer.calls and not layer.flops,
+            quiet=not layer.used,
         )
         for layer in summary.layers
     )
@@ -283,15 +301,16 @@ def _mark(layer: Layer) -> str:
         marks.append(f"is {layer.same_as}")
     elif layer.calls > 1:
         marks.append(f"called x{layer.calls}")
-    if not layer.calls and not layer.flops and layer.depth:
-        marks.append("never ran" if not layer.same_as else "")
-    return ", ".join(mark for mark in marks if mark)
+    if not layer.used and not layer.same_as:
+        marks.append("never ran")
+    return ", ".join(marks)
 
 
 def _own_notes(summary: Summary) -> list[Note]:
     notes = []
     if any(layer.folded for layer in summary.layers):
-        notes.append(Note("A row marked xN stands for N equal blocks; its figures are those of one.", Level.INFO))
+        text = "A row marked xN stands for N blocks with equal classes, shapes and costs; its figures are those of one."
+        notes.append(Note(text, Level.INFO))
     if summary.uncounted:
         notes.append(Note(f"{summary.uncounted} operator calls are not counted: `flops` names them.", Level.WARNING))
     if summary.hidden:

@@ -22,6 +22,7 @@ def command(
 ) -> None:
     """The names of torchvision's and timm's models, without importing or building them."""
     output.check(format, out, force=force)
+    from modelprobe.analyzers.env import brief
     from modelprobe.analyzers.models import list_models
 
-    output.emit(list_models(pattern).report(), format, out, force=force)
+    output.emit(list_models(pattern, brief()).report(), format, out, force=force)

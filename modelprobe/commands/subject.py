@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.errors import BadInput, ProbeError
+from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
+from modelprobe.output import stdout_kept, working
 from modelprobe.report import Level, Note
 
 if TYPE_CHECKING:
@@ -50,21 +52,35 @@ class Subject:
         return read_tree(self.model)
 
 
+@stdout_kept()
 def build(question: Question) -> Subject:
     """Resolve and build the target. Raises ProbeError for whatever stands in the way."""
     from modelprobe.analyzers.env import brief
     from modelprobe.model.sizes import resize
+    from modelprobe.model.specs import parse_floating, parse_input
     from modelprobe.model.target import resolve
 
-    target = resize(resolve(question.target, question.settings), question.inputs)
-    model, notes = _built(target, question, question.device or "meta")
+    # What is wrong on the command line is said before anybody's code is run.
+    specs = [parse_input(text) for text in question.inputs]
+    if question.dtype is not None:
+        parse_floating(question.dtype)
+    named = resolve(question.target, question.settings)
+    target = resize(named, specs)
+    device = _device(question)
+    try:
+        model, notes = _built(target, question, device)
+    except ModelRaised as raised:
+        told = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
+        if not told:
+            raise
+        raise ModelRaised(raised.message, f"{told} is from --input: choose another size") from raised.__cause__
     env = {
         **brief(),
         "target": question.target,
         "model": target.name,
         "origin": target.origin,
         "settings": dict(target.given),
-        "device": question.device or "meta",
+        "device": device,
         "mode": "eval",
         "seed": question.seed,
     }
@@ -72,40 +88,68 @@ def build(question: Question) -> Subject:
 
 
 def _built(target: Target, question: Question, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
-    from modelprobe.model.specs import parse_dtype
+    from modelprobe.model.specs import parse_floating
 
-    _check_device(device)
-    built = target.build(device, question.seed)
-    if not question.dtype:
-        return built.module, built.notes
+    with _memory(device, target.name):
+        built = target.build(device, question.seed)
+        if question.dtype is None:
+            return built.module, built.notes
+        import torch
+
+        # `.to` works in place: an instance of the user's is not ours to change.
+        module = copy.deepcopy(built.module) if target.is_instance else built.module
+        return module.to(getattr(torch, parse_floating(question.dtype))), built.notes
+
+
+def _device(question: Question) -> str:
+    """The device asked for, else `meta`. Raises BadInput for one that does not exist, or not here."""
+    if question.device is None:
+        return "meta"
     import torch
 
-    dtype = getattr(torch, parse_dtype(question.dtype))
-    if not dtype.is_floating_point:
-        raise BadInput(f"--dtype {question.dtype}: weights are floating-point", "for example --dtype bfloat16")
-    # `.to` works in place: an instance of the user's is not ours to change.
-    module = copy.deepcopy(built.module) if target.is_instance else built.module
-    return module.to(dtype), built.notes
-
-
-def _check_device(device: str) -> None:
-    import torch
-
+    device = question.device
     try:
-        kind = torch.device(device).type
-        if kind != "meta":
-            torch.empty(0, device=device)
+        known = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"there is no device {device!r}", f"here are {', '.join(_devices())}") from error
+    try:
+        if known.type != "meta":
+            torch.empty(0, device=known)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error).partition(". ")[0].rstrip(".")
+        if isinstance(error, NotImplementedError):
+            reason = "this torch was built without it"
+        raise BadInput(f"--device {device} cannot be used: {reason}", f"here are {', '.join(_devices())}") from error
+    return device
+
+
+def _devices() -> list[str]:
+    import torch
+
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["meta (no weights needed)", "cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+@contextmanager
+def _memory(device: str, what: str) -> Iterator[None]:
+    """An allocation that fails in the body is a size too large for this machine: BadInput, not a defect."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = one_line(error)
+        if not (isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text):
+            raise
         raise BadInput(
-            f"--device {device} cannot be used: {reason}", "meta (no weights needed), cpu, cuda:0"
+            f"not enough memory on {device} for {what}: {text}",
+            "a smaller --input or --batch needs less; --device meta needs none, where the model allows it",
         ) from error
 
 
+@stdout_kept()
 def record(subject: Subject, *, train: bool = False) -> Trace:
     """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values."""
     from modelprobe.model.inputs import make_inputs
-    from modelprobe.tracing.recorder import NeedsValuesError, trace
+    from modelprobe.tracing.recorder import NeedsValuesError
 
     asked = subject.question
     example = make_inputs(
@@ -113,11 +157,8 @@ def record(subject: Subject, *, train: bool = False) -> Trace:
     )
     env = {**subject.env, "inputs": example.describe(), "mode": "train" if train else "eval"}
     notes = (*subject.notes, *example.notes)
-    device = asked.device or "meta"
-    args, kwargs = example.build(device, asked.seed)
-    where = "meta" if device == "meta" else "real"
     try:
-        return trace(subject.model, *args, kwargs=kwargs, device=where, train=train, notes=notes, env=env)
+        return _traced(subject, subject.model, example, str(env["device"]), train, notes, env)
     except NeedsValuesError as needs:
         return _record_for_real(subject, example, train, notes, env, needs)
 
@@ -125,15 +166,37 @@ def record(subject: Subject, *, train: bool = False) -> Trace:
 def _record_for_real(
     subject: Subject, example: ExampleInputs, train: bool, notes: tuple[Note, ...], env: Mapping[str, Any], needs: Any
 ) -> Trace:
-    from modelprobe.output import working
-    from modelprobe.tracing.recorder import real_run_note, trace
+    from modelprobe.tracing.recorder import real_run_note
 
-    asked = subject.question
     with working(f"running {subject.target.name} for real on the CPU"):
-        model, _ = _built(subject.target, asked, "cpu")
-        args, kwargs = example.build("cpu", asked.seed)
+        model, _ = _built(subject.target, subject.question, "cpu")
         said = (*notes, real_run_note(needs, "on the CPU with seeded random weights and input"))
-        return trace(model, *args, kwargs=kwargs, device="real", train=train, notes=said, env={**env, "device": "cpu"})
+        return _traced(subject, model, example, "cpu", train, said, {**env, "device": "cpu"})
+
+
+def _traced(
+    subject: Subject,
+    model: nn.Module,
+    example: ExampleInputs,
+    device: str,
+    train: bool,
+    notes: tuple[Note, ...],
+    env: Mapping[str, Any],
+) -> Trace:
+    """The forward pass on `device`. What the model raises is told with the last line of the user's own code."""
+    from modelprobe.model.failure import place
+    from modelprobe.tracing.recorder import trace
+
+    with _memory(device, f"the input {', '.join(example.describe())}"):
+        args, kwargs = example.build(device, subject.question.seed)
+    where = "meta" if device == "meta" else "real"
+    try:
+        return trace(model, *args, kwargs=kwargs, device=where, train=train, notes=notes, env=env)
+    except ModelRaised as raised:
+        home = getattr(subject.target.source, "directory", None)
+        line = place(raised.__cause__, home) if raised.__cause__ else ""
+        hint = f"it was raised at {line}; {raised.hint}" if line else raised.hint
+        raise ModelRaised(raised.message, hint) from raised.__cause__
 
 
 def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:

@@ -23,7 +23,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise BadInput(f"--set {setting!r} is not key=value", "for example: --set num_classes=10")
         if key in parsed:
-            raise BadInput(f"--set {key} was given twice")
+            raise BadInput(f"--set {key} was given twice", "leave one of the two out")
         parsed[key] = _value(value.strip())
     return parsed
 

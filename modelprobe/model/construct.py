@@ -40,7 +40,9 @@ def construct(make: Callable[[], Any], device: str, seed: int, label: str) -> tu
             try:
                 with seeded(seed), without_memory():
                     return make(), ()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - what it was shows in the real build below
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - what it was shows in the real build below
                 reason = reason or named(error)
         notes = (Note(f"{label} was built for real on the CPU: on meta its constructor raised {reason}", Level.INFO),)
     with seeded(seed):

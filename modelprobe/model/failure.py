@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from types import CodeType
 
+from modelprobe.errors import one_line
+
 _LONGEST = 400
 _OURS = Path(__file__).resolve().parent.parent
 
@@ -16,29 +18,20 @@ def told(error: BaseException, directory: Path | None = None) -> str:
     """The error in one line, after the last frame in `directory`, else the last that is neither ours nor torch's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    place = _place(error, directory)
-    return f"{place}: {named(error)}" if place else named(error)
+    where = place(error, directory)
+    return f"{where}: {named(error)}" if where else named(error)
 
 
 def named(error: BaseException) -> str:
     """`ValueError: width must be even`, on one line and not endless."""
     if isinstance(error, SystemExit):
-        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called"
-    message = " ".join(str(error).split())
-    if len(message) > _LONGEST:
-        message = message[:_LONGEST] + "…"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+        return one_line(error)
+    kind, message = type(error).__name__, one_line(error, _LONGEST)
+    return f"{kind}: {message}" if message != kind else kind
 
 
-def is_installed(path: str | Path) -> bool:
-    """Whether a source file belongs to Python itself or to an installed package, rather than to the user."""
-    file = Path(path)
-    if {"site-packages", "dist-packages"} & set(file.parts):
-        return True
-    return file.is_relative_to(sysconfig.get_path("stdlib"))
-
-
-def _place(error: BaseException, directory: Path | None) -> str:
+def place(error: BaseException, directory: Path | None = None) -> str:
+    """`net.py:12 in Net.forward`: the last frame in `directory`, else the last one that is neither ours nor torch's."""
     chosen: tuple[Path, int, str] | None = None
     inside = False
     torch = _folder("torch")
@@ -53,6 +46,14 @@ def _place(error: BaseException, directory: Path | None) -> str:
     if chosen is None:
         return ""
     return f"{chosen[0].name}:{chosen[1]} in {chosen[2]}"
+
+
+def is_installed(path: str | Path) -> bool:
+    """Whether a source file belongs to Python itself or to an installed package, rather than to the user."""
+    file = Path(path)
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    return file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _folder(package: str) -> Path | None:

@@ -15,14 +15,13 @@ from modelprobe.errors import BadInput
 from modelprobe.model import guess, inputs_file
 from modelprobe.model.complete import batched, completed, is_short
 from modelprobe.model.declared import GIVEN, IMAGES, NONE, PAIR, TENSOR, DeclaredInput
-from modelprobe.model.specs import EXAMPLES, InputSpec, bounded, parse_dtype, parse_input
+from modelprobe.model.specs import EXAMPLES, FLOATING, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report import Level, Note
 
 # Whole numbers are drawn below this: an index that every table has.
 _SMALL = 2
 _MOST_IMAGES = 100_000
-_FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def make_inputs(
     parsed = [parse_input(spec) if isinstance(spec, str) else spec for spec in specs]
     if batch is not None and batch < 1:
         raise BadInput(f"--batch {batch}: a batch has at least one example", "for example --batch 8")
-    floating = parse_dtype(dtype) if dtype else ""
+    floating = parse_floating(dtype) if dtype else ""
     model = model if model is not None else target.build().module
     if inputs_from is not None:
         if parsed or batch is not None:
@@ -96,6 +95,8 @@ def _default(target: Target, model: nn.Module, batch: int | None, floating: str)
         note = Note(f"the input is {wanted.source}", Level.INFO)
         found = _given(model, args, kwargs, (note,), wanted.source, "")
         return ExampleInputs(found.args, found.kwargs, found.names, True, wanted.source, found.notes)
+    if wanted.kind == NONE and batch is not None:
+        raise BadInput(f"--batch {batch}: forward of {target.name} takes no inputs", "leave --batch out")
     spec = InputSpec(None, wanted.shape, wanted.dtype or floating)
     args = () if wanted.kind == NONE else _arguments([spec], wanted, batch)
     names = _positional(model, len(args))
@@ -111,7 +112,7 @@ def _asked(
     kwargs = {}
     for spec in specs:
         if spec.name in kwargs:
-            raise BadInput(f"--input {spec.name} was given twice")
+            raise BadInput(f"--input {spec.name} was given twice", "leave one of the two out")
         if spec.name is not None:
             kwargs[spec.name] = InputSpec(None, batched(spec.shape, batch), spec.dtype or floating)
     args = _arguments(full, wanted, batch)
@@ -208,11 +209,10 @@ def _check_call(model: nn.Module, count: int, names: Sequence[str]) -> None:
         if name not in known and inspect.Parameter.VAR_KEYWORD not in kinds:
             raise BadInput(f"forward has no argument {name!r}", f"it takes: {listing}")
         if name in known[:count]:
-            raise BadInput(
-                f"--input {name} is given twice: the first {count} inputs have no name", f"forward takes: {listing}"
-            )
+            raise BadInput(f"{name} is given twice: by name, and by an input without one", f"forward takes: {listing}")
     if count > len(known) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        raise BadInput(f"{count} inputs were given, forward takes {len(known)}", f"it takes: {listing}")
+        were = "1 input was" if count == 1 else f"{count} inputs were"
+        raise BadInput(f"{were} given, forward takes {len(known)}", f"it takes: {listing}")
     needed = guess.required_inputs(model) or ()
     missing = [name for name in needed if name not in known[:count] and name not in names]
     if missing:
@@ -243,7 +243,7 @@ def _own_dtype(model: nn.Module) -> str:
     """The dtype of the first floating parameter, which the model's inputs are expected in."""
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
-        if name in _FLOATS:
+        if name in FLOATING:
             return name
     return "float32"
 

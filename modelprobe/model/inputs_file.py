@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -34,13 +34,22 @@ def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
             raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(own[:12]) or 'no functions'}")
         value = getattr(value, part)
     if callable(value) and not isinstance(value, torch.Tensor):
-        arguments.check_call(value, {}, name)
-        try:
-            with seeded(0), loaded.surroundings.entered():
-                value = value()
-        except (Exception, SystemExit) as error:
-            raise ModelRaised(f"calling {name} failed: {told(error, loaded.surroundings.directory)}") from error
+        value = _called(value, name, loaded)
     return split(value, text)
+
+
+def _called(function: Callable[[], Any], name: str, loaded: pyfile.Loaded) -> Any:
+    missing = arguments.required(function)
+    if missing:
+        raise BadInput(f"{name} needs: {', '.join(missing)}", "--inputs-from calls it without arguments")
+    try:
+        with seeded(0), loaded.surroundings.entered():
+            return function()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = told(error, loaded.surroundings.directory)
+        raise ModelRaised(f"calling {name} failed: {reason}", "--debug shows the traceback") from error
 
 
 def _is_own_function(value: Any, module: ModuleType) -> bool:

@@ -94,10 +94,12 @@ def load_file(text: str) -> Loaded:
         try:
             _make_parent(name, path.parent)
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             sys.modules.pop(name, None)
             if name.startswith(_PRIVATE):
                 sys.modules.pop(name.rpartition(".")[0], None)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise _import_failed(error, text, path.parent) from error
     return Loaded(module, surroundings, path.name)
 
@@ -116,7 +118,9 @@ def load_module(name: str) -> Loaded:
                 hint = f"it was looked for among the installed packages and in {Path.cwd()}"
                 raise BadInput(f"there is no module {error.name!r}", hint) from error
             raise _import_failed(error, name, Path.cwd()) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise _import_failed(error, name, Path.cwd()) from error
     return Loaded(module, surroundings, name)
 
@@ -124,24 +128,44 @@ def load_module(name: str) -> Loaded:
 _GRAMMAR = "a target is a zoo name, torchvision:NAME, timm:NAME, net.py:Net or package.module:factory"
 
 
+def expanded(text: str) -> Path:
+    """The path that `text` names, `~` resolved where that is somebody's home. Raises BadInput for no path at all."""
+    path = Path(text)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # longer than any name, a file taken for a directory, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{text} cannot be looked up: {reason}", "check the path") from error
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _readable(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
-        raise BadInput(f"{text} is a directory, not a Python file")
+        raise BadInput(f"{text} is a directory, not a Python file", _python_files(path) or "name a file in it")
     if not path.exists():
-        siblings = sorted(entry.name for entry in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = f"Python files there: {', '.join(siblings[:8])}" if siblings else "check the path"
-        raise BadInput(f"there is no file {text}", hint)
+        raise BadInput(f"there is no file {text}", _python_files(path.parent) or "check the path")
     try:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise BadInput(f"{text} cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{text} cannot be read: {error.strerror or error}", "check its permissions") from error
     return path.resolve()
 
 
+def _python_files(directory: Path) -> str:
+    names = sorted(entry.name for entry in directory.glob("*.py")) if directory.is_dir() else []
+    more = f", … ({len(names)} in all)" if len(names) > 8 else ""
+    return f"Python files there: {', '.join(names[:8])}{more}" if names else ""
+
+
 def _import_failed(error: BaseException, label: str, directory: Path) -> ModelRaised:
-    hint = ""
+    hint = "--debug shows the traceback"
     if isinstance(error, ModuleNotFoundError):
         hint = f"install {error.name}, or run where it can be imported"
     return ModelRaised(f"importing {label} failed: {told(error, directory)}", hint)

@@ -100,7 +100,9 @@ class ZooSource:
         if fixed:
             return BadInput(f"{self.name} sets {fixed} itself", "leave that --set out")
         hint = "the arguments it was given: " + ", ".join(f"{key}={value!r}" for key, value in given.items())
-        return ModelRaised(f"{self.name} could not be built: {told(error)}", hint if given else "")
+        return ModelRaised(
+            f"{self.name} could not be built: {told(error)}", hint if given else "--debug shows the traceback"
+        )
 
     def _accepted(self) -> list[str]:
         names: dict[str, None] = {}
@@ -162,7 +164,8 @@ class UserSource:
         refused = _refused(error, _UNEXPECTED, given)
         if refused:
             return arguments.unknown_setting(refused, arguments.accepted(self.value), self.label)
-        return ModelRaised(f"building {self.attribute} failed: {told(error, self.directory)}")
+        told_ = told(error, self.directory)
+        return ModelRaised(f"building {self.attribute} failed: {told_}", "--debug shows the traceback")
 
     def _not_a_module(self, made: Any) -> BadInput:
         from torch import nn
@@ -173,7 +176,10 @@ class UserSource:
         hint = "it must return one torch.nn.Module"
         if any(isinstance(item, nn.Module) for item in inner):
             hint = "write a function that returns the one to look at"
-        return BadInput(f"{self.attribute} returned {type(made).__name__}{detail}, not a torch.nn.Module", hint)
+        what = type(made).__name__
+        if isinstance(made, type) and issubclass(made, nn.Module):
+            what, hint = f"the class {made.__name__}", f"name the class itself: {self.loaded.label}:{made.__name__}"
+        return BadInput(f"{self.attribute} returned {what}{detail}, not a torch.nn.Module", hint)
 
 
 def _refused(error: BaseException, pattern: re.Pattern[str], given: Mapping[str, Any]) -> str:
@@ -187,7 +193,7 @@ def as_probe_errors(source: Source, given: Mapping[str, Any]) -> Iterator[None]:
     """What the constructor raises, as one line of ours."""
     try:
         yield
-    except (BadInput, ModelRaised):
+    except (BadInput, ModelRaised, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise source.failed(error, given) from error

@@ -33,6 +33,9 @@ DTYPES = [
     "float8_e4m3fn",
     "float8_e5m2",
 ]
+FLOATING = ["float32", "float64", "float16", "bfloat16"]
+"""What weights may be converted to: the types that every kind of layer computes in."""
+
 _ALIASES = {
     "float": "float32",
     "fp32": "float32",
@@ -80,6 +83,8 @@ def parse_input(text: str) -> InputSpec:
     if name is not None and not name.strip().isidentifier():
         raise BadInput(f"--input {_short(text)}: {name!r} cannot be the name of an argument", EXAMPLES)
     shape = _shape(match["shape"].strip(), text)
+    if match["dtype"] is not None and not match["dtype"].strip():
+        raise BadInput(f"--input {_short(text)} names no dtype after the colon", EXAMPLES)
     dtype = "" if match["dtype"] is None else parse_dtype(match["dtype"].strip())
     return InputSpec(name.strip() if name is not None else None, shape, dtype)
 
@@ -95,6 +100,20 @@ def parse_dtype(text: str) -> str:
     return name
 
 
+def parse_floating(text: str) -> str:
+    """The name of a dtype that weights may have, for `--dtype`. Raises BadInput for any other."""
+    choose = f"choose one of {', '.join(FLOATING)}"
+    try:
+        name = parse_dtype(text)
+    except BadInput as unknown:
+        spellings = [*FLOATING, *(alias for alias, name in _ALIASES.items() if name in FLOATING)]
+        close = get_close_matches(text.lower(), spellings, n=2)
+        raise BadInput(unknown.message, f"did you mean {', '.join(close)}?" if close else choose) from unknown
+    if name not in FLOATING:
+        raise BadInput(f"--dtype {text} is not one that weights can have here", choose)
+    return name
+
+
 def _shape(text: str, whole: str) -> tuple[int, ...]:
     if "," in text or ";" in text:
         raise BadInput(f"--input {_short(whole)}: sizes are separated by x, not by commas", EXAMPLES)
@@ -103,11 +122,16 @@ def _shape(text: str, whole: str) -> tuple[int, ...]:
     sizes = []
     for part in re.split(r"[xX×]", text):
         if not (part.strip().isascii() and part.strip().isdigit()):
-            problem = "sizes cannot be negative" if part.strip().startswith("-") else f"{_short(part)} is not a size"
-            raise BadInput(f"--input {_short(whole)}: {problem}", EXAMPLES)
+            raise BadInput(f"--input {_short(whole)}: {_problem(part.strip())}", EXAMPLES)
         # More digits than any size has would make int() itself refuse.
         sizes.append(int(part.strip()[-40:]) if part.strip().lstrip("0")[40:] == "" else _MOST_ELEMENTS + 1)
     return bounded(tuple(sizes), f"--input {_short(whole)}")
+
+
+def _problem(part: str) -> str:
+    if not part:
+        return "a size is missing beside an x"
+    return "sizes cannot be negative" if part.startswith("-") else f"{_short(part)} is not a size"
 
 
 def bounded(shape: tuple[int, ...], label: str) -> tuple[int, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def resolve(spec: str, settings: Sequence[str] = ()) -> Target:
 
 def refuse_weight_file(spec: str) -> None:
     """Raises BadInput when `spec` is the name of a weight file rather than of a model."""
-    path = Path(spec).expanduser()
+    path = pyfile.expanded(spec)
     exists = path.is_file() and path.suffix != ".py"
     if exists or (path.suffix.lower() in _WEIGHT_SUFFIXES and not _looks_like_tag(spec)):
         raise BadInput(
@@ -183,10 +183,24 @@ def _unknown(name: str, library: str) -> BadInput:
     other = [origin for origin in zoo.zoo_names().origins(name.partition(".")[0]) if origin != library]
     if library and other:
         return BadInput(f"{library} has no model {name!r}, {other[0]} has", f"{other[0]}:{name}")
-    place = library or "torchvision or timm"
     if not name:
-        return BadInput("no target was given", f"for example resnet50, timm:vit_base_patch16_224, net.py:Net ({place})")
+        return BadInput("no target was given", "for example resnet50, timm:vit_base_patch16_224, net.py:Net")
+    if not library and (missing := _as_path(name)):
+        return missing
+    place = library or "torchvision or timm"
     return BadInput(f"no model of {place} is called {name!r}", _nearest_hint(name, library))
+
+
+def _as_path(name: str) -> BadInput | None:
+    """What to say of a name that can only be, or that nearly is, one of a file."""
+    path = pyfile.expanded(name)
+    if path.is_dir():
+        return BadInput(f"{name} is a directory", f"name a file in it, such as {path / 'net.py'}:Net")
+    if path.name and path.with_name(f"{path.name}.py").is_file():
+        return BadInput(f"there is no file {name}", f"did you mean {name}.py?")
+    if "/" in name or os.sep in name:
+        return BadInput(f"there is no file {name}", "check the path; a model of your own is net.py:Net")
+    return None
 
 
 def _nearest_hint(name: str, library: str) -> str:

@@ -97,6 +97,7 @@ class StateTensor:
     persistent: bool
     identity: int
     storage: int
+    lazy: bool = False
 
     @property
     def numel(self) -> int:

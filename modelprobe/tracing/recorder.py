@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.errors import BadInput, ModelRaised, one_line
 from modelprobe.report import Level, Note
 from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.tracing.observer import Observer, Values
@@ -188,7 +188,9 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
     try:
         with torch.inference_mode(), observer:
             return model(*args, **kwargs)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also `sys.exit` in a forward: it must not end in success
         where = running.failed[0] if running.failed else ""
         if device == "meta" and _asks_for_values(error):
             raise NeedsValuesError(where, one_line(error)) from error
@@ -203,8 +205,8 @@ def _asks_for_values(error: BaseException) -> bool:
     return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
 
 
-def _model_raised(model: nn.Module, args: Any, kwargs: Any, running: _Running, error: Exception) -> Exception:
-    given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "nothing"
+def _model_raised(model: nn.Module, args: Any, kwargs: Any, running: _Running, error: BaseException) -> Exception:
+    given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "no tensors"
     if isinstance(error, TypeError) and not running.calls[1:] and "forward()" in str(error):
         return BadInput(
             f"{class_name(model)} was given {given}: {one_line(error)}",
@@ -213,16 +215,12 @@ def _model_raised(model: nn.Module, args: Any, kwargs: Any, running: _Running, e
     path, inputs = running.failed or ("", ())
     where = f"{class_name(model)}.{path}" if path else class_name(model)
     flight = ", ".join(shape_text(shape) for shape in inputs) or given
+    node = next((node for node in read_tree(model).modules if node.path == path), None)
+    layer = f"{path} is {node.cls}({node.extra}); " if path and node and node.extra else ""
     return ModelRaised(
         f"{where} raised {type(error).__name__} on {flight}: {one_line(error)}",
-        f"the model was given {given}; choose another size with --input, or --debug for the traceback",
+        f"{layer}the model was given {given}: choose another --input; --debug shows the traceback",
     )
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of an exception in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
@@ -257,7 +255,9 @@ def _materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Mo
     try:
         with torch.random.fork_rng(devices=[]), on_meta(twin) if meta else nullcontext(), torch.no_grad():
             twin.eval()(*args, **kwargs)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _model_raised(model, args, kwargs, _Running(lambda: 0), error) from error
     return twin.train(model.training)
 

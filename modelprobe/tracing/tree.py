@@ -84,6 +84,7 @@ def _entry(
         persistent=persistent,
         identity=numbers.setdefault(identity(tensor), len(numbers)),
         storage=numbers.setdefault(storage(tensor), len(numbers)),
+        lazy=lazy,
     )
 
 
