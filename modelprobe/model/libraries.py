@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from modelprobe.errors import BadInput
+from modelprobe.model import light_import
 from modelprobe.model.zoo import TIMM, TORCHVISION
 
 _TOGETHER = "install both from the same place: pip install --force-reinstall torch torchvision"
@@ -14,12 +16,13 @@ _TOGETHER = "install both from the same place: pip install --force-reinstall tor
 
 def torchvision_models() -> ModuleType:
     """`torchvision.models`. Raises BadInput when torchvision is missing or was built for another torch."""
-    return _imported(TORCHVISION, "torchvision.models")
+    return _imported(TORCHVISION, light_import.import_torchvision_models)
 
 
 def timm() -> ModuleType:
     """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
-    return _imported(TIMM, "timm")
+    torchvision_models()  # timm imports it as well: here it comes the quick way
+    return _imported(TIMM, lambda: importlib.import_module("timm"))
 
 
 def default_weights(name: str) -> Any:
@@ -30,9 +33,9 @@ def default_weights(name: str) -> Any:
         return None
 
 
-def _imported(library: str, module: str) -> ModuleType:
+def _imported(library: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
-        return importlib.import_module(module)
+        return load()
     except ModuleNotFoundError as error:
         missing = (error.name or library).partition(".")[0]
         if missing in (library, "torch", "torchvision"):
