@@ -44,7 +44,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult(Result):
-    """What could run. `dangerous` asks for exit code 1; a file that could not be read is in `troubles`, never "clean"."""
+    """What could run. `dangerous` asks for exit code 1; what could not be read is in `troubles`, never "clean"."""
 
     path: str
     files: int

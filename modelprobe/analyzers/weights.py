@@ -376,8 +376,8 @@ def _notes(result: WeightsSummary) -> Iterator[Note]:
         yield Note(f"The file holds {result.code}: loading it the ordinary way runs that. It was not run.")
     for wrapper in result.wrappers:
         yield Note(
-            f"{wrapper.tensors:,} of {wrapper.total:,} names carry {wrapper.segment} ({wrapper.source}), as {wrapper.example}; "
-            f"modelprobe repair {result.path} -o fixed.pth takes it out."
+            f"{wrapper.tensors:,} of {wrapper.total:,} names carry {wrapper.segment} ({wrapper.source}), "
+            f"as {wrapper.example}; modelprobe repair {result.path} -o fixed.pth takes it out."
         )
     for branch in result.alternatives:
         yield Note(

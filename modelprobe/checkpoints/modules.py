@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from modelprobe.checkpoints.entries import ATTRIBUTE, BUFFER, PARAMETER
-from modelprobe.checkpoints.nodes import Call, Node, SetNode, attributes, class_name, get, is_mapping, pairs
+from modelprobe.checkpoints.nodes import Call, Node, attributes, class_name, get, is_mapping, members, pairs
 
 MOST_MODULES = 30_000
 MOST_ATTRIBUTES = 512  # a forged file could share one huge state among all its modules
@@ -76,7 +76,7 @@ def tensors_of(root: Node, path: tuple[str, ...]) -> Iterator[Found]:
 
 def _own_tensors(node: Node, state: Node, here: tuple[str, ...]) -> Iterator[Found]:
     left_out = get(state, "_non_persistent_buffers_set")
-    names = {name for name in (left_out.items if type(left_out) is SetNode else ()) if type(name) is str}
+    names = {name for name in members(left_out) if type(name) is str}
     for slot, role in (("_parameters", PARAMETER), ("_buffers", BUFFER)):
         for name, value in pairs(get(state, slot)):
             if type(name) is str and value is not None:

@@ -154,6 +154,15 @@ def class_name(node: Node) -> str:
 _MAKERS = frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"})
 
 
+def members(node: Node) -> list[Node]:
+    """What a set holds. Protocols below 4 make one by calling `set` with a list."""
+    if type(node) is SetNode:
+        return node.items
+    if type(node) is Call and last_part(called(node)) in ("set", "frozenset") and type(node.args) is tuple:
+        return node.args[0] if node.args and type(node.args[0]) is list else []
+    return []
+
+
 MAX_DIMS = 64
 
 

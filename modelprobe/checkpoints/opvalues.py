@@ -11,6 +11,8 @@ import struct
 from modelprobe.checkpoints.machine import Machine, op
 from modelprobe.checkpoints.nodes import Blob, Node, Opaque
 
+codecs.lookup("raw_unicode_escape")  # Python loads its codecs at first use; reading a file shall load nothing
+
 MAX_DIGITS = 1_000
 MAX_INT_BYTES = 400
 

@@ -55,7 +55,7 @@ def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> C
     target = os.fspath(path)
     if "\0" in target:
         raise BadInput("a file name cannot hold a NUL character")
-    found = _folder(Path(target), limits) if Path(target).is_dir() else _file(target, limits)
+    found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
     return _finish(found)
 
 

@@ -72,7 +72,10 @@ class ZipDirectory:
         directory_end = end_at
         locator_at = at - _LOCATOR.size
         if locator_at >= 0 and self._tail[locator_at : locator_at + 4] == b"PK\6\7":
+            plain = count
             directory_end, start, length, count, here = self._locate64(locator_at)
+            if plain not in (count, 0xFFFF):
+                self.findings.append(f"the zip announces {plain:,} entries in one place and {count:,} in another")
         elif disk or first:
             raise self._bad("is one volume of a zip that was split")
         if start + length != directory_end:

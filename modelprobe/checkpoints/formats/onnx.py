@@ -48,7 +48,8 @@ def looks_like_onnx(source: Source) -> bool:
                 return False
             if number == _GRAPH:
                 return length > 1
-            cursor.skip(length)
+            if wire:
+                cursor.skip(length)
     except BadInput:
         return False
     return False
