@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Shortcut = Callable[..., "Tensor | None"]
+Shortcut = Callable[..., "Tensor | tuple[Tensor, ...] | None"]
 
 
 def convolution(
@@ -54,7 +54,13 @@ def convolution(
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool, *_: Any
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    *_: Any,
 ) -> Tensor | None:
     """batch_norm with stored statistics."""
     if training or x.dim() < 2 or mean is None or var is None:
@@ -75,6 +81,47 @@ def layer_norm(
     return torch.empty_like(x)
 
 
+def lstm(
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Any,
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """A whole LSTM over padded sequences, which torch would run step by step."""
+    if not isinstance(states, (list, tuple)) or x.dim() != 3:
+        return None
+    return _sequence(x, states[0], bidirectional, batch_first), *map(torch.empty_like, states)
+
+
+def recurrent(
+    x: Tensor,
+    state: Tensor,
+    weights: Any,
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """A whole GRU or Elman network over padded sequences."""
+    if isinstance(weights, Tensor) or x.dim() != 3:
+        return None
+    return _sequence(x, state, bidirectional, batch_first), torch.empty_like(state)
+
+
+def _sequence(x: Tensor, state: Tensor, bidirectional: bool, batch_first: bool) -> Tensor:
+    """[T, B, directions x H], seen as [B, T, ..] when the batch comes first."""
+    first, second = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+    out = torch.empty((first, second, (1 + bidirectional) * state.shape[-1]), dtype=x.dtype, device="meta")
+    return out.transpose(0, 1) if batch_first else out
+
+
 def _each(value: Any, dims: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * dims if len(values) == 1 else values
@@ -86,5 +133,9 @@ SHORTCUTS: dict[str, Shortcut] = {
     "aten.conv3d": convolution,
     "aten.batch_norm": batch_norm,
     "aten.layer_norm": layer_norm,
+    "aten.lstm": lstm,
+    "aten.gru": recurrent,
+    "aten.rnn_tanh": recurrent,
+    "aten.rnn_relu": recurrent,
 }
 """Operator -> the function that tells its result on meta, or None."""

@@ -217,15 +217,32 @@ def test_fused_attention_paths_are_switched_off_while_recording() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_operator_without_a_rule_is_named_and_bounded() -> None:
-    class Solve(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.linalg.inv(x @ x)
+@torch.library.custom_op("modelprobe_tests::mystery", mutates_args=())
+def mystery(a: Tensor, b: Tensor) -> Tensor:
+    """An operator that nobody has a formula for: a batched product."""
+    return a @ b
 
-    found = trace(Solve(), torch.eye(5).repeat(3, 1, 1))
-    assert [item.name for item in found.uncounted] == ["aten.linalg_inv_ex"]
-    assert found.uncounted[0].bound >= 3 * 5**3
-    assert found.macs == 3 * 125
+
+@mystery.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+
+
+def test_operator_without_a_rule_is_named_and_bounded() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return mystery(self.inner(x), x)
+
+    found = trace(Net(), torch.eye(5).repeat(3, 1, 1))
+    assert [(item.name, item.count, item.modules) for item in found.uncounted] == [
+        ("modelprobe_tests.mystery", 1, ("",))
+    ]
+    assert found.uncounted[0].bound >= 3 * 5**3  # what it really does
+    assert found.macs == 3 * 5 * 25
 
 
 def test_samples_directory_is_what_the_tests_use() -> None:
