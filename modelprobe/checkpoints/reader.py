@@ -10,38 +10,71 @@ from pathlib import Path
 
 from modelprobe.checkpoints.branches import find_branches
 from modelprobe.checkpoints.entries import Checkpoint, Finding
-from modelprobe.checkpoints.folders import file_names
 from modelprobe.checkpoints.formats.bare_pickle import read_any_pickle
-from modelprobe.checkpoints.formats.deepspeed import read_deepspeed, step_folder
-from modelprobe.checkpoints.formats.distributed import read_distributed
-from modelprobe.checkpoints.formats.exported import read_exported
-from modelprobe.checkpoints.formats.gguf import read_gguf
-from modelprobe.checkpoints.formats.numpy_files import read_npy, read_npz
-from modelprobe.checkpoints.formats.onnx import read_onnx
-from modelprobe.checkpoints.formats.safetensors import read_safetensors
-from modelprobe.checkpoints.formats.shards import is_index, read_shards
 from modelprobe.checkpoints.formats.torch_zip import read_torch_zip
-from modelprobe.checkpoints.formats.torchscript import read_torchscript
 from modelprobe.checkpoints.limits import DEFAULT, Limits
-from modelprobe.checkpoints.plainjson import parse_json
 from modelprobe.checkpoints.recognise import Kind, recognise, zip_kind
 from modelprobe.checkpoints.source import FileSource, Source
 from modelprobe.checkpoints.wrappers import find_wrappers, guess_buffers
 from modelprobe.checkpoints.zipdir import ZipDirectory
 from modelprobe.errors import BadInput
 
+
+def _gguf(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.gguf import read_gguf
+
+    return read_gguf(source, limits)
+
+
+def _onnx(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.onnx import read_onnx
+
+    return read_onnx(source, limits)
+
+
+def _npy(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.numpy_files import read_npy
+
+    return read_npy(source, limits)
+
+
+def _npz(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.numpy_files import read_npz
+
+    return read_npz(archive, limits)
+
+
+def _exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.exported import read_exported
+
+    return read_exported(archive, root, limits)
+
+
+def _torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.torchscript import read_torchscript
+
+    return read_torchscript(archive, root, limits)
+
+
+def _safetensors(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoints.formats.safetensors import read_safetensors
+
+    return read_safetensors(source, limits)
+
+
+# The readers of less common formats are imported when such a file turns up: starting is half of the time.
 READERS: dict[Kind, Callable[[Source, Limits], Checkpoint]] = {
     Kind.PICKLE: read_any_pickle,
-    Kind.SAFETENSORS: read_safetensors,
-    Kind.GGUF: read_gguf,
-    Kind.ONNX: read_onnx,
-    Kind.NPY: read_npy,
+    Kind.SAFETENSORS: _safetensors,
+    Kind.GGUF: _gguf,
+    Kind.ONNX: _onnx,
+    Kind.NPY: _npy,
 }
 ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
     Kind.TORCH_ZIP: read_torch_zip,
-    Kind.TORCHSCRIPT: read_torchscript,
-    Kind.EXPORTED: read_exported,
-    Kind.NPZ: lambda archive, root, limits: read_npz(archive, limits),
+    Kind.TORCHSCRIPT: _torchscript,
+    Kind.EXPORTED: _exported,
+    Kind.NPZ: _npz,
 }
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
@@ -78,6 +111,9 @@ def read_source(source: Source, limits: Limits) -> Checkpoint:
 
 def _json(source: Source, limits: Limits) -> Checkpoint:
     """A shard index; any other JSON is a configuration or the error message of a server."""
+    from modelprobe.checkpoints.formats.shards import is_index, read_shards
+    from modelprobe.checkpoints.plainjson import parse_json
+
     if source.size > limits.header:
         raise BadInput(f"{source.name} is a JSON file of {source.size:,} bytes, no weight file")
     value = parse_json(source.read(0, source.size), source.name, "text")
@@ -98,6 +134,10 @@ def _shard(path: Path, limits: Limits) -> Checkpoint:
 
 def _folder(folder: Path, limits: Limits) -> Checkpoint:
     """A checkpoint that is a directory."""
+    from modelprobe.checkpoints.folders import file_names
+    from modelprobe.checkpoints.formats.deepspeed import read_deepspeed, step_folder
+    from modelprobe.checkpoints.formats.distributed import read_distributed
+
     names = file_names(folder)
     if ".metadata" in names:
         return read_distributed(folder, limits)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from modelprobe.checkpoints.formats.onnx import looks_like_onnx
 from modelprobe.checkpoints.formats.torch_zip import root_of
 from modelprobe.checkpoints.source import Source
 from modelprobe.checkpoints.zipdir import AGAIN, ZipDirectory
@@ -96,7 +95,7 @@ def _other(source: Source, head: bytes) -> Kind:
         return Kind.JSON
     if head[:4] in (b"\4\0\0\0", b"\3\0\0\0") and source.size > 16 and b"torch." in head and b"V 1" in head:
         raise BadInput(f"{source.name} is a Torch7 file", OURS)
-    if looks_like_onnx(source):
+    if _is_onnx(source):
         return Kind.ONNX
     if head[0] in b"(]}cI" and b"." in head:
         return Kind.PICKLE
@@ -147,6 +146,12 @@ def _foreign_zip(archive: ZipDirectory, root: str) -> BadInput:
     weights = [name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors", ".ckpt"))]
     inside = f"Unpack it and name {weights[0]}." if weights else "This is another kind of zip archive."
     return BadInput(f"{who} is a zip without data.pkl, so no weight file", inside)
+
+
+def _is_onnx(source: Source) -> bool:
+    from modelprobe.checkpoints.formats.onnx import looks_like_onnx  # late: it is asked of odd files only
+
+    return looks_like_onnx(source)
 
 
 def _is_tar(head: bytes) -> bool:

@@ -44,8 +44,11 @@ PARTIAL = 0.5
 def find_wrappers(names: Sequence[str], found: Checkpoint) -> tuple[Wrapper, ...]:
     """The wrappers in the names of a branch: how many names carry each, and whether all do in front."""
     wrappers = []
+    present = set().union(*(name.split(".") for name in names)) & (WRAPPERS.keys() | HINTED.keys())
+    if not present:
+        return ()
     split = [name.split(".") for name in names]
-    certain = [s for s in WRAPPERS if s != "module" or _leads(split, s)]
+    certain = [s for s in WRAPPERS if s in present and (s != "module" or _leads(split, s))]
     for segment in certain:
         hits = [parts for parts in split if segment in parts[:-1]]
         if hits:
