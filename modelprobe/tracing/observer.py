@@ -15,40 +15,55 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.tracing.formulas import Cost, rule_for
+from modelprobe.tracing.bodies import BODIES
+from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
 from modelprobe.tracing.ledger import OpCall, Status, TensorRef
+from modelprobe.tracing.operands import refuse_mixed
+from modelprobe.tracing.shortcuts import SHORTCUTS, Shortcut
 from modelprobe.tracing.values import shape_of
+
+_PACKED = frozenset(
+    f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
+)
+"""Operators on packed sequences: their second argument, lengths, is read on the CPU whatever the device of the data."""
 
 
 class Operator(NamedTuple):
-    """What the observer knows of an operator overload; looked up once per recording."""
+    """What the observer knows of an operator overload; looked up once per recording.
+
+    `parts` runs an operator without a rule by its parts, each of which is then seen; None when it has none.
+    """
 
     name: str
     kind: str
     status: Status
     formula: Callable[..., Any] | None
-    composite: bool
+    parts: Callable[..., Any] | None
     writes: tuple[int, ...]
     written_names: tuple[str, ...]
+    returned_names: tuple[str, ...]
+    shortcut: Shortcut | None = None
 
 
 def describe(func: Any) -> Operator:
     """The rule, the written arguments and the nature of an overload (or higher-order operator)."""
     schema = getattr(func, "_schema", None)
-    qualified = schema.name if schema is not None else str(getattr(func, "name", lambda: func)())
+    qualified = operator_name(func)
     rule = rule_for(qualified)
     status: Status = rule.status if rule else "uncounted"
+    kind, formula = (rule.kind, rule.formula) if rule else ("unknown", None)
     # `name` of an overload is "aten::linear"; people know it as aten.linear.
     shown = qualified.replace("::", ".")
     if schema is None:
-        return Operator(shown, rule.kind if rule else "unknown", status, rule.formula if rule else None, False, (), ())
+        return Operator(shown, kind, status, formula, None if rule else BODIES.get(qualified), (), (), ())
     written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
     composite = rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), "CompositeImplicitAutograd"
     )
-    kind = rule.kind if rule else "unknown"
     names = tuple(schema.arguments[i].name for i in written)
-    return Operator(shown, kind, status, rule.formula if rule else None, composite, tuple(written), names)
+    returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].is_out)
+    parts = func.decompose if composite else None
+    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, SHORTCUTS.get(shown))
 
 
 class Values:
@@ -59,6 +74,7 @@ class Values:
         self._next_value = 0
         self._next_storage = 0
         self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
+        self.complex = False  # whether any complex tensor has been seen
 
     def get(self, tensor: Tensor) -> TensorRef:
         """The record of `tensor`; a tensor never seen before is a value of its own."""
@@ -82,6 +98,7 @@ class Values:
         known = self._dtypes.get(dtype)
         if known is None:
             known = self._dtypes[dtype] = (str(dtype).removeprefix("torch."), dtype.itemsize)
+            self.complex = self.complex or dtype.is_complex
         return known
 
 
@@ -100,23 +117,43 @@ class Observer(TorchDispatchMode):
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch's base class would wrap every call below in `torch._dynamo.disable`, whose import takes a second.
+        # Compiled parts are run eagerly while we look, so there is no compiler to keep out.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operator = self._operators.get(func)
         if operator is None:
             operator = self._operators[func] = describe(func)
-        if operator.composite:
+        if operator.parts is not None:
             # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
             with self:
-                return func.decompose(*args, **kwargs)
+                return operator.parts(*args, **kwargs)
         tensors = _tensors(args, kwargs)
+        if self._meta:
+            refuse_mixed(operator.name, args)
         if self._meta and _mixed(tensors):
-            args, kwargs = _all_meta(args), {key: _all_meta(value) for key, value in kwargs.items()}
+            given, kwargs = args, {key: _all_meta(value) for key, value in kwargs.items()}
+            args = _all_meta(args)
+            if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
+                args = (args[0], given[1], *args[2:])
         refs = tuple(map(self._values.get, tensors))
         memories = {_memory(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
-        out = func(*args, **kwargs)
+        out = self._shortcut(operator, args, kwargs, tensors) if self._meta and operator.shortcut else None
+        if out is None:
+            out = func(*args, **kwargs)
         self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
         return out
+
+    def _shortcut(
+        self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+    ) -> Tensor | tuple[Tensor, ...] | None:
+        if operator.shortcut is None or kwargs or not all(tensor.is_meta for tensor in tensors):
+            return None
+        return operator.shortcut(*args)
 
     def _record(
         self,
@@ -167,13 +204,17 @@ class Observer(TorchDispatchMode):
             return Cost(), upper_bound(refs, outputs)
         if operator.formula is None:
             return Cost(), 0
+        for name in operator.returned_names:  # the tensors of `out=` come back as the result
+            kwargs = {key: value for key, value in kwargs.items() if key != name}
         try:
             found = operator.formula(*args, out=out, **kwargs)
         except Exception as error:  # noqa: BLE001 - a user's formula may raise anything; the operator is then uncounted
             self.broken[operator.name] = f"{type(error).__name__}: {error}"
             return Cost(), upper_bound(refs, outputs)
         cost = found if isinstance(found, Cost) else Cost(int(found))
-        return (_complex(cost) if outputs and outputs[0].dtype.startswith("complex") else cost), 0
+        if self._values.complex and any(ref.dtype.startswith("complex") for ref in (*outputs, *refs)):
+            cost = in_real_numbers(cost, operator.name, operator.kind)
+        return cost, 0
 
 
 def upper_bound(inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> int:
@@ -188,11 +229,6 @@ def upper_bound(inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> in
         return out * sizes[1]
     largest = max([*sizes, out], default=0)
     return int(largest**1.5)
-
-
-def _complex(cost: Cost) -> Cost:
-    # A complex MAC is four real ones; a complex addition two real ones, which is what most elementwise work is.
-    return cost._replace(macs=4 * cost.macs, flops=2 * cost.flops)
 
 
 def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -245,10 +281,17 @@ def _traffic(operator: Operator, inputs: Sequence[TensorRef], outputs: Sequence[
         known = {ref.storage for ref in inputs}
         fresh = sum(ref.nbytes for ref in outputs if ref.storage not in known)
         return fresh, fresh
-    if operator.kind == "creation" or (operator.kind == "random" and not inputs):
-        return 0, sum(ref.nbytes for ref in outputs)
+    if operator.kind in ("creation", "random") and operator.formula is None and _reads_nothing(operator, inputs):
+        # Memory that is only reserved is written by whoever fills it.
+        return 0, 0 if "empty" in operator.name else sum(ref.nbytes for ref in outputs)
     read = sum(ref.nbytes for ref in dict.fromkeys(inputs))
     return read, sum(ref.nbytes for ref in outputs)
+
+
+def _reads_nothing(operator: Operator, inputs: Sequence[TensorRef]) -> bool:
+    # `bernoulli(p)` and its like read their parameters; what is made like a tensor, or in its place, does not.
+    made = operator.kind == "creation" or not inputs or operator.name.endswith("_like")
+    return made or bool(operator.writes)
 
 
 def _plain(args: Sequence[Any]) -> tuple[Any, ...]:

@@ -120,11 +120,11 @@ def trace(
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
     if device == "meta" and not _script(model):
         try:
-            return _record(model, args, call_kwargs, "meta", train, said, env or {})
+            return _recorded(model, args, call_kwargs, "meta", train, said, env or {})
         except NeedsValuesError as needs:
             _refuse_meta(model, args, call_kwargs, needs)
             said.append(real_run_note(needs, "where its weights are"))
-    return _record(model, args, call_kwargs, "real", train, said, env or {})
+    return _recorded(model, args, call_kwargs, "real", train, said, env or {})
 
 
 def real_run_note(needs: NeedsValuesError, how: str) -> Note:
@@ -141,6 +141,22 @@ def _refuse_meta(model: nn.Module, args: Any, kwargs: Any, needs: NeedsValuesErr
     everything = [*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs)))]
     if any(tensor.is_meta for tensor in everything):
         raise needs
+
+
+def _recorded(*how: Any) -> Trace:
+    """`_record`; once more when the forward itself brought in the compiler (`torch.cond` does), which would otherwise
+    trace into our hooks: from then on compiled parts are run eagerly."""
+    loaded = "torch._dynamo" in sys.modules
+    try:
+        return _record(*how)
+    except ModelRaised as error:
+        if loaded or not _by_compiler(error.__cause__):
+            raise
+    return _record(*how)
+
+
+def _by_compiler(error: BaseException | None) -> bool:
+    return type(error).__module__.startswith("torch._dynamo")
 
 
 def _record(
@@ -171,8 +187,12 @@ def _record(
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
         running = _Running(lambda: len(observer.ops))
         observer = Observer(values, running.where, device == "meta")
-        _watch(model, running, stack)
+        watched = _watch(model, running, stack)
+        if not watched:
+            running.enter([""], class_name(model), shapes((args, kwargs)))
         out = _forward(model, args, kwargs, observer, running, device)
+        if not watched:
+            running.leave([""], out)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)
@@ -199,8 +219,8 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
 
 def _asks_for_values(error: BaseException) -> bool:
     """Whether an exception on meta says that values, not shapes, were missing; else it would happen for real too."""
-    if isinstance(error, NotImplementedError):
-        return True
+    if isinstance(error, NotImplementedError) or _by_compiler(error):
+        return not _by_compiler(error)
     text = str(error).lower()
     return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
 
@@ -271,8 +291,8 @@ def _lazies_to_meta(model: nn.Module) -> None:
 
 
 def _run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
-    # Importing dynamo costs a second: only when something inside is compiled.
-    compiled = any(
+    # Importing dynamo costs a second: only when something inside is compiled, or somebody has imported it already.
+    compiled = "torch._dynamo" in sys.modules or any(
         type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
         for m in model.modules()
     )
@@ -319,19 +339,28 @@ def _changed(model: nn.Module, before: Mapping[str, tuple[TensorRef, Tensor]], w
     )
 
 
-def _watch(model: nn.Module, running: _Running, stack: ExitStack) -> None:
-    """Hooks on every module: ours before and after those that users put there, so theirs run inside."""
+def _watch(model: nn.Module, running: _Running, stack: ExitStack) -> bool:
+    """Hooks on every module: ours before and after those that users put there, so theirs run inside.
+
+    False when the model itself takes none, as what `torch.jit.script` makes.
+    """
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for path, module in walk(model):
         paths.setdefault(id(module), []).append(path)
         modules[id(module)] = module
     for key, module in modules.items():
-        if isinstance(module, torch.jit.ScriptModule) and module is not model:
+        if isinstance(module, torch.jit.ScriptModule) and (module is not model or _takes_no_hook(model)):
             continue  # called from C++, past any hook; its operators count for the script above it
         enter, leave = _hooks(paths[key], class_name(module), running)
         stack.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
         stack.callback(module.register_forward_hook(leave, always_call=not _script(module)).remove)
+    return not _takes_no_hook(model)
+
+
+def _takes_no_hook(model: nn.Module) -> bool:
+    # torch.jit.script's modules refuse hooks; torch.jit.trace's outermost one takes them.
+    return _script(model) and not isinstance(model, torch.jit.TopLevelTracedModule)
 
 
 def _hooks(paths: list[str], cls: str, running: _Running) -> tuple[Callable[..., None], Callable[..., None]]:

@@ -18,7 +18,7 @@ def read_tree(model: nn.Module) -> ModuleTree:
     numbers: dict[Hashable, int] = {}
     for path, module in walk(model):
         number = numbers.setdefault(id(module), len(numbers))
-        modules.append(ModuleNode(path, class_name(module), number, module.training, _extra(module)))
+        modules.append(ModuleNode(path, class_name(module), number, getattr(module, "training", False), _extra(module)))
         state.extend(_own_state(path, module, numbers))
     return ModuleTree(tuple(modules), tuple(state))
 

@@ -5,13 +5,18 @@ from modelprobe.tracing.formulas import (
     contractions,
     convolution,
     elementwise,
+    fourier,
+    indexing,
+    linalg,
     moves,
     normalisation,
     pooling,
+    quantised,
     recurrent,
+    sorting,
     vision,
 )
-from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula, rule_for
+from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula, in_real_numbers, operator_name, rule_for
 
 __all__ = [
     "RULES",
@@ -22,10 +27,17 @@ __all__ = [
     "convolution",
     "elementwise",
     "formula",
+    "fourier",
+    "in_real_numbers",
+    "indexing",
+    "linalg",
     "moves",
     "normalisation",
+    "operator_name",
     "pooling",
+    "quantised",
     "recurrent",
     "rule_for",
+    "sorting",
     "vision",
 ]

@@ -11,16 +11,21 @@ from modelprobe.tracing.formulas.registry import Cost, formula
 SOFTMAX = 5  # per score: maximum, subtraction, exponential, sum, division
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, masked: bool) -> Cost:
-    """softmax(Q K^T / sqrt(E) + mask) V for query [.., L, E], key [.., S, E], value [.., S, Ev].
+def dense(query: Tensor, key: Tensor, value: Tensor, out: Tensor, masked: bool = False, dropout: float = 0.0) -> Cost:
+    """softmax(Q K^T / sqrt(E) + mask) V for query [.., L, E], key [.., S, E], value [.., S, Ev], out [.., L, Ev].
 
-    L x S x (E + Ev) MACs per head; per score one scaling, one addition for a mask, and the softmax.
-    Grouped queries share keys, so the count follows the query's heads. Source: Vaswani et al. 2017, section 3.2.1.
+    L x S x (E + Ev) MACs per head; per score one scaling, one addition for a mask, the softmax, and for dropout a
+    product with the mask and a scaling. Grouped queries share keys and batches broadcast, so the count follows the
+    rows of the result. Source: Vaswani et al. 2017, section 3.2.1.
     """
-    width = query.shape[-1]
-    rows = query.numel() // width if width else 0
-    scores = rows * key.shape[-2]
-    return Cost(scores * (width + value.shape[-1]), scores * (1 + masked + SOFTMAX))
+    depth, width = query.shape[-1], value.shape[-1]
+    scores = (out.numel() // width if width else 0) * key.shape[-2]
+    return Cost(scores * (depth + width), scores * (1 + masked + SOFTMAX + 2 * (dropout > 0)))
+
+
+def _result(out: Any) -> Tensor:
+    found: Tensor = out[0] if isinstance(out, (list, tuple)) else out
+    return found
 
 
 @formula(
@@ -28,21 +33,44 @@ def dense(query: Tensor, key: Tensor, value: Tensor, masked: bool) -> Cost:
     "aten::_scaled_dot_product_attention_math",
     "aten::_scaled_dot_product_attention_math_for_mps",
     "aten::_scaled_dot_product_fused_attention_overrideable",
-    "aten::_scaled_dot_product_efficient_attention",
-    "aten::_scaled_dot_product_cudnn_attention",
     kind="attention",
 )
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, out: Any, **__: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    *_: Any,
+    out: Any,
+    **__: Any,
 ) -> Cost:
-    """The public operator and the kernels whose fourth argument is the mask."""
-    return dense(query, key, value, isinstance(attn_mask, Tensor))
+    """The public operator and the kernels with its arguments."""
+    return dense(query, key, value, _result(out), isinstance(attn_mask, Tensor), dropout_p)
+
+
+@formula("aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_cudnn_attention", kind="attention")
+def biased_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> Cost:
+    """The CUDA kernels that take a bias."""
+    return dense(query, key, value, _result(out), attn_bias is not None, dropout_p)
 
 
 @formula("aten::_scaled_dot_product_flash_attention", kind="attention")
-def flash_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+def flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, *_: Any, out: Any, **__: Any
+) -> Cost:
     """The CUDA kernel, which takes no mask."""
-    return dense(query, key, value, masked=False)
+    return dense(query, key, value, _result(out), dropout=dropout_p)
 
 
 @formula("aten::_scaled_dot_product_flash_attention_for_cpu", kind="attention")
@@ -58,15 +86,61 @@ def flash_attention_for_cpu(
     out: Any,
 ) -> Cost:
     """The CPU kernel, whose mask is a keyword."""
-    return dense(query, key, value, attn_mask is not None)
+    return dense(query, key, value, _result(out), attn_mask is not None, dropout_p)
 
 
-@formula("aten::_flash_attention_forward", "aten::_efficient_attention_forward", kind="attention")
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
-    """The kernels below, with heads behind positions: query [B, L, H, E]. Ragged batches count as one sequence."""
-    if query.dim() == 3:
-        query, key, value = (item.unsqueeze(0) for item in (query, key, value))
-    return dense(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), masked=False)
+@formula("higher_order::flex_attention", kind="attention")
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """Attention with a function of each score and a block mask (Dong et al. 2024): dense, whatever the mask skips;
+    the function's own arithmetic is not seen."""
+    return dense(query, key, value, _result(out))
+
+
+def _packed(query: Tensor, key: Tensor, value: Tensor, longest: int | None, masked: bool, dropout: float) -> Cost:
+    """Heads behind positions: query [B, L, H, E], or [sum of lengths, H, E] for ragged batches.
+
+    Lengths are data; every query of a ragged batch counts against the longest of the batch's sequences of keys.
+    """
+    keys = key.shape[1] if key.dim() == 4 else key.shape[0]
+    scores = query.numel() // max(1, query.shape[-1]) * (longest or keys)
+    return Cost(scores * (query.shape[-1] + value.shape[-1]), scores * (1 + masked + SOFTMAX + 2 * (dropout > 0)))
+
+
+@formula("aten::_flash_attention_forward", kind="attention")
+def packed_flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts_q: Tensor | None,
+    starts_k: Tensor | None,
+    max_q: int,
+    max_k: int,
+    dropout_p: float = 0.0,
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> Cost:
+    """The CUDA kernel below `_scaled_dot_product_flash_attention`."""
+    return _packed(query, key, value, max_k if starts_k is not None else None, False, dropout_p)
+
+
+@formula("aten::_efficient_attention_forward", kind="attention")
+def packed_efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    starts_q: Tensor | None,
+    starts_k: Tensor | None,
+    max_q: int | None,
+    max_k: int | None,
+    dropout_p: float = 0.0,
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> Cost:
+    """The CUDA kernel below `_scaled_dot_product_efficient_attention`; ragged batches are [1, sum of lengths, H, E]."""
+    return _packed(query, key, value, max_k if starts_k is not None else None, bias is not None, dropout_p)
 
 
 @formula("aten::_native_multi_head_attention", kind="attention")
@@ -85,7 +159,10 @@ def fused_multi_head_attention(
     out: Any,
     **__: Any,
 ) -> Cost:
-    """Input projections, attention and output projection in one operator."""
+    """Input projections, attention and output projection in one operator.
+
+    `key` and `value` have the width of `query`: the operator takes one stacked weight for the three.
+    """
     batch, length = query.shape[0], query.shape[1]
     return _encoder_attention(batch, length, key.shape[1], embed_dim, num_head, mask is not None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modelprobe.tracing.formulas.registry import Cost, formula
@@ -13,28 +14,39 @@ from modelprobe.tracing.formulas.registry import Cost, formula
 @formula("aten::linear", kind="matmul")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> Cost:
     """y = x W^T + b: in_features MACs per output element, one addition for the bias."""
-    return Cost(out.numel() * weight.shape[-1], out.numel() if bias is not None else 0)
+    return Cost(_stored(weight, out.numel() * weight.shape[-1]), out.numel() if bias is not None else 0)
 
 
-@formula("aten::mm", "aten::bmm", "aten::_int_mm", "aten::mv", kind="matmul")
+def _stored(a: Tensor, dense: int) -> int:
+    """The part of `dense` MACs that a sparse operand really takes part in: its stored elements of all."""
+    if a.layout is torch.strided or not a.numel():
+        return dense
+    values = a._values() if a.layout is torch.sparse_coo else a.values()
+    return dense * values.numel() // a.numel()
+
+
+@formula("aten::mm", "aten::bmm", "aten::_int_mm", "aten::mv", "aten::matmul", kind="matmul")
 def product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """[.., M, K] x [.., K, N]: K MACs per output element."""
-    return Cost(out.numel() * a.shape[-1])
+    """[.., M, K] x [.., K, N], any ranks, batch dimensions broadcast: K MACs per output element, K the last dimension
+    of the first operand. Only the stored elements of a sparse operand count."""
+    return Cost(_stored(b, _stored(a, out.numel() * a.shape[-1])))
 
 
-@formula("aten::matmul", kind="matmul")
-def matmul(a: Tensor, b: Tensor, *, out: Tensor) -> Cost:
-    """Any ranks, broadcast batch dimensions: the contracted length is the last dimension of the first operand."""
-    return Cost(out.numel() * a.shape[-1])
+@formula("aten::_sparse_mm", "aten::_sparse_sparse_matmul", kind="matmul")
+def sparse_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Every stored element of [M, K] meets the N columns (of a sparse second operand, as many as it has on average)."""
+    return Cost(_stored(b, _stored(a, a.numel() * b.shape[-1])))
 
 
 @formula("aten::dot", "aten::vdot", "aten::inner", kind="matmul")
 def inner_product(a: Tensor, b: Tensor, *, out: Tensor) -> Cost:
-    """A sum over the last dimension of products."""
-    return Cost(out.numel() * (a.shape[-1] if a.dim() else 1))
+    """A sum over the last dimension of products; with a number, a product per element."""
+    if not a.dim() or not b.dim():
+        return Cost(0, out.numel())
+    return Cost(out.numel() * a.shape[-1])
 
 
-@formula("aten::addmm", "aten::addmv", "aten::addbmm", "aten::baddbmm", kind="matmul")
+@formula("aten::addmm", "aten::addmv", "aten::addbmm", "aten::baddbmm", "aten::_sparse_addmm", kind="matmul")
 def product_plus(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor) -> Cost:
     """beta c + alpha a b: a product, one addition per element, one multiplication for a factor that is not 1.
 
@@ -43,7 +55,13 @@ def product_plus(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any =
     rows = a.numel() // a.shape[-1] if a.shape[-1] else 0
     columns = b.shape[-1] if b.dim() == a.dim() else 1
     factors = (alpha != 1) + (beta not in (0, 1))
-    return Cost(rows * columns * a.shape[-1], out.numel() * ((beta != 0) + factors))
+    return Cost(_stored(a, rows * columns * a.shape[-1]), out.numel() * ((beta != 0) + factors))
+
+
+@formula("aten::sparse_sampled_addmm", kind="matmul")
+def sampled_product(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor) -> Cost:
+    """The product at the stored positions of sparse c alone: K MACs and an addition for each."""
+    return Cost(_stored(c, c.numel() * a.shape[-1]), _stored(c, c.numel()))
 
 
 @formula("aten::_addmm_activation", kind="matmul")
@@ -68,28 +86,61 @@ def bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None, *
     return Cost(out.numel() * (i * j + j), out.numel() if bias is not None else 0)
 
 
+def _distances(pairs: int, width: int, p: float) -> Cost:
+    """p = 2: a subtraction and a MAC per coordinate, a root per pair. p = 0, 1, infinity: a subtraction, a comparison
+    or modulus, and a sum or maximum. Others: subtraction, modulus, power and sum, and a root per pair."""
+    if p == 2:
+        return Cost(pairs * width, pairs * (width + 1))
+    if p in (0, 1, math.inf):
+        return Cost(0, pairs * 3 * width)
+    return Cost(0, pairs * (4 * width + 1))
+
+
 @formula("aten::cdist", "aten::_cdist_forward", "aten::_euclidean_dist", kind="matmul")
 def pairwise_distance(a: Tensor, b: Tensor, p: float = 2.0, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """|a_i - b_j|_p: a subtraction and a multiply-accumulate per coordinate, a root per pair."""
-    width = a.shape[-1]
-    return Cost(out.numel() * width, out.numel() * (width + 1))
+    """|a_i - b_j|_p of every pair."""
+    return _distances(out.numel(), a.shape[-1], p)
 
 
-@formula("aten::_scaled_mm", kind="matmul")
-def scaled_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """A float8 product and its rescaling, one multiplication per output element."""
-    return Cost(out.numel() * a.shape[-1], out.numel())
+@formula("aten::pdist", "aten::_pdist_forward", kind="matmul")
+def own_distance(a: Tensor, p: float = 2.0, *, out: Tensor) -> Cost:
+    """|a_i - a_j|_p of every pair i < j."""
+    return _distances(out.numel(), a.shape[-1], p)
 
 
-@formula("aten::_grouped_mm", "aten::_scaled_grouped_mm", kind="matmul")
+@formula("aten::_scaled_mm", "aten::_scaled_mm_v2", kind="matmul")
+def scaled_product(a: Tensor, b: Tensor, *rest: Any, out: Tensor, bias: Any = None, **_: Any) -> Cost:
+    """A float8 product and its rescaling by both scales, two multiplications per output element, and the bias."""
+    # The scales are tensors and come first in the one operator, lists of tensors in the other; then the bias.
+    place = 2 if len(rest) < 6 else 6
+    given = bias if bias is not None or len(rest) <= place else rest[place]
+    return Cost(out.numel() * _width(a), out.numel() * (2 + isinstance(given, Tensor)))
+
+
+def _width(a: Tensor) -> int:
+    # float4 is stored in pairs; a tensor of pairs has half of its columns.
+    return a.shape[-1] * (2 if "float4" in str(a.dtype) else 1)
+
+
+def _grouped(a: Tensor, b: Tensor, out: Tensor) -> int:
+    if a.dim() == 2 and b.dim() == 2:
+        return a.shape[0] * _width(a) * b.shape[1]
+    return out.numel() * _width(a)
+
+
+@formula("aten::_grouped_mm", kind="matmul")
 def grouped_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """Products of row groups with a matrix each. Every row meets one matrix.
+    """Products of row (or column) groups with a matrix each: every row meets one matrix.
 
     Two matrices with offsets contract over the groups together: the groups partition the contracted dimension.
     """
-    if a.dim() == 2 and b.dim() == 2:
-        return Cost(a.shape[0] * a.shape[1] * b.shape[1])
-    return Cost(out.numel() * a.shape[-1])
+    return Cost(_grouped(a, b, out))
+
+
+@formula("aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2", kind="matmul")
+def scaled_grouped_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """The same with two rescalings per output element."""
+    return Cost(_grouped(a, b, out), 2 * out.numel())
 
 
 @formula("aten::_weight_int8pack_mm", kind="matmul")
@@ -98,50 +149,14 @@ def int8_weight_product(a: Tensor, weight: Tensor, scales: Tensor, *, out: Tenso
     return Cost(out.numel() * a.shape[-1], out.numel())
 
 
-@formula("aten::_weight_int4pack_mm", "aten::_weight_int4pack_mm_for_cpu", kind="matmul")
-def int4_weight_product(a: Tensor, weight: Tensor, group: int, scales: Tensor, *, out: Tensor) -> Cost:
+@formula(
+    "aten::_weight_int4pack_mm",
+    "aten::_weight_int4pack_mm_for_cpu",
+    "aten::_weight_int4pack_mm_with_scales_and_zeros",
+    "aten::_dyn_quant_matmul_4bit",
+    kind="matmul",
+)
+def int4_weight_product(a: Tensor, weight: Tensor, *_: Any, out: Tensor) -> Cost:
     """a [M, K] with packed int4 weight: the product; each weight is unpacked as scale x q + zero once."""
     columns = out.shape[-1]
     return Cost(out.numel() * a.shape[-1], 2 * columns * a.shape[-1])
-
-
-_TRANSFORM = (
-    "fft_fft",
-    "fft_ifft",
-    "fft_fft2",
-    "fft_ifft2",
-    "fft_fftn",
-    "fft_ifftn",
-    "_fft_c2c",
-)
-_REAL_TRANSFORM = (
-    "fft_rfft",
-    "fft_irfft",
-    "fft_hfft",
-    "fft_ihfft",
-    "fft_rfft2",
-    "fft_irfft2",
-    "fft_rfftn",
-    "fft_irfftn",
-    "_fft_r2c",
-    "_fft_c2r",
-)
-
-
-def _transform_size(x: Tensor, out: Tensor) -> int:
-    """Points of the longer side times log2 of what is transformed; the one-sided spectrum stands for its whole."""
-    points = max(x.numel(), out.numel())
-    return math.ceil(points * math.log2(points)) if points > 1 else 0
-
-
-@formula(*(f"aten::{name}" for name in _TRANSFORM), kind="transform")
-def fourier(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """5 N log2 N FLOPs, the figure that FFT libraries report (Frigo and Johnson 2005); an upper bound for a batch,
-    whose logarithm is that of all points."""
-    return Cost(0, 5 * _transform_size(x, out))
-
-
-@formula(*(f"aten::{name}" for name in _REAL_TRANSFORM), kind="transform")
-def real_fourier(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """2.5 N log2 N FLOPs: half of the complex transform."""
-    return Cost(0, 5 * _transform_size(x, out) // 2)

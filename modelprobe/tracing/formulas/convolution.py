@@ -58,17 +58,57 @@ def time_batch_channel_convolution(x: Tensor, weight: Tensor, bias: Tensor, pad:
     return Cost(out.numel() * weight.shape[0] * weight.shape[1], out.numel())
 
 
+@formula(
+    "aten::mkldnn_convolution",
+    "aten::miopen_convolution",
+    "aten::miopen_depthwise_convolution",
+    "aten::_convolution_mode",
+    kind="conv",
+)
+def vendor_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Kernels below the named operators, met in optimised TorchScript."""
+    return Cost(macs(x, weight, out), out.numel() if bias is not None else 0)
+
+
+@formula("aten::cudnn_convolution_relu", "aten::miopen_convolution_relu", kind="conv")
+def rectified_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any
+) -> Cost:
+    """A convolution and a ReLU, one comparison per output element, in one kernel."""
+    return Cost(macs(x, weight, out), out.numel() * (1 + (bias is not None)))
+
+
+@formula("aten::cudnn_convolution", kind="conv")
+def cudnn_convolution(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """The kernel that takes no bias."""
+    return Cost(macs(x, weight, out))
+
+
+@formula("aten::cudnn_convolution_transpose", "aten::miopen_convolution_transpose", kind="conv")
+def vendor_transposed_convolution(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """The transposed kernels; the bias of the second is left out."""
+    return Cost(macs(x, weight, out, transposed=True))
+
+
+@formula("aten::cudnn_convolution_add_relu", "aten::miopen_convolution_add_relu", kind="conv")
+def added_convolution(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """relu(conv(x) + bias + alpha z): four operations per output element beside the products."""
+    return Cost(macs(x, weight, out), 4 * out.numel())
+
+
 @formula("torchvision::deform_conv2d", kind="conv")
 def deformable_convolution(
-    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *_: Any, out: Tensor
+    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *rest: Any, out: Tensor
 ) -> Cost:
     """A convolution over bilinearly sampled taps (Dai et al. 2017; Zhu et al. 2019 with a mask).
 
     Each tap of each input channel at each output position is interpolated from 4 neighbours (4 multiplications,
-    3 additions), then multiplied with the mask when there is one.
+    3 additions), then multiplied with the mask when there is one. Per tap, position and offset group the sample's
+    coordinates take 2 additions and its 4 weights 4 products. A bias is always given, zeros if need be.
     """
     batch, _, height, width = out.shape
-    taps = batch * x.shape[1] * weight.shape[2] * weight.shape[3] * height * width
-    # Without a mask the operator is handed an empty one.
-    per_tap = 8 if mask.numel() else 7
-    return Cost(macs(x, weight, out), taps * per_tap + out.numel())
+    positions = batch * height * width
+    taps = positions * x.shape[1] * weight.shape[2] * weight.shape[3]
+    # Without a mask the operator is handed a placeholder, and its last argument says so.
+    per_tap = 8 if rest[-1] else 7
+    return Cost(macs(x, weight, out), taps * per_tap + offset.numel() // 2 * 6 + out.numel())

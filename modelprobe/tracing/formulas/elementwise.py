@@ -1,74 +1,101 @@
 """What elementwise operators and reductions cost: the one table, in FLOPs per element.
 
 The unit is one arithmetic operation or comparison, or one evaluation of an elementary function (exp, log, sqrt,
-tanh, erf, pow, …). A composite counts what its definition writes out, which stands beside it.
+tanh, erf, pow, …). A composite counts what its definition writes out, which stands beside it, with the parameters
+that torch gives it by default (a slope, no margin). Complex numbers: see `registry.in_real_numbers`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
-from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula
+from modelprobe.tracing.formulas.registry import Cost, formula
+
+_SIMPLE = """
+    add sub rsub subtract mul multiply div divide true_divide floor_divide remainder fmod neg negative abs absolute
+    sign sgn signbit maximum minimum fmax fmin square reciprocal floor ceil round trunc fix frac exp exp2 expm1 log
+    log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh asinh acosh atanh atan2 arctan2 arctan arcsin
+    arccos erf erfc erfinv special_erf special_expit special_erfcx special_ndtri special_log_ndtr special_i0e
+    special_i1 special_i1e i0 lgamma digamma polygamma igamma igammac special_zeta pow float_power copysign
+    nextafter frexp gcd lcm heaviside deg2rad rad2deg angle conj_physical _conj_physical eq ne lt le gt ge not_equal
+    less less_equal greater greater_equal isnan isinf isfinite isposinf isneginf logical_and logical_or logical_xor
+    logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__
+    __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__ clamp_min clamp_max cumsum
+    cumprod cummax cummin _cummax_helper _cummin_helper outer ger
+"""
 
 ARITHMETIC = {
-    1: (
-        "add sub rsub subtract mul multiply div divide true_divide floor_divide remainder fmod neg negative abs absolute "
-        "sign sgn maximum minimum fmax fmin square reciprocal floor ceil round trunc fix frac exp exp2 expm1 log log2 "
-        "log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh asinh acosh atanh atan2 arctan2 arctan arcsin "
-        "arccos erf erfc erfinv special_erf special_expit pow float_power xlogy copysign nextafter "
-        "eq ne lt le gt ge not_equal less less_equal greater greater_equal isnan isinf isfinite isclose isposinf isneginf "
-        "logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not "
-        "bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ "
-        "clamp_min clamp_max lgamma digamma deg2rad rad2deg cumsum cumprod cummax cummin angle bucketize searchsorted "
-        "outer ger logaddexp2 nan_to_num"
-    ),
-    2: "clamp clip diff",  # a comparison with either bound; a difference and a copy
+    1: _SIMPLE,  # one operation, one comparison or one evaluation
+    2: "xlogy special_xlog1py _add_relu ldexp",  # a logarithm and a product; a sum and a comparison; x 2^n
     3: (
         "lerp "  # a + w (b - a)
         "addcmul addcdiv "  # a + v b c
-        "logit hypot logcumsumexp"
+        "logit "  # log(x / (1 - x))
+        "sinc "  # sin(pi x) / (pi x)
+        "special_entr "  # -x log x
+        "nan_to_num "  # a comparison for each of NaN and both infinities
+        "logcumsumexp _logcumsumexp"  # exponential, sum, logarithm
     ),
-    4: "sigmoid logaddexp sinc",  # sigmoid: 1 / (1 + exp(-x))
+    4: "hypot logaddexp logaddexp2",  # sqrt(a a + b b); log(exp(a) + exp(b))
+    6: "isclose",  # |a - b| <= t + r |b|
 }
 """FLOPs per output element -> operators that combine numbers."""
 
 ACTIVATIONS = {
-    1: "relu tanh threshold hardshrink",  # one comparison or one evaluation
-    2: "relu6 hardtanh leaky_relu prelu rrelu softshrink softplus",  # two comparisons; one and a product
-    3: "log_sigmoid ",
-    4: "sigmoid hardsigmoid elu celu mish",  # x/6 + 1/2 clamped; exp - 1, scaled, compared; x tanh(log1p(exp x))
-    5: "silu hardswish selu glu softmax log_softmax _softmax _log_softmax _safe_softmax",
+    1: "relu tanh threshold",  # one comparison or one evaluation
+    2: (
+        "relu6 hardtanh hardshrink "  # two comparisons
+        "leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise "  # a comparison and a product
+        "softplus"  # log1p(exp(x))
+    ),
+    3: "softshrink",  # two comparisons and a shift
+    4: (
+        "sigmoid "  # 1 / (1 + exp(-x))
+        "log_sigmoid log_sigmoid_forward "  # -log1p(exp(-x))
+        "hardsigmoid "  # x/6 + 1/2, and two comparisons
+        "elu "  # a (exp(x) - 1), and a comparison
+        "mish"  # x tanh(log1p(exp(x)))
+    ),
+    5: (
+        "silu hardswish glu "  # a sigmoid, or its hard version, and a product
+        "selu celu "  # elu with one more factor
+        "softmax log_softmax _softmax _log_softmax _safe_softmax "  # maximum, difference, exponential, sum, quotient
+        "_sparse_softmax _sparse_log_softmax"
+    ),
+    6: "_masked_softmax",  # softmax behind a mask
 }
-"""FLOPs per output element -> activation functions. silu and glu are a sigmoid and a product; softmax is maximum,
-subtraction, exponential, sum and division."""
+"""FLOPs per output element -> activation functions."""
 
 REDUCTIONS = {
     1: (
-        "sum mean prod amax amin max min argmax argmin any all nansum nanmean median nanmedian mode count_nonzero "
-        "aminmax trace sum_to_size bincount histc  segment_reduce scatter_add scatter_reduce index_add "
-        "index_reduce _unique2 unique_dim unique_consecutive equal allclose _assert_async"
+        "sum mean prod amax amin max min argmax argmin any all nansum nanmean median nanmedian count_nonzero aminmax "
+        "_aminmax bincount segment_reduce equal _assert_async _is_all_true _is_any_true _sparse_sum "
+        "linalg__powsum"
     ),
-    2: "norm linalg_vector_norm linalg_norm frobenius_norm dist",  # a square and a sum
-    4: "var std var_mean std_mean logsumexp",  # mean, difference, square, sum; maximum, difference, exp, sum
+    2: "norm native_norm linalg_vector_norm histc",  # a square and a sum; a quotient (the bin) and a sum
+    3: "dist renorm mse_loss",  # a difference, a square and a sum; a norm and a product
+    4: "var std var_mean std_mean logsumexp soft_margin_loss",  # mean, difference, square, sum; log(sum(exp(x - m)))
+    6: "smooth_l1_loss huber_loss",  # difference, modulus, comparison, square, product, sum
+    7: "allclose binary_cross_entropy binary_cross_entropy_with_logits",  # -(y log p + (1 - y) log(1 - p)), summed
 }
-"""FLOPs per input element -> operators that combine the elements of one tensor."""
+"""FLOPs per input element -> operators that combine the elements of one tensor, losses among them."""
 
 
 def _per_output(cost: int) -> Any:
-    def elementwise(*args: Any, out: Any, **_: Any) -> Cost:
+    def elementwise(*_: Any, out: Any, **__: Any) -> Cost:
         return Cost(0, cost * _first(out).numel())
 
     return elementwise
 
 
 def _per_input(cost: int) -> Any:
-    def reduction(x: Any, *args: Any, out: Any, **_: Any) -> Cost:
+    def reduction(x: Any, *_: Any, out: Any, **__: Any) -> Cost:
         # max(a, b) is elementwise and max(x) a reduction; both touch the larger side once.
-        source = x if isinstance(x, Tensor) else x[0]
-        return Cost(0, cost * max(source.numel(), _first(out).numel() if isinstance(_first(out), Tensor) else 0))
+        size = x.numel() if isinstance(x, Tensor) else x[0].numel()
+        first = _first(out)
+        return Cost(0, cost * max(size, first.numel() if isinstance(first, Tensor) else 0))
 
     return reduction
 
@@ -84,8 +111,7 @@ def _fill() -> None:
         ("reduction", REDUCTIONS, _per_input),
     ):
         for cost, names in table.items():
-            for name in names.split():
-                RULES.setdefault(f"aten::{name}", Rule(kind, make(cost), "counted"))
+            formula(*(f"aten::{name}" for name in names.split()), kind=kind)(make(cost))
 
 
 _fill()
@@ -97,38 +123,49 @@ def gelu(x: Tensor, *, approximate: str = "none", out: Tensor) -> Cost:
     return Cost(0, out.numel() * (9 if approximate == "tanh" else 5))
 
 
+@formula("aten::clamp", "aten::clip", kind="elementwise")
+def clamp(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Cost:
+    """A comparison with each bound that is given."""
+    return Cost(0, out.numel() * ((min is not None) + (max is not None)))
+
+
 @formula("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout", kind="random")
 def dropout(x: Tensor, p: float, train: bool, *, out: Tensor) -> Cost:
     """Nothing in eval mode; a product with the mask and a scaling in train mode."""
     return Cost(0, 2 * out.numel() if train and p else 0, *(() if train and p else (0, 0)))
 
 
-@formula("aten::native_dropout", kind="random")
-def native_dropout(x: Tensor, p: float, train: bool | None, *, out: Any) -> Cost:
+@formula("aten::native_dropout", "aten::_fused_dropout", kind="random")
+def native_dropout(x: Tensor, p: float, train: Any = True, *, out: Any) -> Cost:
     """Like dropout, with the mask as a second result."""
     return Cost(0, 2 * x.numel() if train else 0)
 
 
-@formula("aten::sort", "aten::argsort", "aten::msort", "aten::topk", "aten::kthvalue", kind="sort")
-def comparison_sort(x: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
-    """n ceil(log2 n) comparisons per sorted row, with n the longest dimension when it is not told."""
-    longest = max(x.shape, default=1)
-    return Cost(0, x.numel() * max(1, math.ceil(math.log2(longest))) if longest > 1 else x.numel())
-
-
 @formula("aten::cosine_similarity", kind="reduction")
-def cosine_similarity(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+def cosine_similarity(a: Tensor, b: Tensor, dim: int = 1, *_: Any, out: Tensor, **__: Any) -> Cost:
     """a b / (|a| |b|): three products and sums per coordinate, two roots, a product and a division per result."""
-    return Cost(0, 6 * max(a.numel(), b.numel()) + 4 * out.numel())
+    return Cost(0, out.numel() * (6 * max(a.shape[dim], b.shape[dim]) + 4))
 
 
 @formula("aten::pairwise_distance", kind="reduction")
 def pairwise(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """|a - b + eps|_p: difference, eps, power and sum per coordinate, a root per result."""
-    return Cost(0, 4 * max(a.numel(), b.numel()) + out.numel())
+    return Cost(0, out.numel() * (4 * max(a.shape[-1], b.shape[-1]) + 1))
 
 
 @formula("aten::cross", "aten::linalg_cross", kind="elementwise")
 def cross_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Two products and a difference per component."""
     return Cost(0, 3 * out.numel())
+
+
+@formula("aten::trace", kind="reduction")
+def diagonal_sum(x: Tensor, *, out: Tensor) -> Cost:
+    """A sum over the diagonal."""
+    return Cost(0, min(x.shape))
+
+
+@formula("aten::nll_loss_forward", "aten::nll_loss2d_forward", kind="reduction")
+def negative_log_likelihood(x: Tensor, target: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """A product with the class weight and a sum per target."""
+    return Cost(0, 2 * target.numel())

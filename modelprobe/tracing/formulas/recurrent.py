@@ -83,3 +83,15 @@ def gru_cell(*args: Any, out: Any) -> Cost:
 def elman_cell(*args: Any, out: Any) -> Cost:
     """One step of an Elman network."""
     return _cell(args, 1, RNN_CELL)
+
+
+@formula("aten::_thnn_fused_lstm_cell", kind="rnn")
+def fused_lstm_gates(gates: Tensor, hidden: Tensor, cx: Tensor, bias: Tensor | None = None, *_: Any, out: Any) -> Cost:
+    """The gates alone, after both products."""
+    return Cost(0, gates.numel() * (3 if bias is not None else 1) + cx.numel() * LSTM_CELL)
+
+
+@formula("aten::_thnn_fused_gru_cell", kind="rnn")
+def fused_gru_gates(gates: Tensor, hidden: Tensor, hx: Tensor, bias: Tensor | None = None, *_: Any, out: Any) -> Cost:
+    """The gates alone, after both products."""
+    return Cost(0, gates.numel() * (3 if bias is not None else 1) + hx.numel() * GRU_CELL)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from torch._ops import HigherOrderOperator
+
 from modelprobe.errors import BadInput
 
 
@@ -82,10 +84,28 @@ def operator_name(operator: Any) -> str:
     qualified = getattr(operator, "_qualified_op_name", None)
     if isinstance(qualified, str):
         return qualified
+    if isinstance(operator, HigherOrderOperator):
+        return f"higher_order::{operator.__name__}"
     raise BadInput(
         f"{operator!r} is no operator",
         "name one as torch.ops.namespace.name, or as the text 'namespace::name'",
     )
+
+
+_COMPLEX_FACTORS = {"mul": 6, "multiply": 6, "square": 6, "div": 11, "divide": 11, "reciprocal": 11, "abs": 4}
+
+
+def in_real_numbers(cost: Cost, name: str, kind: str) -> Cost:
+    """The cost of an operator on complex numbers, in operations on real ones.
+
+    A MAC is four real ones. A sum is 2 operations, a product 6 (four products, two sums), a quotient 11 (the product
+    with the conjugate, the squared modulus, two divisions), a modulus 4; other elementwise work counts twice.
+    Fourier transforms are stated in real operations already.
+    """
+    if kind == "transform":
+        return cost
+    factor = _COMPLEX_FACTORS.get(name.removeprefix("aten.").rstrip("_"), 2)
+    return cost._replace(macs=4 * cost.macs, flops=factor * cost.flops)
 
 
 def rule_for(name: str) -> Rule | None:

@@ -12,7 +12,7 @@ from modelprobe.tracing.formulas.registry import Cost, formula
 PAIR = 12  # four extremes, two differences clamped at 0, their product, union of areas, division, comparison
 
 
-@formula("torchvision::roi_align", kind="pooling")
+@formula("torchvision::roi_align", "torchvision::qroi_align", kind="pooling")
 def roi_align(
     x: Tensor,
     rois: Tensor,
@@ -51,7 +51,7 @@ def ps_roi_align(
     return roi_align(x, rois, scale, height, width, sampling_ratio, out=out[0])
 
 
-@formula("torchvision::nms", kind="sort")
+@formula("torchvision::nms", "torchvision::qnms", kind="sort")
 def nms(boxes: Tensor, scores: Tensor, threshold: float, *, out: Tensor) -> Cost:
     """A sort, and intersection over union of every pair at worst (greedy suppression skips what is gone)."""
     count = boxes.shape[0]
