@@ -160,6 +160,6 @@ def _own_notes(result: BuffersResult) -> list[Note]:
     lost = [row.path for row in result.rows if not row.persistent]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        text = f"Not persistent: made anew by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
+        text = f"Not persistent: made by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
         return [Note(text, Level.INFO)]
     return []

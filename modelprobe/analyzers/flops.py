@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modelprobe.analyzers.result import Result
@@ -23,6 +23,7 @@ class CostRow:
     """One row: a module with everything inside it, an operator, a kind, or a module call.
 
     `share` is of the total MACs (of the total FLOPs when nothing is a MAC). `flops` are 2 per MAC and the rest.
+    `same_as` names the first place of a module that stands at several; what it costs stands there.
     """
 
     name: str
@@ -36,6 +37,7 @@ class CostRow:
     activations: int
     bytes_moved: int
     uncounted: int
+    same_as: str = ""
 
     @property
     def intensity(self) -> float | None:
@@ -160,7 +162,8 @@ def _module_rows(trace: Trace) -> list[CostRow]:
     for node in trace.tree.modules:
         cost = inside.get(node.path, Tally())
         name, detail = node.name or _model(trace), node.cls
-        rows.append(_row(name, detail, node.depth, calls.get(node.path, 0), cost, total, parameters.get(node.path, 0)))
+        row = _row(name, detail, node.depth, calls.get(node.path, 0), cost, total, parameters.get(node.path, 0))
+        rows.append(replace(row, same_as=trace.tree.aliases.get(node.path, "")))
         mine = direct.get(node.path)
         if node.path in parents_of_something and mine is not None and mine.macs:
             rows.append(_row(OWN, "", node.depth + 1, calls.get(node.path, 0), mine, total, None))
@@ -281,6 +284,8 @@ def _mark(row: CostRow, result: FlopsResult) -> str:
     marks = []
     if row.uncounted:
         marks.append(f"{row.uncounted} uncounted")
+    if row.same_as:
+        marks.append(f"is {row.same_as}")
     if result.tree and result.by == "module" and row.name != OWN and row.calls > 1:
         marks.append(f"called x{row.calls}")
     return ", ".join(marks)

@@ -16,7 +16,10 @@ from modelprobe.units import Unit
 
 @dataclass(frozen=True, slots=True)
 class ModuleParameters:
-    """One module and everything below it; a tensor that it holds twice is counted once."""
+    """One module and everything below it; a tensor that it holds twice is counted once.
+
+    `same_as` names the first place of a module that stands at several.
+    """
 
     path: str
     cls: str
@@ -26,6 +29,7 @@ class ModuleParameters:
     trainable: int
     nbytes: int
     share: float
+    same_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,7 @@ def _module_rows(tree: ModuleTree, total: int) -> list[ModuleParameters]:
                     sum(entry.numel for entry in entries if entry.requires_grad),
                     sum(entry.nbytes for entry in entries),
                     count / total if total else 0.0,
+                    tree.aliases.get(node.path, ""),
                 )
             )
     return rows
@@ -291,11 +296,18 @@ def _module_table(result: ParamsResult) -> Table:
                 row.nbytes,
             ),
             depth=row.depth,
-            mark="" if row.trainable == row.total else "frozen" if not row.trainable else "partly frozen",
+            mark=_mark(row),
         )
         for row in result.modules
     )
     return Table(columns, rows, tree=True, key="modules")
+
+
+def _mark(row: ModuleParameters) -> str:
+    marks = [f"is {row.same_as}"] if row.same_as else []
+    if row.trainable != row.total:
+        marks.append("partly frozen" if row.trainable else "frozen")
+    return ", ".join(marks)
 
 
 def _group_table(title: str, key: str, groups: tuple[Group, ...]) -> Table:

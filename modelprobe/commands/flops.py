@@ -15,7 +15,10 @@ BY = ("module", "operator", "kind", "call")
 ByOpt = Annotated[
     str,
     typer.Option(
-        "--by", metavar="|".join(BY), help="What the rows are; call lists every call in order.", rich_help_panel="Output"
+        "--by",
+        metavar="|".join(BY),
+        help="What the rows are; call lists every call in order.",
+        rich_help_panel="Output",
     ),
 ]
 

@@ -21,7 +21,9 @@ ColumnsOpt = Annotated[
 ]
 FoldOpt = Annotated[
     bool,
-    typer.Option("--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=options.OUTPUT),
+    typer.Option(
+        "--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=options.OUTPUT
+    ),
 ]
 
 
