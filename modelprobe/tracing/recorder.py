@@ -19,6 +19,7 @@ from modelprobe.report import Level, Note
 from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.tracing.observer import Observer, Values
 from modelprobe.tracing.residue import mode_set, on_meta, pristine
+from modelprobe.tracing.script import hidden_operators, is_script, takes_no_hook
 from modelprobe.tracing.tree import class_name, read_tree, walk
 from modelprobe.tracing.values import copied, leaves, moved, shapes
 from modelprobe.units import shape as shape_text
@@ -114,11 +115,11 @@ def trace(
     """
     call_kwargs = dict(kwargs or {})
     model, said = _unwrapped(model)
-    said = [*notes, *said]
+    said = [*notes, *said, *hidden_operators(model)]
     if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
         model = _materialised(model, args, call_kwargs, device == "meta")
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
-    if device == "meta" and not _script(model):
+    if device == "meta" and not is_script(model):
         try:
             return _recorded(model, args, call_kwargs, "meta", train, said, env or {})
         except NeedsValuesError as needs:
@@ -258,11 +259,6 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
         model = inner
 
 
-def _script(model: nn.Module) -> bool:
-    # The parameters of TorchScript live in C++: they cannot be exchanged for meta ones.
-    return isinstance(model, torch.jit.ScriptModule)
-
-
 def _materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Module:
     """A copy, on meta or where the model is, whose lazy parameters have their shapes."""
     twin = deepcopy(model)
@@ -350,17 +346,12 @@ def _watch(model: nn.Module, running: _Running, stack: ExitStack) -> bool:
         paths.setdefault(id(module), []).append(path)
         modules[id(module)] = module
     for key, module in modules.items():
-        if isinstance(module, torch.jit.ScriptModule) and (module is not model or _takes_no_hook(model)):
+        if isinstance(module, torch.jit.ScriptModule) and (module is not model or takes_no_hook(model)):
             continue  # called from C++, past any hook; its operators count for the script above it
         enter, leave = _hooks(paths[key], class_name(module), running)
         stack.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
-        stack.callback(module.register_forward_hook(leave, always_call=not _script(module)).remove)
-    return not _takes_no_hook(model)
-
-
-def _takes_no_hook(model: nn.Module) -> bool:
-    # torch.jit.script's modules refuse hooks; torch.jit.trace's outermost one takes them.
-    return _script(model) and not isinstance(model, torch.jit.TopLevelTracedModule)
+        stack.callback(module.register_forward_hook(leave, always_call=not is_script(module)).remove)
+    return not takes_no_hook(model)
 
 
 def _hooks(paths: list[str], cls: str, running: _Running) -> tuple[Callable[..., None], Callable[..., None]]:
