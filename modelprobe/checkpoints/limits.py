@@ -14,14 +14,15 @@ class Limits:
     """
 
     pickle_bytes: int = 256 << 20  # inflated bytes of one pickle that are looked at
-    opcodes: int = 16_000_000
+    opcodes: int = 12_000_000
     nodes: int = 2_600_000  # containers, calls and strings of one pickle
+    globals: int = 20_000  # different names that one pickle imports
     stack: int = 1_000_000
     text: int = 16 << 20  # one string that is kept
     header: int = 25 << 20  # safetensors header and other JSON; the Hub's own bound
     members: int = 2_000_000  # entries of a zip directory
     tensors: int = 300_000
-    steps: int = 2_000_000  # values visited under one root
+    steps: int = 1_000_000  # values visited under one root
     items: int = 20_000  # non-tensor entries that are listed
     children: int = 1_000  # of them under one parent
     depth: int = 60

@@ -162,7 +162,7 @@ class Machine:
         at = self.base + self.pos
         if length < 0 or length > self.feed.size - at:
             raise self.broken(f"it announces {length:,} bytes that are not there")
-        self.nodes += 1
+        self.nodes += 2
         found = Blob(kind, self.feed, at, length, self.take(length) if length <= KEEP else None)
         self.blobs.append(found)
         if found.data is not None:
@@ -208,8 +208,9 @@ class Machine:
         """Record a global and return its node, the same one for the same name."""
         found = self.globals.get((module, name))
         if found is None:
+            if len(self.globals) >= self.limits.globals:
+                raise self.broken(f"it imports more than {self.limits.globals:,} names")
             found = self.globals[module, name] = Global(module, name)
-            self.nodes += 1
         found.count += 1
         return found
 

@@ -39,7 +39,10 @@ def long_binput(m: Machine) -> None:
 
 @op(b"\x94")
 def memoize(m: Machine) -> None:
-    m.put(len(m.memo) - m.gaps + len(m.sparse))
+    if m.gaps or m.sparse:
+        m.put(len(m.memo) - m.gaps + len(m.sparse))
+    else:
+        m.memo.append(m.stack[-1])
 
 
 @op(b"h")
@@ -121,7 +124,7 @@ def empty_list(m: Machine) -> None:
 
 @op(b"}")
 def empty_dict(m: Machine) -> None:
-    m.nodes += 1
+    m.nodes += 2  # two objects each
     m.stack.append(Dict())
 
 

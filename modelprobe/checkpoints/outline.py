@@ -91,7 +91,8 @@ class Outline:
             top.tensors += 1
             top.nbytes += self.tensors[-1].nbytes
         elif not is_container(node):
-            self._show(top, self._leaf(key, node))
+            if self._room(top):
+                self._show(top, self._leaf(key, node))
         elif id(node) in self._seen:
             self._show(top, Item(key, "same", ".".join(self._seen[id(node)]), "", 0))
         elif len(stack) >= self.limits.depth:
@@ -102,10 +103,12 @@ class Outline:
 
     def _show(self, frame: Frame, item: Item) -> None:
         # What holds tensors is always listed: totals and branches are read from it.
-        room = len(frame.children) < self.limits.children and self._items < self.limits.items
-        if room or (item.tensors and len(frame.children) < self.limits.children * 10):
+        if self._room(frame) or (item.tensors and len(frame.children) < self.limits.children * 10):
             self._items += 1
             frame.children.append(item)
+
+    def _room(self, frame: Frame) -> bool:
+        return len(frame.children) < self.limits.children and self._items < self.limits.items
 
     def _leaf(self, key: str, node: Node) -> Item:
         kind, value, type_ = scalar(node)
