@@ -72,6 +72,71 @@ def test_batch_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     same(shortcuts.batch_norm(*arguments), torch.batch_norm(*arguments))
 
 
+def test_channels_last_stays_channels_last() -> None:
+    x = torch.empty(2, 6, 5, 4, device="meta").to(memory_format=torch.channels_last)
+    one = torch.empty(6, device="meta")
+    arguments = (x, one, one, one, one, False, 0.1, 1e-5, False)
+    same(shortcuts.batch_norm(*arguments), torch.batch_norm(*arguments))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7)])
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 1, 1, 1), (0, 3, 4, 4)])
+def test_adaptive_average(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    x = torch.empty(shape, device="meta")
+    same(shortcuts.adaptive_average(x, size), torch.nn.functional.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6), (2, 0, 6), (1, 2, 3, 6)])
+def test_linear(shape: tuple[int, ...]) -> None:
+    x, weight = torch.empty(shape, device="meta"), torch.empty(5, 6, device="meta")
+    for bias in (None, torch.empty(5, device="meta")):
+        same(shortcuts.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+    assert shortcuts.linear(x, torch.empty(5, 7, device="meta")) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_max_pool(data: st.DataObject) -> None:
+    x = torch.empty(2, 3, data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20)), device="meta")
+    pair = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    kernel, stride, reach = data.draw(pair), data.draw(st.just([]) | pair), data.draw(pair)
+    padding = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    arguments = (x, kernel, stride, padding, reach, False)
+    found = shortcuts.max_pool(*arguments)
+    try:
+        expected = torch.max_pool2d(*arguments)
+    except RuntimeError:
+        assert found is None
+    else:
+        assert found is not None
+        same(found, expected)
+
+
+ELEMENTWISE = [name for name, use in shortcuts.SHORTCUTS.items() if use in (shortcuts.unary, shortcuts.in_place)]
+PAIRS = [name for name, use in shortcuts.SHORTCUTS.items() if use is shortcuts.binary]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *PAIRS])
+def test_elementwise(name: str, dtype: torch.dtype) -> None:
+    run = getattr(torch.ops.aten, name.removeprefix("aten."))
+    two = name.removeprefix("aten.").startswith(("add", "mul"))
+    for shape in ((), (3,), (2, 3, 4, 5), (0, 3)):
+        x = torch.empty(shape, dtype=dtype, device="meta")
+        rest = (torch.empty(shape, dtype=dtype, device="meta"),) if two else ()
+        found = shortcuts.SHORTCUTS[name](x, *rest)
+        if found is not None:
+            same(found, run(x, *rest))
+            assert (found is x) == name.endswith("_")
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "aten.add_", "aten.mul_"])
+def test_broadcast_and_promotion_are_left_to_the_operator(name: str) -> None:
+    x = torch.empty(2, 3, device="meta")
+    for other in (torch.empty(3, device="meta"), torch.empty(2, 3, dtype=torch.float64, device="meta")):
+        assert shortcuts.SHORTCUTS[name](x, other) is None
+
+
 def test_layer_norm() -> None:
     x, one = torch.empty(2, 5, 6, device="meta"), torch.empty(6, device="meta")
     same(shortcuts.layer_norm(x, [6], one, one, 1e-5, False), torch.layer_norm(x, [6], one, one, 1e-5, False))
