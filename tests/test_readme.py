@@ -1,0 +1,73 @@
+"""The README tells the truth: every `$ modelprobe …` in it runs, and prints what stands under it.
+
+`pytest tests/test_readme.py --update-golden` writes what the commands print now into the README.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from modelprobe.cli import main
+from tests.samples import ROOT
+
+README = ROOT / "README.md"
+BLOCK = re.compile(r"^```console\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def transcripts() -> list[tuple[str, str]]:
+    """(command line, what the README shows under it; empty where it shows nothing)."""
+    found = []
+    for block in BLOCK.finditer(README.read_text(encoding="utf-8")):
+        parts = re.split(r"^\$ ", block["body"], flags=re.MULTILINE)[1:]
+        found += [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts]
+    return [(command, shown) for command, shown in found if command.startswith("modelprobe")]
+
+
+def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line prints on stdout; `| head -N` is understood."""
+    words, _, rest = command.partition(" | ")
+    code = main(shlex.split(words)[1:])
+    out = capsys.readouterr().out
+    assert code == 0, command
+    if rest:
+        assert rest.startswith("head -"), rest
+        out = "".join(out.splitlines(keepends=True)[: int(rest.removeprefix("head -"))])
+    return out
+
+
+@pytest.mark.parametrize(("command", "shown"), transcripts(), ids=lambda value: value[:60])
+def test_commands_print_what_the_readme_shows(
+    command: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    out = printed(command, capsys)
+    if shown.strip() and request.config.getoption("--update-golden"):
+        text = README.read_text(encoding="utf-8")
+        README.write_text(text.replace(f"$ {command}\n{shown}", f"$ {command}\n{out}"), encoding="utf-8")
+    elif shown.strip():
+        assert out == shown
+
+
+@pytest.mark.parametrize("body", [block["body"] for block in PYTHON.finditer(README.read_text(encoding="utf-8"))])
+def test_python_examples_run(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(compile(body, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_there_is_an_example_of_every_command() -> None:
+    from modelprobe.cli import COMMANDS
+
+    used = {shlex.split(command.partition(" | ")[0])[1] for command, _ in transcripts() if " " in command}
+    assert {name for name, *_ in COMMANDS} <= used
