@@ -1,0 +1,68 @@
+"""What the tests of the formulas share: one expression as a model, its cost on meta and for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelprobe.tracing.ledger import OpCall, Trace
+from modelprobe.tracing.recorder import trace
+
+
+class Expression(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def both(function: Callable[..., Any], *args: Tensor, train: bool = False) -> Trace:
+    """The ledger on meta, once it is clear that a real run costs the same and that nothing is uncounted."""
+    model = function if isinstance(function, nn.Module) else Expression(function)
+    meta = trace(model, *args, train=train)
+    real = trace(model, *args, device="real", train=train)
+    assert not meta.notes, meta.notes
+    assert not meta.uncounted, meta.uncounted
+    assert [(op.name, op.macs, op.flops) for op in meta.ops] == [(op.name, op.macs, op.flops) for op in real.ops]
+    return meta
+
+
+def really(model: Callable[..., Any], *args: Tensor) -> Trace:
+    """The ledger of a real run, of what has no meta kernels."""
+    found = trace(model if isinstance(model, nn.Module) else Expression(model), *args, device="real")
+    assert not found.uncounted, found.uncounted
+    assert not found.notes, found.notes
+    return found
+
+
+def macs(function: Callable[..., Any], *args: Tensor) -> int:
+    """MACs, on meta as for real."""
+    return both(function, *args).macs
+
+
+def beside(found: Trace) -> int:
+    """The FLOPs that are not MACs."""
+    return found.flops - 2 * found.macs
+
+
+def flops(function: Callable[..., Any], *args: Tensor, train: bool = False) -> int:
+    """FLOPs beside the MACs, on meta as for real."""
+    return beside(both(function, *args, train=train))
+
+
+def only(found: Trace, name: str) -> OpCall:
+    """The one call of an operator."""
+    (call,) = [op for op in found.ops if op.name == name]
+    return call
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of that shape; values do not matter."""
+    return torch.zeros(shape, dtype=dtype)
