@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 GAP = 2
 BARS = (20, 10, 6)
-"""Widths a share bar may have, widest first. Bars take spare room only: a column never gives way to one."""
+"""Widths a share bar may have, widest first."""
+
+EXTRA = 4
+"""Columns of this priority and above give way to a share bar; the others do not, and bars take what room is spare."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,22 @@ def fit(wants: Sequence[Want], width: int) -> Layout | None:
         if not droppable:
             return None
         shown.remove(max(droppable, key=lambda i: (wants[i].priority, i)))
+    return _with_bar(wants, shown, width) or _layout(wants, shown, width)
+
+
+def _with_bar(wants: Sequence[Want], shown: Sequence[int], width: int) -> Layout | None:
+    """The layout with a bar, extra columns dropped as far as that takes; None when there is no bar to draw."""
+    left = list(shown)
+    while any(wants[i].bar for i in left):
+        found = _layout(wants, left, width)
+        extra = [i for i in left[1:] if wants[i].priority >= EXTRA and not wants[i].bar]
+        if found.bar or not extra:
+            return found if found.bar else None
+        left.remove(max(extra, key=lambda i: (wants[i].priority, i)))
+    return None
+
+
+def _layout(wants: Sequence[Want], shown: Sequence[int], width: int) -> Layout:
     chosen = [wants[i] for i in shown]
     room = width - GAP * (len(shown) - 1)
     widths = _share_out(chosen, room)
