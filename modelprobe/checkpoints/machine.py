@@ -15,7 +15,7 @@ from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, SetNode
 from modelprobe.checkpoints.source import Source
 from modelprobe.errors import BadInput
 
-WINDOW = 1 << 18
+WINDOW = 1 << 16  # small beside what a remote source fetches at a time
 MARGIN = 16  # more than any opcode with arguments of fixed size
 KEEP = 4096  # bytes objects up to this size keep their data
 GAP = 4096

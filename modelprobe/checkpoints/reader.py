@@ -81,13 +81,16 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gg
 
 
 def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> Checkpoint:
-    """List a weight file or a checkpoint directory without running, importing or loading anything.
+    """List a weight file, a checkpoint directory or a file behind an http(s) address, without running,
+    importing or loading anything.
 
     Needs neither torch nor numpy. Raises BadInput, with a hint, for everything that cannot be listed.
     """
     target = os.fspath(path)
     if "\0" in target:
         raise BadInput("a file name cannot hold a NUL character")
+    if target.startswith(("https://", "http://")):
+        return _finish(_url(target, limits))
     found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
     return _finish(found)
 
@@ -95,6 +98,17 @@ def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> C
 def _file(path: str, limits: Limits) -> Checkpoint:
     with closing(FileSource(path)) as source:
         return read_source(source, limits)
+
+
+def _url(url: str, limits: Limits) -> Checkpoint:
+    """A file on a web server; the storages of the listing have no place that could be read later."""
+    from modelprobe.checkpoints.remote import HttpSource
+
+    with closing(HttpSource(url)) as source:
+        found = read_source(source, limits)
+        metadata = {**found.metadata, "requests": source.requests, "fetched_bytes": source.fetched}
+    storages = {key: replace(storage, located="") for key, storage in found.storages.items()}
+    return replace(found, storages=storages, metadata=metadata)
 
 
 def read_source(source: Source, limits: Limits) -> Checkpoint:
@@ -118,6 +132,10 @@ def _json(source: Source, limits: Limits) -> Checkpoint:
         raise BadInput(f"{source.name} is a JSON file of {source.size:,} bytes, no weight file")
     value = parse_json(source.read(0, source.size), source.name, "text")
     if isinstance(value, dict) and is_index(value):
+        if not isinstance(source, FileSource):
+            raise BadInput(
+                f"{source.name} is the index of a sharded checkpoint", "Name one of its shards, or download all."
+            )
         return read_shards(Path(source.name), value, lambda path: _shard(path, limits), limits)
     if isinstance(value, dict) and ("error" in value or "message" in value):
         raise BadInput(f"{source.name} is the error message of a server, not the file", "Download the file again.")

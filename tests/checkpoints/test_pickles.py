@@ -81,7 +81,7 @@ def test_two_handlers_for_one_opcode_are_refused() -> None:
         op(b".")(lambda machine: None)
 
 
-@pytest.mark.parametrize("size", [4096, 4097, 1 << 18, (1 << 18) + 1, 3 << 18])
+@pytest.mark.parametrize("size", [4096, 4097, (1 << 16) - 20, 1 << 16, (1 << 16) + 1, 3 << 18])
 def test_windows_are_joined_without_a_seam(size: int) -> None:
     """Strings, bytes and lines that straddle the window are read whole."""
     data = ["x" * size, b"y" * size, list(range(50_000)), "z" * 7]
