@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import partial
 from typing import Any
 
 from modelprobe.analyzers.folding import Branch, flatten, fold, grow
@@ -40,7 +39,7 @@ class Layer:
     """A module at its place. `inputs` and `outputs` are the shapes of its first call; `calls` is 0 if it never ran.
 
     `used` is false for a module that neither ran nor lent its weights to another (`out_proj` of attention does).
-    `folded` names further modules that are equal in class, shapes and cost; the figures are of one of them.
+    `folded` names further modules that are equal in class, shapes, parameters and MACs; the figures are of the first.
     `same_as` names the first place of a module that stands at several.
     """
 
@@ -116,7 +115,7 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
     layers = _layers(trace)
     branches = grow(layers, lambda layer: layer.depth)
     if folded:
-        branches = fold(branches, partial(_signature, with_arguments="arguments" in chosen))
+        branches = fold(branches, _signature(chosen))
     rows = [_with_copies(branch, level) for branch, level in flatten(branches)]
     shown = fitting_depth(layer.depth for layer in rows) if depth is None else depth
     visible = tuple(layer for layer in rows if layer.depth <= shown)
@@ -220,25 +219,14 @@ def _bytes_inside(tree: ModuleTree) -> dict[str, int]:
     return totals
 
 
-def _signature(layer: Layer, with_arguments: bool) -> Hashable:
-    """Equal for modules that differ in nothing that is shown but the number at the end of their names.
+def _signature(columns: Sequence[str]) -> Callable[[Layer], Hashable]:
+    """Equal for modules that differ in nothing that is shown but the number at the end of their names."""
+    keys = ["cls", "inputs", "outputs", "parameters", "macs", "calls", "used", *(COLUMNS[name].key for name in columns)]
 
-    Arguments count where they are shown: the rate of a dropout that rises from block to block is no other layer.
-    """
-    return (
-        _stem(layer.path.rpartition(".")[2]),
-        layer.cls,
-        layer.inputs,
-        layer.outputs,
-        layer.parameters,
-        layer.nbytes,
-        layer.flops,
-        layer.macs,
-        layer.calls,
-        layer.used,
-        layer.arguments if with_arguments else "",
-        bool(layer.same_as),
-    )
+    def signature(layer: Layer) -> Hashable:
+        return (_stem(layer.path.rpartition(".")[2]), bool(layer.same_as), *(getattr(layer, key) for key in keys))
+
+    return signature
 
 
 def _stem(name: str) -> str:
