@@ -45,7 +45,7 @@ def name_rows(
     """The rows in the order of the file. Without a depth, as deep as fits on a screen; `all_tensors` lists all."""
     if all_tensors:
         return tuple(_leaf(name, name, 0, entry) for name, entry in named)
-    rows = _chained(_tree(named))
+    rows = _tree(named)
     limit = depth if depth is not None else _fitting(rows)
     branches = fold(grow([row for row in rows if row.depth < limit], lambda row: row.depth), _signature)
     return tuple(
@@ -64,33 +64,77 @@ class _Node:
         self.entries: list[TensorEntry] = []
 
 
+class _Sum:
+    """What lies below a prefix."""
+
+    __slots__ = ("dtypes", "flags", "nbytes", "numel", "roles", "tensors")
+
+    def __init__(self) -> None:
+        self.tensors = self.numel = self.nbytes = 0
+        self.dtypes: set[str] = set()
+        self.roles: set[str | None] = set()
+        self.flags: set[str] = set()
+
+    def count(self, entry: TensorEntry) -> None:
+        """Add a tensor."""
+        self.tensors += 1
+        self.numel += entry.numel
+        self.nbytes += entry.nbytes
+        self.dtypes.add(entry.dtype)
+        self.roles.add(entry.role)
+        self.flags.update(entry.flags)
+
+    def merge(self, other: _Sum) -> None:
+        """Add everything below another prefix."""
+        self.tensors += other.tensors
+        self.numel += other.numel
+        self.nbytes += other.nbytes
+        self.dtypes |= other.dtypes
+        self.roles |= other.roles
+        self.flags |= other.flags
+
+
 def _tree(named: Sequence[tuple[str, TensorEntry]]) -> list[NameRow]:
     """Every prefix and every tensor in pre-order."""
     root = _Node()
     for name, entry in named:
         node = root
         for part in name.split(".", DEEPEST - 1):
-            node = node.below.setdefault(part, _Node())
+            below = node.below.get(part)
+            if below is None:
+                below = node.below[part] = _Node()
+            node = below
         node.entries.append(entry)
     rows: list[NameRow] = []
     _collect(root, "", 0, rows)
     return rows
 
 
-def _collect(node: _Node, prefix: str, depth: int, rows: list[NameRow]) -> list[TensorEntry]:
-    """Append the rows below `node` and return its tensors. The depth is bounded by DEEPEST."""
-    found: list[TensorEntry] = []
-    for label, child in node.below.items():
+def _collect(node: _Node, prefix: str, depth: int, rows: list[NameRow]) -> _Sum:
+    """Append the rows below `node` and return their sum. The depth is bounded by DEEPEST."""
+    total = _Sum()
+    for first, below in node.below.items():
+        label, child = _joined(first, below)
         path = f"{prefix}.{label}" if prefix else label
         for entry in child.entries:
             rows.append(_leaf(path, label, depth, entry))
-            found.append(entry)
+            total.count(entry)
         if child.below:
             at = len(rows)
             inside = _collect(child, path, depth + 1, rows)
             rows.insert(at, _group(path, label, depth, inside))
-            found += inside
-    return found
+            total.merge(inside)
+    return total
+
+
+def _joined(label: str, node: _Node) -> tuple[str, _Node]:
+    """A prefix that holds nothing but one other prefix is one level with it: `module.features`."""
+    while not node.entries and len(node.below) == 1:
+        ((inner, only),) = node.below.items()
+        if only.entries or not only.below:
+            break
+        label, node = f"{label}.{inner}", only
+    return label, node
 
 
 def _leaf(path: str, label: str, depth: int, entry: TensorEntry) -> NameRow:
@@ -99,42 +143,10 @@ def _leaf(path: str, label: str, depth: int, entry: TensorEntry) -> NameRow:
     )
 
 
-def _group(path: str, label: str, depth: int, entries: list[TensorEntry]) -> NameRow:
-    roles = {entry.role for entry in entries}
-    flags = sorted({flag for entry in entries for flag in entry.flags if flag != "by-name"})
-    return NameRow(
-        path=path,
-        label=label,
-        depth=depth,
-        tensors=len(entries),
-        shape=None,
-        dtypes=tuple(sorted({entry.dtype for entry in entries})),
-        numel=sum(entry.numel for entry in entries),
-        nbytes=sum(entry.nbytes for entry in entries),
-        role=roles.pop() if len(roles) == 1 else None,
-        flags=tuple(flags),
-    )
-
-
-def _chained(rows: list[NameRow]) -> list[NameRow]:
-    """The rows with every group that holds nothing but another group joined to it: `module.features` is one level."""
-    joined: list[NameRow] = []
-    lifts: list[tuple[int, str]] = []  # depth of a group that was joined, and its label
-    for index, row in enumerate(rows):
-        while lifts and row.depth <= lifts[-1][0]:
-            lifts.pop()
-        follower = rows[index + 1] if index + 1 < len(rows) else None
-        only = follower is not None and not follower.is_tensor and follower.tensors == row.tensors and not row.is_tensor
-        if only and follower is not None and follower.depth == row.depth + 1:
-            lifts.append((row.depth, row.label))
-            continue
-        label = row.label
-        for depth, text in reversed(lifts):
-            if depth != row.depth - 1 - (label.count(".") - row.label.count(".")):
-                break
-            label = f"{text}.{label}"
-        joined.append(replace(row, depth=row.depth - len(lifts), label=label))
-    return joined
+def _group(path: str, label: str, depth: int, held: _Sum) -> NameRow:
+    role = next(iter(held.roles)) if len(held.roles) == 1 else None
+    dtypes, flags = tuple(sorted(held.dtypes)), tuple(sorted(held.flags - {"by-name"}))
+    return NameRow(path, label, depth, held.tensors, None, dtypes, held.numel, held.nbytes, role, flags)
 
 
 def _fitting(rows: Sequence[NameRow]) -> int:

@@ -43,7 +43,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def check_address(url: str) -> urllib.parse.SplitResult:
-    """The parts of an http(s) address. Link-local ones are refused: that is where clouds keep a machine's credentials."""
+    """The parts of an http(s) address. Link-local ones are refused: clouds keep a machine's credentials there."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
