@@ -63,14 +63,14 @@ def products(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return side((rows, inner)), side((inner, columns))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(products())
 def test_matmul_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = shapes
     assert macs(torch.matmul, zeros(*a), zeros(*b)) == count_matmul(a, b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_einsum_of_two(data: st.DataObject) -> None:
     sizes = {letter: data.draw(st.integers(2, 4)) for letter in "bijk"}

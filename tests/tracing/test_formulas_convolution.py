@@ -56,7 +56,7 @@ def convolutions(draw: st.DrawFn) -> tuple[torch.Tensor, int, int, list[tuple[in
     return zeros(draw(st.integers(1, 2)), channels, *space), out_channels, groups, sizes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(convolutions())
 def test_any_convolution(case: tuple[torch.Tensor, int, int, list[tuple[int, int, int, int]]]) -> None:
     x, out_channels, groups, sizes = case
