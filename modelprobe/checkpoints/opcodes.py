@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from modelprobe.checkpoints.machine import Machine, op
-from modelprobe.checkpoints.nodes import Blob, Call, Dict, Node, PersistentId, SetNode
+from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, PersistentId, SetNode
 
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
@@ -75,9 +75,13 @@ def tuple_(m: Machine) -> None:
 
 @op(b"Q")
 def binpersid(m: Machine) -> None:
+    value = m.stack[-1]
     m.nodes += 1
-    m.persistent.append(m.stack[-1])
-    m.stack[-1] = PersistentId(m.stack[-1])
+    if type(value) is tuple and len(value) > 1 and value[0] == "module" and type(value[1]) is Global:
+        m.stack[-1] = value[1]  # before torch 1.6: a class beside the source it was written in
+        return
+    m.persistent.append(value)
+    m.stack[-1] = PersistentId(value)
 
 
 @op(b"R")

@@ -79,6 +79,8 @@ def test_whole_modules(protocol: int, legacy: bool, tmp_path: Path) -> None:
     assert [".".join(m.path) for m in found.modules] == [key for key, _ in model.named_modules(remove_duplicate=False)]
     assert {entry.name for entry in found.tensors if entry.role == ATTRIBUTE} == {"0.anchors"}
     grads = {entry.name: entry.requires_grad for entry in found.tensors if entry.role == PARAMETER}
+    assert not found.findings
+    assert found.modules[1].type.endswith("seeds.Block")
     assert grads["0.scale"] is False
     assert grads["0.conv.weight"] is True
 
