@@ -28,14 +28,18 @@ def _while_loop(
     return carried
 
 
-def _scan(combine: Callable[..., Any], init: Sequence[Any], xs: Sequence[Tensor], more: Sequence[Any] = ()) -> Any:
-    """One round per element of the first dimension; what the rounds put out is stacked."""
+def _scan(combine: Callable[..., Any], init: Sequence[Any], xs: Sequence[Tensor], *rest: Any) -> Any:
+    """One round per element of the scanned dimension; what the rounds put out is stacked.
+
+    `rest` ends with additional inputs; before torch 2.7 the dimension and the direction stand in front of them.
+    """
+    dim, more = (rest[0] if len(rest) > 1 else 0), rest[-1] if rest else ()
     carried, found = list(init), []
-    for i in range(xs[0].shape[0]):
-        both = list(combine(*carried, *(x[i] for x in xs), *more))
+    for i in range(xs[0].shape[dim]):
+        both = list(combine(*carried, *(x.select(dim, i) for x in xs), *more))
         carried = both[: len(init)]
         found.append(both[len(init) :])
-    return [*carried, *(torch.stack(column) for column in zip(*found, strict=True))]
+    return [*carried, *(torch.stack(column, dim) for column in zip(*found, strict=True))]
 
 
 def _map(body: Callable[..., Any], xs: Sequence[Tensor], more: Sequence[Any] = (), **_: Any) -> Any:

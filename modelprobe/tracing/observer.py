@@ -61,7 +61,7 @@ def describe(func: Any) -> Operator:
         func.name(), "CompositeImplicitAutograd"
     )
     names = tuple(schema.arguments[i].name for i in written)
-    returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].is_out)
+    returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
     parts = func.decompose if composite else None
     return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, SHORTCUTS.get(shown))
 
