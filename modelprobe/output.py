@@ -24,6 +24,12 @@ from modelprobe.units import printable
 NARROWEST = 20
 """Below this a report is unreadable however it is laid out; the terminal may wrap it."""
 
+PIECE = 8192
+"""Written at once. An unbuffered stdout (`python -u`) takes what a pipe took of one write for all of it."""
+
+STDOUT, STDERR = 1, 2
+"""What child processes and libraries write to, whatever `sys.stdout` is."""
+
 DRAWING = "├─│└…█▏"
 
 
@@ -136,7 +142,9 @@ def _write(stream: TextIO | None, text: str) -> None:
         raise BadInput("stdout is closed", "use -o FILE")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        for start in range(0, len(shown), PIECE):
+            stream.write(shown[start : start + PIECE])
         stream.flush()
     except BrokenPipeError:
         raise
@@ -182,28 +190,19 @@ def stdout_kept() -> Iterator[None]:
 
     That includes what child processes and libraries write past Python, where both streams are the system's own.
     """
-    out, err = _descriptor(sys.stdout), _descriptor(sys.stderr)
     saved = None
-    if out is not None and err is not None:
-        with suppress(OSError, ValueError):
+    if sys.stdout is not None and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # one of them is closed
             sys.stdout.flush()
-            saved = os.dup(out)
-            os.dup2(err, out)
+            saved = os.dup(STDOUT)
+            os.dup2(STDERR, STDOUT)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        if saved is not None and out is not None:
-            os.dup2(saved, out)
+        if saved is not None:
+            os.dup2(saved, STDOUT)
             os.close(saved)
-
-
-def _descriptor(stream: TextIO | None) -> int | None:
-    """The file descriptor of a stream of the system's; None for any other, and for one that is closed."""
-    try:
-        return stream.fileno() if stream is not None else None
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def silence(stream: TextIO | None) -> None:

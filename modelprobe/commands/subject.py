@@ -202,16 +202,25 @@ def _traced(
 def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
     """The buffers that a train-mode forward writes to, and notes; None when no forward could be recorded.
 
-    Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm.
+    Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm. An input
+    that was asked for and does not fit is an error; that the default one does not is a note.
     """
     if not any(entry.role == "buffer" for entry in subject.tree.state):
         return frozenset(), subject.notes
     asked = subject.question
-    if asked.batch is None and not asked.inputs and not asked.inputs_from:
-        subject = replace(subject, question=replace(asked, batch=2))
-    try:
-        found = record(subject, train=True)
-    except ProbeError as error:
-        reason = f"Whether training changes a buffer was not observed: {error.message}."
-        return None, (*subject.notes, Note(reason, Level.WARNING))
-    return found.changed, found.notes
+    given = asked.batch is not None or bool(asked.inputs) or asked.inputs_from is not None
+    # Two examples first; then what the model itself offers, which may have a batch of its own.
+    questions = (asked,) if given else (replace(asked, batch=2), asked)
+    problem: ProbeError | None = None
+    for question in questions:
+        try:
+            found = record(replace(subject, question=question), train=True)
+        except ProbeError as error:
+            problem = error
+        else:
+            return found.changed, found.notes
+    assert problem is not None
+    if given:
+        raise problem
+    reason = f"Whether training changes a buffer was not observed: {problem.message}."
+    return None, (*subject.notes, Note(reason, Level.WARNING))

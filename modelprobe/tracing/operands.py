@@ -34,6 +34,13 @@ def refuse_mixed(operator: str, args: Sequence[Any]) -> None:
     """
     places = _ALIKE.get(operator, ())
     found = {args[i].dtype for i in places if i < len(args) and isinstance(args[i], Tensor)}
-    if len(found) > 1 and not any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+    if len(found) > 1 and not _inside_autocast():
         kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
         raise TypeError(f"its operands are {kinds}, and have to be of one dtype")
+
+
+def _inside_autocast() -> bool:
+    # `is_autocast_enabled` is false inside a dispatch mode, where autocast has had its turn. Its depth is not.
+    depth: int = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth > 1

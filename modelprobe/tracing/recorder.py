@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from copy import deepcopy
@@ -81,8 +82,9 @@ class _Running:
             inside = above + "." if above else ""
             path = next((p for p in paths if p.startswith(inside) and "." not in p[len(inside) :]), path)
         number = self.counts[path] = self.counts.get(path, 0) + 1
-        self.stack.append(len(self.calls))
+        # The call first: out of stack in between, a number of no call would stay on ours.
         self.calls.append(_Call(path, cls, parent, number, inputs, self.ops()))
+        self.stack.append(len(self.calls) - 1)
 
     def leave(self, paths: Sequence[str], outputs: Any) -> None:
         """A module ends, or an exception passes through it: then its name is kept, the innermost first."""
@@ -207,7 +209,9 @@ def _record(
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str) -> Any:
     try:
-        with torch.inference_mode(), observer:
+        with torch.inference_mode(), observer, warnings.catch_warnings():
+            # At the end of the stack our hooks fail as well, and torch says so beside the error that follows.
+            warnings.filterwarnings("ignore", "module forward hook with ``always_call=True`` raised")
             return model(*args, **kwargs)
     except KeyboardInterrupt:
         raise
@@ -222,13 +226,13 @@ def _asks_for_values(error: BaseException) -> bool:
     """Whether an exception on meta says that values, not shapes, were missing; else it would happen for real too."""
     if isinstance(error, NotImplementedError) or _by_compiler(error):
         return not _by_compiler(error)
-    text = str(error).lower()
+    text = one_line(error, 10_000).lower()
     return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
 
 
 def _model_raised(model: nn.Module, args: Any, kwargs: Any, running: _Running, error: BaseException) -> Exception:
     given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "no tensors"
-    if isinstance(error, TypeError) and not running.calls[1:] and "forward()" in str(error):
+    if isinstance(error, TypeError) and not running.calls[1:] and "forward()" in one_line(error):
         return BadInput(
             f"{class_name(model)} was given {given}: {one_line(error)}",
             "give one --input per argument of forward, by name if need be: --input ids=1x128:int64",
