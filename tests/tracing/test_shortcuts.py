@@ -47,8 +47,10 @@ def test_convolution(data: st.DataObject) -> None:
     except RuntimeError:
         assert found is None  # then the operator runs, and raises this
     else:
-        assert found is not None
-        same(found, expected)
+        if min(expected.shape[2:]) < 1:  # older torch lets a kernel be larger than its input
+            assert found is None
+        else:
+            same(found, expected)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
