@@ -7,12 +7,12 @@ import pytest
 from tests.command_line import SAMPLES, CommandLine, said
 
 NET = """
-import subprocess, sys
+import os, sys
 import torch
 from torch import nn
 
 print("printed at import")
-subprocess.run([sys.executable, "-c", "print('printed by a child')"])
+os.write(1, b"printed past Python\\n")  # as child processes and C++ do
 
 
 class Net(nn.Module):
@@ -160,7 +160,7 @@ def inputs_of(n):
 
 number = 3
 """
-PRINTED = ("printed at import", "printed by a child", "printed while built", "printed in forward")
+PRINTED = ("printed at import", "printed past Python", "printed while built", "printed in forward")
 IN_FORWARD = {"Raises", "Asserts", "Exits", "Skips", "Muted", "Inverse", "Outer"}
 
 
@@ -181,7 +181,7 @@ def refused(cli, code, *arguments):
     return said(answer, PRINTED)
 
 
-@pytest.mark.parametrize("command", ["flops", "summary", "params", "buffers"])
+@pytest.mark.parametrize("command", ["flops", "params"])
 @pytest.mark.parametrize(
     ("source", "code", "expected"),
     [
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_read(cli, net):
     assert "cannot be read: Permission denied | check its permissions" in refused(cli, 2, "flops", f"{net}:Net")
 
 
-@pytest.mark.parametrize("command", ["flops", "summary", "params", "buffers"])
+@pytest.mark.parametrize("command", ["flops", "params"])
 @pytest.mark.parametrize(
     ("attribute", "code", "expected"),
     [
@@ -337,7 +337,7 @@ def test_ctrl_c_is_not_taken_for_an_error(cli, net, tmp_path, attribute):
 
 
 def test_stdout_is_the_report_alone(net, capfd):
-    # capfd, not capsys: a child process writes past Python.
+    # capfd, not capsys: the descriptor itself is looked at.
     from modelprobe.cli import main
 
     assert main(["params", f"{net}:Prints", "-f", "csv"]) == 0
