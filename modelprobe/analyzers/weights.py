@@ -140,21 +140,13 @@ def summarize_weights(
     start = len(chosen.path) if chosen else 0
     named = [(".".join(entry.path[start:]), entry) for entry in entries]
     unique = list({_identity(entry): entry for entry in entries}.values())
-    values = list(_values(checkpoint.tree, ())) + [Value(k, "metadata", v) for k, v in checkpoint.metadata.items()]
-    roles = Counter[str | None]()
-    for entry in unique:
-        roles[entry.role] += entry.numel
+    values = [*_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
+    roles = _elements_by_role(unique)
     return WeightsSummary(
-        path=checkpoint.path,
-        format=checkpoint.format,
-        version=checkpoint.version,
-        size=checkpoint.size,
-        branch=chosen,
-        alternatives=tuple(b for b in checkpoint.branches if chosen is None or b.path != chosen.path),
+        path=checkpoint.path, format=checkpoint.format, version=checkpoint.version, size=checkpoint.size, branch=chosen,
+        alternatives=tuple(other for other in checkpoint.branches if chosen is None or other.path != chosen.path),
         tensors=len(entries),
-        parameters=roles[PARAMETER],
-        buffers=roles[BUFFER],
-        undecided=roles[None],
+        parameters=roles[PARAMETER], buffers=roles[BUFFER], undecided=roles[None],
         nbytes=sum(entry.nbytes for entry in unique),
         guessed=sum("by-name" in entry.flags for entry in entries),
         contents=_contents(checkpoint.tree),
@@ -173,7 +165,14 @@ def summarize_weights(
         flags=tuple(sorted(Counter(flag for entry in checkpoint.tensors for flag in entry.flags).items())),
         code=checkpoint.code,
         damaged=checkpoint.damaged,
-    )
+    )  # fmt: skip
+
+
+def _elements_by_role(entries: Sequence[TensorEntry]) -> Counter[str | None]:
+    found: Counter[str | None] = Counter()
+    for entry in entries:
+        found[entry.role] += entry.numel
+    return found
 
 
 def _asked(checkpoint: Checkpoint, name: str) -> Branch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -77,6 +78,7 @@ ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
     Kind.NPZ: _npz,
 }
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
 
 
@@ -175,6 +177,10 @@ def _folder(folder: Path, limits: Limits) -> Checkpoint:
 
 def _finish(found: Checkpoint) -> Checkpoint:
     """Add what is concluded from the listing: branches, wrappers, buffers by name."""
+    shard = SHARD.search(found.path)
+    if shard:
+        text = f"this is shard {int(shard[1])} of {int(shard[2])}: name the index beside it to list them all"
+        found = replace(found, findings=(*found.findings, Finding(text)))
     branches = find_branches(found)
     found = replace(found, branches=branches, tensors=guess_buffers(found.tensors))
     if not branches:

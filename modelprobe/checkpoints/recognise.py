@@ -62,6 +62,7 @@ NAMED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x7fELF", "is a program or library", ""),
     (0, b"PAR1", "is a Parquet file", ""),
 )
+TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")
 PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
 
@@ -73,6 +74,10 @@ def recognise(source: Source) -> Kind:
     for at, magic, kind in MAGIC:
         if head[at : at + len(magic)] == magic:
             return kind
+    if (head[257:262] == b"ustar" or _is_tar(head)) and head.partition(b"\0")[0] in TORCH_TAR:
+        raise BadInput(
+            f"{source.name} is in torch's tar format of 2016", "Load and save it again with torch below 1.6."
+        )
     for at, magic, what, hint in NAMED:
         if head[at : at + len(magic)] == magic:
             raise BadInput(f"{source.name} {what}", hint)

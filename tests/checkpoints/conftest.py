@@ -1,11 +1,16 @@
-"""One set of seed files for all tests of the reader."""
+"""One set of seed files for all tests of the reader, and two ways to try a file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modelprobe.analyzers.weights import summarize_weights
+from modelprobe.checkpoints.entries import Checkpoint
+from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.errors import ProbeError
 from tests.checkpoints.seeds import SEEDS
 
 
@@ -19,3 +24,33 @@ def seed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[kind].parent.mkdir()
         save(found[kind])
     return found
+
+
+Open = Callable[[bytes], Checkpoint]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    """Write bytes to a file, open it, and build its whole report."""
+
+    def go(data: bytes) -> Checkpoint:
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        found = open_checkpoint(path)
+        summarize_weights(found).report()
+        return found
+
+    return go
+
+
+@pytest.fixture
+def refused(opened: Open) -> Callable[[bytes], str]:
+    """The one line that a file is refused with."""
+
+    def go(data: bytes) -> str:
+        with pytest.raises(ProbeError) as caught:
+            opened(data)
+        assert "\n" not in caught.value.message
+        return caught.value.message
+
+    return go

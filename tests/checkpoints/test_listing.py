@@ -141,6 +141,8 @@ def test_shards_read_as_one(seed_files: dict[str, Path]) -> None:
     }
     assert not found.damaged
     assert len(found.files) == 2
+    (note,) = open_checkpoint(found.files[0]).findings
+    assert "shard 1 of 2" in note.text
     assert open_checkpoint(seed_files["shards"].parent).tensors == found.tensors
 
 

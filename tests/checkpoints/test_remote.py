@@ -13,7 +13,7 @@ import torch
 from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.remote import HttpSource
 from modelprobe.errors import BadInput
-from tests.checkpoints.test_bad_inputs import entry, safetensors
+from tests.checkpoints.hostile import entry, safetensors
 
 
 class Server(BaseHTTPRequestHandler):

@@ -48,15 +48,10 @@ def merge(
     parts: list[Checkpoint] = []
     homes: dict[str, str] = {}
     for name, folder in names:
-        if not (folder / name).exists():
-            findings.append(Finding(f"a shard is missing: {name}", serious=True))
+        part = _part(folder, name, path, open_shard, findings)
+        if part is None:
             continue
-        file = member(folder, name, str(path))
-        if strays(folder, file):
-            findings.append(Finding(f"{name} is a link that leads out of its folder"))
-        part = open_shard(file)
         parts.append(part)
-        findings.extend(part.findings)
         storages.update({f"{name}:{key}": storage for key, storage in part.storages.items()})
         for entry in part.tensors:
             if entry.name in homes:
@@ -81,6 +76,19 @@ def merge(
         metadata=_metadata(index),
         files=tuple(part.path for part in parts),
     )
+
+
+def _part(folder: Path, name: str, path: Path, open_shard: Open, findings: list[Finding]) -> Checkpoint | None:
+    """One shard, if it is there."""
+    if not (folder / name).exists():
+        findings.append(Finding(f"a shard is missing: {name}", serious=True))
+        return None
+    file = member(folder, name, str(path))
+    if strays(folder, file):
+        findings.append(Finding(f"{name} is a link that leads out of its folder"))
+    part = open_shard(file)
+    findings.extend(part.findings)
+    return part
 
 
 def _moved(entry: TensorEntry, shard: str) -> TensorEntry:
