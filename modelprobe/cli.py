@@ -20,7 +20,7 @@ import typer.core
 import typer.main
 
 from modelprobe import __version__, output
-from modelprobe.commands import buffers, env, flops, models, params, summary
+from modelprobe.commands import buffers, env, flops, models, params, scan, summary
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 from modelprobe.options import FLAG
 
@@ -33,6 +33,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("params", params.command, COST),
     ("buffers", buffers.command, COST),
     ("models", models.command, COST),
+    ("scan", scan.command, FILES),
     ("env", env.command, MACHINE),
 )
 

@@ -1,4 +1,4 @@
-"""`modelprobe summary`: the layers of a model with shapes, parameters and costs."""
+"""`modelprobe summary`: the layers of a model with shapes, parameters and costs; or what a weight file holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 from modelprobe import options, output
+from modelprobe.checkpoints.naming import names_weights
 from modelprobe.commands.subject import Question, build, record
+from modelprobe.commands.weights import summarize_file
+
+WEIGHTS = "Weight file"
 
 ColumnsOpt = Annotated[
     list[str] | None,
@@ -25,6 +29,20 @@ FoldOpt = Annotated[
         "--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=options.OUTPUT
     ),
 ]
+AllOpt = Annotated[
+    bool,
+    typer.Option("--all", help="Of a weight file, show every tensor and every other value.", rich_help_panel=WEIGHTS),
+]
+BranchOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--branch",
+        metavar="NAME",
+        help="Which part of a weight file to show, by its dotted name: state_dict_ema.",
+        show_default=False,
+        rich_help_panel=WEIGHTS,
+    ),
+]
 
 
 def command(
@@ -38,13 +56,18 @@ def command(
     depth: options.DepthOpt = None,
     columns: ColumnsOpt = None,
     fold: FoldOpt = True,
+    all_tensors: AllOpt = False,
+    branch: BranchOpt = None,
     format: options.FormatOpt = None,
     out: options.OutputOpt = None,
     force: options.ForceOpt = False,
     strict: options.StrictOpt = False,
 ) -> None:
-    """The layer tree with classes, shapes, parameters and MACs; equal blocks folded, unused modules marked."""
+    """The layers of a model with shapes, parameters and MACs; or, of a weight file, all that it holds, safely."""
     output.check(format, out, force=force)
+    if names_weights(target):
+        summarize_file(target, depth, all_tensors, branch, format, out, force, strict)
+        return
     from modelprobe.analyzers.summary import known_columns, summarize
 
     chosen = known_columns(columns or ())

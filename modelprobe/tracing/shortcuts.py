@@ -149,7 +149,9 @@ def lstm(
     """A whole LSTM over padded sequences, which torch would run step by step."""
     if not isinstance(states, (list, tuple)) or x.dim() != 3:
         return None
-    return _sequence(x, states[0], bidirectional, batch_first), *(torch.empty(s.shape, dtype=s.dtype, device="meta") for s in states)
+    return _sequence(x, states[0], bidirectional, batch_first), *(
+        torch.empty(s.shape, dtype=s.dtype, device="meta") for s in states
+    )
 
 
 def recurrent(
