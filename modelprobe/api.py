@@ -72,9 +72,7 @@ def count_params(
     return _params.count_params(tree, depth=depth, freeze=patterns, env=brief())
 
 
-def list_buffers(
-    model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None
-) -> _buffers.BuffersResult:
+def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> _buffers.BuffersResult:
     """Every buffer; with example `inputs`, also whether a forward in train mode changes it."""
     changed = trace(model, *inputs, kwargs=kwargs, train=True).changed if inputs or kwargs else None
     return _buffers.list_buffers(read_tree(model), changed=changed, saved=saved_names(model), env=brief())

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from modelprobe.units import Unit
 
-Cell = Union[None, bool, int, float, str, tuple[Any, ...]]
+Cell: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 """A raw value: a number, a text, a shape (tuple of ints), or None where there is nothing to show."""
 
 
@@ -106,7 +106,7 @@ class Figure:
     caption: str = ""
 
 
-Block = Union[Facts, Table, Note, Figure]
+Block: TypeAlias = "Facts | Table | Note | Figure"
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,6 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) or isinstance(value, (set, frozenset)):
+    if isinstance(value, (Sequence, set, frozenset)):
         return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
     raise TypeError(f"a result may hold plain values only, not {type(value).__name__}")

@@ -22,7 +22,7 @@ _LINE = "from torch._dynamo.utils import is_compile_supported"
 
 
 def import_torchvision_models() -> ModuleType:
-    """`torchvision.models`, imported the quick way where that is known to be safe. Raises what a plain import raises."""
+    """`torchvision.models`, imported the quick way where that is known to be safe; raises what a plain import does."""
     if applies():
         before = set(sys.modules)
         try:

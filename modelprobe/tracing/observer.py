@@ -102,7 +102,10 @@ class Values:
         return known
 
 
-class Observer(TorchDispatchMode):
+_Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
+
+
+class Observer(_Base):  # type: ignore[misc]
     """The dispatch mode. `ops` grows with every operator; `where` tells the running module's path and call."""
 
     supports_higher_order_operators = True
@@ -261,7 +264,7 @@ def _all_meta(value: Any) -> Any:
 
 def _memory(tensor: Tensor) -> int:
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and nested layouts
         return id(tensor)
 

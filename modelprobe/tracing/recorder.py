@@ -21,7 +21,7 @@ from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.tracing.observer import Observer, Values
 from modelprobe.tracing.residue import mode_set, on_meta, pristine
 from modelprobe.tracing.script import hidden_operators, is_script, takes_no_hook
-from modelprobe.tracing.tree import class_name, read_tree, walk
+from modelprobe.tracing.tree import class_name, read_tree, state_tables, walk
 from modelprobe.tracing.values import copied, leaves, moved, shapes
 from modelprobe.units import shape as shape_text
 
@@ -284,10 +284,11 @@ def _materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Mo
 
 def _lazies_to_meta(model: nn.Module) -> None:
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        for _, table in state_tables(module):
             for name, tensor in table.items():
                 if tensor is not None and is_lazy(tensor):
-                    table[name] = type(tensor)(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
+                    lazy: Any = type(tensor)  # of the two lazy classes, which take the same arguments
+                    table[name] = lazy(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
 
 
 def _run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:

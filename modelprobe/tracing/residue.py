@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from modelprobe.tracing.tree import state_tables
+
 Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
 
 _CONTAINERS = (dict, list, set, OrderedDict)
@@ -53,7 +55,8 @@ def _is_real(tensor: torch.Tensor) -> bool:
 
 def _cuda_rng() -> list[torch.Tensor] | None:
     # Asking for the state would initialise CUDA: leave it alone unless somebody already has.
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda: Any = torch.cuda
+    return list(cuda.get_rng_state_all()) if cuda.is_initialized() else None
 
 
 def _snapshot(model: nn.Module) -> Snapshot:
@@ -88,23 +91,24 @@ def on_meta(model: nn.Module) -> Iterator[None]:
     views of one memory.
     """
     twins: dict[int, torch.Tensor] = {}
-    memories: dict[int, torch.UntypedStorage] = {}
+    memories: dict[int, Any] = {}
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        for _, table in state_tables(module):
             for name, tensor in list(table.items()):
                 if tensor is not None and not tensor.is_meta:
                     table[name] = twins.setdefault(id(tensor), _meta_twin(tensor, memories))
     yield
 
 
-def _meta_twin(tensor: torch.Tensor, memories: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+def _meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
         return tensor
     memory = tensor.untyped_storage()
-    shared = memories.setdefault(memory._cdata, torch.UntypedStorage(memory.nbytes(), device="meta"))
-    twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+    storage_class: Any = torch.UntypedStorage
+    shared = memories.setdefault(memory._cdata, storage_class(memory.nbytes(), device="meta"))
+    twin: Any = torch.empty(0, dtype=tensor.dtype, device="meta")
     with torch.no_grad():
-        twin.set_(shared, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+        twin.set_(shared, tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 

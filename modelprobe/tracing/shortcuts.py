@@ -145,7 +145,7 @@ def lstm(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor] | None:
+) -> tuple[Tensor, ...] | None:
     """A whole LSTM over padded sequences, which torch would run step by step."""
     if not isinstance(states, (list, tuple)) or x.dim() != 3:
         return None

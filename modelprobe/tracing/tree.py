@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,14 +60,19 @@ def _extra(module: nn.Module) -> str:
 
 
 def _own_state(path: str, module: nn.Module, numbers: dict[Hashable, int]) -> list[StateTensor]:
-    transient = getattr(module, "_non_persistent_buffers_set", set())
+    transient: set[str] = getattr(module, "_non_persistent_buffers_set", set())
     found: list[StateTensor] = []
-    for role, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+    for role, table in state_tables(module):
         for name, tensor in table.items():
             if tensor is not None:
                 full = f"{path}.{name}" if path else name
                 found.append(_entry(full, class_name(module), role, tensor, name not in transient, numbers))
     return found
+
+
+def state_tables(module: nn.Module) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """The module's own tables of parameters and buffers, as (role, name -> tensor or None). Writable."""
+    return ("parameter", module._parameters), ("buffer", module._buffers)
 
 
 def _entry(

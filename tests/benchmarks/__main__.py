@@ -41,9 +41,9 @@ def help_text(pairs: int) -> Iterator[str]:
 def giant() -> Iterator[str]:
     """A model of 1.9 billion parameters, counted without its weights."""
     peaks = [run(modelprobe("flops", "timm:vit_giant_patch14_dinov2", "--input", "224")) for _ in range(3)]
-    yield line("vit_giant_patch14_dinov2 (1.1 B parameters): peak", f"{median_of(peaks, 'peak') / MIB:.0f} MiB", "under 1229")
+    yield line("vit_giant_patch14_dinov2 (1.1 B): peak", f"{median_of(peaks, 'peak') / MIB:.0f} MiB", "under 1229")
     peaks = [run(modelprobe("flops", "timm:vit_gigantic_patch14_224")) for _ in range(3)]
-    yield line("vit_gigantic_patch14_224 (1.8 B parameters): peak", f"{median_of(peaks, 'peak') / MIB:.0f} MiB", "under 1229")
+    yield line("vit_gigantic_patch14_224 (1.8 B): peak", f"{median_of(peaks, 'peak') / MIB:.0f} MiB", "under 1229")
 
 
 def recording(pairs: int) -> Iterator[str]:
@@ -57,7 +57,7 @@ def recording(pairs: int) -> Iterator[str]:
     for name in RECORDED:
         subject = build(Question(name))
         model = subject.model.eval()
-        args, kwargs = make_inputs(subject.target, model=model).build("meta")
+        args, _ = make_inputs(subject.target, model=model).build("meta")
 
         def plain(model: torch.nn.Module = model, args: tuple[object, ...] = args) -> None:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Time and peak memory of whole processes, a command and its reference in turn so that a drifting machine cancels out."""
+"""Time and peak memory of whole processes: a command and its reference in turn, so that a drifting machine cancels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every architecture of timm at its default input: no failure, nothing uncounted, parameters equal to the model's own."""
+"""Every architecture of timm at its default input: no failure, nothing uncounted, the model's own parameter count."""
 
 from __future__ import annotations
 
