@@ -15,7 +15,7 @@ class Limits:
 
     pickle_bytes: int = 256 << 20  # inflated bytes of one pickle that are looked at
     opcodes: int = 12_000_000
-    nodes: int = 2_600_000  # containers, calls and strings of one pickle
+    nodes: int = 2_000_000  # containers, calls and strings of one pickle
     globals: int = 20_000  # different names that one pickle imports
     stack: int = 1_000_000
     text: int = 16 << 20  # one string that is kept
