@@ -67,6 +67,11 @@ class TensorReader:
         flat = torch.frombuffer(buffer, dtype=dtype)
         return flat.as_strided(entry.shape, entry.strides or (), start // item)
 
+    def seekable(self, entry: TensorEntry) -> bool:
+        """Whether a part of the tensor can be read without reading what stands before it."""
+        storage = self._checkpoint.storages.get(entry.storage)
+        return storage is not None and storage.located in ("data", "zip-stored")
+
     def _storage(self, entry: TensorEntry) -> StorageEntry:
         if entry.damaged:
             raise BadInput(f"{entry.name} cannot be read: {FLAG_TEXT.get(entry.flags[0], 'it is damaged')}")
