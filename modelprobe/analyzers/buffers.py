@@ -11,6 +11,9 @@ from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Tab
 from modelprobe.tracing.ledger import ModuleTree, StateTensor
 from modelprobe.units import Unit, size
 
+MANY = 40
+"""More buffers than this are shown in groups, unless all are asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class BufferRow:
@@ -43,15 +46,17 @@ class BuffersResult(Result):
     parameter_bytes: int
     state_dict_entries: int
     rows: tuple[BufferRow, ...]
+    grouped: bool = False
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
-        """Buffers against parameters, then every buffer."""
+        """Buffers against parameters, then every buffer; of many, those alike together."""
+        tables = (_grouped_table(self.rows) if self.grouped else _table(self.rows),) if self.rows else ()
         return Report(
             f"{self.model}: buffers against parameters",
             "modelprobe.buffers/1",
-            (Facts(_facts(self)), *((_table(self.rows),) if self.rows else ()), *self.notes, *_own_notes(self)),
+            (Facts(_facts(self)), *tables, *self.notes, *_own_notes(self)),
             self.to_dict(),
             self.env,
         )
@@ -62,6 +67,7 @@ def list_buffers(
     *,
     changed: frozenset[str] | None = None,
     saved: frozenset[str] | None = None,
+    everyone: bool = True,
     model: str = "",
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
@@ -69,7 +75,8 @@ def list_buffers(
     """Every buffer of `tree` by path.
 
     `changed` are those that a train-mode forward wrote to (`Trace.changed`), `saved` the names in the `state_dict`
-    (`saved_names`); without it, what is persistent counts as saved.
+    (`saved_names`); without it, what is persistent counts as saved. Unless `everyone`, the report of more than
+    MANY buffers shows those that share owner, name and fate as one row; `rows` holds all of them either way.
     """
     buffers = [entry for entry in tree.state if entry.role == "buffer"]
     unique = [entry for entry in tree.unique_state() if entry.role == "buffer"]
@@ -86,6 +93,7 @@ def list_buffers(
         parameter_bytes=sum(entry.nbytes for entry in parameters),
         state_dict_entries=sum(entry.persistent for entry in tree.state) if saved is None else len(saved),
         rows=rows,
+        grouped=not everyone and len(rows) > MANY,
         notes=tuple(notes),
         env=env or {},
     )
@@ -154,12 +162,38 @@ def _table(rows: tuple[BufferRow, ...]) -> Table:
     )
 
 
+def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
+    groups: dict[tuple[object, ...], list[BufferRow]] = {}
+    for row in rows:
+        key = (row.path.rpartition(".")[2], row.owner, row.dtype, row.saved, row.changes)
+        groups.setdefault(key, []).append(row)
+    columns = (
+        Column("name", "Buffers"),
+        Column("count", "Tensors", Unit.COUNT),
+        Column("owner", "Owner"),
+        Column("dtype", "Dtype", priority=1),
+        Column("nbytes", "Size", Unit.BYTES, priority=1),
+        Column("saved", "In state_dict", Unit.YESNO),
+        Column("changes", "Updated", Unit.YESNO),
+    )
+    found = []
+    for group in groups.values():
+        first, size_of_all = group[0], sum(row.nbytes for row in group if not row.same_as)
+        name = first.path.rpartition(".")[2] if len(group) > 1 else first.path
+        name = f"*.{name}" if len(group) > 1 else name
+        found.append(Row((name, len(group), first.owner, first.dtype, size_of_all, first.saved, first.changes)))
+    return Table(columns, tuple(found), key="groups")
+
+
 def _own_notes(result: BuffersResult) -> list[Note]:
     if not result.rows:
         return [Note("The model has no buffers.", Level.INFO)]
+    notes = []
+    if result.grouped:
+        notes.append(Note(f"{len(result.rows)} buffers, those alike in one row: --all lists each.", Level.INFO))
     lost = [row.path for row in result.rows if not row.persistent]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         text = f"Not persistent: made by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
-        return [Note(text, Level.INFO)]
-    return []
+        notes.append(Note(text, Level.INFO))
+    return notes

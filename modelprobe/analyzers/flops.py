@@ -10,7 +10,7 @@ from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import Tally, by_module, fitting_depth, grouped, own, parameters_inside, tally
 from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.tracing.ledger import OpCall, Trace, Uncounted
-from modelprobe.units import Unit, labelled, scaled, size
+from modelprobe.units import Unit, exact, labelled, scaled, size
 
 By = Literal["module", "operator", "kind", "call"]
 
@@ -229,9 +229,9 @@ def _facts(result: FlopsResult) -> tuple[Fact, ...]:
     moved = result.bytes_read + result.bytes_written
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
-        Fact("MACs", result.macs, Unit.MACS, f"{result.macs:,} (conv, matmul, attention, recurrent)"),
+        Fact("MACs", result.macs, Unit.MACS, f"{exact(result.macs)} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
-        Fact("Parameters", result.parameters, Unit.QUANTITY, f"{result.parameters:,}"),
+        Fact("Parameters", result.parameters, Unit.QUANTITY, exact(result.parameters)),
         Fact("Activations", result.activations, Unit.QUANTITY, "elements put out by the operators that have MACs"),
         Fact("Bytes moved", moved, Unit.BYTES, f"{size(result.bytes_read)} read, {size(result.bytes_written)} written"),
     ]

@@ -11,7 +11,7 @@ from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import fitting_depth
 from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.tracing.ledger import ModuleTree, StateTensor, parents
-from modelprobe.units import Unit
+from modelprobe.units import Unit, exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +257,8 @@ def _freeze(tree: ModuleTree, patterns: tuple[str, ...]) -> Freeze:
 def _facts(result: ParamsResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
-        Fact("Trainable", result.trainable, Unit.QUANTITY, f"{result.trainable:,}"),
-        Fact("Frozen", result.frozen, Unit.QUANTITY, f"{result.frozen:,}" if result.frozen else ""),
+        Fact("Trainable", result.trainable, Unit.QUANTITY, exact(result.trainable)),
+        Fact("Frozen", result.frozen, Unit.QUANTITY, exact(result.frozen)),
         Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
         Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not among the parameters"),
     ]

@@ -14,7 +14,7 @@ from modelprobe.analyzers.rollup import Tally, by_module, fitting_depth, paramet
 from modelprobe.errors import BadInput
 from modelprobe.report import Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.tracing.ledger import ModuleCall, ModuleTree, Shape, Trace, parents
-from modelprobe.units import Unit, size
+from modelprobe.units import Unit, exact, size
 
 COLUMNS = {
     "class": Column("cls", "Class", priority=2),
@@ -247,7 +247,7 @@ def _facts(summary: Summary) -> tuple[Fact, ...]:
             Unit.QUANTITY,
             f"{summary.parameters:,}; {summary.trainable:,} trainable; {summary.buffers:,} in buffers",
         ),
-        Fact("MACs", summary.macs, Unit.MACS, f"{summary.macs:,}"),
+        Fact("MACs", summary.macs, Unit.MACS, exact(summary.macs)),
         Fact("FLOPs", summary.flops, Unit.FLOPS, "2 x MACs and elementwise"),
         Fact("Weights", summary.weight_bytes, Unit.BYTES, "parameters and buffers"),
         Fact(

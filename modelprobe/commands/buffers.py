@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from modelprobe import options, output
 from modelprobe.commands.subject import Question, build, changed_by_training
+
+AllOpt = Annotated[
+    bool,
+    typer.Option("--all", help="List every buffer, however many there are.", rich_help_panel=options.OUTPUT),
+]
 
 
 def command(
@@ -13,6 +22,7 @@ def command(
     batch: options.BatchOpt = None,
     inputs_from: options.InputsFromOpt = None,
     dtype: options.DtypeOpt = None,
+    everyone: AllOpt = False,
     format: options.FormatOpt = None,
     out: options.OutputOpt = None,
     force: options.ForceOpt = False,
@@ -29,6 +39,7 @@ def command(
         subject.tree,
         changed=changed,
         saved=saved_names(subject.model),
+        everyone=everyone,
         model=subject.target.name,
         notes=notes,
         env=subject.env,

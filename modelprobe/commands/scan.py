@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -26,9 +27,10 @@ def command(
     Exit code 1 when a name is known to do harm. What could not be read is said, and never counts as clean.
     """
     output.check(format, out, force=force)
+    from modelprobe.analyzers.env import brief
     from modelprobe.analyzers.scan import scan
 
     result = scan(path)
-    output.emit(result.report(), format, out, force=force, strict=strict)
+    output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)
     if result.dangerous:
         raise CheckFailed(f"{path} would run dangerous code if it were loaded", "do not load it; the report names it")

@@ -160,6 +160,8 @@ def record(subject: Subject, *, train: bool = False) -> Trace:
     try:
         return _traced(subject, subject.model, example, str(env["device"]), train, notes, env)
     except NeedsValuesError as needs:
+        if asked.device == "meta":  # asked for in so many words: no other place will do
+            raise
         return _record_for_real(subject, example, train, notes, env, needs)
 
 

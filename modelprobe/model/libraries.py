@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from modelprobe.errors import BadInput
-from modelprobe.model import light_import
+from modelprobe.model import light_import, zoo
 from modelprobe.model.zoo import TIMM, TORCHVISION
 
 _TOGETHER = "install both from the same place: pip install --force-reinstall torch torchvision"
@@ -21,7 +21,8 @@ def torchvision_models() -> ModuleType:
 
 def timm() -> ModuleType:
     """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
-    torchvision_models()  # timm imports it as well: here it comes the quick way
+    if zoo.installed(TIMM):
+        torchvision_models()  # timm imports it as well: here it comes the quick way
     return _imported(TIMM, lambda: importlib.import_module("timm"))
 
 

@@ -181,7 +181,7 @@ def _table(table: Table, style: Style) -> Iterator[Text]:
 
 
 class _Grid:
-    """A table as cleaned, decimal-aligned texts, before anything is cut to a width."""
+    """A table as cleaned, aligned texts, before anything is cut to a width."""
 
     def __init__(self, table: Table, style: Style) -> None:
         self.table, self.style = table, style
@@ -277,27 +277,19 @@ class _Grid:
 
 
 def _align(cells: list[str], unit: Unit) -> list[str]:
-    """Numbers of one column padded so that their units stand under each other, and their decimal points too.
-
-    Points are lined up where one unit holds for the whole column: `4.089 G` over `118.0 M` has nothing to compare.
-    """
+    """Numbers of one column padded so that their last digits and their units stand under each other."""
     if unit not in NUMERIC:
         return cells
     parts = [_split(cell) for cell in cells]
-    if len({suffix for whole, _, suffix in parts if whole and whole.strip("0")}) > 1:
-        parts = [(whole + fraction, "", suffix) for whole, fraction, suffix in parts]
-    whole, fraction, suffix = (max((len(part[i]) for part in parts), default=0) for i in range(3))
-    return [f"{a:>{whole}}{b:<{fraction}}{c:<{suffix}}" if a + b + c else "" for a, b, c in parts]
+    number, suffix = (max((len(part[i]) for part in parts), default=0) for i in range(2))
+    return [f"{a:>{number}}{b:<{suffix}}" if a + b else "" for a, b in parts]
 
 
-def _split(cell: str) -> tuple[str, str, str]:
+def _split(cell: str) -> tuple[str, str]:
     number, _, suffix = cell.partition(" ")
     if number.endswith("%"):
-        number, suffix = number[:-1], "%"
-    elif suffix:
-        suffix = f" {suffix}"
-    whole, point, fraction = number.partition(".")
-    return whole, point + fraction, suffix
+        return number[:-1], "%"
+    return number, f" {suffix}" if suffix else ""
 
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -32,7 +32,7 @@ class NeedsValuesError(BadInput):
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(
             f"the model asks for values{f' in {where}' if where else ''}, which meta tensors do not have: {reason}",
-            "give a model and inputs on a real device",
+            "it has to run for real: --device cpu, or a model and inputs on a real device",
         )
         self.where = where
         self.reason = reason
