@@ -225,8 +225,12 @@ def test_a_torchvision_that_does_not_match_is_said_in_one_line(monkeypatch):
 
 @pytest.mark.parametrize(("library", "spec"), [("torchvision", "torchvision:resnet50"), ("timm", "timm:resnet50")])
 def test_a_library_that_is_missing_is_named(monkeypatch, library, spec):
+    found = libraries.importlib.import_module
+
     def missing(module):
-        raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+        if module.partition(".")[0] == library:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+        return found(module)
 
     monkeypatch.setattr(libraries.importlib, "import_module", missing)
     assert f"{library} is not installed | pip install {library}" in message(spec)
