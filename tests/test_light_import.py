@@ -19,7 +19,7 @@ WHOLE = """
 import torch, torchvision
 boxes = torch.tensor([[0., 0., 10., 10.], [1., 1., 10., 10.], [20., 20., 30., 30.]])
 assert torchvision.ops.nms(boxes, torch.tensor([.9, .8, .7]), .5).tolist() == [0, 2]
-pooled = torchvision.ops.roi_align(torch.ones(1, 2, 8, 8), [boxes[:1]], (2, 2))
+pooled = torchvision.ops.roi_align(torch.ones(1, 2, 32, 32), [boxes[:1]], (2, 2))
 assert pooled.shape == (1, 2, 2, 2) and pooled.allclose(torch.ones(()))
 import torch._dynamo.utils
 assert torch._dynamo.utils.is_compile_supported.__module__ == "torch._dynamo.utils"
