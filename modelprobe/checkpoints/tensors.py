@@ -67,6 +67,10 @@ class TensorReader:
         flat = torch.frombuffer(buffer, dtype=dtype)
         return flat.as_strided(entry.shape, entry.strides or (), start // item)
 
+    def check(self, entry: TensorEntry) -> None:
+        """Raises BadInput for a tensor whose values cannot be read; reads nothing."""
+        self._storage(entry)
+
     def seekable(self, entry: TensorEntry) -> bool:
         """Whether a part of the tensor can be read without reading what stands before it."""
         storage = self._checkpoint.storages.get(entry.storage)

@@ -5,6 +5,7 @@ The pickle is the one that `torch.save` would write, made from placeholders: no 
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import sys
@@ -30,11 +31,14 @@ CLASSES = {dtype: name for name, dtype in reversed(STORAGE_CLASSES.items()) if n
 """The storage class of a dtype; those without one stand in an untyped storage, with the dtype beside it."""
 
 
-class _StateDict:
-    """Stands for the state dict among the other entries of a file."""
+class State:
+    """Stands for the state dict among the other entries of a file; `others` are values in it that are no tensors."""
+
+    def __init__(self, others: Mapping[Any, Any] | None = None) -> None:
+        self.others = others or {}
 
 
-STATE = _StateDict()
+STATE = State()
 
 
 class _Storage:
@@ -48,7 +52,7 @@ class TorchPlan(Plan):
     """The pickle and the storages of a file."""
 
     def __init__(self, tensors: Sequence[Outgoing], extras: Any, versions: Mapping[str, Any] | None) -> None:
-        state = OrderedDict((tensor.name, tensor) for tensor in tensors)
+        state: OrderedDict[str, Any] = OrderedDict((tensor.name, tensor) for tensor in tensors)
         if versions is not None:
             state._metadata = versions  # type: ignore[attr-defined]  # as Module.state_dict() leaves it
         self._root = _placed(extras, state)
@@ -125,18 +129,33 @@ class _Pickler(pickle.Pickler):
         return _rebuild_tensor_v3, (storage, 0, value.shape, strides, False, OrderedDict(), dtype)
 
 
-def _placed(extras: Any, state: OrderedDict[str, Outgoing]) -> Any:
+def _placed(extras: Any, state: OrderedDict[str, Any]) -> Any:
     """The other entries with the state dict in its place."""
-    if extras is STATE:
-        return state
-    if isinstance(extras, dict):
-        return {key: _placed(value, state) for key, value in extras.items()} if _holds(extras) else extras
-    return extras
+    if isinstance(extras, State):
+        clash = next((key for key in extras.others if key in state), None)
+        if clash is not None:
+            raise BadInput(f"a tensor and another value would both be called {clash}")
+        return _with(state, extras.others)
+    if not isinstance(extras, dict) or not _holds(extras, set()):
+        return extras
+    made: Any = copy.copy(extras)  # an OrderedDict keeps its attributes
+    for key, value in extras.items():
+        made[key] = _placed(value, state)
+    return made
 
 
-def _holds(extras: Any) -> bool:
+def _with(state: OrderedDict[str, Any], others: Mapping[Any, Any]) -> Any:
+    made: Any = copy.copy(state)
+    made.update(others)
+    return made
+
+
+def _holds(extras: Any, seen: set[int]) -> bool:
     """Whether the place of the state dict lies in here; it stands in dictionaries only."""
-    return extras is STATE or (isinstance(extras, dict) and any(_holds(value) for value in extras.values()))
+    if not isinstance(extras, dict) or id(extras) in seen:
+        return isinstance(extras, State)
+    seen.add(id(extras))
+    return any(_holds(value, seen) for value in extras.values())
 
 
 def walk(root: Any) -> Iterator[tuple[tuple[str, ...], Outgoing]]:
