@@ -46,12 +46,19 @@ def test_plain_when_dynamo_is_there_already() -> None:
     run("import torch._dynamo\n" + QUICK.format(applies=False) + WHOLE)
 
 
-def test_falls_back_when_the_stand_in_is_not_enough() -> None:
-    spoilt = """
+def test_whatever_else_is_asked_for_comes_from_the_real_package() -> None:
+    run(
+        """
 import sys
 from modelprobe.model import light_import
-light_import._MODULE = "torch._dynamo.elsewhere"  # so the import of torch._dynamo.utils finds no such module
-light_import.import_torchvision_models()
-assert "torch._dynamo.utils" in sys.modules
+with light_import._stand_in():
+    from torch._dynamo.utils import is_compile_supported
+    assert is_compile_supported is light_import._is_compile_supported
+    from torch._dynamo.utils import counters  # which the stand-in does not have
+    from torch._dynamo import config
+    assert counters is sys.modules["torch._dynamo.utils"].counters
+    assert config is sys.modules["torch._dynamo"].config
 """
-    run(spoilt + WHOLE)
+        + QUICK.format(applies=False)
+        + WHOLE
+    )

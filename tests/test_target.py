@@ -73,8 +73,7 @@ def test_on_meta_nothing_is_allocated_and_names_and_shapes_are_the_real_ones():
 def test_skipping_initialisers_changes_no_parameter(spec):
     target = resolve(spec)
     skipped = target.build("meta").module
-    with torch.device("meta"):
-        plain = target.source.make({})
+    plain = target.source.make({})
     assert [(key, value.shape) for key, value in skipped.state_dict().items()] == [
         (key, value.shape) for key, value in plain.state_dict().items()
     ]

@@ -2,8 +2,8 @@
 
 `torchvision/ops/roi_align.py` imports a helper from `torch._dynamo`, whose import takes longer than all the rest of
 torchvision. While torchvision is imported, a stand-in for that module hands out a helper that imports the real one
-when it is first called. Afterwards the stand-in is gone: whoever imports `torch._dynamo` gets the real package.
-Whatever goes wrong, torchvision is imported plainly.
+when it is first called; whatever else is asked of the stand-in is answered by the real package, imported then.
+Afterwards the stand-in is gone: whoever imports `torch._dynamo` gets the real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,16 +24,10 @@ _LINE = "from torch._dynamo.utils import is_compile_supported"
 
 def import_torchvision_models() -> ModuleType:
     """`torchvision.models`, imported the quick way where that is known to be safe; raises what a plain import does."""
-    if applies():
-        before = set(sys.modules)
-        try:
-            with _stand_in():
-                return importlib.import_module("torchvision.models")
-        except (ImportError, AttributeError, TypeError):
-            # Another version wants more of the package than the stand-in has: forget the half-made import.
-            for name in [name for name in sys.modules if name.startswith("torchvision") and name not in before]:
-                del sys.modules[name]
-    return importlib.import_module("torchvision.models")
+    if not applies():
+        return importlib.import_module("torchvision.models")
+    with _stand_in():
+        return importlib.import_module("torchvision.models")
 
 
 def applies() -> bool:
@@ -56,14 +51,25 @@ def _is_compile_supported(device_type: Any) -> bool:
 
 @contextmanager
 def _stand_in() -> Iterator[None]:
-    package, module = ModuleType(_PACKAGE), ModuleType(_MODULE)
-    package.__path__ = []
-    module.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
-    package.utils = module  # type: ignore[attr-defined]
-    sys.modules.update({_PACKAGE: package, _MODULE: module})
+    stand_ins = {name: ModuleType(name) for name in (_PACKAGE, _MODULE)}
+
+    def away() -> None:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+    def real(name: str, attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system looks for these; they are nobody's business
+            raise AttributeError(attribute)
+        away()
+        return getattr(importlib.import_module(name), attribute)
+
+    for name, module in stand_ins.items():
+        module.__dict__["__getattr__"] = partial(real, name)
+    stand_ins[_PACKAGE].__path__ = []
+    stand_ins[_MODULE].__dict__["is_compile_supported"] = _is_compile_supported
+    sys.modules.update(stand_ins)
     try:
         yield
     finally:
-        for name, stand_in in ((_PACKAGE, package), (_MODULE, module)):
-            if sys.modules.get(name) is stand_in:
-                del sys.modules[name]
+        away()

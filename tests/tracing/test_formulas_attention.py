@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.tracing.by_hand import both, flops, macs, only, really, zeros
+from tests.tracing.by_hand import both, flops, macs, only, really, sees_higher_order, zeros
 
 SOFTMAX = 5  # maximum, difference, exponential, sum, quotient
 SCALE = 1
@@ -141,6 +141,7 @@ def test_transformer() -> None:
     assert found == 2 * (encoder + itself + across + 4 * 2 * 512)
 
 
+@sees_higher_order
 def test_flex_attention_is_dense() -> None:
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     found = really(

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modelprobe.errors import BadInput
 from modelprobe.tracing.formulas import RULES, formula, rule_for
 from modelprobe.tracing.recorder import trace
-from tests.tracing.by_hand import Expression, both, really, zeros
+from tests.tracing.by_hand import Expression, both, really, sees_higher_order, zeros
 
 # Operators that torch gained after the oldest version that modelprobe runs on.
 NEWER = (2, 13)
@@ -140,6 +140,7 @@ def test_every_module_is_counted_alike_on_meta_and_for_real(name: str) -> None:
     both(net, *args)
 
 
+@sees_higher_order
 def test_bodies_of_higher_order_operators_are_entered() -> None:
     x = zeros(3, 3)
     taken = really(lambda x: torch.cond(x.sum() == 0, lambda y: y @ y, lambda y: y, (x,)), x)
