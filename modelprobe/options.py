@@ -20,7 +20,8 @@ def _complete_format(incomplete: str) -> list[str]:
     return [name for name in RENDERERS if name.startswith(incomplete)]
 
 
-def _known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
+def known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
+    """The callback of every option that names a report format: refuses an unknown one before anything is done."""
     from modelprobe.output import choose
 
     return choose(value, None).name if value is not None else None
@@ -143,7 +144,7 @@ FormatOpt = Annotated[
         metavar="|".join(RENDERERS),
         help="How to write the report. Left out: as the suffix of -o says, else for a terminal.",
         show_default=False,
-        callback=_known_format,
+        callback=known_format,
         autocompletion=_complete_format,
         rich_help_panel=OUTPUT,
     ),

@@ -126,7 +126,7 @@ class _Builder:
         self.placed = True
         if is_module(node) or not is_mapping(node):
             if type(node) is Call:
-                self.changed.append(f"the module of class {class_name(node)} is written as its state_dict")
+                self._change(path, f"a module of class {class_name(node)} became its state_dict")
             return STATE
         self.versions = self._versions(node)
         others = self._beside
