@@ -118,6 +118,8 @@ def test_exported(tmp_path: Path) -> None:
     found = open_checkpoint(tmp_path / "m.pt2")
     model = Script()
     assert listed(found) == described(model.state_dict())
+    parameters = {entry.name for entry in found.tensors if entry.role == PARAMETER}
+    assert parameters == {k for k, _ in model.named_parameters()}
     newer = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
     if newer:  # older archives keep the other tensors inside the program
         assert {entry.name for entry in found.tensors if entry.role == BUFFER} == {k for k, _ in model.named_buffers()}
