@@ -24,7 +24,8 @@ WEIGHTED_KINDS = frozenset({"conv", "matmul", "attention", "rnn"})
 class TensorRef(NamedTuple):
     """One value. The same `value` is the same data; views of one memory share `storage`.
 
-    An operator that writes in place returns a new `value` on an old `storage`.
+    An operator that writes in place returns a new `value` on an old `storage`. `strides` are in elements, none for
+    layouts that have none.
     """
 
     value: int
@@ -32,11 +33,22 @@ class TensorRef(NamedTuple):
     shape: Shape
     dtype: str
     nbytes: int
+    strides: tuple[int, ...] = ()
 
     @property
     def numel(self) -> int:
         """The number of elements."""
         return numel(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in memory in the order of their indices, without gaps."""
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.strides), strict=False):
+            if size != 1 and step != expected:
+                return False
+            expected *= size
+        return bool(self.strides) or not self.shape
 
 
 class OpCall(NamedTuple):
@@ -44,7 +56,8 @@ class OpCall(NamedTuple):
 
     `macs` are multiply-accumulates of contractions; `flops` is the arithmetic beside them. FLOPs in total are
     `2 * macs + flops`. `arguments` holds the call's arguments in order with None in the place of every tensor.
-    `bound` is an upper bound on `macs` for an operator without a formula, 0 otherwise.
+    `bound` is an upper bound on `macs` for an operator without a formula, 0 otherwise. `composite` is the index in
+    `Trace.composites` of the outermost operator that was taken apart into this one, -1 for none.
     """
 
     name: str
@@ -60,11 +73,37 @@ class OpCall(NamedTuple):
     bytes_written: int
     bound: int
     arguments: tuple[Any, ...]
+    composite: int = -1
 
     @property
     def activations(self) -> int:
         """Elements put out by a convolution, matrix product, attention or recurrent operator; 0 for the others."""
         return self.outputs[0].numel if self.kind in WEIGHTED_KINDS and self.outputs else 0
+
+
+class Composite(NamedTuple):
+    """An operator that has no formula of its own and was recorded by its parts (`einsum` by its products)."""
+
+    name: str
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    arguments: tuple[Any, ...]
+
+
+class FunctionCall(NamedTuple):
+    """A call of one of torch's Python functions, as the model's code spelled it (`F.relu`, `torch.mul`).
+
+    `shapes` and `arguments` have an entry per argument, () and None for what is no tensor and what is; `named` are the
+    keywords. Recorded only when asked for: some tools replace these functions and see nothing else.
+    """
+
+    name: str
+    module: str
+    call: int
+    op: int
+    shapes: tuple[Shape | None, ...]
+    arguments: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
 
 
 class ModuleCall(NamedTuple):
@@ -107,13 +146,17 @@ class StateTensor:
 
 @dataclass(frozen=True, slots=True)
 class ModuleNode:
-    """A module where it stands in the tree. Nodes with the same `identity` are one module under several names."""
+    """A module where it stands in the tree. Nodes with the same `identity` are one module under several names.
+
+    `home` is the Python module that defines the class.
+    """
 
     path: str
     cls: str
     identity: int
     training: bool
     extra: str = ""
+    home: str = ""
 
     @property
     def depth(self) -> int:
@@ -169,7 +212,10 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Trace:
-    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name."""
+    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name.
+
+    `functions` is empty unless the recording was asked for them.
+    """
 
     tree: ModuleTree
     ops: tuple[OpCall, ...]
@@ -180,6 +226,8 @@ class Trace:
     changed: frozenset[str]
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(default_factory=dict)
+    composites: tuple[Composite, ...] = ()
+    functions: tuple[FunctionCall, ...] = ()
 
     @property
     def macs(self) -> int:

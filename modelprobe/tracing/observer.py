@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.bodies import BODIES
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
-from modelprobe.tracing.ledger import OpCall, Status, TensorRef
+from modelprobe.tracing.ledger import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.operands import refuse_mixed
 from modelprobe.tracing.shortcuts import SHORTCUTS, Shortcut
 from modelprobe.tracing.values import shape_of
@@ -89,7 +89,8 @@ class Values:
         if storage is None:
             storage, self._next_storage = self._next_storage, self._next_storage + 1
         name, size = self._dtype(tensor.dtype)
-        ref = TensorRef(self._next_value, storage, shape_of(tensor), name, tensor.numel() * size)
+        strides = tensor.stride() if tensor.layout is torch.strided and not tensor.is_nested else ()
+        ref = TensorRef(self._next_value, storage, shape_of(tensor), name, tensor.numel() * size, strides)
         self._next_value += 1
         self._known[id(tensor)] = (weakref.ref(tensor), ref)
         return ref
@@ -113,12 +114,14 @@ class Observer(_Base):  # type: ignore[misc]
     def __init__(self, values: Values, where: Callable[[], tuple[str, int]], meta: bool) -> None:
         super().__init__()
         self.ops: list[OpCall] = []
+        self.composites: list[Composite] = []
         self.broken: dict[str, str] = {}
         self.written: set[int] = set()
         self._values = values
         self._where = where
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
+        self._inside = -1  # the composite that is being taken apart
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -132,9 +135,7 @@ class Observer(_Base):  # type: ignore[misc]
         if operator is None:
             operator = self._operators[func] = describe(func)
         if operator.parts is not None:
-            # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
-            with self:
-                return operator.parts(*args, **kwargs)
+            return self._by_parts(operator, args, kwargs)
         tensors = _tensors(args, kwargs)
         if self._meta:
             refuse_mixed(operator.name, args)
@@ -149,6 +150,24 @@ class Observer(_Base):  # type: ignore[misc]
         if out is None:
             out = func(*args, **kwargs)
         self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
+        return out
+
+    def _by_parts(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        assert operator.parts is not None
+        if self._inside >= 0:
+            with self:
+                return operator.parts(*args, **kwargs)
+        number = self._inside = len(self.composites)
+        refs = tuple(map(self._values.get, _tensors(args, kwargs)))
+        self.composites.append(Composite(operator.name, refs, (), _plain(args)))
+        try:
+            # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
+            with self:
+                out = operator.parts(*args, **kwargs)
+        finally:
+            self._inside = -1
+        made = tuple(map(self._values.get, _results(out)))
+        self.composites[number] = self.composites[number]._replace(outputs=made)
         return out
 
     def _shortcut(
@@ -167,7 +186,7 @@ class Observer(_Base):  # type: ignore[misc]
         memories: dict[int, int],
         out: Any,
     ) -> OpCall:
-        results = [out] if isinstance(out, Tensor) else _tensors(out, {}) if isinstance(out, (tuple, list)) else []
+        results = _results(out)
         outputs = tuple(self._values.new(tensor, memories.get(_memory(tensor))) for tensor in results)
         for target in _written(operator, args, kwargs):
             storage = memories.get(_memory(target))
@@ -192,6 +211,7 @@ class Observer(_Base):  # type: ignore[misc]
             written if cost.written is None else cost.written,
             bound,
             _plain(args),
+            self._inside,
         )
 
     def _cost(
@@ -243,6 +263,10 @@ def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
         elif isinstance(arg, (list, tuple)):
             found.extend(item for item in arg if isinstance(item, Tensor))
     return found
+
+
+def _results(out: Any) -> list[Tensor]:
+    return [out] if isinstance(out, Tensor) else _tensors(out, {}) if isinstance(out, (tuple, list)) else []
 
 
 def _mixed(tensors: Sequence[Tensor]) -> bool:

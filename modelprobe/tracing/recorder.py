@@ -204,7 +204,8 @@ def _record(
         for name, why in observer.broken.items()
     ]
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
-    return Trace(tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env))
+    composites = tuple(observer.composites)
+    return Trace(tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env), composites)
 
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str) -> Any:

@@ -19,7 +19,8 @@ def read_tree(model: nn.Module) -> ModuleTree:
     numbers: dict[Hashable, int] = {}
     for path, module in walk(model):
         number = numbers.setdefault(id(module), len(numbers))
-        modules.append(ModuleNode(path, class_name(module), number, getattr(module, "training", False), _extra(module)))
+        training, home = getattr(module, "training", False), type(module).__module__
+        modules.append(ModuleNode(path, class_name(module), number, training, _extra(module), home))
         state.extend(_own_state(path, module, numbers))
     return ModuleTree(tuple(modules), tuple(state))
 
