@@ -59,7 +59,7 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     if serious:
         raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "See `modelprobe summary` of it.")
     if found.format in REFUSED:
-        raise BadInput(f"{found.path} is not converted: {REFUSED[found.format]}", "`modelprobe summary` lists it.")
+        raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", "`modelprobe summary` lists it.")
     if found.format == DISTRIBUTED:
         from modelprobe.checkpoints.gather_dcp import gather_distributed
 
@@ -90,7 +90,7 @@ def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> li
             continue
         entry = readable(found, listed)
         if "quantised" in entry.flags:
-            raise BadInput(f"{entry.name} is not converted: {FLAG_TEXT['quantised']}")
+            raise BadInput(f"{entry.name} cannot be taken over: {FLAG_TEXT['quantised']}")
         reader.check(entry)
         made.append(outgoing(reader, entry, ".".join(entry.path[start:])))
     return made

@@ -43,7 +43,7 @@ class _Folder:
             if type(name) is not str or type(place[1]) is not int or type(place[2]) is not int:
                 raise BadInput(f"{found.path} is a damaged distributed checkpoint: an item has no place")
             if get(info, "transform_descriptors"):
-                raise BadInput(f"{found.path} is not converted: its items are compressed, as {name}")
+                raise BadInput(f"{found.path} gives no state_dict: its items are compressed, as {name}")
             self.places.setdefault(name, []).append((start or (), place))
         planner = get(state, "planner_data")
         self.paths: dict[str, tuple[Any, ...]] = {}

@@ -59,7 +59,7 @@ def gather_zero(found: Checkpoint, stack: ExitStack) -> Gathered:
     if type(told) is int and told != world:
         raise BadInput(f"{found.path} is incomplete: {world} optimizer shards for {told} ranks")
     if len({rank.stage for rank in ranks}) != 1 or stage not in (1, 2, 3):
-        raise BadInput(f"{found.path} is not converted: its ZeRO stage is {stage}")
+        raise BadInput(f"{found.path} gives no state_dict: its ZeRO stage is {stage}")
     tensors = _sharded(ranks, groups) if stage == 3 else _partitioned(ranks, groups)
     reader = stack.enter_context(TensorReader(found))
     tensors += _buffers(found, reader)
@@ -73,7 +73,7 @@ def gather_zero(found: Checkpoint, stack: ExitStack) -> Gathered:
 def _ranks(found: Checkpoint, stack: ExitStack) -> list[Rank]:
     models = {match[1] for name in found.files if name.endswith(MODEL_STATES) for match in MODEL_PART.finditer(name)}
     if len(models) > 1:
-        raise BadInput(f"{found.path} is not converted: the model itself is cut into {len(models)} parts")
+        raise BadInput(f"{found.path} gives no state_dict: the model itself is cut into {len(models)} parts")
     numbered = []
     for file in found.files:
         match = RANK.search(file.rpartition("/")[2].rpartition("\\")[2])
@@ -93,7 +93,7 @@ def _rank(file: str, stack: ExitStack) -> Rank:
     for entry in flats:
         reader.check(entry)
         if len(entry.shape) != 1 or entry.dtype != "float32" or entry.strides != (1,):
-            raise BadInput(f"{file} is not converted: {entry.name} is no flat float32 tensor")
+            raise BadInput(f"{file} gives no parameters: {entry.name} is no flat float32 tensor")
     return Rank(reader, tuple(flats), stage if type(stage) is int else 0)
 
 
@@ -182,7 +182,7 @@ def _buffers(found: Checkpoint, reader: TensorReader) -> list[Outgoing]:
             raise BadInput(f"{found.path} names {name} and does not hold it")
         shape = integers(get(frozen, name)) if is_mapping(frozen) else None
         if shape is not None and shape != entry.shape:
-            raise BadInput(f"{found.path} is not converted: the frozen parameter {name} is spread over the ranks")
+            raise BadInput(f"{found.path} gives no state_dict: the frozen parameter {name} is spread over the ranks")
         reader.check(entry)
         made.append(outgoing(reader, entry, name))
     return made

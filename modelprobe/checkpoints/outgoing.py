@@ -52,14 +52,13 @@ class Outgoing:
 def outgoing(reader: TensorReader, entry: TensorEntry, name: str | None = None) -> Outgoing:
     """A tensor of a listed file, to be written as it is; `name` replaces its own."""
     label = f"{entry.storage}@{entry.offset}:{entry.shape}:{entry.strides}" if entry.storage and entry.numel else None
-    packed = entry.strides == packed_strides(entry.shape)
     return Outgoing(
         name=entry.name if name is None else name,
         shape=entry.shape,
         dtype=entry.dtype,
         load=lambda: reader.load(entry),
         shares=label,
-        pieces=(lambda: flat_pieces(reader, entry)) if packed and reader.seekable(entry) else None,
+        pieces=lambda: flat_pieces(reader, entry),
         strides=entry.strides if is_dense(entry.shape, entry.strides) else None,
     )
 
@@ -118,22 +117,25 @@ def checked(out: Outgoing) -> torch.Tensor:
     return tensor.resolve_neg().cpu()
 
 
-def raw_pieces(out: Outgoing, in_memory_order: bool) -> Iterator[memoryview]:
-    """The bytes of a tensor: its elements in order or, for a dense view, as they stand in memory."""
+def flat(out: Outgoing) -> Iterator[torch.Tensor]:
+    """The elements of a tensor in order, as flat tensors."""
     if out.pieces is not None:
-        for piece in out.pieces():
-            yield raw(piece)
+        yield from out.pieces()
     elif out.numel:
-        tensor = checked(out)
-        if in_memory_order and out.strides is not None and tensor.stride() == out.strides:
-            yield raw(tensor.as_strided((out.numel,), (1,)))
-        else:
-            if in_memory_order and out.strides is not None:  # loaded packed, to be written in another order
-                import torch
+        yield checked(out).contiguous().reshape(-1)
 
-                tensor = torch.empty_strided(out.shape, out.strides, dtype=tensor.dtype).copy_(tensor)
-                tensor = tensor.as_strided((out.numel,), (1,))
-            yield raw(tensor.contiguous().reshape(-1))
+
+def raw_pieces(out: Outgoing, in_memory_order: bool) -> Iterator[memoryview]:
+    """The bytes of a tensor: its elements in order or, where it has strides of its own, as they stand in memory."""
+    if not in_memory_order or out.strides is None or out.strides == packed_strides(out.shape):
+        yield from map(raw, flat(out))
+    elif out.numel:
+        import torch
+
+        tensor = checked(out)
+        if tensor.stride() != out.strides:
+            tensor = torch.empty_strided(out.shape, out.strides, dtype=tensor.dtype).copy_(tensor)
+        yield raw(tensor.as_strided((out.numel,), (1,)))
 
 
 def raw(flat: Any) -> memoryview:
