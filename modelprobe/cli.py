@@ -20,7 +20,7 @@ import typer.core
 import typer.main
 
 from modelprobe import __version__, output
-from modelprobe.commands import buffers, convert, diff, env, flops, models, params, scan, summary
+from modelprobe.commands import buffers, convert, diff, env, flops, keys, models, params, repair, scan, summary
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 from modelprobe.options import FLAG
 
@@ -34,6 +34,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("buffers", buffers.command, COST),
     ("models", models.command, COST),
     ("scan", scan.command, FILES),
+    ("keys", keys.command, FILES),
+    ("repair", repair.command, FILES),
     ("diff", diff.command, FILES),
     ("convert", convert.command, FILES),
     ("env", env.command, MACHINE),

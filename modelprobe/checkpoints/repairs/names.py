@@ -1,0 +1,109 @@
+"""Names as a tree of whole segments, and how the names of a file are laid over those of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CERTAIN = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning Fabric",
+}
+"""Segments that only wrappers create, wherever they stand, and which wrapper."""
+
+DEEPEST = 64
+"""Segments of a name that are told apart; a forged name could have a million."""
+
+WRAPPING = frozenset((*CERTAIN, "module"))
+"""Segments that wrappers create and that may also be a submodule's own name."""
+
+
+class Node:
+    """A prefix: the names that end here (by their last segment), the prefixes below, how many names in all."""
+
+    __slots__ = ("below", "count", "leaves")
+
+    def __init__(self) -> None:
+        self.below: dict[str, Node] = {}
+        self.leaves: dict[str, str] = {}
+        self.count = 0
+
+    def names(self) -> Iterator[str]:
+        """The full names at and below this prefix."""
+        yield from self.leaves.values()
+        for node in self.below.values():
+            yield from node.names()
+
+    def sole(self) -> str:
+        """The only prefix below, if there is no other and no name ends here."""
+        return next(iter(self.below)) if len(self.below) == 1 and not self.leaves else ""
+
+
+def tree(names: Iterable[str]) -> Node:
+    """The tree of dotted names."""
+    root = Node()
+    for name in names:
+        *above, last = name.split(".", DEEPEST)
+        node = root
+        node.count += 1
+        for segment in above:
+            node = node.below.setdefault(segment, Node())
+            node.count += 1
+        node.leaves[last] = name
+    return root
+
+
+def nodes(root: Node, least: int, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
+    """The prefixes with at least so many names, from the root down."""
+    yield path, root
+    for segment, node in root.below.items():
+        if node.count >= least:
+            yield from nodes(node, least, (*path, segment))
+
+
+def chain(node: Node | None, segments: frozenset[str] = WRAPPING) -> int:
+    """How many wrapping segments in a row are the only way down from here."""
+    length = 0
+    while node is not None and node.sole() in segments:
+        node = node.below[node.sole()]
+        length += 1
+    return length
+
+
+def laid_over(source: Node, wanted: Node | None, above: str = "") -> dict[str, str]:
+    """The names of `source` with the wrappers taken out that `wanted` does not have. No name gets lost.
+
+    A wrapper stands before everything below it: its segment goes only where all names of a prefix share it, and only
+    as many of them as `wanted` does not have at that place.
+    """
+    while chain(source) > chain(wanted) and (wanted is not None or source.sole() in CERTAIN):
+        source = source.below[source.sole()]
+    found = {name: f"{above}{last}" for last, name in source.leaves.items()}
+    for segment, node in source.below.items():
+        inner = wanted.below.get(segment) if wanted is not None else None
+        found.update(laid_over(node, inner, f"{above}{segment}."))
+    return found
+
+
+def without(name: str, segments: Container[str]) -> str:
+    """The name without certain segments; its last one always stays."""
+    *above, last = name.split(".")
+    return ".".join([*(segment for segment in above if segment not in segments), last])
+
+
+def leading(names: Iterable[str]) -> str:
+    """The first segment of all names, or nothing when they differ or a name has no other."""
+    first = {name.split(".", 1)[0] if "." in name else "" for name in names}
+    return first.pop() if len(first) == 1 else ""
+
+
+def inverted(mapping: Mapping[str, T]) -> dict[T, list[str]]:
+    """Which keys lead to a value."""
+    found: dict[T, list[str]] = {}
+    for key, value in mapping.items():
+        found.setdefault(value, []).append(key)
+    return found

@@ -1,0 +1,178 @@
+"""A plan carried out: the tensors of the result as the writer takes them, with everything around them renamed along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelprobe.checkpoints.entries import Checkpoint
+from modelprobe.checkpoints.keys import KeyPlan, entries_by_name
+from modelprobe.checkpoints.others import PICKLED, Dropped, others_of
+from modelprobe.checkpoints.outgoing import Outgoing, outgoing
+from modelprobe.checkpoints.repairs.apply import Fetch, value_of
+from modelprobe.checkpoints.repairs.draft import Part
+from modelprobe.checkpoints.tensors import TensorReader
+from modelprobe.checkpoints.writer import Format, Written, write
+from modelprobe.errors import BadInput, CheckFailed
+
+PARAM_NAMES = "param_names"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What was written, the entries beside the model that went along or could not, and how many values overflowed."""
+
+    written: Written
+    kept: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+    overflowed: int = 0
+
+
+def rewrite(
+    found: Checkpoint,
+    plan: KeyPlan,
+    out: Path,
+    format: Format,
+    *,
+    model: Fetch | None = None,
+    versions: Mapping[str, Any] | None = None,
+    keep_others: bool = True,
+    allow_infinite: bool = False,
+    force: bool = False,
+) -> Rewritten:
+    """Write the result of a plan. `model` gives the buffers that the model computes, `versions` its `_metadata`.
+
+    Raises CheckFailed when a cast would make finite values infinite, unless that is allowed. Nothing is written then.
+    """
+    with ExitStack() as stack:
+        reader = stack.enter_context(TensorReader(found))
+        tensors = _tensors(found, plan, reader, model)
+        overflowed = _overflow(plan, found, reader, model)
+        if overflowed and not allow_infinite:
+            name, count = overflowed[0]
+            total = sum(count for _, count in overflowed)
+            text = f"{total:,} values of {len(overflowed):,} tensors would become infinite, such as {count:,} in {name}"
+            raise CheckFailed(text, "--dtype bfloat16 has the range of float32; --allow-inf writes them all the same")
+        keep = keep_others and format == "pt" and found.format in PICKLED
+        others = others_of(found, reader, plan.branch)
+        renamed = plan.renames
+        texts = {key: value for key, value in found.metadata.items() if isinstance(value, str)}
+        written = write(
+            out,
+            tensors,
+            format,
+            metadata=texts if found.format == "safetensors" else None,
+            **({"extras": _renamed(others.extras, renamed)} if keep else {}),
+            versions=versions if plan.structural else _versions(others.versions, renamed),
+            sources=[Path(found.path), *map(Path, found.files)],
+            force=force,
+        )
+    count = sum(count for _, count in overflowed)
+    if not keep:
+        return Rewritten(written, (), _left(found, plan), count)
+    lost = {entry.path for entry in others.dropped}
+    kept = tuple(child.key for child in found.tree.children if child.key not in lost and plan.branch.path)
+    return Rewritten(written, kept, others.dropped, count)
+
+
+def _left(found: Checkpoint, plan: KeyPlan) -> tuple[Dropped, ...]:
+    """The entries beside the model, all of which stay behind."""
+    own = plan.branch.path[:1]
+    return tuple(Dropped(c.key, "beside the model") for c in found.tree.children if own and c.key != own[0])
+
+
+def _tensors(found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: Fetch | None) -> list[Outgoing]:
+    entries = entries_by_name(found, plan.branch)
+    made = []
+    for part in plan.parts:
+        for source in part.sources:
+            reader.check(entries[source])
+            if "quantised" in entries[source].flags:
+                raise BadInput(f"{source} is quantised: it cannot be written anew")
+        first = outgoing(reader, entries[part.sources[0]], part.name) if part.sources else None
+        if first is not None and not part.steps:
+            made.append(first)
+            continue
+        label = (
+            f"{first.shares}|{part.steps}" if first is not None and first.shares and len(part.sources) == 1 else None
+        )
+        made.append(Outgoing(part.name, part.shape, part.dtype, _loader(part, entries, reader, model), label))
+    return made
+
+
+def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model: Fetch | None) -> Any:
+    return lambda: value_of(part, lambda name: reader.load(entries[name]), model)
+
+
+def _overflow(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fetch | None) -> Sequence[tuple[str, int]]:
+    """The tensors whose finite values a cast would make infinite, and how many."""
+    import torch
+
+    entries = entries_by_name(found, plan.branch)
+    counted = []
+    for part in plan.parts:
+        if any(step.op == "cast" for step in part.steps):
+            before = [reader.load(entries[source]) for source in part.sources]
+            after = value_of(part, lambda name: reader.load(entries[name]), model)
+            count = int(torch.isinf(after).sum()) - sum(int(torch.isinf(tensor).sum()) for tensor in before)
+            if count > 0:
+                counted.append((part.name, count))
+    return counted
+
+
+def _versions(versions: Mapping[str, Any] | None, renamed: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """`_metadata` under the new paths of the modules; a wrapper's own entry goes with the wrapper."""
+    if versions is None:
+        return None
+    moved = dict(_modules(renamed))
+    found: dict[str, Any] = {}
+    for path, version in versions.items():
+        new = _under(path, moved)
+        if new is not None:
+            found.setdefault(new, version)
+    for path, version in versions.items():
+        if not path or any(new.startswith(f"{path}.") for new in renamed.values()):
+            found.setdefault(path, version)
+    return found
+
+
+def _under(path: str, moved: Mapping[str, str]) -> str | None:
+    """The new path of a module: its own, or that of the nearest module above it which is known."""
+    above, rest = path, ""
+    while above not in moved:
+        if not above:
+            return None
+        above, _, last = above.rpartition(".")
+        rest = f".{last}{rest}"
+    return (moved[above] + rest).lstrip(".")
+
+
+def _modules(renamed: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Old path to new path of every module that holds a tensor at or below it."""
+    for old, new in renamed.items():
+        one, other = old.split(".")[:-1], new.split(".")[:-1]
+        yield ".".join(one), ".".join(other)
+        while one and other and one[-1] == other[-1]:
+            one, other = one[:-1], other[:-1]
+            yield ".".join(one), ".".join(other)
+
+
+def _renamed(extras: Any, renamed: Mapping[str, str]) -> Any:
+    """The other entries, with the names that an optimiser keeps of its parameters renamed along. Changed in place."""
+    stack, seen = [extras], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            names = value.get(PARAM_NAMES)
+            if isinstance(names, list) and "params" in value:
+                value[PARAM_NAMES] = [renamed.get(name, name) if isinstance(name, str) else name for name in names]
+            stack += value.values()
+        elif isinstance(value, (list, tuple)):
+            stack += value
+    return extras

@@ -1,0 +1,248 @@
+"""How do the weights of a file get into a model? Read safely, repaired in memory, and told what was done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from modelprobe.checkpoints.entries import Branch, Checkpoint
+from modelprobe.checkpoints.keys import KeyPlan, Part, Wishes, chosen_branch, entries_by_name, plan_keys, replan
+from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoints.reference import Reference, reference_of_checkpoint, reference_of_model
+from modelprobe.checkpoints.repairs.apply import value_of
+from modelprobe.checkpoints.repairs.draft import Stage
+from modelprobe.checkpoints.tensors import TensorReader
+from modelprobe.errors import BadInput, CheckFailed, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from modelprobe.model.proof import Proof
+    from modelprobe.model.target import Target
+
+UNNAMED = (Stage.STRUCTURE, Stage.FILLING, Stage.DTYPE)
+"""The stages that do not look at names: what leads from one library's network to another's."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file fits what it is wanted for. `plan` makes it fit; `plain` is the reference of names as they are.
+
+    `proof` compares the outputs of the file's own network with those of the wanted one, where that was needed.
+    """
+
+    found: Checkpoint
+    plan: KeyPlan
+    reference: Reference | None = None
+    proof: Proof | None = None
+    target: Target | None = None
+    origin: Target | None = None
+    first: KeyPlan | None = None
+    """The plan that leads to the file's own network, `origin`, where names of another library were met."""
+
+
+def fit(
+    found: Checkpoint,
+    *,
+    target: Target | None = None,
+    reference: Reference | None = None,
+    branch: str | None = None,
+    origin: Target | None = None,
+    wishes: Wishes | None = None,
+) -> Fit:
+    """Plan how the tensors of a file become those of `target`, or of a `reference`, or lose their wrappers.
+
+    `origin` is the network that the file was saved from, where a person says so. Nothing is written; values are drawn
+    at random, and both networks run, only when the order of tensors alone would settle an assignment.
+    """
+    wishes = wishes or Wishes()
+    if target is not None:
+        reference = reference_of_model(target.build().module, target.spec)
+    plan = _over_branches(found, branch, reference, wishes)
+    if plan.good and not plan.structural and origin is None:
+        return Fit(found, plan, reference, None, target)
+    if target is None or reference is None:
+        return Fit(found, plan, reference)
+    plain = Fit(found, plan, reference, None, target)
+    return _crossed(plain, target, reference, origin, wishes) or plain
+
+
+def _over_branches(found: Checkpoint, branch: str | None, reference: Reference | None, wishes: Wishes) -> KeyPlan:
+    """The plan for the branch asked for or chosen; for the only other one that fits, where that one does not."""
+    chosen = chosen_branch(found, branch)
+    plan = plan_keys(found, chosen, reference, wishes)
+    if plan.complete or branch is not None or reference is None:
+        return plan
+    others = [plan_keys(found, other, reference, wishes) for other in _others(found, chosen)]
+    fitting = [other for other in others if other.complete and not other.structural]
+    return fitting[0] if len(fitting) == 1 else plan
+
+
+def _others(found: Checkpoint, chosen: Branch) -> list[Branch]:
+    return [other for other in found.branches if other.path != chosen.path]
+
+
+def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | None, wishes: Wishes) -> Fit | None:
+    """By way of the network that the file was saved from, proven by equal outputs; None when none is known.
+
+    The first that is proven wins. Without any, the plan with the proof that failed tells why.
+    """
+    from modelprobe.model.rivals import own_network, own_networks
+
+    found, branch = plain.found, plain.plan.branch
+    if origin is not None:
+        only = own_network(found, branch, origin, wishes)
+        if only is None:
+            raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`modelprobe keys … --for {origin.spec}`")
+        known = iter([only])
+    else:
+        known = own_networks(found, branch, target, wishes)
+    failed: Fit | None = None
+    for source, own, first in known:
+        for stages in (UNNAMED, tuple(Stage)):
+            second = replan(first, [want.name for want in own.wants], reference, wishes, stages)
+            if not second.complete:
+                continue
+            proof = _proof(source, target, first, second)
+            proven = proof.equal and not proof.blind
+            second = replace(second, proven=proven, assumed=second.assumed or (("outputs",),))
+            this = Fit(found, second, reference, proof, target, source, first)
+            if proven:
+                return this
+            failed = failed or this
+    return failed
+
+
+def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan) -> Proof:
+    """The outputs of both networks compared, with the plan from the one to the other."""
+    from modelprobe.model.proof import prove
+
+    names = {source_name: part.name for part in first.parts for source_name in part.sources if len(part.sources) == 1}
+    return prove(source, target, second.parts, names)
+
+
+Fetch = Callable[[str], "Tensor"]
+
+
+@contextmanager
+def fetching(found: Checkpoint, branch: Branch) -> Iterator[Fetch]:
+    """A function from the name of a tensor in a branch to its values. Damaged tensors raise BadInput when fetched."""
+    entries = entries_by_name(found, branch)
+    with TensorReader(found) as reader:
+        yield lambda name: reader.load(entries[name])
+
+
+def computed_by(model: nn.Module) -> Fetch:
+    """A function from the name of a buffer to what the model itself computed for it."""
+
+    def fetch(name: str) -> Tensor:
+        found: Tensor = model.state_dict()[name]
+        if found.is_meta:
+            raise BadInput(
+                f"{name} is not in the file, and the model is on meta and has no values", "build it on the CPU"
+            )
+        return found.detach().clone()
+
+    return fetch
+
+
+def load_state_dict_for(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    target: Target | None = None,
+    branch: str | None = None,
+    origin: Target | None = None,
+    wishes: Wishes | None = None,
+) -> tuple[dict[str, Tensor], KeyPlan]:
+    """The tensors of a file as `model.load_state_dict(…, strict=True)` takes them, and the plan that led to them.
+
+    Nothing in the file is executed and the model is not changed. `target` is how the model was named: with it, names of
+    another library can be proven by equal outputs. Raises CheckFailed, with the first reason, when it does not fit.
+    """
+    found = open_checkpoint(path)
+    reference = reference_of_model(model, target.spec if target else type(model).__name__)
+    if target is not None:
+        fitted = fit(found, target=target, branch=branch, origin=origin, wishes=wishes)
+    else:
+        fitted = fit(found, reference=reference, branch=branch, wishes=wishes)
+    refuse_unless_good(fitted)
+    plan = fitted.plan
+    model_values = computed_by(model)
+    with fetching(found, plan.branch) as fetch:
+        state = {part.name: _cast(value_of(part, fetch, model_values), part) for part in plan.parts}
+    return state, plan
+
+
+def _cast(tensor: Tensor, part: Part) -> Tensor:
+    import torch
+
+    return tensor.to(getattr(torch, part.dtype))
+
+
+def refuse_unless_good(fitted: Fit) -> None:
+    """Raise CheckFailed with the first reason why a plan may not be carried out."""
+    reasons = refusals(fitted)
+    if reasons:
+        text, hint = reasons[0]
+        plan = fitted.plan
+        raise CheckFailed(f"{plan.path} does not fit {plan.reference or 'as it is'}: {text}", hint)
+
+
+def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
+    """Why a plan may not be carried out, and what would help; nothing when it may."""
+    plan = fitted.plan
+    keys = f"modelprobe keys {plan.path}" + (f" --for {plan.reference}" if plan.reference else "")
+    found = [(trouble.text, trouble.hint) for trouble in plan.troubles]
+    for what, names in (
+        ("missing", [want.name for want in plan.missing]),
+        ("unexpected", [part.name for part in plan.unexpected]),
+        ("of another shape", [part.name for part, _ in plan.misshapen]),
+    ):
+        if names and not plan.troubles:
+            many = "1 tensor is" if len(names) == 1 else f"{len(names):,} tensors are"
+            found.append((f"{many} {what}, such as {names[0]}", f"`{keys}` lists them"))
+    if not found and not plan.certain:
+        found.append((unproven(fitted), UNPROVEN))
+    return found
+
+
+UNPROVEN = "--from MODEL names the file's own network, to compare outputs; --unproven accepts it"
+
+
+def unproven(fitted: Fit) -> str:
+    """What the assignment rests on, and why that was not enough."""
+    proof = fitted.proof
+    if proof is None:
+        count = sum(len(group) for group in fitted.plan.assumed)
+        return f"which of {count:,} tensors is which, their order alone settles, and outputs could not be compared"
+    if proof.reason:
+        return f"outputs could not be compared with those of {proof.source}: {proof.reason}"
+    if proof.blind:
+        return f"the outputs do not depend on {proof.blind[0]} and {len(proof.blind) - 1:,} more of its shape"
+    why = f": {proof.apart}" if proof.apart else ""
+    return f"with the same weights the outputs of {proof.source} and {proof.target} differ by {proof.relative:.1e}{why}"
+
+
+def load_strictly(target: Target, plan: KeyPlan, found: Checkpoint) -> nn.Module:
+    """A CPU build of the target with the repaired weights loaded, strict=True; the proof that the result fits.
+
+    Raises CheckFailed when torch refuses them. Tensors that somebody asked to leave out keep their random values.
+    """
+    model = target.build("cpu").module
+    values = computed_by(model)
+    with fetching(found, plan.branch) as fetch:
+        state = {part.name: value_of(part, fetch, values) for part in plan.parts}
+    own = model.state_dict()
+    state.update({name: own[name] for name in plan.excused if name in own and name not in state})
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckFailed(f"the repaired weights do not load into {target.spec}: {one_line(error)}") from error
+    return model
+
+
+__all__ = ["Fit", "fit", "load_state_dict_for", "reference_of_checkpoint"]
