@@ -131,13 +131,13 @@ def split(tensors: Sequence[Outgoing], size: int) -> list[list[Outgoing]]:
 def _record(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
     behind = parts.others.dropped
     kept: tuple[str, ...] = ()
+    left = () if parts.whole else skipped(found, parts.branch)
+    behind += tuple(Dropped(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
     if parts.keeps:
         lost = {entry.path for entry in behind}
         kept = tuple(child.key for child in found.tree.children if child.key not in lost)
     else:
-        left = skipped(found, parts.branch)
         behind = (*behind, *left_behind(found, parts.branch))
-        behind += tuple(Dropped(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
     return Converted(
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
         rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from modelprobe.checkpoints.entries import Checkpoint, StorageEntry
@@ -32,10 +33,20 @@ class Expected:
 
 
 class Plan:
-    """A file to be written: what it will list, how large it will be at most, and what must be said about it."""
+    """A file to be written: what it will list, how large it will be at most, and what must be said about it.
 
-    def __init__(self, expected: tuple[Expected, ...], nbytes: int, notes: tuple[str, ...]) -> None:
+    `tied` are names that it cannot hold beside those of the same tensors.
+    """
+
+    def __init__(
+        self,
+        expected: tuple[Expected, ...],
+        nbytes: int,
+        notes: tuple[str, ...],
+        tied: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.expected = expected
+        self.tied = tied
         self.nbytes = nbytes
         self.notes = notes
 

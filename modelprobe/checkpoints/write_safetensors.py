@@ -36,7 +36,7 @@ class SafetensorsPlan(Plan):
         if views:
             notes.append(f"{views:,} transposed tensors are laid out in order: the format knows no strides")
         nbytes = sum(tensor.nbytes for tensor in kept)
-        super().__init__(tuple(expected), nbytes + len(self._header), tuple(notes))
+        super().__init__(tuple(expected), nbytes + len(self._header), tuple(notes), tied)
 
     def emit(self, file: IO[bytes]) -> dict[str, bytes]:
         """Write everything; the digest of each tensor."""

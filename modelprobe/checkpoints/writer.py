@@ -90,14 +90,16 @@ def write_shards(
     """Write shards by file name beside the index `path`, as the Hub keeps them: all of them or none, the index last."""
     plans: list[tuple[Path, Plan]] = []
     weight_map: dict[str, str] = {}
+    tied: dict[str, str] = {}
     notes: list[str] = []
     for name, tensors in shards.items():
         plan = _plan(tensors, format, metadata, STATE, None)
         plans.append((check_target(path.with_name(name), sources, force), plan))
         weight_map.update({expected.path[-1]: name for expected in plan.expected})
+        tied.update(plan.tied)
         notes += plan.notes
     total = sum(tensor.nbytes for held in shards.values() for tensor in held if tensor.name in weight_map)
-    index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+    index = json.dumps({"metadata": {"total_size": total, **tied}, "weight_map": weight_map}, indent=2) + "\n"
     plans.append((check_target(path, sources, force), _Index(index.encode())))
     sizes = _write_all(plans, sources, force)
     return Written(path, sum(sizes), len(weight_map), tuple(notes), tuple(target for target, _ in plans))
