@@ -50,7 +50,8 @@ class Column:
     """A column of a table.
 
     `priority` decides which columns give way on a narrow terminal: the highest number goes first, 0 never goes.
-    `bar` draws the cell (a share from 0 to 1) as a bar beside its number where the format can.
+    `bar` draws the cell (a share from 0 to 1) as a bar beside its number where the format can. `wrap` marks prose: where
+    it does not fit it goes on below, instead of being cut in the middle as a name is.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Column:
     unit: Unit = Unit.TEXT
     priority: int = 0
     bar: bool = False
+    wrap: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _facts(result: Conversion) -> Facts:
 
 
 def _table(result: Conversion) -> list[Table]:
-    columns = (Column("entry", "Entry"), Column("fate", "Fate"), Column("why", "Why"))
+    columns = (Column("entry", "Entry"), Column("fate", "Fate"), Column("why", "Why", wrap=True))
     shown = sorted(result.fates, key=lambda fate: ("dropped", "changed", "kept").index(fate.fate))[:MOST_ROWS]
     rows = tuple(Row((fate.entry, fate.fate, fate.why), quiet=fate.fate == "kept") for fate in shown)
     return [Table(columns, rows, "What became of the entries", key="entries")] if rows else []

@@ -147,7 +147,7 @@ def _structure(result: WeightsDiff) -> Table:
     columns = (
         Column("name", "First"),
         Column("other", "Second"),
-        Column("what", "What"),
+        Column("what", "What", wrap=True),
         Column("shape", "Shape", priority=1),
         Column("dtype", "Dtype", priority=2),
     )

@@ -296,7 +296,7 @@ def _uncounted_table(uncounted: tuple[Uncounted, ...]) -> Table:
         Column("operator", "Not counted"),
         Column("count", "Calls", Unit.COUNT),
         Column("bound", "At most MACs", Unit.MACS),
-        Column("modules", "Where", priority=1),
+        Column("modules", "Where", priority=1, wrap=True),
     )
     rows = tuple(Row((item.name, item.count, item.bound, _some(item.modules, 3))) for item in uncounted)
     return Table(columns, rows, key="uncounted")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
@@ -204,6 +205,8 @@ class _Grid:
             if i == 0:
                 natural = max(natural, *(self._name_width(row) for row in range(len(self.rows))))
             least = natural if column.unit in NUMERIC else min(natural, max(8, self.style.width // 6))
+            if column.wrap:
+                least = min(natural, max(12, self.style.width // 5))
             if i == 0 and column.unit not in NUMERIC:
                 least = min(natural, max(8, self.style.width * 2 // 5))
             wants.append(Want(natural, least, column.priority, column.bar))
@@ -223,7 +226,7 @@ class _Grid:
         for row in range(len(self.rows)):
             if row == len(self.table.rows):
                 yield rule.copy()
-            yield self._row(row, layout)
+            yield from self._row(row, layout)
 
     def _header(self, layout: Layout) -> Text:
         parts = []
@@ -235,10 +238,21 @@ class _Grid:
                 parts[-1].append(" " * (layout.bar + 1))
         return Text(" " * GAP).join(parts)
 
-    def _row(self, row: int, layout: Layout) -> Text:
+    def _row(self, row: int, layout: Layout) -> Iterator[Text]:
+        """The row's line, and below it what prose did not fit."""
+        columns = self.table.columns
+        prose = {i: w for i, w in zip(layout.shown, layout.widths, strict=True) if i > 0 and columns[i].wrap}
+        parts = {i: _lines(self.cells[i][row], replace(self.style, width=w), 0, 0) for i, w in prose.items()}
+        for line in range(max((len(lines) for lines in parts.values()), default=1)):
+            yield self._line(row, layout, line, {i: lines[line : line + 1] for i, lines in parts.items()})
+
+    def _line(self, row: int, layout: Layout, line_number: int, prose: dict[int, list[str]]) -> Text:
         parts = []
         for i, width in zip(layout.shown, layout.widths, strict=True):
             column = self.table.columns[i]
+            if i in prose or line_number:
+                parts.append(_pad(Text("".join(prose.get(i, []))), width))
+                continue
             if i == 0:
                 parts.append(_pad(self._name(row, width), width))
                 continue
