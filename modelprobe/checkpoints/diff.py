@@ -226,8 +226,8 @@ def _add(total: _Sums, left: torch.Tensor, right: torch.Tensor, tolerance: float
         return
     b = _wide(right, parts)
     whole = left.dtype == right.dtype and not left.dtype.is_floating_point and parts == 1
-    equal = left == right if whole else (a == b) | (a.isnan() & b.isnan())  # int64 is finer than float64
-    apart = (a - b).abs().masked_fill(equal, 0)
+    equal = left == right if whole else (a == b) | (a.isnan() & b.isnan())
+    apart = (a - b).abs().clamp(min=1.0 if whole else 0.0).masked_fill(equal, 0)  # int64 is finer than float64
     larger = torch.maximum(a.abs(), b.abs())
     beyond = ~(apart <= tolerance * larger.clamp(min=1)) & ~equal
     unbounded = ~apart.isfinite()
