@@ -32,6 +32,8 @@ class Question:
     dtype: str | None = None
     device: str | None = None
     seed: int = 0
+    arch: str | None = None
+    unsafe_load: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Subject:
     model: nn.Module
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(default_factory=dict)
+    fused: bool = False
 
     @property
     def tree(self) -> ModuleTree:
@@ -58,13 +61,13 @@ def build(question: Question) -> Subject:
     from modelprobe.analyzers.env import brief
     from modelprobe.model.sizes import resize
     from modelprobe.model.specs import parse_floating, parse_input
-    from modelprobe.model.target import resolve
+    from modelprobe.model.weight_target import fit_notes, named_target
 
     # What is wrong on the command line is said before anybody's code is run.
     specs = [parse_input(text) for text in question.inputs]
     if question.dtype is not None:
         parse_floating(question.dtype)
-    named = resolve(question.target, question.settings)
+    named, weights = named_target(question.target, question.settings, question.arch, question.unsafe_load)
     target = resize(named, specs)
     device = _device(question)
     try:
@@ -74,9 +77,12 @@ def build(question: Question) -> Subject:
         if not told:
             raise
         raise ModelRaised(raised.message, f"{told} is from --input: choose another size") from raised.__cause__
+    if weights is not None:
+        notes = (*notes, *fit_notes(weights, model, target.spec))
     env = {
         **brief(),
         "target": question.target,
+        **({"weights": weights.path} if weights is not None else {}),
         "model": target.name,
         "origin": target.origin,
         "settings": dict(target.given),
@@ -146,8 +152,27 @@ def _memory(device: str, what: str) -> Iterator[None]:
 
 
 @stdout_kept()
-def record(subject: Subject, *, train: bool = False) -> Trace:
-    """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values."""
+def fuse(subject: Subject) -> Subject:
+    """The subject with its model fused for inference. Raises BadInput when it has nothing to fuse."""
+    from modelprobe.model.fusion import fused
+
+    model, done = fused(subject.model)
+    if not done:
+        raise BadInput(
+            f"{subject.target.name} has no module that can be fused",
+            "--fused is for models that re-parameterise themselves, such as timm:repvgg_a0; leave it out",
+        )
+    note = Note(f"Fused for inference: {', '.join(done)}.", Level.INFO)
+    env = {**subject.env, "fused": True}
+    return replace(subject, model=model, notes=(*subject.notes, note), env=env, fused=True)
+
+
+@stdout_kept()
+def record(subject: Subject, *, train: bool = False, functions: bool = False) -> Trace:
+    """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values.
+
+    `functions` records the calls of torch's Python functions as well.
+    """
     from modelprobe.model.inputs import make_inputs
     from modelprobe.tracing.recorder import NeedsValuesError
 
@@ -158,22 +183,31 @@ def record(subject: Subject, *, train: bool = False) -> Trace:
     env = {**subject.env, "inputs": example.describe(), "mode": "train" if train else "eval"}
     notes = (*subject.notes, *example.notes)
     try:
-        return _traced(subject, subject.model, example, str(env["device"]), train, notes, env)
+        return _traced(subject, subject.model, example, str(env["device"]), train, notes, env, functions)
     except NeedsValuesError as needs:
         if asked.device == "meta":  # asked for in so many words: no other place will do
             raise
-        return _record_for_real(subject, example, train, notes, env, needs)
+        return _record_for_real(subject, example, train, notes, env, needs, functions)
 
 
 def _record_for_real(
-    subject: Subject, example: ExampleInputs, train: bool, notes: tuple[Note, ...], env: Mapping[str, Any], needs: Any
+    subject: Subject,
+    example: ExampleInputs,
+    train: bool,
+    notes: tuple[Note, ...],
+    env: Mapping[str, Any],
+    needs: Any,
+    functions: bool,
 ) -> Trace:
+    from modelprobe.model.fusion import fused
     from modelprobe.tracing.recorder import real_run_note
 
     with working(f"running {subject.target.name} for real on the CPU"):
         model, _ = _built(subject.target, subject.question, "cpu")
+        if subject.fused:
+            model, _ = fused(model)
         said = (*notes, real_run_note(needs, "on the CPU with seeded random weights and input"))
-        return _traced(subject, model, example, "cpu", train, said, {**env, "device": "cpu"})
+        return _traced(subject, model, example, "cpu", train, said, {**env, "device": "cpu"}, functions)
 
 
 def _traced(
@@ -184,6 +218,7 @@ def _traced(
     train: bool,
     notes: tuple[Note, ...],
     env: Mapping[str, Any],
+    functions: bool,
 ) -> Trace:
     """The forward pass on `device`. What the model raises is told with the last line of the user's own code."""
     from modelprobe.model.failure import place
@@ -193,7 +228,7 @@ def _traced(
         args, kwargs = example.build(device, subject.question.seed)
     where = "meta" if device == "meta" else "real"
     try:
-        return trace(model, *args, kwargs=kwargs, device=where, train=train, notes=notes, env=env)
+        return trace(model, *args, kwargs=kwargs, device=where, train=train, notes=notes, env=env, functions=functions)
     except ModelRaised as raised:
         home = getattr(subject.target.source, "directory", None)
         line = place(raised.__cause__, home) if raised.__cause__ else ""

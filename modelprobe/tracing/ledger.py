@@ -93,17 +93,17 @@ class Composite(NamedTuple):
 class FunctionCall(NamedTuple):
     """A call of one of torch's Python functions, as the model's code spelled it (`F.relu`, `torch.mul`).
 
-    `shapes` and `arguments` have an entry per argument, () and None for what is no tensor and what is; `named` are the
-    keywords. Recorded only when asked for: some tools replace these functions and see nothing else.
+    `keys`, `shapes` and `arguments` have an entry per argument: the keyword or "", the shape of a tensor or None, the
+    plain value or None. `op` is the first operator it ran. Recorded only when asked for.
     """
 
     name: str
     module: str
     call: int
     op: int
+    keys: tuple[str, ...]
     shapes: tuple[Shape | None, ...]
     arguments: tuple[Any, ...]
-    named: tuple[tuple[str, Any], ...]
 
 
 class ModuleCall(NamedTuple):

@@ -322,12 +322,13 @@ def _reads_nothing(operator: Operator, inputs: Sequence[TensorRef]) -> bool:
 
 
 def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(map(_plain_value, args))
+    return tuple(map(plain_value, args))
 
 
-def _plain_value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """An argument as the ledger keeps it: numbers, texts and tuples of them, None in the place of a tensor."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(map(_plain_value, value))
+        return tuple(map(plain_value, value))
     return None if isinstance(value, Tensor) else str(value)

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import BadInput, ModelRaised, one_line
 from modelprobe.report import Level, Note
+from modelprobe.tracing.functions import watched_functions
 from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.tracing.observer import Observer, Values
 from modelprobe.tracing.residue import mode_set, on_meta, pristine
@@ -106,12 +107,14 @@ def trace(
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    functions: bool = False,
 ) -> Trace:
     """Run `model(*args, **kwargs)` once and return its ledger. The model is left exactly as it was.
 
     With `device="meta"` no arithmetic is done and no weight is touched; a model that needs real values (its control
     flow depends on data) is run again where its weights are, with the tensors that were given, and a note says so.
-    With `device="real"` it runs where its weights are from the start. `train` records a training-mode forward.
+    With `device="real"` it runs where its weights are from the start. `train` records a training-mode forward,
+    `functions` also the calls of torch's Python functions (`Trace.functions`).
     Raises ModelRaised when the model raises, with the module and the shapes in flight; BadInput when real values
     are needed and the model or the inputs have none.
     """
@@ -123,11 +126,11 @@ def trace(
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
     if device == "meta" and not is_script(model):
         try:
-            return _recorded(model, args, call_kwargs, "meta", train, said, env or {})
+            return _recorded(model, args, call_kwargs, "meta", train, said, env or {}, functions)
         except NeedsValuesError as needs:
             _refuse_meta(model, args, call_kwargs, needs)
             said.append(real_run_note(needs, "where its weights are"))
-    return _recorded(model, args, call_kwargs, "real", train, said, env or {})
+    return _recorded(model, args, call_kwargs, "real", train, said, env or {}, functions)
 
 
 def real_run_note(needs: NeedsValuesError, how: str) -> Note:
@@ -170,6 +173,7 @@ def _record(
     train: bool,
     notes: Sequence[Note],
     env: Mapping[str, Any],
+    functions: bool,
 ) -> Trace:
     tree = read_tree(model)
     values = Values()
@@ -193,6 +197,7 @@ def _record(
         watched = _watch(model, running, stack)
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
+        called = stack.enter_context(watched_functions(running.where, lambda: len(observer.ops), functions))
         out = _forward(model, args, kwargs, observer, running, device)
         if not watched:
             running.leave([""], out)
@@ -205,7 +210,9 @@ def _record(
     ]
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
     composites = tuple(observer.composites)
-    return Trace(tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env), composites)
+    return Trace(
+        tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env), composites, tuple(called)
+    )
 
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str) -> Any:

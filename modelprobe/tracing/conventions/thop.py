@@ -1,0 +1,166 @@
+"""How thop counts: a rule per exact class of torch.nn, once per call.
+
+Facts: thop 0.1.1 (0.1.1.post2209072238), `thop/profile.py`, `thop/vision/basic_hooks.py`, `calc_func.py`,
+`rnn_hooks.py`. Classes without a rule are 0 and are looked into; those with one are not. A module that stands at n
+places is hooked n times and read n times, so it counts n squared times. Nothing outside such modules is seen: F.*,
+`@`, attention, subclasses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from modelprobe.tracing.conventions.charge import Charge, Convention, Count, summed
+from modelprobe.tracing.conventions.modules import Seen, children, seen
+from modelprobe.tracing.ledger import ModuleNode, Trace, numel
+
+Rule = Callable[[Seen], int]
+
+
+def _convolution(call: Seen) -> int:
+    """Output elements x input channels of a group x kernel, transposed convolutions alike; no bias."""
+    weight = call.weight()
+    if weight is None:
+        return 0
+    channels, outputs = call.input[1], call.output[1]
+    # A weight is [out, in / groups, ..], transposed [in, out / groups, ..].
+    groups = outputs // weight.shape[1] if "Transpose" in call.node.cls else channels // weight.shape[1]
+    return numel(call.output) * (channels // groups) * numel(weight.shape[2:])
+
+
+def _norm(call: Seen) -> int:
+    """2 per element, 4 with an affine pair."""
+    return numel(call.input) * (4 if "affine=True" in call.node.extra else 2)
+
+
+def _softmax(call: Seen) -> int:
+    """3 n - 1 per row of n."""
+    op = call.operator("aten.softmax", "aten._softmax")
+    dim = int(op.arguments[1]) if op is not None and len(op.arguments) > 1 else -1
+    features = call.input[dim]
+    return numel(call.input) // features * (3 * features - 1)
+
+
+def _adaptive_average(call: Seen) -> int:
+    """One more than the ratio of input to output per output element."""
+    ratio = 1.0
+    for size, made in zip(call.input[2:], call.output[2:], strict=True):
+        ratio *= size / made
+    return int((ratio + 1) * numel(call.output))
+
+
+_UPSAMPLE = {"nearest": 1, "linear": 5, "bilinear": 11, "bicubic": 259}
+
+
+def _upsample(call: Seen) -> int:
+    op = next((op for op in call.ops if op.name.startswith("aten.upsample_")), None)
+    mode = op.name.removeprefix("aten.upsample_").rstrip("123d") if op is not None else ""
+    return _UPSAMPLE.get(mode, 0) * numel(call.output)
+
+
+def _linear(call: Seen) -> int:
+    return call.input[-1] * numel(call.output)
+
+
+def _nothing(_: Seen) -> int:
+    return 0
+
+
+def _cell(gates: int, rest: int, inputs: int, hidden: int, bias: bool) -> int:
+    """Per gate a product with input and state, a sum, both biases; `rest` sums and products of the state beside."""
+    return hidden * (gates * (inputs + hidden + 1 + 2 * bias) + rest)
+
+
+_CELLS = {"RNN": (1, 0), "GRU": (3, 4), "LSTM": (4, 4)}
+
+
+def _one_step(call: Seen) -> int:
+    kind = call.node.cls.removesuffix("Cell")
+    gates, rest = _CELLS[kind]
+    op = call.operator("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
+    if op is None:
+        return 0
+    matrices = op.inputs[3:] if kind == "LSTM" else op.inputs[2:]
+    hidden, inputs = matrices[0].shape[0] // gates, matrices[0].shape[1]
+    return _cell(gates, rest, inputs, hidden, len(matrices) > 2) * call.input[0]
+
+
+def _sequence(call: Seen) -> int:
+    """Every step of every layer; a packed batch as if its longest sequence were everybody's, projections ignored."""
+    gates, rest = _CELLS[call.node.cls]
+    op = call.operator("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+    if op is None or len(op.inputs[0].shape) != 3:
+        return 0
+    bias, layers, _, _, both = op.arguments[3:8]
+    matrices = [ref for ref in op.inputs if len(ref.shape) == 2]
+    hidden, inputs = matrices[0].shape[0] // gates, matrices[0].shape[1]
+    ways = 2 if both else 1
+    first = _cell(gates, rest, inputs, hidden, bool(bias)) * ways
+    deeper = _cell(gates, rest, hidden * ways, hidden, bool(bias)) * ways * (int(layers) - 1)
+    return (first + deeper) * numel(op.inputs[0].shape[:2])
+
+
+def _torch_nn(classes: str, rule: Rule) -> dict[str, Rule]:
+    return dict.fromkeys(classes.split(), rule)
+
+
+RULES: dict[str, Rule] = {
+    **_torch_nn("Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d", _convolution),
+    **_torch_nn("BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm LayerNorm", _norm),
+    **_torch_nn("InstanceNorm1d InstanceNorm2d InstanceNorm3d", _norm),
+    **_torch_nn("PReLU", lambda call: numel(call.input)),
+    **_torch_nn("Softmax", _softmax),
+    **_torch_nn("ReLU ReLU6 LeakyReLU Dropout PixelShuffle Sequential ZeroPad2d", _nothing),
+    **_torch_nn("MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d", _nothing),
+    **_torch_nn("AvgPool1d AvgPool2d AvgPool3d", lambda call: numel(call.output)),
+    **_torch_nn("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d", _adaptive_average),
+    **_torch_nn("Linear", _linear),
+    **_torch_nn("Upsample UpsamplingBilinear2d UpsamplingNearest2d", _upsample),
+    **_torch_nn("RNNCell GRUCell LSTMCell", _one_step),
+    **_torch_nn("RNN GRU LSTM", _sequence),
+}
+"""Class of torch.nn -> its rule. A subclass is another class."""
+
+
+def count(trace: Trace) -> Count:
+    """thop's operations."""
+    return summed(_charges(trace))
+
+
+def _charges(trace: Trace) -> Iterator[Charge]:
+    read, hooked = _times_read(trace), Counter(node.identity for node in trace.tree.modules)
+    for call in seen(trace):
+        times = read.get(call.node.identity, 0) * hooked[call.node.identity]
+        if times and _has_rule(call.node):
+            amount = RULES[call.node.cls](call) * times
+            if amount:
+                yield call.charge(amount)
+
+
+def _has_rule(node: ModuleNode) -> bool:
+    return node.home.startswith("torch.nn.modules.") and node.cls in RULES
+
+
+def _times_read(trace: Trace) -> Mapping[int, int]:
+    """Module -> how often its figure is added up on the way down from the model."""
+    below = children(trace)
+    found: Counter[int] = Counter()
+    stack = [trace.tree.modules[0]]
+    while stack:
+        node = stack.pop()
+        found[node.identity] += 1
+        # The model itself is always looked into, and so are containers.
+        if node.path == "" or not _has_rule(node) or node.cls == "Sequential":
+            stack.extend(below.get(node.path, ()))
+    return found
+
+
+CONVENTION = Convention(
+    "thop",
+    "MACs",
+    1,
+    "thop 0.1.1.post2209072238",
+    "anything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
+    count,
+)

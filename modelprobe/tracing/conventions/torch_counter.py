@@ -1,0 +1,44 @@
+"""How torch's own `FlopCounterMode` counts: two FLOPs per multiply-accumulate of what its registry knows.
+
+Facts: torch 2.15, `torch/utils/flop_counter.py`, on the CPU. It sees operators below autograd: `mm`, `addmm`, `bmm`,
+`baddbmm`, `convolution` and the fused attention kernels. Products with a vector, an LSTM (one kernel there) and all
+elementwise work are 0. Before 2.15 the CPU's attention kernel had no formula and was 0 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelprobe.tracing.conventions.charge import Charge, Convention, Count, charged, summed
+from modelprobe.tracing.conventions.lowering import (
+    ATTENTION,
+    CELLS,
+    CONVOLUTIONS,
+    PRODUCTS,
+    UNROLLED,
+    is_vector_product,
+)
+from modelprobe.tracing.ledger import Trace
+
+_COUNTED = CONVOLUTIONS | PRODUCTS | CELLS | UNROLLED | {ATTENTION, "aten.baddbmm", "higher_order.flex_attention"}
+
+
+def count(trace: Trace) -> Count:
+    """torch's FLOPs."""
+    return summed(_charges(trace))
+
+
+def _charges(trace: Trace) -> Iterator[Charge]:
+    for index, op in enumerate(trace.ops):
+        if op.name in _COUNTED and not is_vector_product(op):
+            yield charged(index, op, 2 * op.macs)
+
+
+CONVENTION = Convention(
+    "torch",
+    "FLOPs",
+    2,
+    "torch.utils.flop_counter of torch 2.15",
+    "all elementwise work, normalisation and pooling",
+    count,
+)
