@@ -140,14 +140,20 @@ def _made(part: Part | None) -> str:
     """How a repair comes by a tensor that is missing."""
     if part is None or not part.rules:
         return ""
-    return ", ".join(dict.fromkeys(part.rules))
+    return _by(part)
+
+
+def _by(part: Part) -> str:
+    """The rules that made a part, in words."""
+    rules = ", ".join(dict.fromkeys(part.rules))
+    return f"another name: {rules}" if len(part.sources) == 1 and not part.steps else f"another form: {rules}"
 
 
 def _became(name: str, part: Part | None, wants: dict[str, Want]) -> str:
     """What a repair makes of a tensor that is not expected."""
     if part is None or part.name not in wants:
         return ""
-    return ", ".join(dict.fromkeys(part.rules))
+    return _by(part)
 
 
 def _facts(result: KeysResult) -> tuple[Fact, ...]:
@@ -167,12 +173,12 @@ def _facts(result: KeysResult) -> tuple[Fact, ...]:
 
 def _misfits(result: KeysResult) -> Table:
     columns = (
-        Column("kind", "What"),
+        Column("kind", "What", wrap=True),
         Column("count", "Tensors", Unit.COUNT),
-        Column("name", "Name"),
+        Column("name", "Such as"),
         Column("expected", "Expected", priority=2),
         Column("found", "In the file", priority=2),
-        Column("reason", "Why"),
+        Column("reason", "Why", wrap=True),
     )
     groups: dict[tuple[str, str], list[Misfit]] = {}
     for index, misfit in enumerate(result.misfits):
@@ -181,8 +187,7 @@ def _misfits(result: KeysResult) -> Table:
     rows = []
     for held in groups.values():
         first = held[0]
-        more = ", …" if len(held) > 1 else ""
-        rows.append(Row((first.kind, len(held), first.name + more, first.expected, first.found, first.reason)))
+        rows.append(Row((first.kind, len(held), first.name, first.expected, first.found, first.reason)))
     return Table(columns, tuple(rows), "What does not fit as it is", key="misfits")
 
 
@@ -193,7 +198,7 @@ def rules_table(applied: Sequence[Applied]) -> Table:
         Column("tensors", "Tensors", Unit.COUNT),
         Column("before", "Before"),
         Column("after", "After"),
-        Column("reason", "Why", priority=1),
+        Column("reason", "Why", priority=1, wrap=True),
     )
     rows = []
     for rule in applied:

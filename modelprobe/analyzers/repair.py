@@ -186,22 +186,21 @@ def _difference(proof: Proof) -> str:
 
 def _renames(result: RepairResult) -> Table:
     columns = (Column("before", "Before"), Column("after", "After"), Column("rules", "By", priority=1))
-    shown = result.renames if result.all_rows else result.renames[:MOST_ROWS]
+    shown = result.renames if result.all_rows else ()
     rows = tuple(Row((item.before or "nothing", item.after, ", ".join(item.rules))) for item in shown)
     return Table(columns, rows, "Tensors", key="renames")
 
 
 def _dropped(result: RepairResult) -> Table:
-    columns = (Column("name", "Left out"), Column("reason", "Why"))
+    columns = (Column("name", "Left out"), Column("reason", "Why", wrap=True))
     shown = result.dropped if result.all_rows else result.dropped[:MOST_ROWS]
     return Table(columns, tuple(Row((item.name, item.reason)) for item in shown), "Left out", key="dropped")
 
 
 def _notes(result: RepairResult) -> list[Note]:
     notes = [Note(f"{text}.") for text in result.notes]
-    hidden = 0 if result.all_rows else max(0, len(result.renames) - MOST_ROWS) + max(0, len(result.dropped) - MOST_ROWS)
-    if hidden:
-        notes.append(Note(f"{hidden:,} more tensors are not shown; --all shows them."))
+    if result.renames and not result.all_rows:
+        notes.append(Note("--all shows every tensor."))
     if result.kept:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:

@@ -74,7 +74,8 @@ def rewrite(
     if not keep:
         return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
-    kept = tuple(child.key for child in found.tree.children if child.key not in lost and plan.branch.path)
+    own = plan.branch.path[:1]
+    kept = tuple(child.key for child in found.tree.children if own and child.key != own[0] and child.key not in lost)
     return Rewritten(written, kept, others.dropped, count)
 
 
