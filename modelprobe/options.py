@@ -49,6 +49,28 @@ SetOpt = Annotated[
     ),
 ]
 
+ArchOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="NAME",
+        help="The network that a weight file belongs to: resnet50, timm:NAME, net.py:Net. It is built, and the report "
+        "says whether the file fits.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+
+UnsafeLoadOpt = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-load",
+        metavar=FLAG,
+        help="Unpickle a whole model the ordinary way, which runs any code that the file names. For files you trust.",
+        rich_help_panel=MODEL,
+    ),
+]
+
 InputOpt = Annotated[
     list[str] | None,
     typer.Option(

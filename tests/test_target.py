@@ -202,8 +202,8 @@ def test_a_value_that_the_constructor_cannot_use_is_its_own_error():
 @pytest.mark.parametrize(
     "name", ["model.pth", "model.pt", "a/b.safetensors", "x.bin", "x.ckpt", "net.onnx", "m.gguf", "w.npz"]
 )
-def test_weight_files_are_not_targets_yet(name):
-    assert "weight files as a target are not supported yet" in message(name)
+def test_weight_files_are_no_networks(name):
+    assert "is a weight file, not a network" in message(name)
 
 
 def test_a_file_that_exists_is_no_zoo_name(tmp_path):

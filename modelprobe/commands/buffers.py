@@ -18,6 +18,8 @@ AllOpt = Annotated[
 def command(
     target: options.TargetArg,
     settings: options.SetOpt = None,
+    arch: options.ArchOpt = None,
+    unsafe_load: options.UnsafeLoadOpt = False,
     input: options.InputOpt = None,
     batch: options.BatchOpt = None,
     inputs_from: options.InputsFromOpt = None,
@@ -33,7 +35,9 @@ def command(
     from modelprobe.analyzers.buffers import list_buffers
     from modelprobe.tracing.tree import saved_names
 
-    subject = build(Question(target, settings or (), input or (), inputs_from, batch, dtype))
+    subject = build(
+        Question(target, settings or (), input or (), inputs_from, batch, dtype, arch=arch, unsafe_load=unsafe_load)
+    )
     changed, notes = changed_by_training(subject)
     result = list_buffers(
         subject.tree,

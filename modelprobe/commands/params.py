@@ -24,6 +24,8 @@ FreezeOpt = Annotated[
 def command(
     target: options.TargetArg,
     settings: options.SetOpt = None,
+    arch: options.ArchOpt = None,
+    unsafe_load: options.UnsafeLoadOpt = False,
     dtype: options.DtypeOpt = None,
     freeze: FreezeOpt = None,
     depth: options.DepthOpt = None,
@@ -37,7 +39,7 @@ def command(
     from modelprobe.analyzers.params import count_params
     from modelprobe.analyzers.patterns import split_patterns
 
-    subject = build(Question(target, settings or (), dtype=dtype))
+    subject = build(Question(target, settings or (), dtype=dtype, arch=arch, unsafe_load=unsafe_load))
     result = count_params(
         subject.tree,
         model=subject.target.name,

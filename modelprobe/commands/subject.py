@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoints.naming import names_weights
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.output import stdout_kept, working
 from modelprobe.report import Level, Note
@@ -15,6 +16,7 @@ from modelprobe.report import Level, Note
 if TYPE_CHECKING:
     from torch import nn
 
+    from modelprobe.checkpoints.entries import Checkpoint
     from modelprobe.model.inputs import ExampleInputs
     from modelprobe.model.target import Target
     from modelprobe.tracing.ledger import ModuleTree, Trace
@@ -61,13 +63,12 @@ def build(question: Question) -> Subject:
     from modelprobe.analyzers.env import brief
     from modelprobe.model.sizes import resize
     from modelprobe.model.specs import parse_floating, parse_input
-    from modelprobe.model.weight_target import fit_notes, named_target
 
     # What is wrong on the command line is said before anybody's code is run.
     specs = [parse_input(text) for text in question.inputs]
     if question.dtype is not None:
         parse_floating(question.dtype)
-    named, weights = named_target(question.target, question.settings, question.arch, question.unsafe_load)
+    named, weights = _named(question)
     target = resize(named, specs)
     device = _device(question)
     try:
@@ -77,7 +78,9 @@ def build(question: Question) -> Subject:
         if not told:
             raise
         raise ModelRaised(raised.message, f"{told} is from --input: choose another size") from raised.__cause__
-    if weights is not None:
+    if weights is not None and question.arch is not None:
+        from modelprobe.model.weight_target import fit_notes
+
         notes = (*notes, *fit_notes(weights, model, target.spec))
     env = {
         **brief(),
@@ -91,6 +94,17 @@ def build(question: Question) -> Subject:
         "seed": question.seed,
     }
     return Subject(question, target, model, (*target.notes, *notes), env)
+
+
+def _named(question: Question) -> tuple[Target, Checkpoint | None]:
+    """The target, and the listing of the weight file if it is one."""
+    from modelprobe.model.target import resolve
+
+    if not names_weights(question.target) and question.arch is None and not question.unsafe_load:
+        return resolve(question.target, question.settings), None
+    from modelprobe.model.weight_target import named_target  # which loads the reader
+
+    return named_target(question.target, question.settings, question.arch, question.unsafe_load)
 
 
 def _built(target: Target, question: Question, device: str) -> tuple[nn.Module, tuple[Note, ...]]:

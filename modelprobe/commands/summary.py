@@ -48,6 +48,8 @@ BranchOpt = Annotated[
 def command(
     target: options.TargetArg,
     settings: options.SetOpt = None,
+    arch: options.ArchOpt = None,
+    unsafe_load: options.UnsafeLoadOpt = False,
     input: options.InputOpt = None,
     batch: options.BatchOpt = None,
     inputs_from: options.InputsFromOpt = None,
@@ -65,12 +67,14 @@ def command(
 ) -> None:
     """The layers of a model with shapes, parameters and MACs; or, of a weight file, all that it holds, safely."""
     output.check(format, out, force=force)
-    if names_weights(target):
+    if names_weights(target) and arch is None and not unsafe_load:
         summarize_file(target, depth, all_tensors, branch, format, out, force, strict)
         return
     from modelprobe.analyzers.summary import known_columns, summarize
 
     chosen = known_columns(columns or ())
-    question = Question(target, settings or (), input or (), inputs_from, batch, dtype, device)
+    question = Question(
+        target, settings or (), input or (), inputs_from, batch, dtype, device, arch=arch, unsafe_load=unsafe_load
+    )
     result = summarize(record(build(question)), depth=depth, columns=chosen, folded=fold)
     output.emit(result.report(), format, out, force=force, strict=strict)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoints.naming import names_weights
 from modelprobe.errors import BadInput
 from modelprobe.model import arguments, attributes, libraries, pyfile, zoo
 from modelprobe.model.sources import Source, UserSource, ZooSource, as_probe_errors
@@ -24,23 +25,6 @@ PYTHON_FILE = "python file"
 IMPORT = "import"
 
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<attribute>.*))?", re.DOTALL)
-_WEIGHT_SUFFIXES = [
-    ".pth",
-    ".pt",
-    ".pkl",
-    ".bin",
-    ".ckpt",
-    ".safetensors",
-    ".onnx",
-    ".gguf",
-    ".npz",
-    ".npy",
-    ".h5",
-    ".pt2",
-    ".tar",
-    ".msgpack",
-    ".tflite",
-]
 
 
 @dataclass(frozen=True)
@@ -128,18 +112,11 @@ def resolve(spec: str, settings: Sequence[str] = ()) -> Target:
 
 def refuse_weight_file(spec: str) -> None:
     """Raises BadInput when `spec` is the name of a weight file rather than of a model."""
-    path = pyfile.expanded(spec)
-    exists = path.is_file() and path.suffix != ".py"
-    if exists or (path.suffix.lower() in _WEIGHT_SUFFIXES and not _looks_like_tag(spec)):
+    if names_weights(spec):
         raise BadInput(
-            f"{spec} is a weight file; weight files as a target are not supported yet",
-            "name the model that it belongs to: resnet50, timm:NAME, net.py:Net",
+            f"{spec} is a weight file, not a network",
+            "name the network that it belongs to: resnet50, timm:NAME, net.py:Net",
         )
-
-
-def _looks_like_tag(spec: str) -> bool:
-    name = spec.rpartition(":")[2]
-    return bool(zoo.zoo_names().origins(name.partition(".")[0])) and ":" in spec
 
 
 def _zoo_target(spec: str, name: str, library: str) -> Target:
