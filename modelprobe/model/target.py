@@ -112,7 +112,7 @@ def resolve(spec: str, settings: Sequence[str] = ()) -> Target:
 
 def refuse_weight_file(spec: str) -> None:
     """Raises BadInput when `spec` is the name of a weight file rather than of a model."""
-    if names_weights(spec):
+    if names_weights(spec) and not pyfile.expanded(spec).is_dir():
         raise BadInput(
             f"{spec} is a weight file, not a network",
             "name the network that it belongs to: resnet50, timm:NAME, net.py:Net",

@@ -72,7 +72,12 @@ def named_target(
     path = spec if spec.startswith(("http://", "https://")) else str(Path(spec).expanduser())
     if unsafe:
         return _unpickled(spec, path, settings, arch), None
-    found = open_checkpoint(path)
+    try:
+        found = open_checkpoint(path)
+    except BadInput:
+        if arch is None and Path(path).is_dir():
+            return resolve(spec, settings), None  # which says what to name in a directory of code
+        raise
     if arch is not None:
         if names_weights(arch):
             raise BadInput(f"--arch {arch} is a weight file, not a network", "for example --arch resnet50")
