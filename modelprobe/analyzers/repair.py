@@ -110,7 +110,8 @@ def repair(
     )
     outputs = None
     if model is not None and fitted.target and fitted.origin and fitted.first:
-        outputs = compare(load_strictly(fitted.origin, fitted.first, fitted.found), model, fitted.origin, fitted.target)
+        first = load_strictly(fitted.origin, fitted.first, fitted.found)
+        outputs = compare(first, model, fitted.origin, fitted.target, fitted.inputs)
     return _result(fitted, done, outputs, model is not None, all_rows)
 
 

@@ -22,6 +22,7 @@ def command(
     wanted: shared.ForOpt = None,
     settings: options.SetOpt = None,
     origin: shared.FromOpt = None,
+    inputs: shared.InputOpt = None,
     branch: shared.BranchOpt = None,
     prefix: shared.PrefixOpt = "",
     drop: shared.DropOpt = None,
@@ -40,7 +41,7 @@ def command(
     """
     output.check(format, out, force=force)
     asked = shared.Asked(
-        file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, None, unproven
+        file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, None, unproven, inputs or ()
     )
     fitted = shared.plan(asked)
     from modelprobe.analyzers.env import brief

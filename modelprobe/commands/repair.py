@@ -45,6 +45,7 @@ def command(
     wanted: shared.ForOpt = None,
     settings: options.SetOpt = None,
     origin: shared.FromOpt = None,
+    inputs: shared.InputOpt = None,
     branch: shared.BranchOpt = None,
     prefix: shared.PrefixOpt = "",
     drop: shared.DropOpt = None,
@@ -63,7 +64,7 @@ def command(
     A plan that could be wrong is refused. The input is never written to.
     """
     asked = shared.Asked(
-        file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, dtype, unproven
+        file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, dtype, unproven, inputs or ()
     )
     shared.check_output(asked, out, format, force)
     fitted = shared.plan(asked)

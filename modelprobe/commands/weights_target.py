@@ -100,6 +100,17 @@ CastOpt = Annotated[
         rich_help_panel=PLAN,
     ),
 ]
+InputOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="What both networks are run on to compare outputs: 224, 2x16x512. Left out: what is declared.",
+        show_default=False,
+        rich_help_panel=PLAN,
+    ),
+]
 UnprovenOpt = Annotated[
     bool,
     typer.Option(
@@ -126,10 +137,12 @@ class Asked:
     grid: str | None = None
     dtype: str | None = None
     unproven: bool = False
+    inputs: Sequence[str] = ()
 
     def again(self) -> list[str]:
         """The same options for another command line."""
         given = [text for setting in self.settings for text in ("--set", setting)]
+        given += [text for spec in self.inputs for text in ("--input", spec)]
         for option, value in (("--from", self.origin), ("--branch", self.branch), ("--prefix", self.prefix or None),
                               ("--grid", self.grid), ("--dtype", self.dtype)):  # fmt: skip
             given += [option, value] if value is not None else []
@@ -148,7 +161,7 @@ def plan(asked: Asked) -> Fit:
     found = open_checkpoint(Path(asked.file).expanduser())
     wishes = Wishes(
         prefix=asked.prefix, drop=tuple(asked.drop), drop_head=asked.drop_head, dtype=_dtype(asked.dtype),
-        grid=_grid(asked.grid), unproven=asked.unproven,
+        grid=_grid(asked.grid), unproven=asked.unproven, inputs=tuple(asked.inputs),
     )  # fmt: skip
     if asked.wanted is not None and names_weights(asked.wanted):
         from modelprobe.checkpoints.reference import reference_of_checkpoint

@@ -6,6 +6,7 @@ Values are drawn anew for the proof: the weights of a file may be such that two 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ from modelprobe.model.target import Target
 
 EQUAL = 1e-6
 """Largest difference over the largest output, in float64, that is taken for rounding."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any], str]
+"""Positional arguments, keywords, and both in words."""
 
 SMALL = (64, 96)
 """Sides of a picture that are tried before the declared one: a convolutional network takes any."""
@@ -51,21 +55,34 @@ class Proof:
         return not self.reason and self.relative <= EQUAL
 
 
-def prove(source: Target, target: Target, parts: Sequence[Part], names: Mapping[str, str], seed: int = 0) -> Proof:
+def prove(
+    source: Target,
+    target: Target,
+    parts: Sequence[Part],
+    names: Mapping[str, str],
+    inputs: Sequence[str] = (),
+    seed: int = 0,
+) -> Proof:
     """Give random weights to `source`, the same through `parts` to `target`, and compare what both compute.
 
     `parts` are made of tensors named as in the file; `names` leads from those to the names that `source` has for them.
+    `inputs` are specs as for `--input`; without any, what the target declares, a smaller picture first.
     """
     label = source.spec, target.spec
     try:
         with without_warnings(), torch.random.fork_rng(devices=[]):
-            first = source.build("cpu", seed).module.double().eval()
-            second = target.build("cpu", seed).module.double().eval()
+            first, second = fresh(source, seed).double().eval(), fresh(target, seed).double().eval()
             _randomise(first, seed)
             _carry_over(first, second, parts, names)
-            return _compared(label, first, second, target, parts, names)
+            return _compared(label, (first, second), _inputs(target, second, inputs), parts, names)
     except (ProbeError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
         return Proof(*label, reason=one_line(error))
+
+
+def fresh(target: Target, seed: int = 0) -> nn.Module:
+    """The target built on the CPU; of a model that exists already a copy, since it is not ours to change."""
+    module = target.build("cpu", seed).module
+    return copy.deepcopy(module).cpu() if target.is_instance else module
 
 
 def _carry_over(first: nn.Module, second: nn.Module, parts: Sequence[Part], names: Mapping[str, str]) -> None:
@@ -75,7 +92,8 @@ def _carry_over(first: nn.Module, second: nn.Module, parts: Sequence[Part], name
         for part in parts
         if part.name in own
     }
-    second.load_state_dict({**own, **made}, strict=True)
+    own.update(made)  # in place: it carries the versions of its modules
+    second.load_state_dict(own, strict=True)
 
 
 def _randomise(model: nn.Module, seed: int) -> None:
@@ -98,20 +116,19 @@ def _randomise(model: nn.Module, seed: int) -> None:
 
 def _compared(
     label: tuple[str, str],
-    first: nn.Module,
-    second: nn.Module,
-    target: Target,
+    models: tuple[nn.Module, nn.Module],
+    inputs: Sequence[Inputs],
     parts: Sequence[Part],
     names: Mapping[str, str],
 ) -> Proof:
     problem = ""
-    for args, kwargs, shown in _inputs(target, second):
+    for args, kwargs, shown in inputs:
         try:
-            one, other = _flat(first(*args, **kwargs)), _flat(second(*args, **kwargs))
+            one, other = (_flat(model(*args, **kwargs)) for model in models)
         except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything: another size is tried
             problem = one_line(error)
             continue
-        return _verdict(label, shown, (one, other), (first, second), parts, names)
+        return _verdict(label, shown, (one, other), models, parts, names)
     return Proof(*label, reason=problem or "no input is known that both take")
 
 
@@ -146,13 +163,13 @@ def _epsilons(model: nn.Module) -> str:
     return ", ".join(f"{eps:g}" for eps in sorted({eps for eps in every if isinstance(eps, float)})) or "none"
 
 
-def compare(first: nn.Module, second: nn.Module, source: Target, target: Target) -> Proof:
+def compare(first: nn.Module, second: nn.Module, source: Target, target: Target, inputs: Sequence[str] = ()) -> Proof:
     """Both models, with the weights they have, on the same seeded input."""
     label = source.spec, target.spec
     problem = "no input is known that both take"
     try:
         first, second = first.double().eval(), second.double().eval()
-        for args, kwargs, shown in _inputs(target, second):
+        for args, kwargs, shown in _inputs(target, second, inputs):
             try:
                 with torch.no_grad():
                     one, other = _flat(first(*args, **kwargs)), _flat(second(*args, **kwargs))
@@ -189,10 +206,10 @@ def _blind(outputs: list[Tensor], model: nn.Module, parts: Sequence[Part], names
     return tuple(name for held in shapes.values() if len(held) > 1 for name in held)
 
 
-def _inputs(target: Target, model: nn.Module) -> list[tuple[tuple[Any, ...], dict[str, Any], str]]:
+def _inputs(target: Target, model: nn.Module, asked: Sequence[str]) -> list[Inputs]:
     """Example inputs in float64, the small ones first."""
-    wanted: DeclaredInput | None = target.declared_inputs(model)
-    tries: list[list[str]] = [[]]
+    wanted: DeclaredInput | None = None if asked else target.declared_inputs(model)
+    tries: list[list[str]] = [list(asked)]
     if wanted is not None and wanted.kind == IMAGE and len(wanted.shape) == 4:
         channels = wanted.shape[1]
         sides = [side for side in SMALL if wanted.size is None or side < max(wanted.size)]
@@ -202,8 +219,17 @@ def _inputs(target: Target, model: nn.Module) -> list[tuple[tuple[Any, ...], dic
         example = make_inputs(target, specs, dtype="float64", model=model)
         with seeded(0):
             args, kwargs = example.build("cpu", 0)
-        found.append((args, kwargs, ", ".join(example.describe())))
+        found.append((_double(args), _double(kwargs), ", ".join(example.describe())))
     return found
+
+
+def _double(value: Any) -> Any:
+    """Floating tensors in float64, also those that a model offers for itself."""
+    if torch.is_tensor(value):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _double(item) for key, item in value.items()}
+    return type(value)(map(_double, value)) if type(value) in (list, tuple) else value
 
 
 def _flat(value: Any) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.reference import Reference, reference_of_checkpoint, reference_of_model
 from modelprobe.checkpoints.repairs.apply import value_of
 from modelprobe.checkpoints.repairs.draft import Stage
+from modelprobe.checkpoints.repairs.rewrite import versions_of
 from modelprobe.checkpoints.tensors import TensorReader
 from modelprobe.errors import BadInput, CheckFailed, one_line
 
@@ -42,6 +44,7 @@ class Fit:
     origin: Target | None = None
     first: KeyPlan | None = None
     """The plan that leads to the file's own network, `origin`, where names of another library were met."""
+    inputs: tuple[str, ...] = ()
 
 
 def fit(
@@ -106,22 +109,22 @@ def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | 
             second = replan(first, [want.name for want in own.wants], reference, wishes, stages)
             if not second.complete:
                 continue
-            proof = _proof(source, target, first, second)
+            proof = _proof(source, target, first, second, wishes.inputs)
             proven = proof.equal and not proof.blind
             second = replace(second, proven=proven, assumed=second.assumed or (("outputs",),))
-            this = Fit(found, second, reference, proof, target, source, first)
+            this = Fit(found, second, reference, proof, target, source, first, wishes.inputs)
             if proven:
                 return this
             failed = failed or this
     return failed
 
 
-def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan) -> Proof:
+def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan, inputs: Sequence[str]) -> Proof:
     """The outputs of both networks compared, with the plan from the one to the other."""
     from modelprobe.model.proof import prove
 
     names = {source_name: part.name for part in first.parts for source_name in part.sources if len(part.sources) == 1}
-    return prove(source, target, second.parts, names)
+    return prove(source, target, second.parts, names, inputs)
 
 
 Fetch = Callable[[str], "Tensor"]
@@ -173,8 +176,18 @@ def load_state_dict_for(
     plan = fitted.plan
     model_values = computed_by(model)
     with fetching(found, plan.branch) as fetch:
-        state = {part.name: _cast(value_of(part, fetch, model_values), part) for part in plan.parts}
-    return state, plan
+        state = OrderedDict((part.name, _cast(value_of(part, fetch, model_values), part)) for part in plan.parts)
+    return _versioned(state, found, plan, reference), plan
+
+
+def _versioned(
+    state: OrderedDict[str, Tensor], found: Checkpoint, plan: KeyPlan, reference: Reference | None
+) -> OrderedDict[str, Tensor]:
+    """With the versions of the modules: some (torchvision's MNASNet) refuse to be loaded without."""
+    versions = versions_of(found, plan, reference.versions if reference else None)
+    if versions is not None:
+        state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    return state
 
 
 def _cast(tensor: Tensor, part: Part) -> Tensor:
@@ -232,15 +245,17 @@ def load_strictly(target: Target, plan: KeyPlan, found: Checkpoint) -> nn.Module
 
     Raises CheckFailed when torch refuses them. Tensors that somebody asked to leave out keep their random values.
     """
-    model = target.build("cpu").module
+    from modelprobe.model.proof import fresh
+
+    model = fresh(target)
     values = computed_by(model)
     with fetching(found, plan.branch) as fetch:
-        state = {part.name: value_of(part, fetch, values) for part in plan.parts}
+        state = OrderedDict((part.name, value_of(part, fetch, values)) for part in plan.parts)
     own = model.state_dict()
     state.update({name: own[name] for name in plan.excused if name in own and name not in state})
     try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        model.load_state_dict(_versioned(state, found, plan, reference_of_model(model, target.spec)), strict=True)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # a class may load in its own way
         raise CheckFailed(f"the repaired weights do not load into {target.spec}: {one_line(error)}") from error
     return model
 

@@ -81,8 +81,10 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + 0.05)
+            if tensor.is_floating_point() and tensor.dim() > 1:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * tensor[0].numel() ** -0.5)
+            elif tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + 0.9)
     return model.eval()
 
 
@@ -163,3 +165,76 @@ def naive(state: Mapping[str, Any]) -> dict[str, Any]:
     """What people write."""
     held = state.get("state_dict", state)
     return {name.replace("module.", ""): value for name, value in held.items()}
+
+
+class Mine(nn.Module):
+    """A network with layers of one shape, attention in one piece, and a version that its loading asks for."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.stem = nn.Linear(8, 8)
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norms = nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)])
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.stem(x)], 1)
+        y = self.norms[0](x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return self.out(self.norms[1](x)[:, 0])
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be set")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+class Theirs(nn.Module):
+    """The same function as `Mine`, written by somebody else: other names, query, key and value apart."""
+
+    def __init__(self, activation: str = "none", swapped: bool = False) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(torch.zeros(1, 1, 8))
+        self.embed = nn.Linear(8, 8)
+        self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(8, 8) for _ in range(4))
+        self.before, self.after = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.classifier = nn.Linear(8, 3)
+        self.activation, self.swapped = activation, swapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.cls.expand(len(x), -1, -1), self.embed(x)], 1)
+        first, second = (self.after, self.before) if self.swapped else (self.before, self.after)
+        y = first(x)
+        q, k, v = (p(y).unflatten(2, (2, 4)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        z = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = second(x + self.proj(z))[:, 0]
+        return self.classifier(x.relu() if self.activation == "relu" else x)
+
+
+class Sides(nn.Module):
+    """Two layers of one shape that no output depends on, as auxiliary heads in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.aux1, self.aux2 = nn.Linear(8, 3), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class OtherSides(nn.Module):
+    """`Sides` by other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.left, self.right = nn.Linear(8, 3), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)
+
+
+ready = randomised(Alike(), 5)
+"""A model that exists already when its file is imported."""

@@ -78,7 +78,8 @@ class Trouble:
 class Wishes:
     """What a person asked for, and what the file itself says about its origin.
 
-    `grid` is the grid that the file's position embedding was learned on; `lightning`: a LightningModule wrote the file.
+    `grid` is the grid that the file's position embedding was learned on, `inputs` are the specs of what both networks
+    are run on for a proof; `lightning`: a LightningModule wrote the file.
     """
 
     prefix: str = ""
@@ -87,6 +88,7 @@ class Wishes:
     dtype: str = ""
     grid: tuple[int, int] | None = None
     unproven: bool = False
+    inputs: tuple[str, ...] = ()
     lightning: bool = False
 
 

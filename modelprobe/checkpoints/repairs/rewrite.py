@@ -66,7 +66,7 @@ def rewrite(
             format,
             metadata=texts if found.format == "safetensors" else None,
             **({"extras": _renamed(others.extras, renamed)} if keep else {}),
-            versions=versions if plan.structural else _versions(others.versions, renamed),
+            versions=_merged(plan, others.versions, versions),
             sources=[Path(found.path), *map(Path, found.files)],
             force=force,
         )
@@ -122,6 +122,20 @@ def _overflow(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fet
             if count > 0:
                 counted.append((part.name, count))
     return counted
+
+
+def versions_of(found: Checkpoint, plan: KeyPlan, expected: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The `_metadata` of the result: what the file says of its modules, and for the others what is expected."""
+    with TensorReader(found) as reader:
+        return _merged(plan, others_of(found, reader, plan.branch).versions, expected)
+
+
+def _merged(
+    plan: KeyPlan, own: Mapping[str, Any] | None, expected: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Modules of another library are not those of the file: their versions are."""
+    found = None if plan.structural else _versions(own, plan.renames)
+    return {**expected, **(found or {})} if expected is not None else found
 
 
 def _versions(versions: Mapping[str, Any] | None, renamed: Mapping[str, str]) -> Mapping[str, Any] | None:

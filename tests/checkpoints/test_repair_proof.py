@@ -1,0 +1,114 @@
+"""Another library's names: repaired when equal outputs prove the assignment, refused in every other case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelprobe.checkpoints.keys import Wishes
+from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.errors import BadInput
+from modelprobe.model.rivals import alike
+from modelprobe.model.target import resolve
+from modelprobe.model.weights import fit, load_state_dict_for, load_strictly, refusals
+from tests.checkpoints.mangling import prefixed, randomised
+from tests.command_line import CommandLine
+
+HERE = str(Path(__file__).with_name("mangling.py"))
+ON = Wishes(inputs=("2x5x8",))
+X = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def cli(capsys):
+    return CommandLine(capsys)
+
+
+def saved(path: Path, spec: str, *settings: str):
+    model = randomised(resolve(spec, settings).build("cpu").module)
+    torch.save(prefixed(model.state_dict(), "module"), path)
+    return model
+
+
+@pytest.mark.parametrize(("one", "other"), [("Mine", "Theirs"), ("Theirs", "Mine")])
+def test_equal_outputs_prove_an_assignment(one, other, tmp_path):
+    source, target = resolve(f"{HERE}:{one}"), resolve(f"{HERE}:{other}")
+    model = saved(tmp_path / "x.pt", source.spec)
+    result = target.build("cpu", seed=1).module.eval()
+    state, plan = load_state_dict_for(result, tmp_path / "x.pt", target=target, origin=source, wishes=ON)
+    assert plan.proven
+    result.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        assert torch.allclose(model(X), result(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["activation=relu", "swapped=True"])
+def test_other_outputs_refuse_it(setting, tmp_path):
+    """A network of the same shapes that computes something else; one whose norms are used in the other order."""
+    saved(tmp_path / "x.pt", f"{HERE}:Theirs", setting)
+    origin = resolve(f"{HERE}:Theirs", (setting,))
+    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), origin=origin, wishes=ON)
+    assert fitted.plan.complete
+    assert not fitted.plan.good
+    assert "the outputs of" in refusals(fitted)[0][0]
+
+
+def test_what_no_output_depends_on_is_not_proven(tmp_path):
+    saved(tmp_path / "x.pt", f"{HERE}:Sides")
+    fitted = fit(
+        open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:OtherSides"), origin=resolve(f"{HERE}:Sides")
+    )
+    assert not fitted.plan.good
+    assert "the outputs do not depend on left" in refusals(fitted)[0][0]
+
+
+def test_without_the_files_own_network_it_is_refused(tmp_path):
+    saved(tmp_path / "x.pt", f"{HERE}:Theirs")
+    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"))
+    assert not fitted.plan.good
+    assert "outputs could not be compared" in refusals(fitted)[0][0]
+    accepted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), wishes=Wishes(unproven=True))
+    assert accepted.plan.good
+
+
+def test_the_wrong_network_of_origin(tmp_path):
+    saved(tmp_path / "x.pt", f"{HERE}:Theirs")
+    with pytest.raises(BadInput, match="is not saved from"):
+        fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), origin=resolve(f"{HERE}:Sides"))
+
+
+def test_the_command_prints_both_differences(tmp_path, cli):
+    saved(tmp_path / "x.pt", f"{HERE}:Theirs")
+    arguments = ["repair", str(tmp_path / "x.pt"), "--for", f"{HERE}:Mine", "--from", f"{HERE}:Theirs"]
+    arguments += ["--input", "2x5x8"]
+    answer = cli(*arguments, "-o", str(tmp_path / "new.pt"))
+    assert answer.code == 0, answer.err
+    assert "random weights, float64" in answer.out
+    assert "the weights of the file" in answer.out
+    resolve(f"{HERE}:Mine").build("cpu").module.load_state_dict(torch.load(tmp_path / "new.pt"), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "expected"),
+    [
+        ("vit_b_16", "timm", "vit_base_patch16_224"),
+        ("vit_base_patch16_224", "torchvision", "vit_b_16"),
+        ("swin_t", "timm", "swin_tiny_patch4_window7_224"),
+        ("convnext_tiny", "timm", "convnext_tiny"),
+        ("regnety_004", "torchvision", "regnet_y_400mf"),
+    ],
+)
+def test_candidates_of_the_other_library(name, library, expected):
+    assert expected in alike(name, library)
+
+
+def test_a_model_that_exists_already_is_not_changed(tmp_path):
+    saved(tmp_path / "x.pt", f"{HERE}:Alike")
+    target = resolve(f"{HERE}:ready")
+    before = {name: value.clone() for name, value in target.build().module.state_dict().items()}
+    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=target)
+    load_strictly(target, fitted.plan, fitted.found)
+    after = target.build().module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
