@@ -24,18 +24,19 @@ MODELS = """
     torchvision:alexnet torchvision:resnet18 torchvision:resnext50_32x4d torchvision:squeezenet1_1
     torchvision:densenet121 torchvision:googlenet torchvision:mobilenet_v2 torchvision:mobilenet_v3_small
     torchvision:mnasnet0_5 torchvision:shufflenet_v2_x0_5 torchvision:efficientnet_b0 torchvision:regnet_x_400mf
-    torchvision:regnet_y_400mf torchvision:swin_t torchvision:swin_v2_t torchvision:vit_b_32 torchvision:convnext_tiny
-    torchvision:lraspp_mobilenet_v3_large torchvision:r3d_18 torchvision:s3d torchvision:swin3d_t
-    timm:botnet26t_256 timm:cait_xxs24_224 timm:coat_tiny timm:coatnet_nano_rw_224 timm:convit_tiny timm:convnext_atto
-    timm:crossvit_tiny_240 timm:cspresnet50 timm:davit_tiny timm:deit_tiny_patch16_224 timm:dla34 timm:edgenext_xx_small
-    timm:efficientformer_l1 timm:efficientvit_b0 timm:eva02_tiny_patch14_224 timm:fastvit_t8 timm:focalnet_tiny_srf
-    timm:gcresnet33ts timm:gcvit_xxtiny timm:ghostnet_100 timm:gmlp_ti16_224 timm:halonet26t timm:hgnetv2_b0
-    timm:hrnet_w18_small timm:lambda_resnet26t timm:levit_128s timm:mambaout_femto timm:maxvit_pico_rw_256
-    timm:mixer_s32_224 timm:mobilevit_xxs timm:mvitv2_tiny timm:nf_resnet26 timm:nest_tiny timm:pit_ti_224
-    timm:poolformer_s12 timm:pvt_v2_b0 timm:repvit_m0_9 timm:resmlp_12_224 timm:resnetv2_50 timm:resnest14d
-    timm:rexnet_100 timm:selecsls42 timm:sequencer2d_s timm:skresnet18 timm:starnet_s1 timm:swiftformer_xs timm:tiny_vit_5m_224
-    timm:tnt_s_legacy_patch16_224 timm:twins_svt_small timm:visformer_tiny timm:volo_d1_224 timm:xcit_nano_12_p16_224
-    timm:vit_tiny_patch16_224 timm:xception41
+    torchvision:regnet_y_400mf torchvision:swin_t torchvision:swin_v2_t torchvision:vit_b_32
+    torchvision:convnext_tiny torchvision:lraspp_mobilenet_v3_large torchvision:r3d_18 torchvision:s3d
+    torchvision:swin3d_t timm:botnet26t_256 timm:cait_xxs24_224 timm:coat_tiny timm:coatnet_nano_rw_224
+    timm:convit_tiny timm:convnext_atto timm:crossvit_tiny_240 timm:cspresnet50 timm:davit_tiny
+    timm:deit_tiny_patch16_224 timm:dla34 timm:edgenext_xx_small timm:efficientformer_l1 timm:efficientvit_b0
+    timm:eva02_tiny_patch14_224 timm:fastvit_t8 timm:focalnet_tiny_srf timm:gcresnet33ts timm:gcvit_xxtiny
+    timm:ghostnet_100 timm:gmlp_ti16_224 timm:halonet26t timm:hgnetv2_b0 timm:hrnet_w18_small timm:lambda_resnet26t
+    timm:levit_128s timm:mambaout_femto timm:maxvit_pico_rw_256 timm:mixer_s32_224 timm:mobilevit_xxs
+    timm:mvitv2_tiny timm:nf_resnet26 timm:nest_tiny timm:pit_ti_224 timm:poolformer_s12 timm:pvt_v2_b0
+    timm:repvit_m0_9 timm:resmlp_12_224 timm:resnetv2_50 timm:resnest14d timm:rexnet_100 timm:selecsls42
+    timm:sequencer2d_s timm:skresnet18 timm:starnet_s1 timm:swiftformer_xs timm:tiny_vit_5m_224
+    timm:tnt_s_legacy_patch16_224 timm:twins_svt_small timm:visformer_tiny timm:volo_d1_224
+    timm:xcit_nano_12_p16_224 timm:vit_tiny_patch16_224 timm:xception41
 """.split()
 
 CRASHES: dict[tuple[str, str], str] = {}
