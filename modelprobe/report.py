@@ -50,8 +50,8 @@ class Column:
     """A column of a table.
 
     `priority` decides which columns give way on a narrow terminal: the highest number goes first, 0 never goes.
-    `bar` draws the cell (a share from 0 to 1) as a bar beside its number where the format can. `wrap` marks prose: where
-    it does not fit it goes on below, instead of being cut in the middle as a name is.
+    `bar` draws the cell (a share from 0 to 1) as a bar beside its number where the format can. `wrap` marks prose:
+    where it does not fit it goes on below, instead of being cut in the middle as a name is.
     """
 
     key: str
