@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoints.entries import Branch, Checkpoint
-from modelprobe.checkpoints.keys import KeyPlan, Part, Wishes, chosen_branch, entries_by_name, plan_keys, replan
+from modelprobe.checkpoints.keys import (
+    Applied,
+    KeyPlan,
+    Part,
+    Wishes,
+    chosen_branch,
+    entries_by_name,
+    plan_keys,
+    replan,
+)
 from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.reference import Reference, reference_of_checkpoint, reference_of_model
 from modelprobe.checkpoints.repairs.apply import value_of
@@ -81,7 +90,10 @@ def _over_branches(found: Checkpoint, branch: str | None, reference: Reference |
         return plan
     others = [plan_keys(found, other, reference, wishes) for other in _others(found, chosen)]
     fitting = [other for other in others if other.complete and not other.structural]
-    return fitting[0] if len(fitting) == 1 else plan
+    if len(fitting) != 1:
+        return plan
+    reason = f"{fitting[0].branch.name or 'the root'} fits, {chosen.name or 'the root'} does not"
+    return replace(fitting[0], applied=(Applied("another branch", reason, 0), *fitting[0].applied))
 
 
 def _others(found: Checkpoint, chosen: Branch) -> list[Branch]:

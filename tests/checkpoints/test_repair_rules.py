@@ -99,6 +99,7 @@ def test_a_wrapper_that_only_a_part_carries_is_refused():
         ("module.encoder_q.a module.encoder_q.b module.encoder_k.a module.encoder_k.b module.queue", "a b"),
         ("teacher.backbone.a teacher.backbone.b student.backbone.a student.backbone.b", "a b"),
         ("model.model.0.w model.model.1.w", "model.0.w model.1.w"),
+        ("modelblocks0weight modelblocks1weight", "model.blocks.0.weight model.blocks.1.weight"),
         ("denselayer1.norm.1.w denselayer1.conv.1.w", "denselayer1.norm1.w denselayer1.conv1.w"),
     ],
 )
@@ -313,3 +314,20 @@ def test_renamed_block_among_others_of_its_shape():
     assert plan(before, "a.0.w a.1.w a.2.w a.3.w head.w").good
     moved = "a.0.w a.1.w a.3.w a.blk.w head.w"  # it stands elsewhere: not certain
     assert not plan(moved, "a.0.w a.1.w a.2.w a.3.w head.w").certain
+
+
+def test_networks_that_fit_nearly_alike_are_refused():
+    """The averaged weights fit wholly, the raw ones but for one tensor: that is no reason to take the averaged ones."""
+    inside = " ".join(f"w{i}" for i in range(8))
+    raw = " ".join(f"w{i}" for i in range(7))
+    averaged = " ".join(f"ema.w{i}" for i in range(8))
+    found = plan(f"{raw} {averaged}", inside)
+    assert not found.good
+    assert "7 tensors beside ema have the names that are expected too" in found.troubles[0].text
+    found = plan(" ".join(f"left.{n}" for n in raw.split()) + " " + averaged, inside)
+    assert not found.good
+
+
+def test_dots_that_could_stand_elsewhere_are_left():
+    """`a.1.1` is not `a.11`."""
+    assert not plan("a.1.1.w x y", "a.11.w x y").good or plan("a.1.1.w x y", "a.11.w x y").assumed

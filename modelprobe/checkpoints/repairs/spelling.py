@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from modelprobe.checkpoints.reference import Want
 from modelprobe.checkpoints.repairs.draft import Draft, Part, Stage, rule
 from modelprobe.checkpoints.repairs.names import Node, inverted, tree
 
 Shapes = dict[str, tuple[int, ...]]
 Shaped = tuple[tuple[str, tuple[int, ...]], ...]
+
+NUMBER = re.compile(r"(?<=[^.\d])\.(?=\d)")
+"""The dot of `norm.1`."""
 
 PARAMETRIZED = (
     ("weight_g", "parametrizations.weight.original0", "weight norm"),
@@ -79,13 +84,21 @@ def dots(draft: Draft) -> None:
     unexpected, missing = draft.unexpected(), draft.missing()
     if not unexpected or not missing:
         return
-    open_: dict[str, list[str]] = {}
-    for want in missing:
-        open_.setdefault(want.name.replace(".", ""), []).append(want.name)
-    squeezed = inverted({part.name: part.name.replace(".", "") for part in unexpected})
-    pairs = ((key, olds) for key, olds in squeezed.items() if len(olds) == 1 and len(open_.get(key, ())) == 1)
-    names = _fits(draft, {olds[0]: open_[key][0] for key, olds in pairs})
+    numbers = _respelled(unexpected, missing, lambda name: NUMBER.sub("", name))
+    dotless = _respelled([part for part in unexpected if "." not in part.name], missing, _without_dots)
+    names = _fits(draft, {**dotless, **numbers})
     draft.rename(names, "dots in names", "the same names but for their dots, and there is only one of each")
+
+
+def _without_dots(name: str) -> str:
+    return name.replace(".", "")
+
+
+def _respelled(parts: Sequence[Part], wants: Sequence[Want], spelled: Callable[[str], str]) -> dict[str, str]:
+    """Names that are equal once both are spelled another way; those that then mean several are left out."""
+    olds = inverted({part.name: spelled(part.name) for part in parts})
+    news = inverted({want.name: spelled(want.name) for want in wants})
+    return {found[0]: news[key][0] for key, found in olds.items() if len(found) == 1 == len(news.get(key, ()))}
 
 
 @rule("renamed block", Stage.SPELLING)

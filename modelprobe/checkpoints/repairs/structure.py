@@ -157,7 +157,8 @@ def _carry_out(draft: Draft, found: tuple[Pairs, dict[Signature, int]]) -> None:
         made += new
         used += gone
     share = 1 - len(used) / max(len(draft.parts), 1)
-    several = sum(count for count in counts.values() if count > 1)
+    every = Counter(map(exact, units([(want.name, want.shape) for want in draft.wants.values()])))
+    several = any(count > 1 for count in counts.values()) or any(every[exact(theirs)] > 1 for _, theirs in pairs)
     changed = [part for part in made if part.name not in used or part != draft.parts.get(part.name)]
     reason = f"{len(pairs):,} layers of the same shapes on both sides, in the same order"
     if not changed or not draft.make(made, "names of another library", reason, used):

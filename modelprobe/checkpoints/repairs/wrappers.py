@@ -29,6 +29,9 @@ PREFERRED = (
 MOST = 0.5
 """The share of the reference, or of the file, of which a prefix must hold more to be worth a look."""
 
+RIVAL = 0.75
+"""A network that fits as well as this, measured by the best, could be the one that is meant."""
+
 
 @rule("prefix asked for", Stage.REQUESTS)
 def asked(draft: Draft) -> None:
@@ -103,10 +106,15 @@ def fitted(draft: Draft) -> None:
     path, names, reason = found
     prefix = ".".join(path)
     outside = [name for name in draft.parts if name not in names]
-    wanted = draft.wants
-    gone = [name for name in outside if name not in wanted or wanted[name].name in names.values()]
-    if outside and len(gone) == len(outside):
-        draft.drop(gone, "beside the network", f"not under {prefix}, where the network is{reason}")
+    wanted, taken = draft.wants, set(names.values())
+    twins = [name for name in outside if name in taken and name in wanted]
+    if twins:
+        text = f"{len(twins):,} tensors beside {prefix} have the names that are expected too, such as {twins[0]}"
+        hint = f"--prefix {prefix} takes the others, --drop '{prefix}.*' leaves them out"
+        draft.trouble("which network", text, twins, hint)
+        return
+    if outside and not any(name in wanted for name in outside):
+        draft.drop(outside, "beside the network", f"not under {prefix}, where the network is{reason}")
     stripped = {name: new for name, new in names.items() if name in draft.parts}
     before = f"the reference has no {prefix}. before its names" if prefix else "the reference has other segments there"
     draft.rename(stripped, _title(prefix, stripped), before + reason)
@@ -141,7 +149,7 @@ def _best(draft: Draft) -> tuple[tuple[str, ...], dict[str, str], str] | None:
     best = next(entry for entry in scored if entry[:3] == top)
     if best[0] == 0 or best[0] < least or (not best[3] and all(old == new for old, new in best[4].items())):
         return None
-    rivals = [e for e in scored if _apart(e[3], best[3]) and e[0] >= 0.9 * best[0]]
+    rivals = [e for e in scored if _apart(e[3], best[3]) and e[0] >= RIVAL * best[0]]
     if not rivals:
         return best[3], best[4], ""
     return _preferred(draft, best, rivals)
