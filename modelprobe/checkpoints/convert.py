@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.gather import Gathered, gather, left_behind, skipped
+from modelprobe.checkpoints.gather import Gathered, gather, hinted, left_behind, skipped
 from modelprobe.checkpoints.others import Dropped
 from modelprobe.checkpoints.outgoing import Outgoing
 from modelprobe.checkpoints.reader import open_checkpoint
@@ -78,7 +78,7 @@ def convert(
     """Write the checkpoint `source` to `out`. Raises BadInput, and then has written nothing."""
     target = format_of(out, format)
     found = open_checkpoint(source)
-    with ExitStack() as stack:
+    with hinted(source), ExitStack() as stack:
         single = shard_size is None
         parts = gather(found, stack, branch, keep_others=target == "pt" and single)
         inputs = [Path(source), *map(Path, found.files)]

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoints.entries import Checkpoint, Item, Scalar
-from modelprobe.checkpoints.gather import Gathered, gather
+from modelprobe.checkpoints.gather import Gathered, gather, hinted
 from modelprobe.checkpoints.outgoing import Outgoing, flat, raw
 
 if TYPE_CHECKING:
@@ -75,8 +75,10 @@ class Sides:
 
 def open_sides(a: Checkpoint, b: Checkpoint, stack: ExitStack, branches: Sequence[str] = ()) -> Sides:
     """Both models; `branches` holds one name for both or one for each. Raises BadInput for what cannot be read."""
-    first = gather(a, stack, branches[0] if branches else None)
-    second = gather(b, stack, branches[-1] if branches else None)
+    with hinted(a.path):
+        first = gather(a, stack, branches[0] if branches else None)
+    with hinted(b.path):
+        second = gather(b, stack, branches[-1] if branches else None)
     left = {tensor.name: tensor for tensor in first.tensors}
     return Sides(first, second, left, {tensor.name: tensor for tensor in second.tensors})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from modelprobe.checkpoints.branches import pick
 from modelprobe.checkpoints.dtypes import BITS
@@ -36,6 +37,16 @@ class Gathered:
     whole: bool = False
     keeps: bool = False
     metadata: dict[str, str] | None = None
+
+
+@contextmanager
+def hinted(path: str | Path) -> Iterator[None]:
+    """Errors of the body that say nothing about what to do next are told to look into the file."""
+    try:
+        yield
+    except BadInput as error:
+        error.hint = error.hint or f"`modelprobe summary {path}` shows what it holds."
+        raise
 
 
 def asked_branch(found: Checkpoint, name: str | None) -> Branch:

@@ -34,6 +34,7 @@ class _Folder:
 
     def __init__(self, found: Checkpoint) -> None:
         self.folder = Path(found.path)
+        self.size = found.size
         state = attributes(found.root)
         self.places: dict[str, list[tuple[tuple[int, ...], Place]]] = {}
         for key, value in pairs(get(state, "storage_data")):
@@ -53,6 +54,8 @@ class _Folder:
 
     def open(self, place: Place) -> Checkpoint:
         """The listing of one item: a small file within a file."""
+        if place[1] < 0:
+            raise BadInput(f"{self.folder} is a damaged distributed checkpoint: an item lies outside its file")
         path = member(self.folder, place[0], str(self.folder))
         with closing(FileSource(path)) as source:
             return read_source(Span(source, place[1], place[2]), DEFAULT)
@@ -61,6 +64,8 @@ class _Folder:
         """A whole tensor from its chunks. Raises BadInput when they do not fill it exactly."""
         import torch
 
+        if entry.nbytes > self.size:
+            raise BadInput(f"{name} is incomplete: it has more elements than the whole directory has bytes for")
         whole = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
         filled = 0
         for start, place in self.places.get(name, []):
@@ -70,9 +75,11 @@ class _Folder:
             with TensorReader(part) as reader:
                 chunk = reader.load(part.tensors[0])
             region = whole
-            for dim, (begin, size) in enumerate(zip(start, chunk.shape, strict=False)):
-                region = region.narrow(dim, begin, size) if begin + size <= region.shape[dim] else region[:0]
-            if region.shape != chunk.shape or chunk.dtype != whole.dtype:
+            inside = len(start) == chunk.dim() == whole.dim()
+            for dim, (begin, size) in enumerate(zip(start, chunk.shape, strict=False) if inside else ()):
+                inside = inside and 0 <= begin <= begin + size <= whole.shape[dim]
+                region = region.narrow(dim, begin, size) if inside else region
+            if not inside or region.shape != chunk.shape or chunk.dtype != whole.dtype:
                 raise BadInput(f"{name} is damaged: a chunk of it lies outside")
             region.copy_(chunk)
             filled += chunk.numel()

@@ -11,7 +11,7 @@ from modelprobe.checkpoints.dtypes import tensor_bytes
 from modelprobe.checkpoints.entries import TensorEntry
 from modelprobe.checkpoints.rebuild import packed_strides
 from modelprobe.checkpoints.tensors import BOUND, TensorReader
-from modelprobe.errors import BadInput
+from modelprobe.errors import BadInput, one_line
 from modelprobe.units import size as size_text
 
 if TYPE_CHECKING:
@@ -56,11 +56,19 @@ def outgoing(reader: TensorReader, entry: TensorEntry, name: str | None = None) 
         name=entry.name if name is None else name,
         shape=entry.shape,
         dtype=entry.dtype,
-        load=lambda: reader.load(entry),
+        load=lambda: loaded(reader, entry),
         shares=label,
         pieces=lambda: flat_pieces(reader, entry),
         strides=entry.strides if is_dense(entry.shape, entry.strides) else None,
     )
+
+
+def loaded(reader: TensorReader, entry: TensorEntry) -> torch.Tensor:
+    """Read a tensor. Raises BadInput also for a shape that torch itself cannot have, such as 0 x 2**62 x 8."""
+    try:
+        return reader.load(entry)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise BadInput(f"{entry.name} cannot be read: {one_line(error)}", "The file is damaged or forged.") from error
 
 
 def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE) -> Iterator[torch.Tensor]:
@@ -78,11 +86,11 @@ def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE) -> 
                 nbytes=count * item,
                 offset=entry.offset + start * item,
             )
-            yield reader.load(part)
+            yield loaded(reader, part)
     elif entry.numel:
         if entry.nbytes > BOUND:
             raise BadInput(f"{entry.name} has {size_text(entry.nbytes)} of elements, more than is read")
-        yield from _split(reader.load(entry), most)
+        yield from _split(loaded(reader, entry), most)
 
 
 def _split(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:

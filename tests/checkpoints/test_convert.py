@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch.distributed import checkpoint as dcp
 
 from modelprobe.analyzers.convert import Conversion, convert_weights
 from modelprobe.checkpoints.convert import parse_size
-from modelprobe.errors import BadInput
+from modelprobe.errors import BadInput, ProbeError
 from tests.checkpoints.seeds import Block, gguf, training
 from tests.checkpoints.writing import same, snapshot
 from tests.command_line import CommandLine, said
@@ -325,3 +327,40 @@ def test_what_the_command_refuses(
     assert answer.code == 2
     assert expected in said(answer)
     assert snapshot(tmp_path) == before
+
+
+# Damage
+
+
+@pytest.mark.parametrize("kind", ["torch zip", "torch legacy", "whole", "safetensors", "shards", "zero", "distributed"])
+def test_damaged_files_convert_whole_or_not_at_all(kind: str, seed_files: dict[str, Path], tmp_path: Path) -> None:
+    """Bytes changed at random: the answer is a file that was read back, or one line; never a trace of half a file."""
+    source = tmp_path / "source"
+    if kind == "zero":
+        zero_folder(source, 2, 2)
+    elif kind == "distributed":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save({"model": {"w": torch.randn(3, 4)}, "epoch": 3}, checkpoint_id=str(source))
+    else:
+        shutil.copytree(seed_files[kind].parent, source)
+    given = source / seed_files[kind].name if kind in seed_files else source
+    files = [path for path in source.rglob("*") if path.is_file()]
+    chance = random.Random(5)
+    refused = 0
+    for _ in range(40):
+        file = chance.choice(files)
+        whole = file.read_bytes()
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            data[chance.randrange(len(data))] = chance.choice((0, 255, chance.randrange(256)))
+        file.write_bytes(data)
+        for out in (tmp_path / "out.pt", tmp_path / "out.safetensors"):
+            try:
+                convert_weights(str(given), out, force=True)
+            except ProbeError as error:
+                refused += 1
+                assert "\n" not in error.message
+        assert not list(tmp_path.glob(".modelprobe-*"))
+        file.write_bytes(whole)
+    assert refused
