@@ -188,9 +188,8 @@ def _record(
         _run_compiled_parts_eagerly(model, stack)
         named = _named(model, values)
         inputs = tuple(values.get(tensor) for _, tensor in leaves((args, kwargs)))
-        named.update(
-            {ref.value: name for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True)}
-        )
+        for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True):
+            named[ref.value] = name
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
         running = _Running(lambda: len(observer.ops))
         observer = Observer(values, running.where, device == "meta")
@@ -204,15 +203,28 @@ def _record(
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)
-    broken = [
-        Note(f"The formula of {name} raised {why}; it is not counted.", Level.WARNING)
-        for name, why in observer.broken.items()
-    ]
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
     composites = tuple(observer.composites)
     return Trace(
-        tree, ops, calls, inputs, outputs, named, changed, (*notes, *broken), dict(env), composites, tuple(called)
+        tree,
+        ops,
+        calls,
+        inputs,
+        outputs,
+        named,
+        changed,
+        (*notes, *_broken(observer)),
+        dict(env),
+        composites,
+        tuple(called),
     )
+
+
+def _broken(observer: Observer) -> list[Note]:
+    return [
+        Note(f"The formula of {name} raised {why}; it is not counted.", Level.WARNING)
+        for name, why in observer.broken.items()
+    ]
 
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: _Running, device: str) -> Any:
