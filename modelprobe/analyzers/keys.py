@@ -10,6 +10,7 @@ from modelprobe.analyzers.result import Result
 from modelprobe.checkpoints.entries import TensorEntry
 from modelprobe.checkpoints.keys import Applied, Dropped, KeyPlan, Part, Trouble, entries_by_name
 from modelprobe.checkpoints.reference import Want
+from modelprobe.model.proof import Proof
 from modelprobe.model.weights import Fit, refusals
 from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.units import Unit, shape
@@ -53,6 +54,7 @@ class KeysResult(Result):
     fits: bool | None
     repairable: bool
     command: str
+    proof: Proof | None
     all_rows: bool
 
     def count(self, kind: str) -> int:
@@ -95,6 +97,7 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
         fits=not standing if fitted.reference else None,
         repairable=changes and not stopped,
         command=_command(found.path, plan, asked) if changes and not stopped else "",
+        proof=fitted.proof,
         all_rows=all_rows,
     )
 
@@ -168,7 +171,16 @@ def _facts(result: KeysResult) -> tuple[Fact, ...]:
             if result.count(kind):
                 facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
         facts.append(Fact("Fits", result.fits, Unit.YESNO, "load_state_dict(strict=True)"))
+    if result.proof is not None:
+        facts.append(Fact("Proof", difference(result.proof), detail="random weights, float64"))
     return tuple(facts)
+
+
+def difference(proof: Proof) -> str:
+    """What a comparison of outputs gave, in words."""
+    if proof.reason:
+        return f"not compared with {proof.source}: {proof.reason}"
+    return f"{proof.source} and {proof.target} differ by {proof.difference:.3g} (relative {proof.relative:.3g})"
 
 
 def _misfits(result: KeysResult) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelprobe.analyzers.keys import rules_table
+from modelprobe.analyzers.keys import difference, rules_table
 from modelprobe.analyzers.result import Result
 from modelprobe.checkpoints.convert import format_of
 from modelprobe.checkpoints.keys import Applied, Dropped, KeyPlan
@@ -167,22 +167,16 @@ def _facts(result: RepairResult) -> tuple[Fact, ...]:
     if result.dropped:
         facts.append(Fact("Left out", len(result.dropped), Unit.COUNT))
     if result.proof is not None:
-        facts.append(Fact("Proof", _difference(result.proof), detail="random weights, float64"))
+        facts.append(Fact("Proof", difference(result.proof), detail="random weights, float64"))
     if result.loaded:
         without = f", but for {len(result.excused):,} tensors left out on request" if result.excused else ""
         facts.append(Fact("Loaded", True, Unit.YESNO, f"into {result.reference} with strict=True{without}"))
     if result.outputs is not None:
-        facts.append(Fact("Outputs", _difference(result.outputs), detail="the weights of the file"))
+        facts.append(Fact("Outputs", difference(result.outputs), detail="the weights of the file"))
     if result.path:
         facts.append(Fact("Written", result.path, detail="read back and compared"))
         facts.append(Fact("Size", result.size, Unit.BYTES))
     return tuple(facts)
-
-
-def _difference(proof: Proof) -> str:
-    if proof.reason:
-        return f"not compared with {proof.source}: {proof.reason}"
-    return f"{proof.source} and {proof.target} differ by {proof.difference:.3g} (relative {proof.relative:.3g})"
 
 
 def _renames(result: RepairResult) -> Table:

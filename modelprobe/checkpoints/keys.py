@@ -6,7 +6,7 @@ good only when every tensor of the result comes from the file exactly once and i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from modelprobe.checkpoints import repairs  # noqa: F401 - enters the rules
@@ -15,6 +15,10 @@ from modelprobe.checkpoints.entries import Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoints.reference import Reference, Want, state_entries
 from modelprobe.checkpoints.repairs.draft import RULES, Applied, Draft, Dropped, Part, Stage, Trouble, Wishes
 from modelprobe.errors import BadInput
+from modelprobe.units import size
+
+SPARE = 4096
+"""Bytes of unseen storage below which a file is not worth compacting."""
 
 __all__ = ["Applied", "Dropped", "KeyPlan", "Part", "Trouble", "Wishes", "chosen_branch", "plan_keys", "replan"]
 
@@ -81,8 +85,27 @@ def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
 
 
 def entries_by_name(found: Checkpoint, branch: Branch) -> dict[str, TensorEntry]:
-    """The tensors of a branch under the names that its state_dict gives them."""
-    return {".".join(entry.path[len(branch.path) :]): entry for entry in state_entries(found, branch)}
+    """The tensors of a branch under the names that its state_dict gives them.
+
+    A safetensors file keeps tied tensors once and may record the other names in its metadata.
+    """
+    entries = {".".join(entry.path[len(branch.path) :]): entry for entry in state_entries(found, branch)}
+    if "safetensors" in found.format and not branch.path:
+        for name, first in found.metadata.items():
+            if isinstance(first, str) and first in entries:
+                entries.setdefault(name, entries[first])
+    return entries
+
+
+def wasted(entries: Iterable[TensorEntry]) -> int:
+    """Bytes of storages that none of these tensors shows: a slice is saved with the whole tensor it was cut from."""
+    shown: dict[str, dict[tuple[object, ...], int]] = {}
+    held: dict[str, int] = {}
+    for entry in entries:
+        if entry.storage and not entry.damaged:
+            shown.setdefault(entry.storage, {})[(entry.offset, entry.shape, entry.strides)] = entry.nbytes
+            held[entry.storage] = entry.storage_nbytes
+    return sum(max(0, held[key] - sum(parts.values())) for key, parts in shown.items())
 
 
 def plan_keys(
@@ -93,13 +116,15 @@ def plan_keys(
     keys = {child.key for child in found.tree.children}
     if keys & {"pytorch-lightning_version", "lightning_version"}:
         wishes = replace(wishes, lightning=True)
-    parts = {
-        name: Part(name, entry.shape, entry.dtype, (name,), role=entry.role)
-        for name, entry in entries_by_name(found, branch).items()
-    }
+    entries = entries_by_name(found, branch)
+    parts = {n: Part(n, entry.shape, entry.dtype, (n,), role=entry.role) for n, entry in entries.items()}
     if not parts:
         raise BadInput(f"{found.path} has no tensors of a state_dict under {branch.name or 'the root'}")
     draft = _run(Draft(parts, reference, wishes))
+    spare = wasted(entries.values())
+    if spare >= SPARE:
+        reason = f"{size(spare)} of storages that no tensor shows stay behind"
+        draft.applied.append(Applied("compaction", reason, len(entries)))
     return _finished(draft, found.path, branch)
 
 

@@ -211,6 +211,22 @@ def test_a_view_is_written_without_the_rest_of_its_storage(tmp_path, cli):
     assert (tmp_path / "new.pt").stat().st_size < 5000
 
 
+def test_compaction_alone_is_a_repair(tmp_path, cli):
+    torch.save({"w": torch.arange(1_000_000.0)[:10], "b": torch.ones(2)}, tmp_path / "x.pt")
+    answer = cli("repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "new.pt"))
+    assert answer.code == 0, answer.err
+    assert "compaction" in answer.out
+    assert (tmp_path / "new.pt").stat().st_size < 5000
+
+
+def test_tied_tensors_of_safetensors_are_known(tmp_path, cli):
+    weight = torch.rand(3, 3)
+    torch.save({"module.a.weight": weight, "module.b.weight": weight}, tmp_path / "x.pt")
+    assert cli("convert", str(tmp_path / "x.pt"), "-o", str(tmp_path / "x.safetensors")).code == 0
+    assert cli("repair", str(tmp_path / "x.safetensors"), "-o", str(tmp_path / "new.pt")).code == 0
+    assert sorted(torch.load(tmp_path / "new.pt")) == ["a.weight", "b.weight"]
+
+
 def test_tied_tensors_stay_tied(tmp_path, cli):
     weight = torch.rand(3, 3)
     torch.save({"module.a.weight": weight, "module.b.weight": weight}, tmp_path / "x.pt")

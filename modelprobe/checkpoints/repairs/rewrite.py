@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelprobe.checkpoints.entries import Checkpoint
+from modelprobe.checkpoints.gather import DISTRIBUTED, ZERO
 from modelprobe.checkpoints.keys import KeyPlan, entries_by_name
 from modelprobe.checkpoints.others import PICKLED, Dropped, others_of
 from modelprobe.checkpoints.outgoing import Outgoing, outgoing
@@ -18,6 +19,7 @@ from modelprobe.checkpoints.tensors import TensorReader
 from modelprobe.checkpoints.writer import Format, Written, write
 from modelprobe.errors import BadInput, CheckFailed
 
+SPREAD = (DISTRIBUTED, ZERO)
 PARAM_NAMES = "param_names"
 
 
@@ -47,6 +49,9 @@ def rewrite(
 
     Raises CheckFailed when a cast would make finite values infinite, unless that is allowed. Nothing is written then.
     """
+    if found.format in SPREAD:
+        hint = "`modelprobe convert` makes one file of it; repair that"
+        raise BadInput(f"{found.path} is a {found.format}: its tensors lie in pieces", hint)
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(found))
         tensors = _tensors(found, plan, reader, model)
@@ -59,7 +64,8 @@ def rewrite(
         keep = keep_others and format == "pt" and found.format in PICKLED
         others = others_of(found, reader, plan.branch)
         renamed = plan.renames
-        texts = {key: value for key, value in found.metadata.items() if isinstance(value, str)}
+        names = entries_by_name(found, plan.branch)
+        texts = {k: v for k, v in found.metadata.items() if isinstance(v, str) and v not in names}
         written = write(
             out,
             tensors,
