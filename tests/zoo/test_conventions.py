@@ -18,7 +18,7 @@ from tests.zoo.live_tools import TOOLS, ask, fvcore_activations
 
 timm = pytest.importorskip("timm")
 
-pytestmark = pytest.mark.zoo
+pytestmark = pytest.mark.slow
 
 MODELS = """
     torchvision:alexnet torchvision:resnet18 torchvision:resnext50_32x4d torchvision:squeezenet1_1
