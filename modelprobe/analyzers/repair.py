@@ -89,13 +89,7 @@ def repair(
     if out is None:
         return _result(fitted, all_rows=all_rows)
     target_format = format_of(out, format)
-    stopped = refusals(fitted)
-    if stopped:
-        raise CheckFailed(f"{fitted.found.path} is not repaired: {stopped[0][0]}", stopped[0][1])
-    if not fitted.plan.changes:
-        raise CheckFailed(
-            f"there is nothing to repair in {fitted.found.path}", "no file was written; `modelprobe convert` copies"
-        )
+    _refuse(fitted)
     model = load_strictly(fitted.target, fitted.plan, fitted.found) if fitted.target is not None else None
     done = rewrite(
         fitted.found,
@@ -113,6 +107,15 @@ def repair(
         first = load_strictly(fitted.origin, fitted.first, fitted.found)
         outputs = compare(first, model, fitted.origin, fitted.target, fitted.inputs)
     return _result(fitted, done, outputs, model is not None, all_rows)
+
+
+def _refuse(fitted: Fit) -> None:
+    """Raise CheckFailed where the plan is not good, or changes nothing."""
+    path, stopped = fitted.found.path, refusals(fitted)
+    if stopped:
+        raise CheckFailed(f"{path} is not repaired: {stopped[0][0]}", stopped[0][1])
+    if not fitted.plan.changes:
+        raise CheckFailed(f"there is nothing to repair in {path}", "no file was written; `modelprobe convert` copies")
 
 
 def _result(

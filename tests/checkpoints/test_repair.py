@@ -197,7 +197,7 @@ def test_a_cast_that_overflows_is_refused(tmp_path, cli):
     arguments = ["repair", str(tmp_path / "x.pt"), "--dtype", "float16", "-o", str(tmp_path / "new.pt")]
     answer = cli(*arguments)
     assert answer.code == 1
-    assert "2 values of 1 tensors would become infinite, such as 2 in w" in answer.err
+    assert "2 values of 1 tensor would become infinite, such as 2 in w" in answer.err
     assert not (tmp_path / "new.pt").exists()
     assert cli(*arguments, "--allow-inf").code == 0
     found = torch.load(tmp_path / "new.pt")

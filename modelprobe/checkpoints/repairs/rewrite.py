@@ -55,28 +55,20 @@ def rewrite(
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(found))
         tensors = _tensors(found, plan, reader, model)
-        overflowed = _overflow(plan, found, reader, model)
-        if overflowed and not allow_infinite:
-            name, count = overflowed[0]
-            total = sum(count for _, count in overflowed)
-            text = f"{total:,} values of {len(overflowed):,} tensors would become infinite, such as {count:,} in {name}"
-            raise CheckFailed(text, "--dtype bfloat16 has the range of float32; --allow-inf writes them all the same")
+        count = _overflowed(plan, found, reader, model, allow_infinite)
         keep = keep_others and format == "pt" and found.format in PICKLED
         others = others_of(found, reader, plan.branch)
         renamed = plan.renames
-        names = entries_by_name(found, plan.branch)
-        texts = {k: v for k, v in found.metadata.items() if isinstance(v, str) and v not in names}
         written = write(
             out,
             tensors,
             format,
-            metadata=texts if found.format == "safetensors" else None,
+            metadata=_texts(found, plan),
             **({"extras": _renamed(others.extras, renamed)} if keep else {}),
             versions=_merged(plan, others.versions, versions),
             sources=[Path(found.path), *map(Path, found.files)],
             force=force,
         )
-    count = sum(count for _, count in overflowed)
     if not keep:
         return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
@@ -112,6 +104,26 @@ def _tensors(found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: Fetc
 
 def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model: Fetch | None) -> Any:
     return lambda: value_of(part, lambda name: reader.load(entries[name]), model)
+
+
+def _texts(found: Checkpoint, plan: KeyPlan) -> dict[str, str] | None:
+    """The metadata of a safetensors file, without the records of tied tensors, which are made anew."""
+    if found.format != "safetensors":
+        return None
+    names = entries_by_name(found, plan.branch)
+    return {key: text for key, text in found.metadata.items() if isinstance(text, str) and text not in names}
+
+
+def _overflowed(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fetch | None, allowed: bool) -> int:
+    """How many values a cast makes infinite. Raises CheckFailed for any, unless that is allowed."""
+    counted = _overflow(plan, found, reader, model)
+    total = sum(count for _, count in counted)
+    if counted and not allowed:
+        name, count = counted[0]
+        tensors = "1 tensor" if len(counted) == 1 else f"{len(counted):,} tensors"
+        text = f"{total:,} values of {tensors} would become infinite, such as {count:,} in {name}"
+        raise CheckFailed(text, "--dtype bfloat16 has the range of float32; --allow-inf writes them all the same")
+    return total
 
 
 def _overflow(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fetch | None) -> Sequence[tuple[str, int]]:
