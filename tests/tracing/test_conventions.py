@@ -124,6 +124,18 @@ def test_a_shared_module_counts_squared_for_thop() -> None:
     assert totals(Shared(), zeros(1, 4))["thop"] == 2 * 16 * 2 * 2
 
 
+def test_two_names_in_one_parent_count_once_for_thop() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.second = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))  # type: ignore[no-any-return]
+
+    assert totals(Twice(), zeros(1, 4))["thop"] == 2 * 16
+
+
 def test_a_subclass_is_another_class() -> None:
     class MyLinear(nn.Linear):
         pass

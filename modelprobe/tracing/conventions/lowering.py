@@ -5,7 +5,7 @@ Facts: torch 2.15 on the CPU, `aten/src/ATen/native/Linear.cpp` and `transformer
 
 from __future__ import annotations
 
-from modelprobe.tracing.ledger import OpCall
+from modelprobe.tracing.ledger import OpCall, Trace
 
 CONVOLUTIONS = frozenset(f"aten.conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3)) | {
     "aten.convolution",
@@ -28,11 +28,24 @@ def adds_bias_inside(op: OpCall) -> bool:
     return len(op.inputs) > 2 and (len(x.shape) <= 2 or x.contiguous)
 
 
-def is_fused_on_cpu(op: OpCall) -> bool:
+def trained_values(trace: Trace) -> frozenset[int]:
+    """Values that depend on a parameter with `requires_grad`."""
+    trainable = {entry.path for entry in trace.tree.state if entry.role == "parameter" and entry.requires_grad}
+    found = {value for value, name in trace.named.items() if name in trainable}
+    for op in trace.ops:
+        if any(ref.value in found for ref in op.inputs):
+            found.update(ref.value for ref in op.outputs if ref.dtype.startswith(("float", "bfloat")))
+    return frozenset(found)
+
+
+def is_fused_on_cpu(op: OpCall, trained: frozenset[int]) -> bool:
     """Whether attention takes the CPU's own kernel; else it is taken apart into two `bmm`.
 
-    The kernel wants equal heads, batches and widths, elements of a head side by side, and something to attend to.
+    The kernel wants equal heads, batches and widths, elements of a head side by side, something to attend to, and no
+    mask that has a gradient (a learned bias of positions has, where gradients are on).
     """
+    if len(op.inputs) > 3 and op.inputs[3].value in trained:
+        return False
     query, key, value = op.inputs[:3]
     if not len(query.shape) == len(key.shape) == len(value.shape) or len(query.shape) not in (3, 4):
         return False

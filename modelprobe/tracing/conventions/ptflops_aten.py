@@ -18,6 +18,7 @@ from modelprobe.tracing.conventions.lowering import (
     adds_bias_inside,
     is_fused_on_cpu,
     is_vector_product,
+    trained_values,
 )
 from modelprobe.tracing.ledger import OpCall, Trace
 
@@ -28,6 +29,7 @@ def count(trace: Trace) -> Count:
 
 
 def _charges(trace: Trace) -> Iterator[Charge]:
+    trained = trained_values(trace)  # ptflops does not switch gradients off
     for index, op in enumerate(trace.ops):
         if op.name in CONVOLUTIONS:
             yield charged(index, op, op.macs + (op.outputs[0].numel if len(op.inputs) > 2 else 0))
@@ -37,7 +39,9 @@ def _charges(trace: Trace) -> Iterator[Charge]:
             yield charged(index, op, op.macs + op.outputs[0].numel)
         elif op.name in CELLS | UNROLLED:
             yield charged(index, op, op.macs + _gate_biases(op))
-        elif (op.name in PRODUCTS and not is_vector_product(op)) or (op.name == ATTENTION and not is_fused_on_cpu(op)):
+        elif (op.name in PRODUCTS and not is_vector_product(op)) or (
+            op.name == ATTENTION and not is_fused_on_cpu(op, trained)
+        ):
             yield charged(index, op, op.macs)
 
 

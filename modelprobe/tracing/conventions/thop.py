@@ -2,14 +2,14 @@
 
 Facts: thop 0.1.1 (0.1.1.post2209072238), `thop/profile.py`, `thop/vision/basic_hooks.py`, `calc_func.py`,
 `rnn_hooks.py`. Classes without a rule are 0 and are looked into; those with one are not. A module that stands at n
-places is hooked n times and read n times, so it counts n squared times. Nothing outside such modules is seen: F.*,
-`@`, attention, subclasses.
+places (in n parents) is hooked n times and read n times, so it counts n squared times. Nothing outside such modules is
+seen: F.*, `@`, attention, subclasses.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from modelprobe.tracing.conventions.charge import Charge, Convention, Count, summed
 from modelprobe.tracing.conventions.modules import Seen, children, seen
@@ -129,9 +129,11 @@ def count(trace: Trace) -> Count:
 
 
 def _charges(trace: Trace) -> Iterator[Charge]:
-    read, hooked = _times_read(trace), Counter(node.identity for node in trace.tree.modules)
+    hooked = _visits(trace, lambda node: True)
+    # The figure of a class with a rule stands for what is inside, but for containers.
+    read = _visits(trace, lambda node: not _has_rule(node) or node.cls == "Sequential")
     for call in seen(trace):
-        times = read.get(call.node.identity, 0) * hooked[call.node.identity]
+        times = read[call.node.identity] * hooked[call.node.identity]
         if times and _has_rule(call.node):
             amount = RULES[call.node.cls](call) * times
             if amount:
@@ -142,16 +144,18 @@ def _has_rule(node: ModuleNode) -> bool:
     return node.home.startswith("torch.nn.modules.") and node.cls in RULES
 
 
-def _times_read(trace: Trace) -> Mapping[int, int]:
-    """Module -> how often its figure is added up on the way down from the model."""
+def _visits(trace: Trace, enter: Callable[[ModuleNode], bool]) -> Counter[int]:
+    """Module -> how often a walk from the model meets it that looks into the model and what `enter` says.
+
+    Two names of a module in the same parent are one.
+    """
     below = children(trace)
     found: Counter[int] = Counter()
     stack = [trace.tree.modules[0]]
     while stack:
         node = stack.pop()
         found[node.identity] += 1
-        # The model itself is always looked into, and so are containers.
-        if node.path == "" or not _has_rule(node) or node.cls == "Sequential":
+        if node.path == "" or enter(node):
             stack.extend(below.get(node.path, ()))
     return found
 
