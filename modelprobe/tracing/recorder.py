@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import BadInput, ModelRaised, one_line
 from modelprobe.report import Level, Note
+from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.functions import watched_functions
 from modelprobe.tracing.ledger import ModuleCall, Shape, TensorRef, Trace
 from modelprobe.tracing.observer import Observer, Values
@@ -120,7 +121,7 @@ def trace(
     """
     call_kwargs = dict(kwargs or {})
     model, said = _unwrapped(model)
-    said = [*notes, *said, *hidden_operators(model)]
+    said = [*notes, *said, *installed_formulas(), *hidden_operators(model)]
     if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
         model = _materialised(model, args, call_kwargs, device == "meta")
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))

@@ -39,6 +39,27 @@ def test_a_name_is_registered_once() -> None:
     assert rule_for("aten::nothing") is None
 
 
+@pytest.mark.parametrize("thing", ["conv2d", torch.relu, 3, nn.Linear])
+def test_only_operators_have_formulas(thing: Any) -> None:
+    with pytest.raises(BadInput, match="is no operator") as raised:
+        formula(thing)(lambda *args, out, **kwargs: 0)
+    assert "torch.ops.namespace.name" in raised.value.hint
+
+
+def test_a_formula_that_raises_is_named_and_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, out: Any, **kwargs: Any) -> int:
+        raise ZeroDivisionError("by my own fault")
+
+    monkeypatch.setitem(RULES, "aten::linear", RULES["aten::linear"]._replace(formula=broken))
+    found = trace(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.zeros(1, 3))
+    assert found.macs == 0
+    assert [(item.name, item.count) for item in found.uncounted] == [("aten.linear", 2)]
+    # 5 x (3 x 5) + 2 x (5 x 2): every output a product over the whole weight
+    assert found.uncounted[0].bound == 5 * 15 + 2 * 10
+    said = [note.text for note in found.notes]
+    assert said == ["The formula of aten.linear raised ZeroDivisionError: by my own fault; it is not counted."]
+
+
 def _attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x, x)
 
