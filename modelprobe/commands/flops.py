@@ -11,6 +11,7 @@ from modelprobe.commands.subject import Question, build, fuse, record
 from modelprobe.errors import BadInput
 
 BY = ("module", "operator", "kind", "call")
+CAUSAL = ("dense", "exact")
 CONVENTIONS = ("modelprobe", "torchvision", "torch", "fvcore", "thop", "torchinfo", "ptflops", "ptflops-aten")
 
 ByOpt = Annotated[
@@ -43,6 +44,16 @@ FusedOpt = Annotated[
     ),
 ]
 
+CausalOpt = Annotated[
+    str,
+    typer.Option(
+        "--causal",
+        metavar="|".join(CAUSAL),
+        help="Causal attention as published figures count it, or only the scores that a kernel computes.",
+        rich_help_panel="Output",
+    ),
+]
+
 
 def command(
     target: options.TargetArg,
@@ -56,6 +67,7 @@ def command(
     device: options.DeviceOpt = None,
     fused: FusedOpt = False,
     convention: ConventionOpt = "modelprobe",
+    causal: CausalOpt = "dense",
     by: ByOpt = "module",
     depth: options.DepthOpt = None,
     top: options.TopOpt = None,
@@ -69,12 +81,25 @@ def command(
         raise BadInput(f"--by {by!r} is not known", f"choose one of {', '.join(BY)}")
     if convention not in CONVENTIONS:
         raise BadInput(f"--convention {convention!r} is not known", f"choose one of {', '.join(CONVENTIONS)}")
+    check_causal(causal, convention)
     output.check(format, out, force=force)
     from modelprobe.analyzers.conventions import cost
+    from modelprobe.tracing.causal import exactly_causal
 
     question = Question(
         target, settings or (), input or (), inputs_from, batch, dtype, device, arch=arch, unsafe_load=unsafe_load
     )
     subject = fuse(build(question)) if fused else build(question)
-    result = cost(record(subject, functions=convention == "ptflops"), convention, by=by, depth=depth, top=top)
+    trace = record(subject, functions=convention == "ptflops")
+    if causal == "exact":
+        trace = exactly_causal(trace)
+    result = cost(trace, convention, by=by, depth=depth, top=top)
     output.emit(result.report(), format, out, force=force, strict=strict)
+
+
+def check_causal(causal: str, convention: str) -> None:
+    """Raises BadInput for an unknown way, and for another tool's convention: each counts attention by its own rule."""
+    if causal not in CAUSAL:
+        raise BadInput(f"--causal {causal!r} is not known", f"choose one of {', '.join(CAUSAL)}")
+    if causal == "exact" and convention != "modelprobe":
+        raise BadInput(f"--causal exact is not how {convention} counts", "leave out one of --causal and --convention")
