@@ -1,0 +1,132 @@
+"""Pages to draw on: white, with text in one typeface. What grids, heat maps and comparisons are put together from."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, SOFT, LINE = (255, 255, 255), (28, 32, 38), (100, 108, 120), (205, 210, 218)
+MARGIN = 12
+TITLE, LABEL, SMALL = 17, 13, 11
+"""Sizes of type in pixels."""
+
+DOTS = "…"
+
+
+@functools.cache
+def font(size: int, bold: bool = False) -> Any:
+    """DejaVu Sans, which matplotlib carries and which has most scripts; Pillow's own where it is not found."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    try:
+        return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
+def width_of(text: str, size: int, bold: bool = False) -> int:
+    """Pixels that one line of text takes."""
+    return round(float(font(size, bold).getlength(text)))
+
+
+def height_of(size: int) -> int:
+    """Pixels from one line of text to the next."""
+    return round(size * 1.35)
+
+
+def shortened(text: str, width: int, size: int, bold: bool = False) -> str:
+    """`text`, cut in the middle and the cut shown, so that it takes at most `width` pixels."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
+    if width_of(text, size, bold) <= width:
+        return text
+    low, high = 0, len(text)  # characters kept
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if width_of(_cut(text, middle), size, bold) <= width else (low, middle - 1)
+    return _cut(text, low)
+
+
+def _cut(text: str, kept: int) -> str:
+    return f"{text[: (kept + 1) // 2]}{DOTS}{text[len(text) - kept // 2 :] if kept // 2 else ''}"
+
+
+def page(width: int, height: int) -> Image.Image:
+    """An empty page."""
+    return Image.new("RGB", (width, height), PAPER)
+
+
+def write(
+    target: Image.Image,
+    place: tuple[int, int],
+    text: str,
+    size: int = LABEL,
+    *,
+    width: int | None = None,
+    bold: bool = False,
+    colour: tuple[int, int, int] = INK,
+    anchor: str = "la",
+) -> None:
+    """One line of text at `place`, shortened to `width`. Anchors are Pillow's: `la` top left, `ma` top centre, ...."""
+    shown = shortened(text, width, size, bold) if width is not None else text
+    ImageDraw.Draw(target).text(place, shown, fill=colour, font=font(size, bold), anchor=anchor)
+
+
+def frame(target: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """A thin line around a picture that was pasted at `box` (left, top, right, bottom)."""
+    ImageDraw.Draw(target).rectangle((box[0] - 1, box[1] - 1, box[2], box[3]), outline=LINE)
+
+
+def number(value: float) -> str:
+    """A value for a colour bar: three significant digits, the way people write them."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def fitted(picture: Image.Image, box: tuple[int, int], *, smooth: bool = False) -> Image.Image:
+    """The picture as large as fits into `box` (width, height), its aspect kept, no side under one pixel.
+
+    Enlarged by repeating pixels, unless `smooth`: a feature map has as many values as it has squares.
+    """
+    scale = min(box[0] / picture.width, box[1] / picture.height)
+    if not smooth and scale > 1:
+        scale = max(1.0, float(int(scale))) if scale >= 4 else scale
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    method = Image.Resampling.NEAREST if scale > 1 and not smooth else Image.Resampling.BICUBIC
+    return picture if size == picture.size else picture.resize(size, method)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    out = io.BytesIO()
+    picture.save(out, format="PNG", compress_level=6)
+    return out.getvalue()
+
+
+def side_by_side(
+    pictures: Sequence[tuple[str, Image.Image]], title: str = "", *, columns: int = 4, cell: int = 320
+) -> Image.Image:
+    """Captioned pictures in rows of equal cells under one title: comparisons of methods, targets, layers."""
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    top = MARGIN + (height_of(TITLE) + 6 if title else 0)
+    step = cell + MARGIN, cell + height_of(LABEL) + 6 + MARGIN
+    sheet = page(MARGIN + columns * step[0], top + rows * step[1])
+    if title:
+        write(sheet, (MARGIN, MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * MARGIN)
+    for number_, (caption, picture) in enumerate(pictures):
+        left, upper = MARGIN + (number_ % columns) * step[0], top + (number_ // columns) * step[1]
+        write(sheet, (left, upper), caption, LABEL, width=cell)
+        small = fitted(picture, (cell, cell), smooth=True)
+        place = left + (cell - small.width) // 2, upper + height_of(LABEL) + 6
+        sheet.paste(small, place)
+        frame(sheet, (*place, place[0] + small.width, place[1] + small.height))
+    return sheet

@@ -1,0 +1,166 @@
+"""What a model sees of a picture: equal, to the bit, to what torchvision and timm themselves would give it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from modelprobe.errors import BadInput
+from modelprobe.model.image import Photo
+from modelprobe.model.preprocess import Wishes, preprocessing
+from modelprobe.model.target import resolve
+from tests.command_line import SAMPLES
+
+SIZES = [(301, 200), (199, 333), (64, 64), (20, 45), (500, 30)]
+"""Width and height: wide, tall, square, smaller than the crop, a sliver."""
+
+TORCHVISION = ["resnet18", "efficientnet_b1", "inception_v3", "vit_h_14", "swin_v2_t", "deeplabv3_resnet50"]
+TIMM = [
+    "timm:resnet18",  # centre, bicubic
+    "timm:tf_efficientnet_lite0",  # mean and std of 0.5
+    "timm:vit_base_patch16_siglip_224",  # squash
+    "timm:vit_small_plus_patch16_dinov3",
+    "timm:efficientvit_b3.r288_in1k",  # another size
+    "timm:vit_base_patch16_sapiens2",  # not square
+]
+
+
+def photo(size: tuple[int, int], mode: str = "RGB") -> Photo:
+    values = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Photo(None, Image.fromarray(values).convert(mode))
+
+
+def of(spec: str, *settings: str, **wishes):
+    target = resolve(spec, settings)
+    return preprocessing(target, target.build().module, wishes=Wishes(**wishes))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_transforms_to_the_bit(name: str) -> None:
+    import torchvision
+
+    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    found = of(name)
+    for size in SIZES:
+        assert torch.equal(found.tensor(photo(size)), transform(photo(size).picture).unsqueeze(0))
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_transforms_to_the_bit(name: str) -> None:
+    from timm.data import create_transform, resolve_model_data_config
+
+    target = resolve(name)
+    model = target.build().module
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    found = preprocessing(target, model)
+    for size in SIZES:
+        assert torch.equal(found.tensor(photo(size)), transform(photo(size).picture).unsqueeze(0))
+
+
+def test_the_border_mode_of_timm_to_the_bit() -> None:
+    from timm.data import create_transform
+
+    class Bordered(nn.Module):
+        default_cfg = {
+            "input_size": (3, 96, 96), "crop_mode": "border", "crop_pct": 0.9, "interpolation": "bilinear",
+            "mean": (0.2, 0.4, 0.9), "std": (0.5, 0.25, 0.3),
+        }  # fmt: skip
+
+        def forward(self, x):
+            return x
+
+    class Given:
+        source, name = None, "Bordered"
+
+        def declared_inputs(self, model):
+            from modelprobe.model.declared import DeclaredInput
+
+            return DeclaredInput("image", (1, 3, 224, 224))
+
+    cfg = Bordered.default_cfg
+    transform = create_transform(**cfg, is_training=False)
+    found = preprocessing(Given(), Bordered())
+    for size in SIZES:
+        assert torch.equal(found.tensor(photo(size)), transform(photo(size).picture).unsqueeze(0))
+
+
+def test_a_model_of_ones_own_gets_a_default_that_is_told() -> None:
+    found = of(f"{SAMPLES}:TinyCNN")
+    assert found.tensor(photo((300, 200))).shape == (1, 3, 224, 224)
+    assert (found.mean, found.std) == ((0, 0, 0), (1, 1, 1))
+    assert found.describe() == (
+        "shorter side resized to 224 (bilinear), centre 224x224, RGB, values 0..1; the first layer, features.0 (Conv2d)"
+    )
+    assert "How pictures were prepared for this model is not known" in found.notes[0].text
+
+
+def test_grey_for_a_model_of_one_channel() -> None:
+    found = of("timm:resnet18", "in_chans=1")
+    assert found.tensor(photo((300, 200))).shape == (1, 1, 224, 224)
+    # 0.299 x 0.485 + 0.587 x 0.456 + 0.114 x 0.406
+    assert found.mean == pytest.approx((0.458971,))
+    assert [note.text for note in found.notes_on(photo((300, 200)))] == ["colour, made grey for a model of one channel"]
+    assert of("resnet18").notes_on(photo((300, 200), "L"))[0].text == "grey, given to the model as three equal channels"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "size", "said"),
+    [
+        ({"resize": "300"}, (224, 224), "shorter side resized to 300 (bilinear), centre 224x224"),
+        ({"resize": "90x120", "crop": False}, (90, 120), "resized to 90x120, its aspect not kept (bilinear), RGB"),
+        ({"crop": False}, (224, 224), "resized to 224x224, its aspect not kept (bilinear), RGB"),
+        ({"resize": "100", "crop": False}, (100, 150), "shorter side resized to 100 (bilinear), RGB"),
+        ({"mean": "0.5", "std": "0.25,0.5,1"}, (224, 224), "mean 0.5 0.5 0.5, std 0.25 0.5 1"),
+        ({"mean": "0", "std": "1"}, (224, 224), "values 0..1"),
+    ],
+)
+def test_overrides(wishes, size, said) -> None:
+    found = of("resnet18", **wishes)
+    assert found.tensor(photo((300, 200))).shape == (1, 3, *size)
+    assert said in found.describe()
+    assert "changed by --" in found.describe()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "says"),
+    [
+        ({"resize": "0"}, "--resize '0' is no size"),
+        ({"resize": "axb"}, "--resize 'axb' is no size"),
+        ({"resize": "20000x20000"}, "more than 100 million pixels"),
+        ({"mean": "1,2"}, "one number or 3 is wanted"),
+        ({"mean": "nan"}, "finite"),
+        ({"std": "0"}, "not 0"),
+    ],
+)
+def test_overrides_that_mean_nothing(wishes, says) -> None:
+    with pytest.raises(BadInput, match=says.replace("(", r"\(")):
+        of("resnet18", **wishes)
+
+
+def test_a_sliver_does_not_fill_the_memory() -> None:
+    """20,000 x 1 pixels, their shorter side made 256, would be 1.3 thousand million."""
+    found = of("resnet18")
+    long = Photo(None, Image.linear_gradient("L").resize((20_000, 1)).convert("RGB"))
+    assert found.tensor(long).shape == (1, 3, 224, 224)
+    assert any("enlarged 256 times" in note.text for note in found.notes_on(long))
+    with pytest.raises(BadInput, match="5,120,000 x 256"):
+        of("resnet18", crop=False, resize="256").tensor(long)
+
+
+def test_models_that_take_no_picture() -> None:
+    with pytest.raises(BadInput, match="takes no pictures: its input is 1x16"):
+        of(f"{SAMPLES}:TinyAttention")
+    with pytest.raises(BadInput, match="takes 4 channels"):
+        of("timm:resnet18", "in_chans=4")
+
+
+def test_other_kinds_of_forward() -> None:
+    assert of("fasterrcnn_mobilenet_v3_large_fpn").arguments(photo((40, 30)))[0][0].shape == (3, 30, 40)
+    (video,) = of("r3d_18").arguments(photo((40, 30)))
+    assert video.shape == (1, 3, 16, 112, 112)
+    assert torch.equal(video[:, :, 0], video[:, :, 15])
+    first, second = of("raft_small").arguments(photo((40, 30)))
+    assert first.shape == second.shape == (1, 3, 520, 960)
