@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,7 +30,7 @@ PIECE = 8192
 STDOUT, STDERR = 1, 2
 """What child processes and libraries write to, whatever `sys.stdout` is."""
 
-DRAWING = "├─│└…█▏"
+DRAWING = "├─│└…█▏▁▇"
 
 
 def emit(
@@ -172,16 +172,19 @@ def complain(message: str, hint: str = "") -> None:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """Show on stderr, while the body runs, that something is being done; nothing where stderr is no terminal."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr, while the body runs, that something is being done; nothing where stderr is no terminal.
+
+    What the body is given changes the text.
+    """
     if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True, no_color=not _colour(sys.stderr)).status(Text(printable(text))):
-        yield
+    with Console(stderr=True, no_color=not _colour(sys.stderr)).status(Text(printable(text))) as shown:
+        yield lambda said: shown.update(Text(printable(said)))
 
 
 @contextmanager

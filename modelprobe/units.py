@@ -22,10 +22,12 @@ class Unit(str, Enum):
     SECONDS = "seconds"
     SHAPE = "shape"
     YESNO = "yesno"
+    NUMBER = "number"  # any real number, four significant digits: 0.02349
+    HISTOGRAM = "histogram"  # counts in equal bins, as bars: ▁▃█▂
 
 
 SCALED = {Unit.QUANTITY, Unit.MACS, Unit.FLOPS}
-NUMERIC = SCALED | {Unit.COUNT, Unit.BYTES, Unit.SHARE, Unit.RATIO, Unit.SECONDS}
+NUMERIC = SCALED | {Unit.COUNT, Unit.BYTES, Unit.SHARE, Unit.RATIO, Unit.SECONDS, Unit.NUMBER}
 """Units whose column is aligned to the right."""
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -53,6 +55,10 @@ def text(value: Any, unit: Unit = Unit.TEXT) -> str:
         return seconds(value)
     if unit is Unit.SHAPE:
         return shape(value)
+    if unit is Unit.NUMBER:
+        return f"{value:.4g}"
+    if unit is Unit.HISTOGRAM:
+        return bars(value)
     if unit is Unit.YESNO:
         return "yes" if value else "no"
     return printable(str(value))
@@ -115,6 +121,16 @@ def shape(value: Any) -> str:
     if len(value) and not isinstance(value[0], int):
         return ", ".join(shape(item) for item in value)
     return "x".join(str(dim) for dim in value) if len(value) else "scalar"
+
+
+BARS = "▁▂▃▄▅▆▇█"
+"""The heights of a histogram; the lowest is an empty bin."""
+
+
+def bars(counts: Any) -> str:
+    """Counts as bars, the tallest for the largest; what is not nothing stands above the lowest."""
+    most = max(counts, default=0)
+    return "".join(BARS[-(-7 * count // most)] if count else BARS[0] for count in counts)
 
 
 def _four(value: float) -> str:

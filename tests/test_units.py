@@ -31,6 +31,10 @@ from modelprobe.units import Unit, heading, labelled, printable, text
         ((), Unit.SHAPE, "scalar"),
         (((1, 3), (2,)), Unit.SHAPE, "1x3, 2"),
         (True, Unit.YESNO, "yes"),
+        (-0.023456, Unit.NUMBER, "-0.02346"),
+        (1e-12, Unit.NUMBER, "1e-12"),
+        ((0, 1, 70, 35), Unit.HISTOGRAM, "▁▂█▅"),  # 1 of 70 is not nothing; 35 of 70 is ceil(3.5) of 7 steps
+        ((), Unit.HISTOGRAM, ""),
         ("a\x1bb", Unit.TEXT, "a\\x1bb"),
         ("unknown", Unit.MACS, "unknown"),  # a word in place of a number stays a word
         (math.nan, Unit.SHARE, "nan%"),

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelprobe.analyzers.result import Result
+from modelprobe.analyzers.weights_checks import check_facts, check_notes, check_table, stats_table
+from modelprobe.analyzers.weights_report import (
+    contents_table,
+    dtype_table,
+    facts,
+    global_table,
+    notes,
+    shared_table,
+    tensor_table,
+    value_table,
+)
 from modelprobe.analyzers.weights_tree import NameRow, name_rows
 from modelprobe.checkpoints.branches import pick
 from modelprobe.checkpoints.entries import (
     BUFFER,
-    DAMAGE,
-    FLAG_TEXT,
     PARAMETER,
     Branch,
     Checkpoint,
@@ -24,12 +34,13 @@ from modelprobe.checkpoints.entries import (
 )
 from modelprobe.checkpoints.verdicts import Verdict, verdict
 from modelprobe.errors import BadInput
-from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.units import Unit, size
+from modelprobe.report import Block, Facts, Report
+
+if TYPE_CHECKING:
+    from modelprobe.analyzers.weights_stats import TensorStats
+    from modelprobe.checkpoints.verify import Verification
 
 MOST_VALUES = 60
-MOST_SHARED = 30
-CUT = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +129,30 @@ class WeightsSummary(Result):
     flags: tuple[tuple[str, int], ...]
     code: str
     damaged: bool
+    stats: tuple[TensorStats, ...] | None = None
+    verification: Verification | None = None
 
     def report(self) -> Report:
-        """Head, tensors, contents, other values, shared storages, names that would be imported, notes."""
-        blocks: list[Block] = [Facts(_facts(self))]
-        tables = (_tensor_table(self.rows), _contents_table(self), _dtype_table(self), _shared_table(self),
-                  _value_table(self), _global_table(self))  # fmt: skip
+        """Head, tensors (or their statistics), contents, other values, shared storages, names, notes."""
+        blocks: list[Block] = [Facts((*facts(self), *check_facts(self.stats, self.verification)))]
+        first = tensor_table(self.rows) if self.stats is None else stats_table(self.stats)
+        tables = (first, check_table(self.verification), contents_table(self), dtype_table(self), shared_table(self),
+                  value_table(self), global_table(self))  # fmt: skip
         blocks += [table for table in tables if table.rows]
-        return Report(f"{self.path}: {self.format}", "modelprobe.weights/1", (*blocks, *_notes(self)), self.to_dict())
+        said = (*notes(self), *check_notes(self.stats, self.verification))
+        return Report(f"{self.path}: {self.format}", "modelprobe.weights/1", (*blocks, *said), self.to_dict())
 
 
 def summarize_weights(
-    checkpoint: Checkpoint, depth: int | None = None, all_tensors: bool = False, branch: str | None = None
+    checkpoint: Checkpoint,
+    depth: int | None = None,
+    all_tensors: bool = False,
+    branch: str | None = None,
+    stats: bool = False,
+    verified: bool = False,
 ) -> WeightsSummary:
     """Summarise a listing. `branch` is a dotted name ("." is the root); `depth` levels of names, `all_tensors` for all.
+    `stats` reads the values of the branch, `verified` the whole file.
 
     Raises BadInput for a branch that the file does not have.
     """
@@ -165,7 +186,23 @@ def summarize_weights(
         flags=tuple(sorted(Counter(flag for entry in checkpoint.tensors for flag in entry.flags).items())),
         code=checkpoint.code,
         damaged=checkpoint.damaged,
+        stats=_stats(checkpoint, chosen, named) if stats else None,
+        verification=_verification(checkpoint) if verified else None,
     )  # fmt: skip
+
+
+def _stats(
+    checkpoint: Checkpoint, branch: Branch | None, named: Sequence[tuple[str, TensorEntry]]
+) -> tuple[TensorStats, ...]:
+    from modelprobe.analyzers.weights_stats import measure_tensors  # numpy is for those who ask
+
+    return measure_tensors(checkpoint, branch.name if branch else "", named)
+
+
+def _verification(checkpoint: Checkpoint) -> Verification:
+    from modelprobe.checkpoints.verify import verify
+
+    return verify(checkpoint)
 
 
 def _elements_by_role(entries: Sequence[TensorEntry]) -> Counter[str | None]:
@@ -250,141 +287,3 @@ def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:
     order = {Verdict.DANGEROUS: 0, Verdict.UNKNOWN: 1, Verdict.HARMLESS: 2}
     found = [GlobalUse(g.spelled, verdict(g.module, g.name), g.count, g.called) for g in checkpoint.globals]
     return tuple(sorted(found, key=lambda use: (order[use.verdict], use.name)))
-
-
-def _facts(result: WeightsSummary) -> tuple[Fact, ...]:
-    version = f"version {result.version}" if result.version else ""
-    facts = [Fact("Format", result.format, detail=version), Fact("Size", result.size, Unit.BYTES)]
-    if result.branch is not None:
-        facts.append(Fact("Model", result.branch.name or "the root", detail=result.branch.rule))
-        facts.append(Fact("Tensors", result.tensors, Unit.COUNT, f"{size(result.nbytes)} in the model"))
-        if result.parameters or not result.undecided:
-            facts.append(Fact("Parameters", result.parameters, Unit.COUNT))
-        if result.buffers:
-            guess = "by name: the file does not say" if result.guessed else ""
-            facts.append(Fact("Buffers", result.buffers, Unit.COUNT, guess))
-        if result.undecided:
-            facts.append(Fact("Elements", result.undecided, Unit.COUNT, "parameters, as far as names tell"))
-    if result.optimizer_bytes and result.all_bytes:
-        facts.append(Fact("Optimizer", result.optimizer_bytes, Unit.BYTES, "training state, not part of the model"))
-    if result.wasted_bytes:
-        facts.append(Fact("Wasted", result.wasted_bytes, Unit.BYTES, "in storages beyond the tensors cut from them"))
-    if result.devices:
-        facts.append(Fact("Saved on", ", ".join(result.devices)))
-    return tuple(facts)
-
-
-def _tensor_table(rows: Sequence[NameRow]) -> Table:
-    columns = (
-        Column("name", "Tensor"),
-        Column("tensors", "Tensors", Unit.COUNT, priority=3),
-        Column("shape", "Shape", Unit.SHAPE, priority=1),
-        Column("dtype", "Dtype", priority=2),
-        Column("numel", "Elements", Unit.COUNT),
-        Column("nbytes", "Size", Unit.BYTES, priority=4),
-        Column("role", "Role", priority=5),
-    )
-    return Table(columns, tuple(_tensor_row(row) for row in rows), tree=any(row.depth for row in rows), key="tensors")
-
-
-def _tensor_row(row: NameRow) -> Row:
-    marks = [f"x{len(row.copies) + 1}"] if row.copies else []
-    marks += [FLAG_TEXT.get(flag, flag) for flag in row.flags if flag != "by-name"]
-    label = f"{row.label} … {row.copies[-1]}" if row.copies else row.label
-    role = f"{row.role} (by name)" if row.role and "by-name" in row.flags else row.role
-    count = None if row.is_tensor else row.tensors
-    cells = (label, count, row.shape, ", ".join(row.dtypes), row.numel, row.nbytes, role)
-    return Row(cells, row.depth, ", ".join(marks), quiet=row.role == BUFFER)
-
-
-def _contents_table(result: WeightsSummary) -> Table:
-    columns = (
-        Column("key", "Entry"),
-        Column("kind", "Kind", priority=1),
-        Column("length", "Length", Unit.COUNT, priority=2),
-        Column("tensors", "Tensors", Unit.COUNT),
-        Column("nbytes", "Size", Unit.BYTES),
-    )
-    offered = {branch.path[0] for branch in result.alternatives if branch.path}
-    chosen = result.branch.path[0] if result.branch and result.branch.path else None
-    rows = []
-    for content in result.contents if any(c.tensors for c in result.contents) else ():
-        mark = "the model" if content.key == chosen else "another branch" if content.key in offered else ""
-        kind = f"{content.kind} {content.type}".strip()
-        rows.append(
-            Row((content.key, kind, content.length or None, content.tensors or None, content.nbytes or None), mark=mark)
-        )
-    return Table(columns, tuple(rows), "Contents", key="contents")
-
-
-def _dtype_table(result: WeightsSummary) -> Table:
-    columns = (
-        Column("dtype", "Dtype"),
-        Column("tensors", "Tensors", Unit.COUNT),
-        Column("numel", "Elements", Unit.COUNT),
-        Column("nbytes", "Size", Unit.BYTES),
-    )
-    rows = [Row((s.dtype, s.tensors, s.numel, s.nbytes)) for s in result.dtypes] if len(result.dtypes) > 1 else []
-    return Table(columns, tuple(rows), "Dtypes", key="dtypes")
-
-
-def _shared_table(result: WeightsSummary) -> Table:
-    columns = (Column("names", "Tensors"), Column("nbytes", "Size", Unit.BYTES), Column("how", "How"))
-    rows = []
-    for shared in result.shared[:MOST_SHARED]:
-        more = f" and {len(shared.names) - 4} more" if len(shared.names) > 4 else ""
-        how = "the same tensor" if shared.tied else "views of one storage"
-        rows.append(Row((", ".join(shared.names[:4]) + more, shared.nbytes, how)))
-    return Table(columns, tuple(rows), "Shared storages", key="shared")
-
-
-def _value_table(result: WeightsSummary) -> Table:
-    columns = (Column("path", "Other value"), Column("value", "Value"), Column("kind", "Kind", priority=1))
-    rows = [Row((value.path, _shown(value), value.kind), quiet=value.kind == "none") for value in result.values]
-    return Table(columns, tuple(rows), "Other values", key="values")
-
-
-def _shown(value: Value) -> str:
-    text = f"{value.value:,} entries" if value.kind in ("dict", "list", "tuple", "set") else str(value.value)
-    return text if len(text) <= CUT else f"{text[:CUT]}…"
-
-
-def _global_table(result: WeightsSummary) -> Table:
-    columns = (Column("name", "Would import"), Column("verdict", "Verdict"), Column("count", "Times", Unit.COUNT),
-               Column("called", "Called", Unit.YESNO))  # fmt: skip
-    told = [use for use in result.globals if use.verdict is not Verdict.HARMLESS]
-    rows = [Row((use.name, use.verdict.value, use.count, use.called)) for use in told]
-    return Table(columns, tuple(rows), "Names that unpickling this file would import; nothing was", key="globals")
-
-
-def _notes(result: WeightsSummary) -> Iterator[Note]:
-    for finding in result.findings:
-        yield Note(f"{finding.text}.", Level.WARNING if finding.serious else Level.INFO)
-    for flag, count in result.flags:
-        if flag not in ("by-name", "non-persistent"):
-            yield Note(f"{count:,} tensors: {FLAG_TEXT.get(flag, flag)}.", _level(flag))
-    danger = [use.name for use in result.globals if use.verdict is Verdict.DANGEROUS]
-    if danger:
-        yield Note(
-            f"Loading this file the ordinary way would run code: {', '.join(danger[:5])}. It was not run.",
-            Level.WARNING,
-        )
-    elif any(use.verdict is Verdict.UNKNOWN for use in result.globals):
-        yield Note("torch.load with weights_only=True refuses this file: it names classes that torch does not know.")
-    if result.code:
-        yield Note(f"The file holds {result.code}: loading it the ordinary way runs that. It was not run.")
-    for wrapper in result.wrappers:
-        yield Note(
-            f"{wrapper.tensors:,} of {wrapper.total:,} names carry {wrapper.segment} ({wrapper.source}), "
-            f"as {wrapper.example}; modelprobe repair {result.path} -o fixed.pth takes it out."
-        )
-    for branch in result.alternatives:
-        yield Note(
-            f"Another branch, {branch.rule}: {branch.name or 'the root'} ({branch.tensors:,} tensors); see --branch."
-        )
-    if result.values_left_out:
-        yield Note(f"{result.values_left_out:,} other values are not shown; --all shows them.")
-
-
-def _level(flag: str) -> Level:
-    return Level.WARNING if flag in DAMAGE else Level.INFO

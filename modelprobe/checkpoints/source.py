@@ -122,6 +122,11 @@ class Inflated:
         self._kept = b""
         self._kept_at = 0
 
+    @property
+    def reached(self) -> int:
+        """The first byte that can still be read."""
+        return self._kept_at
+
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`, which may not lie before what was dropped already."""
         if offset < self._kept_at:

@@ -6,7 +6,6 @@ Nothing is read but the bytes between a view's first and last element, and never
 from __future__ import annotations
 
 import struct
-import zlib
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ class TensorReader:
         self._checkpoint = checkpoint
         self._bound = bound
         self._files: dict[str, FileSource] = {}
+        self._inflating: tuple[StorageEntry, Inflated] | None = None
 
     def raw(self, entry: TensorEntry) -> tuple[bytes, int]:
         """The bytes from the lowest to the highest element of a tensor, and where element 0 of the view lies in them.
@@ -48,6 +48,13 @@ class TensorReader:
         if len(data) < high - low:
             raise BadInput(f"{entry.name} ends early: the file is shorter than it says")
         return data, entry.offset - low
+
+    def packed(self, entry: TensorEntry, start: int, length: int) -> bytes:
+        """Bytes of a tensor that is packed in blocks, as they stand. Raises BadInput for a damaged one."""
+        data = self._bytes(self._located(entry), entry.offset + start, length)
+        if len(data) < length:
+            raise BadInput(f"{entry.name} ends early: the file is shorter than it says")
+        return data
 
     def load(self, entry: TensorEntry) -> torch.Tensor:
         """The tensor, with its own shape and strides, on the CPU. Imports torch."""
@@ -77,13 +84,17 @@ class TensorReader:
         return storage is not None and storage.located in ("data", "zip-stored")
 
     def _storage(self, entry: TensorEntry) -> StorageEntry:
+        storage = self._located(entry)
+        if BITS.get(entry.dtype, 0) % 8 or entry.dtype not in BITS or entry.strides is None:
+            raise BadInput(f"{entry.name} cannot be read as plain values: {entry.dtype} packs its elements")
+        return storage
+
+    def _located(self, entry: TensorEntry) -> StorageEntry:
         if entry.damaged:
             raise BadInput(f"{entry.name} cannot be read: {FLAG_TEXT.get(entry.flags[0], 'it is damaged')}")
         for flag in entry.flags:
             if flag in UNREADABLE:
                 raise BadInput(f"{entry.name} cannot be read as plain values: {FLAG_TEXT[flag]}")
-        if BITS.get(entry.dtype, 0) % 8 or entry.dtype not in BITS or entry.strides is None:
-            raise BadInput(f"{entry.name} cannot be read as plain values: {entry.dtype} packs its elements")
         storage = self._checkpoint.storages.get(entry.storage)
         if storage is None or not storage.located:
             raise BadInput(f"{entry.name} cannot be read: its bytes have no fixed place in the file")
@@ -96,8 +107,14 @@ class TensorReader:
         start, packed = member_data(source, storage)
         if storage.located == "zip-stored":
             return source.read(start + offset, length)
-        inflated = Inflated(source, start, packed, storage.length, max(storage.length, 1))
-        return inflated.read(offset, length)
+        return self._inflated(source, storage, start, packed, offset).read(offset, length)
+
+    def _inflated(self, source: Source, storage: StorageEntry, start: int, packed: int, offset: int) -> Inflated:
+        """The deflated storage, read on from where the last read of it ended unless that lies further back."""
+        if self._inflating is not None and self._inflating[0] is storage and self._inflating[1].reached <= offset:
+            return self._inflating[1]
+        self._inflating = storage, Inflated(source, start, packed, storage.length, max(storage.length, 1))
+        return self._inflating[1]
 
     def _open(self, path: str) -> FileSource:
         if path not in self._files:
@@ -108,6 +125,7 @@ class TensorReader:
         """Close every file."""
         for source in self._files.values():
             source.close()
+        self._inflating = None
         self._files.clear()
 
     def __enter__(self) -> TensorReader:
@@ -125,21 +143,6 @@ def member_data(source: Source, storage: StorageEntry) -> tuple[int, int]:
     named, extra = _LOCAL.unpack(raw)[-2:]
     start = storage.position + _LOCAL.size + named + extra
     return start, source.size - start
-
-
-def checksum(source: Source, storage: StorageEntry, step: int = 1 << 20) -> int:
-    """The CRC-32 of a storage in a zip."""
-    start, packed = member_data(source, storage)
-    stored = storage.located == "zip-stored"
-    inflated = None if stored else Inflated(source, start, packed, storage.length, max(storage.length, 1))
-    found = 0
-    for at in range(0, storage.length, step):
-        length = min(step, storage.length - at)
-        data = inflated.read(at, length) if inflated else source.read(start + at, length)
-        if len(data) < length:
-            raise BadInput(f"{source.name} ends within its storage {storage.key}")
-        found = zlib.crc32(data, found)
-    return found
 
 
 def _extent(entry: TensorEntry, item: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import typer
 from modelprobe import options, output
 from modelprobe.checkpoints.naming import names_weights
 from modelprobe.commands.subject import Question, build, record
-from modelprobe.commands.weights import summarize_file
+from modelprobe.commands.weights import View, summarize_file
 
 WEIGHTS = "Weight file"
 
@@ -43,6 +43,22 @@ BranchOpt = Annotated[
         rich_help_panel=WEIGHTS,
     ),
 ]
+StatsOpt = Annotated[
+    bool,
+    typer.Option(
+        "--stats",
+        help="Of a weight file, read the values: mean, std, norm, extremes, zeros, NaN and a histogram per tensor.",
+        rich_help_panel=WEIGHTS,
+    ),
+]
+VerifyOpt = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Of a weight file, compare checksums, the hash in its name and a .sha256 beside it; exit code 1 if wrong.",
+        rich_help_panel=WEIGHTS,
+    ),
+]
 
 
 def command(
@@ -60,6 +76,8 @@ def command(
     fold: FoldOpt = True,
     all_tensors: AllOpt = False,
     branch: BranchOpt = None,
+    stats: StatsOpt = False,
+    verify: VerifyOpt = False,
     format: options.FormatOpt = None,
     out: options.OutputOpt = None,
     force: options.ForceOpt = False,
@@ -68,7 +86,8 @@ def command(
     """The layers of a model with shapes, parameters and MACs; or, of a weight file, all that it holds, safely."""
     output.check(format, out, force=force)
     if names_weights(target) and arch is None and not unsafe_load:
-        summarize_file(target, depth, all_tensors, branch, format, out, force, strict)
+        view = View(depth, all_tensors, branch, stats, verify)
+        summarize_file(target, view, format, out, force, strict)
         return
     from modelprobe.analyzers.summary import known_columns, summarize
 

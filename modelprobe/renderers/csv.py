@@ -49,13 +49,15 @@ def _facts(report: Report) -> list[list[str]]:
 
 
 def raw(value: Cell, unit: Unit) -> str:
-    """A cell as a program reads it back: integers without grouping, shapes as `1x3x224x224`."""
+    """A cell as a program reads it back: integers without grouping, shapes as `1x3x224x224`, counts with spaces."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
+    if unit is Unit.HISTOGRAM:
+        return " ".join(map(str, value))
     return _safe(value if isinstance(value, str) else shape(value))
 
 

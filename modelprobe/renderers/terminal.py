@@ -22,7 +22,7 @@ from modelprobe.renderers import Style
 from modelprobe.renderers.columns import GAP, Layout, Want, fit
 from modelprobe.renderers.tree import ASCII, LINES, prefixes
 from modelprobe.report import Facts, Figure, Level, Note, Report, Row, Table
-from modelprobe.units import NUMERIC, Unit, heading, labelled, printable, text
+from modelprobe.units import BARS, NUMERIC, Unit, heading, labelled, printable, text
 
 TEXT_WIDTH = 100
 """Prose wider than this is hard to read, however wide the terminal."""
@@ -113,9 +113,13 @@ def _glued(shown: str, unit: Unit) -> str:
     return shown.replace(" ", GLUE) if unit in NUMERIC else shown
 
 
+_PLAIN = str.maketrans({"µ": "u", "…": "...", **dict(zip(BARS, "_.:-=+*#", strict=True))})
+"""For terminals that have ASCII alone."""
+
+
 def _clean(foreign: str, style: Style) -> str:
     shown = printable(foreign)
-    return shown if style.unicode else shown.replace("µ", "u").replace("…", "...")
+    return shown if style.unicode else shown.translate(_PLAIN)
 
 
 def _shorten(name: str, width: int, style: Style) -> str:
@@ -198,13 +202,14 @@ class _Grid:
         ]
 
     def wants(self) -> list[Want]:
-        """What each column asks for. Numbers are never cut; the first column and texts are, to a point."""
+        """What each column asks for. Numbers and histograms are never cut; the first column and texts are, to a point."""
         wants = []
         for i, column in enumerate(self.table.columns):
             natural = max(cell_len(self.titles[i]), *(cell_len(cell) for cell in self.cells[i]), 1)
             if i == 0:
                 natural = max(natural, *(self._name_width(row) for row in range(len(self.rows))))
-            least = natural if column.unit in NUMERIC else min(natural, max(8, self.style.width // 6))
+            whole = column.unit in NUMERIC or column.unit is Unit.HISTOGRAM
+            least = natural if whole else min(natural, max(8, self.style.width // 6))
             if column.wrap:
                 least = min(natural, max(12, self.style.width // 5))
             if i == 0 and column.unit not in NUMERIC:

@@ -12,6 +12,7 @@ from modelprobe.checkpoints.cursor import Cursor
 from modelprobe.checkpoints.dtypes import LARGEST, element_count
 from modelprobe.checkpoints.entries import Checkpoint, Finding, Item, Scalar, StorageEntry, TensorEntry
 from modelprobe.checkpoints.limits import Limits
+from modelprobe.checkpoints.rebuild import packed_strides
 from modelprobe.checkpoints.source import Source
 from modelprobe.errors import BadInput
 
@@ -75,7 +76,7 @@ def read_gguf(source: Source, limits: Limits) -> Checkpoint:
     if type(alignment) is not int or alignment <= 0 or alignment > 1 << 20:
         raise BadInput(f"{source.name} has an alignment that makes no sense: {alignment}")
     base = -(-cursor.at // alignment) * alignment
-    entries, storages = _entries(source, infos, base)
+    entries, storages = _entries(source, infos, base, order)
     nbytes = sum(entry.nbytes for entry in entries)
     return Checkpoint(
         path=source.name,
@@ -128,7 +129,7 @@ def _info(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _entries(
-    source: Source, infos: list[tuple[str, tuple[int, ...], int, int]], base: int
+    source: Source, infos: list[tuple[str, tuple[int, ...], int, int]], base: int, order: str
 ) -> tuple[list[TensorEntry], dict[str, StorageEntry]]:
     entries, storages = [], {}
     names: set[str] = set()
@@ -146,10 +147,13 @@ def _entries(
         if name in names:
             flags.append("duplicate-name")
         names.add(name)
+        if order == ">" and packed > 1:
+            flags.append("big-endian")
+        strides = packed_strides(shape) if block == 1 and packed and numel is not None else None
         located = "" if source.origin is None else "data"
         storages[name] = StorageEntry(name, nbytes, source.name, base + offset, located)
         entry = TensorEntry(
-            path=(name,), shape=shape, dtype=dtype, nbytes=nbytes, numel=numel or 0, storage=name,
+            path=(name,), shape=shape, dtype=dtype, strides=strides, nbytes=nbytes, numel=numel or 0, storage=name,
             storage_nbytes=nbytes, flags=tuple(flags),
         )  # fmt: skip
         entries.append(entry)
