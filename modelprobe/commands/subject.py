@@ -188,7 +188,7 @@ def record(subject: Subject, *, train: bool = False, functions: bool = False) ->
     `functions` records the calls of torch's Python functions as well.
     """
     from modelprobe.model.inputs import make_inputs
-    from modelprobe.tracing.recorder import NeedsValuesError
+    from modelprobe.tracing.failures import NeedsValuesError
 
     asked = subject.question
     example = make_inputs(
@@ -214,7 +214,7 @@ def _record_for_real(
     functions: bool,
 ) -> Trace:
     from modelprobe.model.fusion import fused
-    from modelprobe.tracing.recorder import real_run_note
+    from modelprobe.tracing.failures import real_run_note
 
     with working(f"running {subject.target.name} for real on the CPU"):
         model, _ = _built(subject.target, subject.question, "cpu")

@@ -96,11 +96,12 @@ def on_meta(model: nn.Module) -> Iterator[None]:
         for _, table in state_tables(module):
             for name, tensor in list(table.items()):
                 if tensor is not None and not tensor.is_meta:
-                    table[name] = twins.setdefault(id(tensor), _meta_twin(tensor, memories))
+                    table[name] = twins.setdefault(id(tensor), meta_twin(tensor, memories))
     yield
 
 
-def _meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
+def meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
+    """The tensor on `meta`; `memories` keeps what was given for each memory, so that views of one stay views of one."""
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
         return tensor
     memory = tensor.untyped_storage()

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.tracing.failures import NeedsValuesError
 from modelprobe.tracing.ledger import Trace
-from modelprobe.tracing.recorder import NeedsValuesError, trace
+from modelprobe.tracing.recorder import trace
 from tests.samples import models
 
 
