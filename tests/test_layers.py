@@ -21,13 +21,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracing": (BASE, {"torch"}),
     "checkpoints": (BASE, {"torch", "safetensors"}),
     "pictures": (BASE, {"torch", "PIL", "numpy", "matplotlib"}),
+    # The tools are imported inside the functions that ask them, which only a child process calls.
+    "peers": (BASE, {"torch", "thop", "torchinfo", "fvcore", "ptflops"}),
     "model": ({*BASE, "checkpoints"}, {*ZOOS, "PIL", "numpy", "safetensors", "huggingface_hub"}),
-    "analyzers": ({*BASE, "tracing", "checkpoints", "pictures", "model", "__init__"}, ZOOS | {"numpy"}),
+    "analyzers": ({*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "__init__"}, ZOOS | {"numpy"}),
     "renderers": ({"report", "units"}, set()),
     "output": ({*BASE, "renderers"}, {"rich"}),
     "options": ({*BASE, "renderers", "output"}, {"typer"}),
     "commands": (
-        {*BASE, "tracing", "checkpoints", "pictures", "model", "analyzers", "renderers", "output", "options"},
+        {*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "analyzers", "renderers", "output", "options"},
         {"typer", "rich", *ZOOS},
     ),
     "cli": ({*BASE, "commands", "options", "output", "__init__"}, {"typer"}),

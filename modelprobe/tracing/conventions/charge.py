@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -53,7 +53,9 @@ class Convention:
 
     `amount` is what the tool calls its figure, `per_mac` how much of it one multiply-accumulate is. `follows` names
     the tool and the version whose rules these are, `blind` what it cannot see in any model. `functions` says that the
-    ledger has to hold function calls, `activations` that the tool counts them.
+    ledger has to hold function calls, `activations` that the tool counts them. `more` and `less` say in a few words, by
+    kind of operator, what the tool adds to the multiply-accumulates and why it counts fewer. `live` is what the tool
+    says of the model as it stands, where published figures were made under other settings.
     """
 
     name: str
@@ -64,6 +66,13 @@ class Convention:
     count: Callable[[Trace], Count]
     functions: bool = False
     activations: bool = False
+    more: Mapping[str, str] = field(default_factory=dict)
+    less: Mapping[str, str] = field(default_factory=dict)
+    live: Callable[[Trace], Count] | None = None
+
+    def predict(self, trace: Trace) -> Count:
+        """What the tool itself will say when it is asked about the model as it stands."""
+        return (self.live or self.count)(trace)
 
 
 def charged(index: int, op: OpCall, amount: float, activations: int = 0, name: str = "") -> Charge:

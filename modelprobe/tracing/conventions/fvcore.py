@@ -108,6 +108,12 @@ def count(trace: Trace) -> Count:
     return summed(charges, notes)
 
 
+def count_live(trace: Trace) -> Count:
+    """fvcore's FLOPs of a model as it was built: fused attention is not seen, in timm's models either."""
+    homes = {node.path: node.home for node in trace.tree.modules}
+    return summed(charge for charge in _charges(trace, homes) if charge.name != ATTENTION)
+
+
 def _charges(trace: Trace, homes: dict[str, str]) -> Iterator[Charge]:
     live = live_operators(trace)
     seen: set[int] = set()
@@ -165,4 +171,11 @@ CONVENTION = Convention(
     "activation functions, recurrent layers, most pooling, and fused attention outside timm",
     count,
     activations=True,
+    more={
+        "norm": "batch norm 2, layer norm 5 per element",
+        "pooling": "1 per element",
+        "interpolation": "bilinear 4 per element",
+    },
+    less={"attention": "the fused kernel has no handler", "rnn": "recurrent layers have no handler"},
+    live=count_live,
 )

@@ -183,4 +183,13 @@ CONVENTION = Convention(
     "operators spelled * + @, fused attention, and classes that are not torch.nn's own",
     count,
     functions=True,
+    more={
+        "conv": "biases",
+        "matmul": "biases",
+        "norm": "1 or 2 per element",
+        "activation": "1 per element, those of torch.nn twice",
+        "pooling": "1 per element, twice",
+        "elementwise": "torch.mul and torch.add",
+        "interpolation": "1 per element",
+    },
 )

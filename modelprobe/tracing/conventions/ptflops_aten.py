@@ -60,4 +60,6 @@ CONVENTION = Convention(
     "ptflops 0.7.5, backend aten, on torch 2.15",
     "all elementwise work, normalisation, pooling, and attention in the fused kernel",
     count,
+    more={"conv": "biases", "matmul": "biases", "rnn": "biases"},
+    less={"attention": "the fused kernel has no formula", "rnn": "the LSTM kernel has no formula"},
 )

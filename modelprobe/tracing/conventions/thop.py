@@ -167,4 +167,11 @@ CONVENTION = Convention(
     "thop 0.1.1.post2209072238",
     "anything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
     count,
+    more={
+        "norm": "4 per element",
+        "pooling": "1 per average and its sums",
+        "activation": "nn.Softmax and nn.PReLU",
+        "interpolation": "up to 259 per element, by mode",
+        "rnn": "biases and gates",
+    },
 )

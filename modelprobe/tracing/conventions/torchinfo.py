@@ -44,5 +44,12 @@ def _mult_adds(cls: str, name: str, size: int, output: Shape) -> int:
 
 
 CONVENTION = Convention(
-    "torchinfo", "mult-adds", 1, "torchinfo 1.8.0", "anything but modules with parameters and without children", count
+    "torchinfo",
+    "mult-adds",
+    1,
+    "torchinfo 1.8.0",
+    "anything but modules with parameters and without children",
+    count,
+    more={"norm": "its parameters once", "conv": "biases", "embedding": "the whole table", "rnn": "biases"},
+    less={"matmul": "a layer's parameters once, whatever its positions"},
 )
