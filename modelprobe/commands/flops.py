@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from modelprobe import options, output
+from modelprobe.commands import flops_compare, flops_scaling
 from modelprobe.commands.subject import Question, build, fuse, record
 from modelprobe.errors import BadInput
+from modelprobe.report import Report
 
 BY = ("module", "operator", "kind", "call")
 CAUSAL = ("dense", "exact")
@@ -61,13 +63,16 @@ def command(
     arch: options.ArchOpt = None,
     unsafe_load: options.UnsafeLoadOpt = False,
     input: options.InputOpt = None,
-    batch: options.BatchOpt = None,
+    batch: flops_scaling.BatchesOpt = None,
     inputs_from: options.InputsFromOpt = None,
     dtype: options.DtypeOpt = None,
     device: options.DeviceOpt = None,
     fused: FusedOpt = False,
     convention: ConventionOpt = "modelprobe",
     causal: CausalOpt = "dense",
+    compare: flops_compare.CompareOpt = False,
+    timeout: flops_compare.TimeoutOpt = None,
+    plot: flops_scaling.PlotOpt = None,
     by: ByOpt = "module",
     depth: options.DepthOpt = None,
     top: options.TopOpt = None,
@@ -82,19 +87,42 @@ def command(
     if convention not in CONVENTIONS:
         raise BadInput(f"--convention {convention!r} is not known", f"choose one of {', '.join(CONVENTIONS)}")
     check_causal(causal, convention)
+    alone = {"--convention": convention != "modelprobe", "--causal": causal != "dense", "--by": by != "module"}
+    flops_compare.check(compare, timeout, {**alone, "--depth": depth is not None, "--top": top is not None})
+    series, batches = flops_scaling.parse(input, batch)
+    flops_scaling.check(series, batches, plot, {**alone, "--compare": compare, "--depth": depth is not None})
     output.check(format, out, force=force)
+    question = Question(
+        target,
+        settings or (),
+        series.points[0],
+        inputs_from,
+        batches[0] if batches else None,
+        dtype,
+        device,
+        arch=arch,
+        unsafe_load=unsafe_load,
+    )
+    if len(series.points) > 1 or len(batches) > 1:
+        report = flops_scaling.report(question, series, batches, fused, plot, force)
+    elif compare:
+        report = flops_compare.compare(question, fused=fused, timeout=timeout).report()
+    else:
+        report = _one(question, fused, convention, causal, by, depth, top)
+    output.emit(report, format, out, force=force, strict=strict)
+
+
+def _one(
+    question: Question, fused: bool, convention: str, causal: str, by: str, depth: int | None, top: int | None
+) -> Report:
     from modelprobe.analyzers.conventions import cost
     from modelprobe.tracing.causal import exactly_causal
 
-    question = Question(
-        target, settings or (), input or (), inputs_from, batch, dtype, device, arch=arch, unsafe_load=unsafe_load
-    )
     subject = fuse(build(question)) if fused else build(question)
     trace = record(subject, functions=convention == "ptflops")
     if causal == "exact":
         trace = exactly_causal(trace)
-    result = cost(trace, convention, by=by, depth=depth, top=top)
-    output.emit(result.report(), format, out, force=force, strict=strict)
+    return cost(trace, convention, by=by, depth=depth, top=top).report()
 
 
 def check_causal(causal: str, convention: str) -> None:
