@@ -1,0 +1,45 @@
+"""Lines through points, as a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT, DPI = 7.2, 4.5, 125
+"""In inches and dots per inch: 900 x 562 pixels."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Marked points, and the line through them: `path` where it is known, else straight from point to point."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    path: Sequence[tuple[float, float]] = ()
+
+
+def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
+    """A PNG of `lines` over a common axis from zero, every point marked, amounts in thousands by prefix (G, M)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for line in lines:
+        points = sorted(line.points)
+        (drawn,) = axes.plot(*zip(*(line.path or points), strict=True), label=line.label)
+        axes.plot(*zip(*points, strict=True), "o", markersize=5, color=drawn.get_color())
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(sorted({at for line in lines for at, _ in line.points}))
+    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
