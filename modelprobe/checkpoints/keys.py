@@ -129,12 +129,12 @@ def plan_keys(
 
 
 def replan(
-    plan: KeyPlan, order: Sequence[str], reference: Reference, wishes: Wishes, stages: Sequence[Stage] = tuple(Stage)
+    plan: KeyPlan, own: Reference, reference: Reference, wishes: Wishes, stages: Sequence[Stage] = tuple(Stage)
 ) -> KeyPlan:
-    """Go on from a plan, whose names are those of a known network, to another one's. `order` is the known network's."""
-    place = {name: index for index, name in enumerate(order)}
+    """Go on from a plan, whose names are those of the known network `own`, to another one's."""
+    place = {want.name: index for index, want in enumerate(own.wants)}
     parts = sorted(plan.parts, key=lambda part: place.get(part.name, len(place)))
-    draft = Draft({part.name: part for part in parts}, reference, replace(wishes, prefix="", drop=()))
+    draft = Draft({part.name: part for part in parts}, reference, replace(wishes, prefix="", drop=()), own)
     draft.applied += plan.applied
     draft.dropped += plan.dropped
     return _finished(_run(draft, stages), plan.path, plan.branch)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoints.entries import BUFFER, PARAMETER, Branch, Checkpoint
@@ -29,6 +29,7 @@ class Reference:
 
     `absent` are buffers that the model computes itself and leaves out of its state_dict. `kinds` are the classes of its
     modules by path, `grids` the grid of patches (rows, columns) that belongs to a position embedding by its name.
+    `strides` are the strides, dilations and groups of convolutions by path, which stand in no weight file.
     `versions` is the `_metadata` of its state_dict. `values` tells whether buffers can be taken from the model itself.
     """
 
@@ -37,6 +38,7 @@ class Reference:
     absent: frozenset[str] = frozenset()
     kinds: Mapping[str, str] = field(default_factory=dict)
     grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     versions: Mapping[str, Any] | None = None
     values: bool = False
 
@@ -44,6 +46,11 @@ class Reference:
     def by_name(self) -> dict[str, Want]:
         """The tensors by name."""
         return {want.name: want for want in self.wants}
+
+    def in_order(self, names: Sequence[str]) -> Reference:
+        """The same, its tensors in the order of these names; the others follow."""
+        place = {name: index for index, name in enumerate(names)}
+        return replace(self, wants=tuple(sorted(self.wants, key=lambda want: place.get(want.name, len(place)))))
 
 
 def reference_of_model(model: nn.Module, label: str) -> Reference:
@@ -63,7 +70,17 @@ def reference_of_model(model: nn.Module, label: str) -> Reference:
     absent = {name for name, _ in model.named_buffers(remove_duplicate=False)} - state.keys()
     kinds = {name: type(module).__name__ for name, module in model.named_modules(remove_duplicate=False)}
     versions = getattr(state, "_metadata", None)
-    return Reference(label, tuple(wants), frozenset(absent), kinds, _grids(model, wants), versions, values=True)
+    grids, strides = _grids(model, wants), _strides(model)
+    return Reference(label, tuple(wants), frozenset(absent), kinds, grids, strides, versions, values=True)
+
+
+def _strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        stride, dilation, groups = (getattr(module, name, None) for name in ("stride", "dilation", "groups"))
+        if isinstance(stride, tuple) and isinstance(dilation, tuple) and isinstance(groups, int):
+            found[path] = (*stride, *dilation, groups)
+    return found
 
 
 def _tensors(model: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from modelprobe.model.target import Target
 
 EQUAL = 1e-6
 """Largest difference over the largest output, in float64, that is taken for rounding."""
+
+EPSILON = 1e-5
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any], str]
 """Positional arguments, keywords, and both in words."""
@@ -128,7 +130,9 @@ def _compared(
         except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything: another size is tried
             problem = one_line(error)
             continue
-        return _verdict(label, shown, (one, other), models, parts, names)
+        proof = _verdict(label, shown, (one, other), models, parts, names)
+        alike = bool(proof.apart) and _alike_but_for_epsilons(models, args, kwargs)
+        return replace(proof, apart=f"{proof.apart}, and that is all the difference") if alike else proof
     return Proof(*label, reason=problem or "no input is known that both take")
 
 
@@ -156,6 +160,17 @@ def apart(first: nn.Module, second: nn.Module) -> str:
     """The epsilons of their norms, where those differ: what stands in no weight file."""
     one, other = _epsilons(first), _epsilons(second)
     return f"their norms have the epsilons {one} and {other}" if one != other else ""
+
+
+def _alike_but_for_epsilons(models: tuple[nn.Module, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether both compute the same once all their norms have one epsilon, which the models keep."""
+    for module in (module for model in models for module in model.modules()):
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps = EPSILON  # type: ignore[assignment]
+    with torch.no_grad():
+        one, other = (_flat(model(*args, **kwargs)) for model in models)
+    difference = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+    return difference <= EQUAL * max(float(tensor.abs().max()) for tensor in one)
 
 
 def _epsilons(model: nn.Module) -> str:

@@ -117,10 +117,7 @@ def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | 
         known = own_networks(found, branch, target, wishes)
     failed: Fit | None = None
     for source, own, first in known:
-        for stages in (UNNAMED, tuple(Stage)):
-            second = replan(first, [want.name for want in own.wants], reference, wishes, stages)
-            if not second.complete:
-                continue
+        for second in _assignments(first, (source, own), (target, reference), wishes):
             proof = _proof(source, target, first, second, wishes.inputs)
             proven = proof.equal and not proof.blind
             second = replace(second, proven=proven, assumed=second.assumed or (("outputs",),))
@@ -129,6 +126,30 @@ def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | 
                 return this
             failed = failed or this
     return failed
+
+
+Network = tuple["Target", Reference]
+
+
+def _assignments(first: KeyPlan, own: Network, other: Network, wishes: Wishes) -> Iterator[KeyPlan]:
+    """The ways from one network to another that are worth a proof: layers in the order in which they were registered,
+    and, where that proves nothing, in the order in which they are used.
+    """
+    seen: set[tuple[Part, ...]] = set()
+    for used in (False, True):
+        mine, theirs = (_as_used(own, wishes), _as_used(other, wishes)) if used else (own[1], other[1])
+        for stages in (UNNAMED, tuple(Stage)):
+            second = replan(first, mine, theirs, wishes, stages)
+            if second.complete and second.parts not in seen:
+                seen.add(second.parts)
+                yield second
+
+
+def _as_used(network: Network, wishes: Wishes) -> Reference:
+    from modelprobe.model.usage import order_of_use
+
+    target, reference = network
+    return reference.in_order(order_of_use(target, wishes.inputs))
 
 
 def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan, inputs: Sequence[str]) -> Proof:
@@ -231,11 +252,13 @@ def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
             many = "1 tensor is" if len(names) == 1 else f"{len(names):,} tensors are"
             found.append((f"{many} {what}, such as {names[0]}", f"`{keys}` lists them"))
     if not found and not plan.certain:
-        found.append((unproven(fitted), UNPROVEN))
+        compared = fitted.proof is not None and not fitted.proof.reason
+        found.append((unproven(fitted), UNEQUAL if compared else UNPROVEN))
     return found
 
 
 UNPROVEN = "--from MODEL names the file's own network, to compare outputs; --unproven accepts it"
+UNEQUAL = "--unproven takes the tensors all the same, in the order in which they stand"
 
 
 def unproven(fitted: Fit) -> str:

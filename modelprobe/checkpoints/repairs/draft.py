@@ -96,6 +96,7 @@ class Wishes:
 class Draft:
     """The state that rules change. `parts` are in the order of the file; `renamed` follows names from file to result.
 
+    `known` is the network that the parts are named after, where there is one beside the reference.
     `assumed` lists the choices that only the order of the tensors settled: they must be proven or asked for.
     `excused` are tensors of the reference that may be missing, because somebody asked for it.
     """
@@ -103,6 +104,7 @@ class Draft:
     parts: dict[str, Part]
     reference: Reference | None = None
     wishes: Wishes = field(default_factory=Wishes)
+    known: Reference | None = None
     applied: list[Applied] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)

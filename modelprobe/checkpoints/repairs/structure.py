@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from modelprobe.checkpoints.reference import Reference, Want
 from modelprobe.checkpoints.repairs.draft import Draft, Part, Stage, rule
 from modelprobe.checkpoints.repairs.filling import COUNTER
 from modelprobe.checkpoints.repairs.shaping import TRIPLES
@@ -27,11 +28,15 @@ Signature = tuple[tuple[str, Shape], ...]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The tensors of one layer, by what they are. `fused` holds query, key and value where they are apart."""
+    """The tensors of one layer, by what they are. `fused` holds query, key and value where they are apart.
+
+    `strides` tell convolutions of one shape apart, and the norms behind them, where their network is known.
+    """
 
     owner: str
     leaves: dict[str, tuple[str, Shape]]
     fused: tuple[Unit, ...] = ()
+    strides: tuple[int, ...] = ()
 
 
 @rule("names of another library", Stage.STRUCTURE)
@@ -42,8 +47,8 @@ def aligned(draft: Draft) -> None:
     if draft.misshapen():  # a name that both use for different things: none of the names can be trusted
         source, target = _every(draft)
     else:
-        source = units([(part.name, part.shape) for part in draft.unexpected()])
-        target = units([(want.name, want.shape) for want in draft.missing()])
+        source = _units(draft.unexpected(), draft.known)
+        target = _units(draft.missing(), draft.reference)
     found = _matched(source, target) or _matched(*_every(draft))
     if found is None:
         return
@@ -52,9 +57,13 @@ def aligned(draft: Draft) -> None:
 
 def _every(draft: Draft) -> tuple[list[Unit], list[Unit]]:
     """All layers of both sides, whether their names agree or not."""
-    source = units([(part.name, part.shape) for part in draft.parts.values()])
-    target = units([(w.name, w.shape) for w in draft.wants.values() if w.name not in draft.excused])
-    return source, target
+    source = _units(draft.parts.values(), draft.known)
+    return source, _units([want for want in draft.wants.values() if want.name not in draft.excused], draft.reference)
+
+
+def _units(tensors: Iterable[Part | Want], network: Reference | None) -> list[Unit]:
+    found = units([(tensor.name, tensor.shape) for tensor in tensors])
+    return _striding(found, network.strides) if network and network.strides else found
 
 
 def units(named: Sequence[tuple[str, Shape]]) -> list[Unit]:
@@ -66,6 +75,16 @@ def units(named: Sequence[tuple[str, Shape]]) -> list[Unit]:
     return list(found.values())
 
 
+def _striding(every: list[Unit], strides: Mapping[str, tuple[int, ...]]) -> list[Unit]:
+    """Convolutions with their strides, and batch norms with those of the convolution that they stand behind."""
+    found: list[Unit] = []
+    for unit in every:
+        behind = found[-1] if found and "running_mean" in unit.leaves else None
+        known = (*behind.strides, *behind.leaves["weight"][1]) if behind and "weight" in behind.leaves else ()
+        found.append(replace(unit, strides=strides.get(unit.owner, known)))
+    return found
+
+
 def _split(name: str) -> tuple[str, str]:
     """The layer a tensor belongs to, and what it is in it: `a.in_proj_weight` is the weight of `a.in_proj`."""
     owner, _, last = name.rpartition(".")
@@ -75,6 +94,11 @@ def _split(name: str) -> tuple[str, str]:
         if last.endswith(f"_{leaf}"):
             return f"{owner}.{last[: -len(leaf) - 1]}", leaf
     return name, VALUE
+
+
+def moving(unit: Unit) -> Signature:
+    """What a unit looks like, and how a convolution moves: shortcuts have shapes of other layers, not their strides."""
+    return (*exact(unit), ("strides", unit.strides))
 
 
 def exact(unit: Unit) -> Signature:
@@ -105,7 +129,7 @@ def _matched(source: list[Unit], target: list[Unit]) -> tuple[Pairs, dict[Signat
     """Each unit of the file with one of the reference, and how many share each signature; None without a bijection."""
     for mine in (source, fused(source)):
         for theirs in (target, fused(target)):
-            for look in (exact, loose):
+            for look in (moving, exact, loose):
                 found = _by_order(mine, theirs, look)
                 if found is not None:
                     return found
@@ -157,7 +181,7 @@ def _carry_out(draft: Draft, found: tuple[Pairs, dict[Signature, int]]) -> None:
         made += new
         used += gone
     share = 1 - len(used) / max(len(draft.parts), 1)
-    every = Counter(map(exact, units([(want.name, want.shape) for want in draft.wants.values()])))
+    every = Counter(map(exact, _units(draft.wants.values(), None)))
     several = any(count > 1 for count in counts.values()) or any(every[exact(theirs)] > 1 for _, theirs in pairs)
     changed = [part for part in made if part.name not in used or part != draft.parts.get(part.name)]
     reason = f"{len(pairs):,} layers of the same shapes on both sides, in the same order"
