@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelprobe.analyzers.result import Result
 from modelprobe.checkpoints.entries import TensorEntry
 from modelprobe.checkpoints.keys import Applied, Dropped, KeyPlan, Part, Trouble, entries_by_name
 from modelprobe.checkpoints.reference import Want
-from modelprobe.model.proof import Proof
 from modelprobe.model.weights import Fit, refusals
 from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.units import Unit, shape
+
+if TYPE_CHECKING:
+    from modelprobe.model.proof import Proof  # which imports torch
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "other dtype"
 MOST_ROWS = 40

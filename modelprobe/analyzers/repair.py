@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelprobe.analyzers.keys import difference, rules_table
 from modelprobe.analyzers.result import Result
@@ -11,10 +12,12 @@ from modelprobe.checkpoints.convert import format_of
 from modelprobe.checkpoints.keys import Applied, Dropped, KeyPlan
 from modelprobe.checkpoints.repairs.rewrite import Rewritten, rewrite
 from modelprobe.errors import CheckFailed
-from modelprobe.model.proof import Proof, compare
 from modelprobe.model.weights import Fit, computed_by, load_strictly, refusals
 from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.units import Unit
+
+if TYPE_CHECKING:
+    from modelprobe.model.proof import Proof  # which imports torch
 
 MOST_ROWS = 30
 
@@ -104,6 +107,8 @@ def repair(
     )
     outputs = None
     if model is not None and fitted.target and fitted.origin and fitted.first:
+        from modelprobe.model.proof import compare
+
         first = load_strictly(fitted.origin, fitted.first, fitted.found)
         outputs = compare(first, model, fitted.origin, fitted.target, fitted.inputs)
     return _result(fitted, done, outputs, model is not None, all_rows)
