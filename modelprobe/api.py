@@ -6,6 +6,7 @@ Every function takes a model with example inputs, or a `Trace` of it; the model 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from modelprobe.analyzers import buffers as _buffers
 from modelprobe.analyzers import flops as _flops
 from modelprobe.analyzers import params as _params
+from modelprobe.analyzers import ranges as _ranges
 from modelprobe.analyzers import summary as _summary
 from modelprobe.analyzers.env import brief
 from modelprobe.analyzers.patterns import split_patterns
@@ -48,7 +50,9 @@ def count_flops(
     top: int | None = None,
 ) -> _flops.FlopsResult:
     """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
-    return _flops.count_flops(_recorded(model, inputs, kwargs), by=by, depth=depth, top=top)
+    recorded = _recorded(model, inputs, kwargs)
+    found = _flops.count_flops(recorded, by=by, depth=depth, top=top)
+    return found if isinstance(model, Trace) else replace(found, ranges=_ranges.ranges(model, recorded))
 
 
 def summarize(

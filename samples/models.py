@@ -146,6 +146,30 @@ class Tagger(nn.Module):
         return self.tags(pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
 
 
+class TinyExperts(nn.Module):
+    """A mixture of experts: each token goes to the two best of four, so what runs depends on the data."""
+
+    def __init__(self, width: int = 8, experts: int = 4, best: int = 2) -> None:
+        super().__init__()
+        self.best = best
+        self.modelprobe_inputs = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0))
+        self.router = nn.Linear(width, experts)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)) for _ in range(experts)
+        )
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)
+        weights, chosen = self.router(tokens).softmax(-1).topk(self.best)
+        mixed = torch.zeros_like(tokens)
+        for index, expert in enumerate(self.experts):
+            token, place = torch.where(chosen == index)
+            if len(token):
+                mixed[token] += weights[token, place, None] * expert(tokens[token])
+        return self.head(mixed).view(*x.shape[:-1], -1)
+
+
 class DataDependent(nn.Module):
     """Asks for values: it cannot run on meta."""
 
@@ -177,6 +201,74 @@ class Broken(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x))
+
+
+DIGITS = {"input_size": (1, 64, 64), "mean": (0.0,), "std": (1.0,), "label_names": list("0123456789")}
+"""How the two networks below see pictures, and what their classes are called."""
+
+
+class DigitCNN(nn.Module):
+    """Names the digit on a 64 x 64 canvas: four convolutions, global average pooling, a linear head."""
+
+    default_cfg = DIGITS
+
+    def __init__(self, classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            conv(1, width, stride=2),
+            conv(width, 2 * width, stride=2),
+            conv(2 * width, 3 * width),
+            conv(3 * width, 4 * width),
+        )
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU in place: what most networks are made of."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    )
+
+
+class DigitViT(nn.Module):
+    """Names the digit on a 64 x 64 canvas: a convolutional stem, a class token, three blocks of fused attention."""
+
+    default_cfg = DIGITS
+
+    def __init__(self, classes: int = 10, width: int = 64, heads: int = 4, depth: int = 3) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(conv(1, width // 4, 2), conv(width // 4, width // 2, 2), conv(width // 2, width, 2))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 65, width))
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm attention over all tokens, and a feed-forward part."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        parts = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return x + self.mlp(self.norm2(x))
 
 
 def tiny_resnet(classes: int = 10) -> nn.Module:

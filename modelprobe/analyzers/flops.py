@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from modelprobe.analyzers.ranges import Range, range_table
 from modelprobe.analyzers.result import Result
 from modelprobe.analyzers.rollup import Tally, by_module, fitting_depth, grouped, own, parameters_inside, tally
-from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, plain
 from modelprobe.tracing.ledger import OpCall, Trace, Uncounted
 from modelprobe.units import Unit, exact, labelled, scaled, size
 
@@ -69,11 +70,34 @@ class FlopsResult(Result):
     hidden: int
     rows: tuple[CostRow, ...]
     notes: tuple[Note, ...]
+    ranges: tuple[Range, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
+    @property
+    def least_macs(self) -> int:
+        """MACs when every part that depends on the data has nothing to do."""
+        return self.macs - sum(part.macs for part in self.ranges)
+
+    @property
+    def most_macs(self) -> int:
+        """MACs when every part that depends on the data has as much to do as it may."""
+        return self.least_macs + sum(part.most_macs for part in self.ranges)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token meets on average: all but those of the experts that it is not sent to."""
+        return self.parameters - sum(part.parameters - part.active_parameters for part in self.ranges)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, and the bounds where the cost depends on the data."""
+        bounds = {key: getattr(self, key) for key in ("least_macs", "most_macs", "active_parameters")}
+        return {**plain(self), **(bounds if self.ranges else {})}
+
     def report(self) -> Report:
-        """Facts, the table, what was not counted, and notes."""
+        """Facts, the table, what depends on the data, what was not counted, and notes."""
         blocks: list[Block] = [Facts(_facts(self)), _table(self)]
+        if self.ranges:
+            blocks.append(range_table(self.ranges))
         if self.uncounted:
             blocks.append(_uncounted_table(self.uncounted))
         return Report(
@@ -231,13 +255,28 @@ def _facts(result: FlopsResult) -> tuple[Fact, ...]:
         Fact("Input", ", ".join(result.inputs) or "none"),
         Fact("MACs", result.macs, Unit.MACS, f"{exact(result.macs)} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
+        *_range(result),
         Fact("Parameters", result.parameters, Unit.QUANTITY, exact(result.parameters)),
+        *_active(result),
         Fact("Activations", result.activations, Unit.QUANTITY, "elements put out by the operators that have MACs"),
         Fact("Bytes moved", moved, Unit.BYTES, f"{size(result.bytes_read)} read, {size(result.bytes_written)} written"),
     ]
     if moved:
         facts.append(Fact("Intensity", result.flops / moved, Unit.RATIO, "FLOPs per byte"))
     return (*facts, Fact("Coverage", coverage(result)))
+
+
+def _range(result: FlopsResult) -> Iterator[Fact]:
+    if result.ranges:
+        text = f"{scaled(result.least_macs)} to {scaled(result.most_macs)}"
+        text += "MACs" if result.most_macs >= 1000 else " MACs"
+        yield Fact("MACs range", text, detail="depends on the data: the parts stand below")
+
+
+def _active(result: FlopsResult) -> Iterator[Fact]:
+    if result.active_parameters != result.parameters:
+        active = result.active_parameters
+        yield Fact("Active params", active, Unit.QUANTITY, f"{exact(active)} that one token meets on average".strip())
 
 
 def coverage(result: FlopsResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -116,13 +117,18 @@ def _one(
     question: Question, fused: bool, convention: str, causal: str, by: str, depth: int | None, top: int | None
 ) -> Report:
     from modelprobe.analyzers.conventions import cost
+    from modelprobe.analyzers.flops import FlopsResult
+    from modelprobe.analyzers.ranges import ranges
     from modelprobe.tracing.causal import exactly_causal
 
     subject = fuse(build(question)) if fused else build(question)
     trace = record(subject, functions=convention == "ptflops")
     if causal == "exact":
         trace = exactly_causal(trace)
-    return cost(trace, convention, by=by, depth=depth, top=top).report()
+    result = cost(trace, convention, by=by, depth=depth, top=top)
+    return (
+        replace(result, ranges=ranges(subject.model, trace)) if isinstance(result, FlopsResult) else result
+    ).report()
 
 
 def check_causal(causal: str, convention: str) -> None:
