@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from modelprobe.api import count_flops, count_params, list_buffers, summarize, trace
     from modelprobe.checkpoints.reader import open_checkpoint
     from modelprobe.errors import ProbeError
+    from modelprobe.tracing.capture import capture
     from modelprobe.tracing.formulas import Cost, formula
     from modelprobe.tracing.ledger import Trace
 
@@ -20,6 +21,7 @@ _HOMES = {
     "Cost": "modelprobe.tracing.formulas",
     "ProbeError": "modelprobe.errors",
     "Trace": "modelprobe.tracing.ledger",
+    "capture": "modelprobe.tracing.capture",
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
@@ -33,6 +35,7 @@ __all__ = [
     "Cost",
     "ProbeError",
     "Trace",
+    "capture",
     "count_flops",
     "count_params",
     "formula",
