@@ -1,14 +1,15 @@
 """The command line: the list of commands, and the one place where an error becomes a line and an exit code.
 
 To add a command:
-1. Write `commands/x.py` with a function `command(...)` of shared options; its docstring's first line is its help.
-2. Add one line to `COMMANDS`.
+1. Write `commands/x.py` with a function `command(...)` of shared options.
+2. Add one line to `COMMANDS`: its name, the panel of `--help` it stands in, its help in one line.
 3. Add a test that runs it through `main([...])`.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 import traceback
@@ -20,26 +21,28 @@ import typer.core
 import typer.main
 
 from modelprobe import __version__, output
-from modelprobe.commands import buffers, convert, diff, env, flops, keys, models, params, repair, scan, summary
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 from modelprobe.options import FLAG
 
 COST, FILES, MACHINE = "What a model costs", "Weight files", "This machine"
+SEES = "What a model sees"
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    # name, the function that is the command, the panel of `--help` it stands in
-    ("flops", flops.command, COST),
-    ("summary", summary.command, COST),
-    ("params", params.command, COST),
-    ("buffers", buffers.command, COST),
-    ("models", models.command, COST),
-    ("scan", scan.command, FILES),
-    ("keys", keys.command, FILES),
-    ("repair", repair.command, FILES),
-    ("diff", diff.command, FILES),
-    ("convert", convert.command, FILES),
-    ("env", env.command, MACHINE),
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    # name (of its file in `commands/` too), the panel of `--help` it stands in, its line there
+    ("flops", COST, "MACs and FLOPs of a forward pass: total, by module, operator or kind, and what was not counted."),
+    ("summary", COST, "The layers of a model, with shapes, parameters, MACs; or all that a weight file holds, safely."),
+    ("params", COST, "Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups."),
+    ("buffers", COST, "Buffers against parameters: owner, shape, bytes, saved or not, changed by training or not."),
+    ("models", COST, "The names of torchvision's and timm's models, without importing or building them."),
+    ("cam", SEES, "Class activation maps: where a picture speaks for a class."),
+    ("scan", FILES, "Every name that a pickle would import, by danger; nested pickles; code in archives."),
+    ("keys", FILES, "What in a weight file fits a model and what does not, with reasons."),
+    ("repair", FILES, "Rename and convert the tensors of a file until they fit: the plan, or with -o a new file."),
+    ("diff", FILES, "Tensors added, removed, renamed, reshaped or changed in value between two weight files."),
+    ("convert", FILES, "Write a checkpoint as safetensors or torch file, in one piece or in shards."),
+    ("env", MACHINE, "Show the versions, devices and memory that modelprobe finds here: what a bug report needs."),
 )
+"""The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
 
 INTERNAL, READER_LEFT, INTERRUPTED = 70, 141, 130
 
@@ -61,23 +64,12 @@ class _Commands(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="What does this PyTorch model cost, and what is in this weight file? Never silently wrong.",
-    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"modelprobe {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -93,8 +85,41 @@ def _options(
     """Both options are dealt with before this runs: `--version` by its callback, `--debug` by `main`."""
 
 
-for _name, _command, _panel in COMMANDS:
-    app.command(_name, rich_help_panel=_panel)(_command)
+def application(asked: str | None) -> typer.Typer:
+    """The Typer app with the command `asked` for in full, and the names and help of the others; None: all in full."""
+    app = typer.Typer(
+        cls=_Commands,
+        help="What does this PyTorch model cost, and what is in this weight file? Never silently wrong.",
+        epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name, panel, text in COMMANDS:
+        if asked in (None, name):
+            app.command(name, rich_help_panel=panel)(load(name))  # its help is its docstring
+        else:
+            app.command(name, rich_help_panel=panel, help=text)(_not_asked_for)
+    return app
+
+
+def load(name: str) -> Callable[..., None]:
+    """The function of a command."""
+    command: Callable[..., None] = importlib.import_module(f"modelprobe.commands.{name}").command
+    return command
+
+
+def _not_asked_for() -> None:
+    """Stands for a command that only its line in `--help` is needed of."""
+    raise AssertionError("only the command that was asked for is run")
+
+
+def _asked(arguments: Sequence[str]) -> str | None:
+    """The command on the command line, "" for none; None while a shell completes one, which wants them all."""
+    if any(variable.endswith("_COMPLETE") for variable in os.environ if variable.startswith("_")):
+        return None
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """The exit code; Typer returns the code of an early exit, and a command's own return value, which is None."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(application(_asked(arguments)))
     code = command.main(args=arguments, prog_name="modelprobe", standalone_mode=False)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -167,7 +192,7 @@ def _reader_left(error: BaseException) -> bool:
 
 def _explain_usage(error: Any, arguments: Sequence[str]) -> int:
     message = " ".join(str(error.format_message()).split()).rstrip(".")
-    known = arguments[0] if arguments and arguments[0] in [name for name, _, _ in COMMANDS] else ""
+    known = arguments[0] if arguments and arguments[0] in [name for name, *_ in COMMANDS] else ""
     path = getattr(getattr(error, "ctx", None), "command_path", f"modelprobe {known}".strip())
     output.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
     return int(getattr(error, "exit_code", 2))
