@@ -1,4 +1,4 @@
-"""The same integers on meta and on a real CPU run, in any grad mode, of a copy; eight times as much for eight."""
+"""The same integers on every torch, on meta and on a real device, in any grad mode, of a copy; times eight for eight."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from modelprobe.tracing.recorder import trace
 
 pytestmark = pytest.mark.zoo
 
-MODELS = [
-    "resnet18",
-    "mobilenet_v3_small",
-    "vit_b_32",
-    "swin_v2_t",
-    "regnet_y_400mf",
-    "googlenet",
-    "r3d_18",
-    "lraspp_mobilenet_v3_large",
-    "timm:convnext_atto",
-    "timm:levit_128s",
-    "timm:mixer_s32_224",
-    "timm:maxvit_rmlp_pico_rw_256",
-    "timm:xcit_nano_12_p16_224",
-    "timm:sequencer2d_s",
-    "timm:vit_tiny_patch16_224",
-    "timm:efficientvit_b0",
-]
+EXPECTED = {
+    "resnet18": (1_814_073_344, 3_637_806_568),
+    "mobilenet_v3_small": (56_510_400, 120_979_392),
+    "vit_b_32": (4_409_186_304, 8_841_614_440),
+    "swin_v2_t": (5_939_690_496, 12_015_342_844),
+    "regnet_y_400mf": (401_842_848, 817_403_200),
+    "googlenet": (1_498_376_192, 3_017_617_976),
+    "r3d_18": (40_696_553_472, 81_464_608_144),
+    "lraspp_mobilenet_v3_large": (2_086_219_688, 4_365_217_663),
+    "timm:convnext_atto": (547_332_480, 1_118_188_200),
+    "timm:levit_128s": (304_660_832, 619_039_166),
+    "timm:mixer_s32_224": (1_002_426_368, 2_019_800_552),
+    "timm:maxvit_rmlp_pico_rw_256": (1_817_198_592, 3_765_437_388),
+    "timm:xcit_nano_12_p16_224": (550_952_448, 1_126_963_972),
+    "timm:sequencer2d_s": (8_334_007_296, 16_812_030_952),
+    "timm:vit_tiny_patch16_224": (1_253_683_200, 2_536_515_328),
+    "timm:efficientvit_b0": (100_233_216, 215_878_984),
+}
+"""MACs and FLOPs, the same on every torch from 2.6 on: CI runs this file on the oldest and on the newest."""
+
+MODELS = list(EXPECTED)
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 ONCE_PER_CALL = {
     "swin_v2_t",  # the network that makes the position bias from a table of offsets
@@ -50,7 +55,9 @@ def figures(found: Trace) -> tuple[int, int, int]:
 def test_device_copy_and_grad_mode(name: str) -> None:
     question = Question(name)
     expected = record(build(question))
-    assert figures(record(build(replace(question, device="cpu")))) == figures(expected)
+    assert (expected.macs, expected.flops) == EXPECTED[name]
+    for device in DEVICES:
+        assert figures(record(build(replace(question, device=device)))) == figures(expected)
     model = build(question).model
     with torch.device("meta"):
         args = tuple(torch.empty(ref.shape, dtype=getattr(torch, ref.dtype)) for ref in expected.inputs)
