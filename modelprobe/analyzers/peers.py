@@ -120,8 +120,6 @@ def _published_row(trace: Trace, figure: Published) -> PeerRow:
     convention = CONVENTIONS["torchvision"]
     found = convention.count(trace)
     same = round(found.total / 1e9, DIGITS) == round(figure.macs / 1e9, DIGITS)
-    parameters = trace.tree.parameter_count()
-    other = f"of a model with {figure.parameters:,} parameters; this one has {parameters:,}"
     return PeerRow(
         PUBLISHED,
         "",
@@ -130,10 +128,19 @@ def _published_row(trace: Trace, figure: Published) -> PeerRow:
         figure.macs,
         figure.macs,
         _ratio(figure.macs, trace),
-        0.0 if same else float(figure.macs - found.total),
-        explain(trace, found, convention),
-        remark=f"{figure.entries[0]} of torchvision" + ("" if parameters == figure.parameters else f", {other}"),
+        None if figure.of_data else 0.0 if same else float(figure.macs - found.total),
+        () if figure.of_data else explain(trace, found, convention),
+        remark=_remark(figure, trace.tree.parameter_count()),
     )
+
+
+def _remark(figure: Published, parameters: int) -> str:
+    said = f"{figure.entries[0]} of torchvision"
+    if figure.of_data:
+        return f"{said}, for one random image: it depends on what is found there"
+    if parameters != figure.parameters:
+        said += f", with {figure.parameters:,} parameters instead of {parameters:,}"
+    return said
 
 
 def _ratio(macs: float, trace: Trace) -> float | None:
@@ -201,7 +208,7 @@ def _why(row: PeerRow, result: PeerComparison) -> str:
     if row.problem:
         return row.problem
     parts = told(row.reasons, result.macs)
-    if row.unexplained is None:
+    if row.unexplained is None and not row.remark:
         parts = [f"{signed((row.macs or 0) - result.macs)}, its rules are not known here"]
     elif row.unexplained:
         parts.append(f"unexplained: {signed(row.unexplained)}")

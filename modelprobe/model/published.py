@@ -18,6 +18,7 @@ _HARMLESS = frozenset({"image_size", "aux_logits", "aux_loss", "transform_input"
 # What published figures were measured on, where the weights' transform leaves the image as it is.
 _IMAGE = (512, 512)
 _FRAMES = 16
+_DETECTION = "ObjectDetection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Published:
     entries: tuple[str, ...]
     macs: int
     parameters: int
+    of_data: bool = False
+    """Whether it depends on what the image shows: detection."""
 
 
 def published(source: Source, given: Mapping[str, Any], shapes: Sequence[Sequence[int]]) -> tuple[Published, ...]:
@@ -36,13 +39,13 @@ def published(source: Source, given: Mapping[str, Any], shapes: Sequence[Sequenc
     """
     if not isinstance(source, ZooSource) or source.library != TORCHVISION or set(given) - _HARMLESS or not shapes:
         return ()
-    found: dict[tuple[int, int], list[str]] = {}
+    found: dict[tuple[int, int, bool], list[str]] = {}
     for entry in _entries(source.name):
         operations = entry.meta.get("_ops")
         if operations and _fits(entry, shapes[0]):
-            key = (round(operations * 1000) * 10**6, int(entry.meta["num_params"]))
+            key = (round(operations * 1000) * 10**6, int(entry.meta["num_params"]), _preset(entry) == _DETECTION)
             found.setdefault(key, []).append(entry.name)
-    return tuple(Published(tuple(names), macs, parameters) for (macs, parameters), names in found.items())
+    return tuple(Published(tuple(names), *key) for key, names in found.items())
 
 
 def _entries(name: str) -> list[Any]:
@@ -52,11 +55,16 @@ def _entries(name: str) -> list[Any]:
         return []
 
 
+def _preset(entry: Any) -> str:
+    name: str = getattr(entry.transforms, "func", entry.transforms).__name__
+    return name
+
+
 def _fits(entry: Any, shape: Sequence[int]) -> bool:
     """Whether an input is one image, video or pair of the size that the entry's figure was measured on."""
-    preset = getattr(entry.transforms, "func", entry.transforms).__name__
+    preset = _preset(entry)
     keywords = getattr(entry.transforms, "keywords", {})
-    if preset == "ObjectDetection":
+    if preset == _DETECTION:
         return tuple(shape) == (3, *_IMAGE)
     size = keywords.get("crop_size", keywords.get("resize_size", _IMAGE))
     if preset == "OpticalFlow":

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.errors import ModelRaised
 from modelprobe.peers.peer import Peer, named
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def _asked(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], bac
             backend=backend,
         )[0]
     if found is None:
-        raise RuntimeError(said.getvalue().partition("exception:")[2].strip() or "it gives no figure and no reason")
+        text = " ".join(said.getvalue().partition("exception:")[2].split())
+        kind, _, message = text.removeprefix("<class '").partition("'>: ")
+        raise ModelRaised(f"raised {kind}: {message}" if message else "it gives no figure and no reason")
     return found
 
 

@@ -192,3 +192,48 @@ def test_rows_add_up_to_the_total(name: str, by: str) -> None:
     assert sum(row.amount for row in tops) == result.total
     assert sum(row.counted for row in result.differences) == result.macs
     assert result.report().notes
+
+
+def test_packed_sequences_are_unrolled() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 2]), enforce_sorted=True)
+            return self.lstm(packed)[0].data  # type: ignore[no-any-return]
+
+    found = trace(Packed(), torch.zeros(5, 2, 3), device="real", functions=True)
+    weights, steps = 16 * 3 + 16 * 4, 5 + 2  # 112; 7 real steps of two sequences
+    assert found.macs == steps * weights
+    assert count(found, "torch").total == 2 * steps * weights
+    assert count(found, "ptflops-aten").total == steps * (weights + 2 * 16)  # both biases
+    # the longest sequence for both: 4 gates of 3 + 4 + 1 + 2 and 4 more of the state
+    assert count(found, "thop").total == 5 * 2 * 4 * (4 * (3 + 4 + 1 + 2) + 4)
+
+
+def test_an_lstm_with_projections_or_double_precision_is_unrolled() -> None:
+    x = zeros(5, 1, 3)
+    assert totals(Expression(nn.LSTM(3, 4)), x)["torch"] == 0  # one kernel
+    assert totals(Expression(nn.LSTM(3, 4).double()), x.double())["torch"] == 2 * 5 * 16 * (3 + 4)
+    # projected to 2: gates of 3 + 2, and 4 x 2 for the projection
+    assert totals(Expression(nn.LSTM(3, 4, proj_size=2)), x)["torch"] == 2 * 5 * (16 * (3 + 2) + 4 * 2)
+
+
+def test_ptflops_averages_over_a_tensor_or_a_list() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    two = zeros(2, 4)
+    assert count(trace(layer, two, functions=True), "ptflops").total == 16
+    listed = Expression(lambda images: layer(images[0]) + layer(images[1]))
+    listed.layer = layer
+    assert count(trace(listed, [two, two], functions=True), "ptflops").total == 2 * 32 // 2
+    named = Expression(lambda a, b: layer(a) + layer(b))
+    named.layer = layer
+    assert count(trace(named, two, two, functions=True), "ptflops").total == 2 * 32
+
+
+def test_fvcore_alone_sees_no_fused_attention_of_timm() -> None:
+    convention = CONVENTIONS["fvcore"]
+    found = trace(BLOCK, IMAGE, functions=True)
+    assert convention.predict(found).total == convention.count(found).total  # no attention

@@ -13,8 +13,24 @@ CONVOLUTIONS = frozenset(f"aten.conv{way}{dims}d" for way in ("", "_transpose") 
 }
 PRODUCTS = frozenset({"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.inner"})
 CELLS = frozenset({"aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell"})
-UNROLLED = frozenset({"aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
+_ALWAYS_UNROLLED = frozenset({"aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
 ATTENTION = "aten.scaled_dot_product_attention"
+
+
+def is_unrolled(op: OpCall) -> bool:
+    """Whether a recurrent layer becomes matrix products, step by step.
+
+    An LSTM has a kernel of its own, but for packed sequences, projections, and numbers that oneDNN does not take.
+    """
+    if op.name != "aten.lstm":
+        return op.name in _ALWAYS_UNROLLED
+    x, state, cell = op.inputs[0], *op.inputs[1 + is_packed(op) :][:2]
+    return is_packed(op) or state.shape[-1] != cell.shape[-1] or x.dtype == "float64"
+
+
+def is_packed(op: OpCall) -> bool:
+    """Whether a recurrent layer was given a packed sequence: rows of all steps, and how many belong to each step."""
+    return len(op.inputs[0].shape) == 2 and op.inputs[1].dtype == "int64"
 
 
 def is_vector_product(op: OpCall) -> bool:

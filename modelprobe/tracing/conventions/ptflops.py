@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from modelprobe.tracing.conventions.charge import Charge, Convention, Count, summed
 from modelprobe.tracing.conventions.functionals import function_cost
+from modelprobe.tracing.conventions.lowering import is_packed
 from modelprobe.tracing.conventions.modules import Seen, children, seen
 from modelprobe.tracing.ledger import ModuleNode, OpCall, Trace, numel
 
@@ -40,24 +41,27 @@ def _upsample(call: Seen) -> float:
     return numel(call.output[1:])
 
 
+_FIRST = "input[0]"
+"""How the ledger calls the first argument by place."""
+
 _STATE = {"RNN": 1, "GRU": 7, "LSTM": 10}
 
 
 def _recurrent(call: Seen) -> float:
-    """Forward weights and biases of every layer and a few sums of the state, per step; twice for both directions."""
+    """Forward weights and biases of every layer and a few sums of the state, per step; twice for both directions.
+
+    Projections are ignored. On a packed sequence it raises.
+    """
     op = next((op for op in call.ops if op.kind == "rnn"), None)
-    kind = call.node.cls.removesuffix("Cell")
-    if op is None:
+    if op is None or is_packed(op):
         return 0
-    cell = call.node.cls.endswith("Cell")
-    parameters = op.inputs[3:] if kind == "LSTM" else op.inputs[2:]
-    both = not cell and bool(op.arguments[7])
-    per_layer = 2 + 2 * (len(parameters) > 2 and len(parameters[2].shape) == 1)
-    flops = 0
-    for start in range(0, len(parameters), per_layer * (2 if both else 1)):
-        layer = parameters[start : start + per_layer]
-        flops += sum(ref.numel for ref in layer) + _STATE[kind] * layer[1].shape[1]
-    return flops * numel(call.input[: 1 if cell else 2]) * (2 if both else 1)
+    kind = call.node.cls.removesuffix("Cell")
+    forward = {name: size for name, size in call.parameters if "_hr" not in name and not name.endswith("_reverse")}
+    both = any(name.endswith("_reverse") for name, _ in call.parameters)
+    layers = sum(name.startswith("weight_ih") for name in forward)
+    hidden = op.inputs[2 if kind == "LSTM" else 1].shape[-1]
+    flops = sum(forward.values()) + layers * _STATE[kind] * hidden
+    return flops * numel(call.input[: 1 if call.node.cls.endswith("Cell") else 2]) * (2 if both else 1)
 
 
 def _heads(call: Seen, batch: int) -> tuple[int, int]:
@@ -134,13 +138,23 @@ RULES: dict[tuple[str, str], Rule] = {
 
 def count(trace: Trace) -> Count:
     """ptflops' MACs by its `pytorch` backend."""
-    return summed((*_modules(trace), *_functions(trace)))
+    batch = _batch(trace)
+    notes = [f"ptflops divides what modules cost by the batch, {batch}, not what functions cost."] if batch > 1 else []
+    return summed((*_modules(trace), *_functions(trace)), notes)
+
+
+def _batch(trace: Trace) -> int:
+    """The length of the only argument, a tensor or a list. It takes several by name alone, where it sees none."""
+    names = [trace.named.get(ref.value, "") for ref in trace.inputs]
+    if not names or not all(name.startswith(_FIRST) for name in names):
+        return 1
+    if names[0] == _FIRST:
+        return trace.inputs[0].shape[0] if trace.inputs[0].shape else 1
+    return len({name.removeprefix(_FIRST).partition("]")[0] for name in names})
 
 
 def _modules(trace: Trace) -> Iterator[Charge]:
-    read = _times_read(trace)
-    first = trace.calls[0].inputs if trace.calls else ()
-    batch = first[0][0] if first and first[0] else 1
+    read, batch = _times_read(trace), _batch(trace)
     for call in seen(trace):
         rule, times = _rule(call.node), read.get(call.node.identity, 0)
         if rule is not None and times:
@@ -183,6 +197,10 @@ CONVENTION = Convention(
     "operators spelled * + @, fused attention, and classes that are not torch.nn's own",
     count,
     functions=True,
+    less={
+        "conv": "averaged over the batch",
+        "matmul": "hidden in a module with a rule, or averaged over the batch",
+    },
     more={
         "conv": "biases",
         "matmul": "biases",

@@ -14,9 +14,10 @@ from modelprobe.tracing.conventions.lowering import (
     CELLS,
     CONVOLUTIONS,
     PRODUCTS,
-    UNROLLED,
     adds_bias_inside,
     is_fused_on_cpu,
+    is_packed,
+    is_unrolled,
     is_vector_product,
     trained_values,
 )
@@ -37,7 +38,7 @@ def _charges(trace: Trace) -> Iterator[Charge]:
             yield charged(index, op, op.macs + (op.outputs[0].numel if adds_bias_inside(op) else 0))
         elif op.name == "aten.addmm":
             yield charged(index, op, op.macs + op.outputs[0].numel)
-        elif op.name in CELLS | UNROLLED:
+        elif op.name in CELLS or is_unrolled(op):
             yield charged(index, op, op.macs + _gate_biases(op))
         elif (op.name in PRODUCTS and not is_vector_product(op)) or (
             op.name == ATTENTION and not is_fused_on_cpu(op, trained)
@@ -46,11 +47,20 @@ def _charges(trace: Trace) -> Iterator[Charge]:
 
 
 def _gate_biases(op: OpCall) -> int:
-    """Both biases of every gate: the vectors among the parameters, as often as the matrices are used."""
-    parameters = op.inputs[3 if op.name == "aten.lstm_cell" else 2 :]
+    """Both biases of every gate: the vectors among the parameters, as often as the matrices are used.
+
+    With the batch first, the first layer's input is turned and not contiguous: a product and a sum.
+    """
+    parameters = [ref for ref in op.inputs if ref.dtype != "int64"][3 if "lstm" in op.name else 2 :]
     weights = sum(ref.numel for ref in parameters if len(ref.shape) == 2)
-    biases = sum(ref.numel for ref in parameters if len(ref.shape) == 1)
-    return biases * op.macs // weights if weights else 0
+    vectors = [ref.numel for ref in parameters if len(ref.shape) == 1]
+    if not weights or not vectors:
+        return 0
+    steps = op.macs // weights
+    apart = 0
+    if op.name not in CELLS and not is_packed(op) and op.arguments[8] and min(op.inputs[0].shape[:2]) > 1:
+        apart = vectors[0] * (2 if op.arguments[7] else 1)
+    return (sum(vectors) - apart) * steps
 
 
 CONVENTION = Convention(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from modelprobe.tracing.conventions.charge import Charge, Convention, Count, summed
+from modelprobe.tracing.conventions.lowering import is_packed
 from modelprobe.tracing.conventions.modules import Seen, children, seen
 from modelprobe.tracing.ledger import ModuleNode, Trace, numel
 
@@ -90,15 +91,18 @@ def _sequence(call: Seen) -> int:
     """Every step of every layer; a packed batch as if its longest sequence were everybody's, projections ignored."""
     gates, rest = _CELLS[call.node.cls]
     op = call.operator("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
-    if op is None or len(op.inputs[0].shape) != 3:
+    if op is None:
         return 0
-    bias, layers, _, _, both = op.arguments[3:8]
-    matrices = [ref for ref in op.inputs if len(ref.shape) == 2]
+    packed = is_packed(op)
+    bias, layers, _, _, both = op.arguments[3 + packed : 8 + packed]
+    matrices = [ref for ref in op.inputs[1:] if len(ref.shape) == 2]
     hidden, inputs = matrices[0].shape[0] // gates, matrices[0].shape[1]
     ways = 2 if both else 1
     first = _cell(gates, rest, inputs, hidden, bool(bias)) * ways
     deeper = _cell(gates, rest, hidden * ways, hidden, bool(bias)) * ways * (int(layers) - 1)
-    return (first + deeper) * numel(op.inputs[0].shape[:2])
+    # Packed: [steps] batch sizes, [layers x ways, batch, H] states.
+    steps = (op.inputs[1].shape[0], op.inputs[2].shape[1]) if packed else call.input[:2]
+    return (first + deeper) * numel(steps)
 
 
 def _torch_nn(classes: str, rule: Rule) -> dict[str, Rule]:

@@ -15,12 +15,12 @@ from modelprobe.tracing.conventions.lowering import (
     CELLS,
     CONVOLUTIONS,
     PRODUCTS,
-    UNROLLED,
+    is_unrolled,
     is_vector_product,
 )
 from modelprobe.tracing.ledger import Trace
 
-_COUNTED = CONVOLUTIONS | PRODUCTS | CELLS | UNROLLED | {ATTENTION, "aten.baddbmm", "higher_order.flex_attention"}
+_COUNTED = CONVOLUTIONS | PRODUCTS | CELLS | {ATTENTION, "aten.baddbmm", "higher_order.flex_attention"}
 
 
 def count(trace: Trace) -> Count:
@@ -30,7 +30,7 @@ def count(trace: Trace) -> Count:
 
 def _charges(trace: Trace) -> Iterator[Charge]:
     for index, op in enumerate(trace.ops):
-        if op.name in _COUNTED and not is_vector_product(op):
+        if is_unrolled(op) or (op.name in _COUNTED and not is_vector_product(op)):
             yield charged(index, op, 2 * op.macs)
 
 

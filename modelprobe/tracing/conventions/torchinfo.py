@@ -50,6 +50,12 @@ CONVENTION = Convention(
     "torchinfo 1.8.0",
     "anything but modules with parameters and without children",
     count,
-    more={"norm": "its parameters once", "conv": "biases", "embedding": "the whole table", "rnn": "biases"},
+    more={
+        "norm": "its parameters once",
+        "conv": "biases",
+        "embedding": "the whole table",
+        "rnn": "parameters x two sizes of the output",
+        "matmul": "biases",
+    },
     less={"matmul": "a layer's parameters once, whatever its positions"},
 )
