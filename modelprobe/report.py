@@ -100,12 +100,22 @@ class Note:
     level: Level = Level.INFO
 
 
+Pixel: TypeAlias = "tuple[int, int, int]"
+Pixels: TypeAlias = "tuple[tuple[Pixel, ...], ...]"
+"""Rows of colours: red, green, blue from 0 to 255."""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A picture on disk. HTML embeds it; the other formats carry the path."""
+    """A picture on disk. HTML embeds it; the other formats carry the path.
 
-    path: Path
+    `preview` is a small version that a terminal shows, at most some thirty pixels wide. Without a `path` there is
+    nothing but that.
+    """
+
+    path: Path | None
     caption: str = ""
+    preview: Pixels = ()
 
 
 Block: TypeAlias = "Facts | Table | Note | Figure"

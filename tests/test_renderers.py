@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,29 @@ def test_a_fragment_is_scoped():
         assert all(part.strip().startswith(".mp") for part in selectors.split(",")), selectors
     assert "<html" not in text
     assert "<script" not in text
+
+
+def preview(width=6):
+    rows = [tuple((40 * x, 40 * y, 128) for x in range(width)) for y in range(6)]
+    return tuple(rows)
+
+
+def test_previews_stand_side_by_side_with_colours_or_shades():
+    figures = tuple(Figure(Path(f"out/{n}.png"), f"layer{n}", preview()) for n in range(3))
+    report = Report("Pictures", "modelprobe.any/1", figures)
+    plain = RENDERERS["terminal"].render(report, Style(width=40)).splitlines()
+    assert plain[2] == "layer0        layer1        layer2"
+    assert len(set(plain[3])) > 2
+    assert set(plain[3]) <= set(" ░▒▓█")
+    assert plain[-3:] == ["layer0: out/0.png", "layer1: out/1.png", "layer2: out/2.png"]
+    assert all(len(line) <= 20 for line in RENDERERS["terminal"].render(report, Style(width=20)).splitlines())
+    coloured = RENDERERS["terminal"].render(report, Style(width=40, colour=True))
+    assert coloured.count("▀") == 3 * 3 * 6
+    assert "\x1b[38;5;" in coloured
+    assert RENDERERS["terminal"].render(report, Style(width=40, unicode=False)).isascii()
+
+
+@pytest.mark.parametrize("format", ["terminal", "html", "markdown", "json", "csv"])
+def test_a_figure_that_was_not_written(format):
+    report = Report("Pictures", "modelprobe.any/1", (Figure(None, "layer1", preview()),))
+    assert "None" not in RENDERERS[format].render(report, Style())

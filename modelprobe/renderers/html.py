@@ -153,6 +153,8 @@ def _bar(value: Cell) -> str:
 
 def _figure(figure: Figure) -> str:
     caption = f"<figcaption>{esc(figure.caption)}</figcaption>" if figure.caption else ""
+    if figure.path is None:
+        return f"<figure>{caption}<p>(not written)</p></figure>"
     source = _embedded(figure.path)
     if not source:
         return f"<figure>{caption}<p>{esc(str(figure.path))} (not embedded)</p></figure>"

@@ -46,7 +46,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Table):
         return _table(block)
     assert isinstance(block, Figure)
-    return f"{escape(block.caption)} ({escape(str(block.path))})".strip()
+    return f"{escape(block.caption)} ({escape(str(block.path or 'not written'))})".strip()
 
 
 def _facts(facts: Facts) -> str:

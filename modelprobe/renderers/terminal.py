@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from modelprobe.renderers import Style
 from modelprobe.renderers.columns import GAP, Layout, Want, fit
+from modelprobe.renderers.preview import Cell, cells
 from modelprobe.renderers.tree import ASCII, LINES, prefixes
 from modelprobe.report import Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.units import BARS, NUMERIC, Unit, heading, labelled, printable, text
@@ -36,9 +38,13 @@ NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Lev
 def render(report: Report, style: Style) -> str:
     """The title, the blocks in order, the notes last. No line is wider than `style.width` or ends in a space."""
     lines = [*_wrap(report.title, style, "bold")]
-    for block in report.blocks:
-        if not isinstance(block, Note):
-            lines += [Text(), *_block(block, style)]
+    for pictures, group in groupby(report.blocks, lambda block: isinstance(block, Figure)):
+        if pictures:
+            lines += [Text(), *_figures([block for block in group if isinstance(block, Figure)], style)]
+            continue
+        for block in group:
+            if not isinstance(block, (Note, Figure)):
+                lines += [Text(), *_block(block, style)]
     if report.notes:
         lines.append(Text())
     for note in report.notes:
@@ -56,7 +62,7 @@ def _coloured(lines: Sequence[Text], width: int) -> str:
         file=out,
         force_terminal=True,
         force_jupyter=False,
-        color_system="standard",  # the sixteen colours follow the person's own theme
+        color_system="256",  # named colours follow the person's own theme; previews need more of them
         legacy_windows=False,
         width=width,
         markup=False,
@@ -69,13 +75,44 @@ def _coloured(lines: Sequence[Text], width: int) -> str:
     return out.getvalue()
 
 
-def _block(block: Facts | Table | Figure, style: Style) -> Iterator[Text]:
+def _block(block: Facts | Table, style: Style) -> Iterator[Text]:
     if isinstance(block, Facts):
         yield from _facts(block, style)
-    elif isinstance(block, Table):
-        yield from _table(block, style)
     else:
-        yield from _wrap(f"{block.caption}: {block.path}" if block.caption else str(block.path), style)
+        yield from _table(block, style)
+
+
+def _figures(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
+    """Small previews side by side, as many as fit, then the paths."""
+    small = [figure for figure in figures if figure.preview]
+    widths = [max(12, len(figure.preview[0])) for figure in small]
+    while small:
+        count = 1
+        while count < len(small) and sum(widths[: count + 1]) + GAP * count <= style.width:
+            count += 1
+        yield from _preview_row(small[:count], widths[:count], style)
+        small, widths = small[count:], widths[count:]
+    for figure in figures:
+        if figure.path is not None:
+            yield from _wrap(f"{figure.caption}: {figure.path}" if figure.caption else str(figure.path), style)
+
+
+def _preview_row(figures: Sequence[Figure], widths: Sequence[int], style: Style) -> Iterator[Text]:
+    titles = [Text(_shorten(_clean(f.caption, style), w, style), "dim") for f, w in zip(figures, widths, strict=True)]
+    yield Text(" " * GAP).join(_pad(title, width) for title, width in zip(titles, widths, strict=True))
+    drawn = [cells(figure.preview, style.colour, style.unicode) for figure in figures]
+    for line in range(max(map(len, drawn))):
+        parts = [_drawn(rows[line] if line < len(rows) else [], w) for rows, w in zip(drawn, widths, strict=True)]
+        yield Text(" " * GAP).join(parts)
+    yield Text()
+
+
+def _drawn(row: Sequence[Cell], width: int) -> Text:
+    line = Text()
+    for cell in row:
+        upper = f"rgb({','.join(map(str, cell.upper))})" if cell.upper else ""
+        line.append(cell.character, f"{upper} on rgb({','.join(map(str, cell.lower))})" if cell.lower else upper)
+    return _pad(line, width)
 
 
 def _wrap(foreign: str, style: Style, look: str = "", lead: Text | None = None) -> Iterator[Text]:
@@ -202,7 +239,7 @@ class _Grid:
         ]
 
     def wants(self) -> list[Want]:
-        """What each column asks for. Numbers and histograms are never cut; the first column and texts are, to a point."""
+        """What each column asks for. Numbers and histograms are never cut; the first column and texts, to a point."""
         wants = []
         for i, column in enumerate(self.table.columns):
             natural = max(cell_len(self.titles[i]), *(cell_len(cell) for cell in self.cells[i]), 1)
