@@ -99,7 +99,7 @@ class FlopsResult(Result):
         if self.ranges:
             blocks.append(range_table(self.ranges))
         if self.uncounted:
-            blocks.append(_uncounted_table(self.uncounted))
+            blocks.append(uncounted_table(self.uncounted))
         return Report(
             f"{self.model}: cost of one forward pass",
             "modelprobe.flops/1",
@@ -330,36 +330,40 @@ def _mark(row: CostRow, result: FlopsResult) -> str:
     return ", ".join(marks)
 
 
-def _uncounted_table(uncounted: tuple[Uncounted, ...]) -> Table:
+def uncounted_table(uncounted: tuple[Uncounted, ...]) -> Table:
+    """The operators without a formula, how often they ran and at most what they cost."""
     columns = (
         Column("operator", "Not counted"),
         Column("count", "Calls", Unit.COUNT),
         Column("bound", "At most MACs", Unit.MACS),
         Column("modules", "Where", priority=1, wrap=True),
     )
-    rows = tuple(Row((item.name, item.count, item.bound, _some(item.modules, 3))) for item in uncounted)
+    rows = tuple(Row((item.name, item.count, item.bound, some(item.modules, 3))) for item in uncounted)
     return Table(columns, rows, key="uncounted")
 
 
-def _some(paths: tuple[str, ...], limit: int) -> str:
+def some(paths: tuple[str, ...], limit: int) -> str:
+    """The first of `paths`, and how many there are more."""
     shown = ", ".join(path or "(the model itself)" for path in paths[:limit])
     return shown if len(paths) <= limit else f"{shown}, and {len(paths) - limit} more"
+
+
+def not_counted(uncounted: tuple[Uncounted, ...]) -> Note:
+    """The warning that stands against a total with holes."""
+    bound, missing = sum(item.bound for item in uncounted), sum(item.count for item in uncounted)
+    return Note(
+        f"{missing} operator calls have no formula and are not in the total; by their sizes they are at most "
+        f"{labelled(bound, Unit.MACS)}. Give a formula with @modelprobe.formula.",
+        Level.WARNING,
+    )
 
 
 def _notes(result: FlopsResult) -> list[Note]:
     notes = list(result.notes)
     if result.uncounted:
-        bound = sum(item.bound for item in result.uncounted)
-        missing = sum(item.count for item in result.uncounted)
-        notes.append(
-            Note(
-                f"{missing} operator calls have no formula and are not in the total; by their sizes they are at most "
-                f"{labelled(bound, Unit.MACS)}. Give a formula with @modelprobe.formula.",
-                Level.WARNING,
-            )
-        )
+        notes.append(not_counted(result.uncounted))
     if result.uncalled:
-        notes.append(Note(f"Never ran: {_some(result.uncalled, 6)}.", Level.INFO))
+        notes.append(Note(f"Never ran: {some(result.uncalled, 6)}.", Level.INFO))
     if result.hidden and result.tree:
         notes.append(Note(f"Shown to depth {result.depth}; {result.hidden} rows lie deeper (--depth).", Level.INFO))
     elif result.hidden:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from modelprobe import options, output
-from modelprobe.commands import flops_compare, flops_scaling
+from modelprobe.commands import flops_compare, flops_scaling, flops_train
 from modelprobe.commands.subject import Question, build, fuse, record
 from modelprobe.errors import BadInput
 from modelprobe.report import Report
@@ -74,6 +74,9 @@ def command(
     compare: flops_compare.CompareOpt = False,
     timeout: flops_compare.TimeoutOpt = None,
     plot: flops_scaling.PlotOpt = None,
+    train: flops_train.TrainOpt = False,
+    freeze: flops_train.FreezeOpt = None,
+    optimizer: flops_train.OptimizerOpt = None,
     by: ByOpt = "module",
     depth: options.DepthOpt = None,
     top: options.TopOpt = None,
@@ -92,6 +95,9 @@ def command(
     flops_compare.check(compare, timeout, {**alone, "--depth": depth is not None, "--top": top is not None})
     series, batches = flops_scaling.parse(input, batch)
     flops_scaling.check(series, batches, plot, {**alone, "--compare": compare, "--depth": depth is not None})
+    several = len(series.points) > 1 or len(batches) > 1
+    others = {"--compare": compare, "--fused": fused, "list of sizes or batches": several, "--by call": by == "call"}
+    flops_train.check(train, freeze, optimizer, {**alone, "--by": False, **others})
     output.check(format, out, force=force)
     question = Question(
         target,
@@ -104,7 +110,9 @@ def command(
         arch=arch,
         unsafe_load=unsafe_load,
     )
-    if len(series.points) > 1 or len(batches) > 1:
+    if train:
+        report = flops_train.cost(question, freeze, optimizer, by, depth, top).report()
+    elif several:
         report = flops_scaling.report(question, series, batches, fused, plot, force)
     elif compare:
         report = flops_compare.compare(question, fused=fused, timeout=timeout).report()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modelprobe.checkpoints.naming import names_weights
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
@@ -19,7 +20,27 @@ if TYPE_CHECKING:
     from modelprobe.checkpoints.entries import Checkpoint
     from modelprobe.model.inputs import ExampleInputs
     from modelprobe.model.target import Target
+    from modelprobe.tracing.failures import NeedsValuesError
     from modelprobe.tracing.ledger import ModuleTree, Trace
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Recording(Protocol[T_co]):
+    """Runs a model in one way or another and returns what happened, as `tracing.recorder.trace` does."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        /,
+        *args: Any,
+        kwargs: Mapping[str, Any],
+        device: str,
+        notes: Sequence[Note],
+        env: Mapping[str, Any],
+    ) -> T_co:
+        """What happened."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,21 @@ def record(subject: Subject, *, train: bool = False, functions: bool = False) ->
 
     `functions` records the calls of torch's Python functions as well.
     """
+    from modelprobe.tracing.recorder import trace
+
+    return recorded(subject, partial(trace, train=train, functions=functions), "train" if train else "eval")
+
+
+def recorded(
+    subject: Subject,
+    recording: Recording[T],
+    mode: str,
+    complete: Callable[[nn.Module, ExampleInputs], ExampleInputs] | None = None,
+) -> T:
+    """What `recording` makes of the subject with its example inputs, on `meta`, or for real where values are needed.
+
+    `complete` adds to the inputs what the forward of that mode takes beside them.
+    """
     from modelprobe.model.inputs import make_inputs
     from modelprobe.tracing.failures import NeedsValuesError
 
@@ -194,25 +230,18 @@ def record(subject: Subject, *, train: bool = False, functions: bool = False) ->
     example = make_inputs(
         subject.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=subject.model
     )
-    env = {**subject.env, "inputs": example.describe(), "mode": "train" if train else "eval"}
-    notes = (*subject.notes, *example.notes)
+    example = complete(subject.model, example) if complete is not None else example
+    env = {**subject.env, "inputs": example.describe(), "mode": mode}
+    subject = replace(subject, env=env, notes=(*subject.notes, *example.notes))
     try:
-        return _traced(subject, subject.model, example, str(env["device"]), train, notes, env, functions)
+        return _run(subject, subject.model, example, recording)
     except NeedsValuesError as needs:
         if asked.device == "meta":  # asked for in so many words: no other place will do
             raise
-        return _record_for_real(subject, example, train, notes, env, needs, functions)
+        return _run_for_real(subject, example, recording, needs)
 
 
-def _record_for_real(
-    subject: Subject,
-    example: ExampleInputs,
-    train: bool,
-    notes: tuple[Note, ...],
-    env: Mapping[str, Any],
-    needs: Any,
-    functions: bool,
-) -> Trace:
+def _run_for_real(subject: Subject, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
     from modelprobe.model.fusion import fused
     from modelprobe.tracing.failures import real_run_note
 
@@ -220,34 +249,26 @@ def _record_for_real(
         model, _ = _built(subject.target, subject.question, "cpu")
         if subject.fused:
             model, _ = fused(model)
-        said = (*notes, real_run_note(needs, "on the CPU with seeded random weights and input"))
-        return _traced(subject, model, example, "cpu", train, said, {**env, "device": "cpu"}, functions)
+        note = real_run_note(needs, "on the CPU with seeded random weights and input")
+        real = replace(subject, notes=(*subject.notes, note), env={**subject.env, "device": "cpu"})
+        return _run(real, model, example, recording)
 
 
-def _traced(
-    subject: Subject,
-    model: nn.Module,
-    example: ExampleInputs,
-    device: str,
-    train: bool,
-    notes: tuple[Note, ...],
-    env: Mapping[str, Any],
-    functions: bool,
-) -> Trace:
-    """The forward pass on `device`. What the model raises is told with the last line of the user's own code."""
+def _run(subject: Subject, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
+    """The model on the subject's device. What it raises is told with the last line of the user's own code."""
     from modelprobe.model.failure import place
-    from modelprobe.tracing.recorder import trace
 
+    device = str(subject.env["device"])
     with _memory(device, f"the input {', '.join(example.describe())}"):
         args, kwargs = example.build(device, subject.question.seed)
     where = "meta" if device == "meta" else "real"
     try:
-        return trace(model, *args, kwargs=kwargs, device=where, train=train, notes=notes, env=env, functions=functions)
+        return recording(model, *args, kwargs=kwargs, device=where, notes=subject.notes, env=subject.env)
     except ModelRaised as raised:
         home = getattr(subject.target.source, "directory", None)
         line = place(raised.__cause__, home) if raised.__cause__ else ""
         hint = f"it was raised at {line}; {raised.hint}" if line else raised.hint
-        raise ModelRaised(raised.message, hint) from raised.__cause__
+        raise type(raised)(raised.message, hint) from raised.__cause__
 
 
 def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report import Level, Note
 from modelprobe.tracing.calls import Running
 from modelprobe.tracing.tree import class_name, read_tree
@@ -37,12 +37,14 @@ def real_run_note(needs: NeedsValuesError, how: str) -> Note:
 
 
 def refuse_meta(model: nn.Module, args: Any, kwargs: Any, needs: NeedsValuesError) -> None:
+    """Raises `needs` when the model or its inputs have no values either."""
     everything = [*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs)))]
     if any(tensor.is_meta for tensor in everything):
         raise needs
 
 
 def by_compiler(error: BaseException | None) -> bool:
+    """Whether the exception is the compiler's."""
     return type(error).__module__.startswith("torch._dynamo")
 
 
@@ -54,7 +56,17 @@ def asks_for_values(error: BaseException) -> bool:
     return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
 
 
-def model_raised(model: nn.Module, args: Any, kwargs: Any, running: Running, error: BaseException) -> Exception:
+def explained(
+    model: nn.Module, args: Any, kwargs: Any, device: str, running: Running, error: BaseException
+) -> ProbeError:
+    """What to raise for an exception that came out of a forward: values are needed, or the model is at fault."""
+    if device == "meta" and asks_for_values(error):
+        return NeedsValuesError(running.failed[0] if running.failed else "", one_line(error))
+    return model_raised(model, args, kwargs, running, error)
+
+
+def model_raised(model: nn.Module, args: Any, kwargs: Any, running: Running, error: BaseException) -> ProbeError:
+    """The module that raised, what it was given, and what it said."""
     given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "no tensors"
     if isinstance(error, TypeError) and not running.calls[1:] and "forward()" in one_line(error):
         return BadInput(

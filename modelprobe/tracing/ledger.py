@@ -242,15 +242,7 @@ class Trace:
     @cached_property
     def uncounted(self) -> tuple[Uncounted, ...]:
         """The operators without a rule, dearest bound first."""
-        groups: dict[str, list[OpCall]] = {}
-        for op in self.ops:
-            if op.status == "uncounted":
-                groups.setdefault(op.name, []).append(op)
-        found = [
-            Uncounted(name, len(ops), tuple(dict.fromkeys(op.module for op in ops)), sum(op.bound for op in ops))
-            for name, ops in groups.items()
-        ]
-        return tuple(sorted(found, key=lambda item: -item.bound))
+        return uncounted(self.ops)
 
     @cached_property
     def uncalled(self) -> tuple[str, ...]:
@@ -276,6 +268,19 @@ class Trace:
     def call_counts(self) -> Mapping[str, int]:
         """How often each module was called, by path."""
         return Counter(call.path for call in self.calls)
+
+
+def uncounted(ops: Iterable[OpCall]) -> tuple[Uncounted, ...]:
+    """The operators without a rule among `ops`, dearest bound first."""
+    groups: dict[str, list[OpCall]] = {}
+    for op in ops:
+        if op.status == "uncounted":
+            groups.setdefault(op.name, []).append(op)
+    found = [
+        Uncounted(name, len(calls), tuple(dict.fromkeys(op.module for op in calls)), sum(op.bound for op in calls))
+        for name, calls in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda item: -item.bound))
 
 
 def numel(shape: Iterable[int]) -> int:

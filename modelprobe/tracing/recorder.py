@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from modelprobe.errors import ModelRaised, one_line
+from modelprobe.errors import ModelRaised
 from modelprobe.report import Level, Note
 from modelprobe.tracing.calls import Running, watch
 from modelprobe.tracing.failures import (
     NeedsValuesError,
-    asks_for_values,
     by_compiler,
-    model_raised,
+    explained,
     real_run_note,
     refuse_meta,
 )
@@ -62,16 +61,16 @@ def trace(
         said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
     if device == "meta" and not is_script(model):
         try:
-            return _recorded(model, args, call_kwargs, "meta", train, said, env or {}, functions)
+            return recorded(model, args, call_kwargs, "meta", train, said, env or {}, functions)
         except NeedsValuesError as needs:
             refuse_meta(model, args, call_kwargs, needs)
             said.append(real_run_note(needs, "where its weights are"))
-    return _recorded(model, args, call_kwargs, "real", train, said, env or {}, functions)
+    return recorded(model, args, call_kwargs, "real", train, said, env or {}, functions)
 
 
-def _recorded(*how: Any) -> Trace:
-    """`_record`; once more when the forward itself brought in the compiler (`torch.cond` does), which would otherwise
-    trace into our hooks: from then on compiled parts are run eagerly."""
+def recorded(*how: Any) -> Trace:
+    """`_record`, which takes the same; once more when the forward itself brought in the compiler (`torch.cond` does),
+    which would otherwise trace into our hooks: from then on compiled parts are run eagerly."""
     loaded = "torch._dynamo" in sys.modules
     try:
         return _record(*how)
@@ -129,14 +128,15 @@ def _record(
         outputs,
         named,
         changed,
-        (*notes, *_broken(observer)),
+        (*notes, *broken_notes(observer)),
         dict(env),
         composites,
         tuple(called),
     )
 
 
-def _broken(observer: Observer) -> list[Note]:
+def broken_notes(observer: Observer) -> list[Note]:
+    """A warning for each formula that raised."""
     return [
         Note(f"The formula of {name} raised {why}; it is not counted.", Level.WARNING)
         for name, why in observer.broken.items()
@@ -145,17 +145,20 @@ def _broken(observer: Observer) -> list[Note]:
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: Running, device: str) -> Any:
     try:
-        with torch.inference_mode(), observer, warnings.catch_warnings():
-            # At the end of the stack our hooks fail as well, and torch says so beside the error that follows.
-            warnings.filterwarnings("ignore", "module forward hook with ``always_call=True`` raised")
+        with torch.inference_mode(), observer, quiet_hooks():
             return model(*args, **kwargs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also `sys.exit` in a forward: it must not end in success
-        where = running.failed[0] if running.failed else ""
-        if device == "meta" and asks_for_values(error):
-            raise NeedsValuesError(where, one_line(error)) from error
-        raise model_raised(model, args, kwargs, running, error) from error
+        raise explained(model, args, kwargs, device, running, error) from error
+
+
+@contextmanager
+def quiet_hooks() -> Iterator[None]:
+    """At the end of the stack our hooks fail as well, and torch says so beside the error that follows: it shall not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "module forward hook with ``always_call=True`` raised")
+        yield
 
 
 def _named(model: nn.Module, values: Values) -> dict[int, str]:

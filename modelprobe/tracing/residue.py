@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from modelprobe.tracing.tree import state_tables
+from modelprobe.tracing.tree import state_tables, walk
 
 Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
 
@@ -111,6 +111,40 @@ def meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
     with torch.no_grad():
         twin.set_(shared, tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+@contextmanager
+def own_parameters(model: nn.Module, meta: bool, frozen: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
+    """Let `model` hold copies of its parameters (on `meta` shapes alone), whose gradients are nobody else's.
+
+    To be used inside `pristine`, which puts the parameters back. Tied ones stay tied; those that go by a name in
+    `frozen` want no gradient. Gives the copies by their first names.
+    """
+    names: dict[int, list[str]] = {}
+    originals: dict[int, nn.Parameter] = {}
+    for path, module in walk(model):
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                names.setdefault(id(tensor), []).append(f"{path}.{name}" if path else name)
+                originals[id(tensor)] = tensor
+    memories: dict[int, Any] = {}
+    copies: dict[int, nn.Parameter] = {}
+    for key, tensor in originals.items():
+        twin = meta_twin(tensor, memories).detach() if meta else tensor.detach().clone()
+        copies[key] = nn.Parameter(twin, tensor.requires_grad and not any(name in frozen for name in names[key]))
+    for module in model.modules():
+        _exchange(module, copies)
+    yield {names[key][0]: copy for key, copy in copies.items()}
+
+
+def _exchange(module: nn.Module, copies: dict[int, nn.Parameter]) -> None:
+    """Put the copies where the parameters stand: in their table, and in attributes and lists (as an LSTM's)."""
+    for own in (module._parameters, module.__dict__):
+        for name, value in own.items():
+            if id(value) in copies:
+                own[name] = copies[id(value)]
+            elif type(value) is list:
+                value[:] = [copies.get(id(item), item) for item in value]
 
 
 @contextmanager

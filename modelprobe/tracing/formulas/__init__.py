@@ -2,6 +2,7 @@
 
 from modelprobe.tracing.formulas import (
     attention,
+    backward,
     contractions,
     convolution,
     elementwise,
@@ -23,6 +24,7 @@ __all__ = [
     "Cost",
     "Rule",
     "attention",
+    "backward",
     "contractions",
     "convolution",
     "elementwise",

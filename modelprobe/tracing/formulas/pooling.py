@@ -13,7 +13,7 @@ free("interpolation", "upsample_nearest1d", "upsample_nearest2d", "upsample_near
 free("interpolation", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
 
 
-def _window(kernel: Any, dims: int) -> int:
+def window(kernel: Any, dims: int) -> int:
     sizes = [kernel] * dims if isinstance(kernel, int) else list(kernel)
     return math.prod(sizes * dims if len(sizes) == 1 else sizes)
 
@@ -28,10 +28,10 @@ def _register_windows() -> None:
     for dims in (1, 2, 3):
 
         def maximum(x: Tensor, kernel: Any, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
-            return Cost(0, _values(out).numel() * (_window(kernel, dims) - 1))
+            return Cost(0, _values(out).numel() * (window(kernel, dims) - 1))
 
         def average(x: Tensor, kernel: Any, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
-            return Cost(0, _values(out).numel() * _window(kernel, dims))
+            return Cost(0, _values(out).numel() * window(kernel, dims))
 
         names = [f"aten::max_pool{dims}d", f"aten::max_pool{dims}d_with_indices"]
         names += [f"aten::fractional_max_pool{dims}d", f"aten::mkldnn_max_pool{dims}d"] if dims > 1 else []
@@ -43,7 +43,7 @@ def _register_windows() -> None:
 _register_windows()
 
 
-def _adaptive_sum(x: Tensor, out: Tensor, dims: int) -> int:
+def adaptive_sum(x: Tensor, out: Tensor, dims: int) -> int:
     """Elements that all windows touch together: they run from floor(i n / m) to ceil((i + 1) n / m) and may overlap."""
     touched = math.prod(out.shape[:-dims])
     for size, count in zip(x.shape[-dims:], out.shape[-dims:], strict=True):
@@ -56,10 +56,10 @@ def _register_adaptive() -> None:
     for dims in (1, 2, 3):
 
         def average(x: Tensor, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
-            return Cost(0, _adaptive_sum(x, out, dims))
+            return Cost(0, adaptive_sum(x, out, dims))
 
         def maximum(x: Tensor, *_: Any, out: Any, dims: int = dims, **__: Any) -> Cost:
-            return Cost(0, _adaptive_sum(x, _values(out), dims) - _values(out).numel())
+            return Cost(0, adaptive_sum(x, _values(out), dims) - _values(out).numel())
 
         names = [f"aten::adaptive_avg_pool{dims}d"] + ([f"aten::_adaptive_avg_pool{dims}d"] if dims > 1 else [])
         names += ["aten::mkldnn_adaptive_avg_pool2d"] if dims == 2 else []
@@ -86,7 +86,7 @@ def _register_interpolation() -> None:
 _register_interpolation()
 
 
-def _filter_taps(size: int, count: int, radius: int, align_corners: bool) -> int:
+def filter_taps(size: int, count: int, radius: int, align_corners: bool) -> int:
     """Taps of all `count` outputs along an axis: a filter of `radius`, widened by the reduction, cut at the edges."""
     scale = (size - 1) / (count - 1) if align_corners and count > 1 else size / count
     support = radius * max(1.0, scale)
@@ -100,8 +100,8 @@ def _antialiased(x: Tensor, out: Tensor, radius: int, align_corners: bool) -> Co
     height, width = x.shape[-2:]
     tall, wide = out.shape[-2:]
     planes = math.prod(out.shape[:-2])
-    across = 2 * _filter_taps(width, wide, radius, align_corners) - wide
-    down = 2 * _filter_taps(height, tall, radius, align_corners) - tall
+    across = 2 * filter_taps(width, wide, radius, align_corners) - wide
+    down = 2 * filter_taps(height, tall, radius, align_corners) - tall
     return Cost(0, planes * (height * across + wide * down))
 
 

@@ -1,0 +1,256 @@
+"""Runs one training step's forward and backward pass, and returns what happened as a `TrainingTrace`.
+
+The forward is recorded twice: once as every forward is, so that its figures are those of `Trace`, and once more under
+autograd, where composite operators arrive in parts; of that run the backward pass is kept. Attention is computed in
+its plain form there, so that the same operators are seen on every device.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.report import Level, Note
+from modelprobe.tracing.backward import GradientObserver, Numbered, Step, weight_parts
+from modelprobe.tracing.calls import watch
+from modelprobe.tracing.failures import (
+    NeedsValuesError,
+    asks_for_values,
+    explained,
+    real_run_note,
+    refuse_meta,
+)
+from modelprobe.tracing.formulas.plugins import installed_formulas
+from modelprobe.tracing.ledger import OpCall, Trace, Uncounted, uncounted
+from modelprobe.tracing.observer import Values
+from modelprobe.tracing.preparation import materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.recorder import broken_notes, quiet_hooks, recorded
+from modelprobe.tracing.residue import mode_set, on_meta, own_parameters, pristine
+from modelprobe.tracing.script import is_script
+from modelprobe.tracing.tree import class_name, walk
+from modelprobe.tracing.values import copied, leaves, moved
+
+
+class GradientOp(NamedTuple):
+    """One operator of a backward pass. `op.module` is the module whose forward asked for it.
+
+    `weight_macs` and `weight_flops` are the part that computes gradients of parameters alone; the rest computes those
+    of activations. `recomputation` is a forward that runs again (activation checkpointing). `node` is autograd's name
+    of what was running, empty for none.
+    """
+
+    op: OpCall
+    phase: Literal["backward", "recomputation"]
+    node: str
+    weight_macs: int
+    weight_flops: int
+
+
+@dataclass(frozen=True)
+class TrainingTrace:
+    """One recorded forward, in training mode, and the backward pass from its outputs.
+
+    `summed` names the outputs whose sum stands for the loss, `trained` the parameters that received a gradient (by
+    their first names), `frozen` those that wanted none, `unreached` those that wanted one and got none.
+    `forward_macs` is the forward as autograd saw it, operator by operator.
+    """
+
+    forward: Trace
+    gradients: tuple[GradientOp, ...]
+    summed: tuple[str, ...]
+    trained: frozenset[str]
+    frozen: frozenset[str]
+    unreached: tuple[str, ...]
+    forward_macs: int
+    notes: tuple[Note, ...]
+
+    @property
+    def uncounted(self) -> tuple[Uncounted, ...]:
+        """The operators without a rule, of both passes."""
+        return uncounted((*self.forward.ops, *(step.op for step in self.gradients)))
+
+
+def record_training(
+    model: nn.Module,
+    *args: Any,
+    device: str = "meta",
+    freeze: Collection[str] = (),
+    notes: Sequence[Note] = (),
+    env: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> TrainingTrace:
+    """Run `model(*args, **kwargs)` in training mode, and backward from the sum of its outputs. Nothing is left behind.
+
+    `device` is as for `trace`. `freeze` holds names of parameters that shall want no gradient. Every floating output
+    that depends on a trainable parameter takes part in the sum.
+    Raises BadInput when there is none, ModelRaised when the model raises in either direction.
+    """
+    call_kwargs = dict(kwargs or {})
+    model, said = unwrapped(model)
+    _refuse_scripts(model)
+    if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
+        model = materialised(model, args, call_kwargs, device == "meta")
+        said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
+    said = [*notes, *said, *installed_formulas()]
+    if device == "meta":
+        try:
+            return _recorded(model, args, call_kwargs, "meta", freeze, said, env or {})
+        except NeedsValuesError as needs:
+            refuse_meta(model, args, call_kwargs, needs)
+            said.append(real_run_note(needs, "where its weights are"))
+    return _recorded(model, args, call_kwargs, "real", freeze, said, env or {})
+
+
+def _refuse_scripts(model: nn.Module) -> None:
+    script = next((path or "the model" for path, module in walk(model) if is_script(module)), None)
+    if script is not None:
+        raise BadInput(
+            f"{script} is TorchScript, which runs its backward pass where nobody can watch it",
+            "give the module as it was before torch.jit.script or torch.jit.trace",
+        )
+
+
+def _recorded(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    device: str,
+    freeze: Collection[str],
+    notes: Sequence[Note],
+    env: Mapping[str, Any],
+) -> TrainingTrace:
+    try:
+        with warnings.catch_warnings():
+            # The plain recording wants no gradients, which checkpointing remarks on.
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            forward = recorded(model, args, kwargs, device, True, notes, env, False)
+    except ModelRaised as raised:
+        if "more than 1 value per channel" in raised.message:
+            raise LoneValueError(
+                raised.message, "batch norm in training mode needs a batch of two: --batch 2"
+            ) from raised
+        raise
+    return _differentiated(model, args, kwargs, device, freeze, forward)
+
+
+class LoneValueError(ModelRaised):
+    """Batch norm in training mode met a channel of one value, whose variance would be nothing."""
+
+
+def _differentiated(
+    model: nn.Module, args: Any, kwargs: Any, device: str, freeze: Collection[str], forward: Trace
+) -> TrainingTrace:
+    meta, values = device == "meta", Values()
+    with ExitStack() as stack:
+        stack.enter_context(pristine(model))
+        parameters = stack.enter_context(own_parameters(model, meta, freeze))
+        if meta:
+            stack.enter_context(on_meta(model))
+            args, kwargs = moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+        else:
+            args, kwargs = copied(tuple(args)), copied(dict(kwargs))
+        stack.enter_context(mode_set(model, True))
+        run_compiled_parts_eagerly(model, stack)
+        stack.enter_context(_plain_kernels(model))
+        running = Numbered(lambda: len(observer.steps))
+        homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
+        observer = GradientObserver(values, running, homes, meta)
+        observer.depends_on_input(tensor for _, tensor in leaves((args, kwargs)))
+        watch(model, running, stack)
+        outputs = _outputs(_forward(model, args, kwargs, observer, running, device), parameters)
+        _run_backward(model, list(outputs.values()), observer, running, device)
+        gradients = {name: parameter.grad is not None for name, parameter in parameters.items()}
+        wanting = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    return TrainingTrace(
+        forward=forward,
+        gradients=_gradients(observer.steps),
+        summed=tuple(outputs),
+        trained=frozenset(name for name, got in gradients.items() if got),
+        frozen=frozenset(parameters) - wanting,
+        unreached=tuple(name for name, got in gradients.items() if name in wanting and not got),
+        forward_macs=sum(step.op.macs for step in observer.steps if step.phase == "forward"),
+        notes=(*forward.notes, *(note for note in broken_notes(observer) if note not in forward.notes)),
+    )
+
+
+@contextmanager
+def _plain_kernels(model: nn.Module) -> Iterator[None]:
+    """No kernel that fuses attention or a whole recurrent layer: which of them there are depends on the device."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn] if recurrent else []
+    before = [backend.enabled for backend in backends]
+    with sdpa_kernel(SDPBackend.MATH):
+        try:
+            for backend in backends:
+                backend.enabled = False
+            yield
+        finally:
+            for backend, enabled in zip(backends, before, strict=True):
+                backend.enabled = enabled
+
+
+def _forward(
+    model: nn.Module, args: Any, kwargs: Any, observer: GradientObserver, running: Numbered, device: str
+) -> Any:
+    try:
+        with torch.enable_grad(), observer, quiet_hooks():
+            return model(*args, **kwargs)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in a plain recording
+        raise explained(model, args, kwargs, device, running, error) from error
+
+
+def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The outputs that gradients flow from, by name. Raises BadInput when there is none."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in leaves(out, "output" if isinstance(out, Tensor) else ""):
+        if tensor.requires_grad and all(tensor is not known for known in found.values()):
+            found[name or f"output {len(found)}"] = tensor
+    if found:
+        return found
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise BadInput("nothing would train: every parameter is frozen", "freeze fewer of them")
+    raise BadInput(
+        "no output depends on a parameter that trains, so there is nothing to differentiate",
+        "the model runs under torch.no_grad, detaches what it returns, or returns no floating-point tensor",
+    )
+
+
+def _run_backward(
+    model: nn.Module, outputs: Sequence[Tensor], observer: GradientObserver, running: Numbered, device: str
+) -> None:
+    ones = [torch.ones_like(tensor) for tensor in outputs]
+    running.failed = None
+    observer.start_backward()
+    try:
+        with observer, quiet_hooks():
+            torch.autograd.backward(outputs, ones)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        path = running.failed[0] if running.failed else observer.last_place()
+        if device == "meta" and asks_for_values(error):
+            raise NeedsValuesError(path, one_line(error)) from error
+        where = f"{class_name(model)}.{path}" if path else class_name(model)
+        raise ModelRaised(
+            f"the backward pass of {where} raised {type(error).__name__}: {one_line(error)}",
+            "it does when it is trained as well; --debug shows the traceback",
+        ) from error
+
+
+def _gradients(steps: Sequence[Step]) -> tuple[GradientOp, ...]:
+    found = []
+    for step, part in zip(steps, weight_parts(steps), strict=True):
+        if step.phase != "forward":
+            found.append(GradientOp(step.op, step.phase, step.node, part.macs, part.flops))
+    return tuple(found)
