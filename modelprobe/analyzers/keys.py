@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from modelprobe.model.proof import Proof  # which imports torch
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "other dtype"
-MOST_ROWS = 40
+BECAUSE = {
+    "position embedding resized": "a position embedding of another grid",
+    "first convolution adapted": "a first convolution of other channels",
+    "query, key and value fused": "query, key and value are apart in the file",
+    "query, key and value split": "query, key and value are one tensor in the file",
+    "tied tensor": "tied to another tensor; the file keeps it once",
+    "batch counters added": "num_batches_tracked is absent",
+    "buffer computed by the model": "a buffer that the model computes itself",
+    "names of another library": "another library's name for the same layer",
+    "parametrisation spelled anew": "weight norm or spectral norm in its other spelling",
+    "pruning mask": "pruned: the weight and its mask are apart",
+    "floating-point type": "another floating-point type",
+}
+"""What a conversion says about the file. Rules that only rename speak for themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,7 @@ class KeysResult(Result):
     dropped: tuple[Dropped, ...]
     troubles: tuple[Trouble, ...]
     refusals: tuple[tuple[str, str], ...]
+    presumed: tuple[str, ...]
     fits: bool | None
     repairable: bool
     command: str
@@ -97,6 +111,7 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
         dropped=plan.dropped,
         troubles=plan.troubles,
         refusals=stopped,
+        presumed=plan.presumed,
         fits=not standing if fitted.reference else None,
         repairable=changes and not stopped,
         command=_command(found.path, plan, asked) if changes and not stopped else "",
@@ -121,8 +136,12 @@ def _compared(plan: KeyPlan, entries: dict[str, TensorEntry], wants: dict[str, W
     for want in wants.values():
         entry = entries.get(want.name)
         if entry is None:
-            reason = said.get(want.name) or _made(made.get(want.name)) or "nothing in the file stands for it"
-            found.append(Misfit(MISSING, want.name, shape(want.shape), "", reason))
+            part = made.get(want.name)
+            reason = said.get(want.name) or _made(part) or "nothing in the file stands for it"
+            there = entries[part.sources[0]].shape if part is not None and len(part.sources) == 1 else None
+            found.append(
+                Misfit(MISSING, want.name, shape(want.shape), shape(there) if there is not None else "", reason)
+            )
         elif entry.shape != want.shape:
             reason = (
                 said.get(want.name) or _made(made.get(want.name)) or "the shapes have nothing to do with each other"
@@ -151,8 +170,10 @@ def _made(part: Part | None) -> str:
 
 def _by(part: Part) -> str:
     """The rules that made a part, in words."""
-    rules = ", ".join(dict.fromkeys(part.rules))
-    return f"another name: {rules}" if len(part.sources) == 1 and not part.steps else f"another form: {rules}"
+    rules = list(dict.fromkeys(part.rules))
+    said = [BECAUSE[rule] for rule in rules if rule in BECAUSE]
+    names = [rule for rule in rules if rule not in BECAUSE]
+    return "; ".join([*said, *([f"another name: {', '.join(names)}"] if names else [])])
 
 
 def _became(name: str, part: Part | None, wants: dict[str, Want]) -> str:
@@ -183,6 +204,8 @@ def difference(proof: Proof) -> str:
     """What a comparison of outputs gave, in words."""
     if proof.reason:
         return f"not compared with {proof.source}: {proof.reason}"
+    if not proof.difference:
+        return f"{proof.source} and {proof.target} compute the same, bit for bit"
     return f"{proof.source} and {proof.target} differ by {proof.difference:.3g} (relative {proof.relative:.3g})"
 
 
@@ -218,19 +241,24 @@ def rules_table(applied: Sequence[Applied]) -> Table:
     rows = []
     for rule in applied:
         before, after = rule.examples[0] if rule.examples else ("", "")
-        rows.append(Row((rule.rule, rule.tensors, before, after or "left out", rule.reason)))
+        rows.append(Row((rule.rule, rule.tensors, before, after or ("left out" if before else ""), rule.reason)))
     return Table(columns, tuple(rows), "What a repair does", key="rules")
 
 
 def _notes(result: KeysResult) -> list[Note]:
     notes = []
     if result.command:
-        notes.append(Note(f"This makes it fit: {result.command}"))
+        notes.append(Note(f"{'This makes it fit' if result.reference else 'This does it'}: {result.command}"))
+    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]
     if not result.reference:
         notes.append(Note("Nothing says what is expected: --for MODEL or --for FILE compares."))
     if result.fits:
         return notes
     for text, hint in result.refusals:
-        told = "" if hint.startswith("`modelprobe keys") else f" {hint[:1].upper()}{hint[1:]}."
-        notes.append(Note(f"{text[:1].upper()}{text[1:]}.{told}", Level.WARNING))
+        notes.append(Note(sentences(text, "" if hint.startswith("`modelprobe keys") else hint), Level.WARNING))
     return notes
+
+
+def sentences(*texts: str) -> str:
+    """Texts as they stand in errors, as sentences."""
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in texts if text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelprobe.analyzers.keys import difference, rules_table
+from modelprobe.analyzers.keys import difference, rules_table, sentences
 from modelprobe.analyzers.result import Result
 from modelprobe.checkpoints.convert import format_of
 from modelprobe.checkpoints.keys import Applied, Dropped, KeyPlan
@@ -18,8 +18,6 @@ from modelprobe.units import Unit
 
 if TYPE_CHECKING:
     from modelprobe.model.proof import Proof  # which imports torch
-
-MOST_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,7 @@ class RepairResult(Result):
     dropped: tuple[Dropped, ...]
     excused: tuple[str, ...]
     refusals: tuple[tuple[str, str], ...]
+    presumed: tuple[str, ...]
     assumed: int
     proof: Proof | None
     outputs: Proof | None
@@ -145,6 +144,7 @@ def _result(
         dropped=plan.dropped,
         excused=plan.excused,
         refusals=tuple(refusals(fitted)),
+        presumed=plan.presumed,
         assumed=0 if plan.proven else sum(len(group) for group in plan.assumed),
         proof=fitted.proof,
         outputs=outputs,
@@ -152,10 +152,18 @@ def _result(
         path=str(done.written.path) if done else "",
         size=done.written.bytes if done else 0,
         kept=done.kept if done else (),
-        left=tuple(f"{entry.path or 'the root'}: {entry.why}" for entry in done.dropped) if done else (),
+        left=_grouped(done),
         notes=_said(plan, done),
         all_rows=all_rows,
     )
+
+
+def _grouped(done: Rewritten | None) -> tuple[str, ...]:
+    """What is not in the new file, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for entry in done.dropped if done else ():
+        reasons.setdefault(entry.why, []).append(entry.path or "the root")
+    return tuple(f"{', '.join(paths)} ({why})" for why, paths in reasons.items())
 
 
 def _said(plan: KeyPlan, done: Rewritten | None) -> tuple[str, ...]:
@@ -195,9 +203,16 @@ def _renames(result: RepairResult) -> Table:
 
 
 def _dropped(result: RepairResult) -> Table:
-    columns = (Column("name", "Left out"), Column("reason", "Why", wrap=True))
-    shown = result.dropped if result.all_rows else result.dropped[:MOST_ROWS]
-    return Table(columns, tuple(Row((item.name, item.reason)) for item in shown), "Left out", key="dropped")
+    columns = (
+        Column("name", "Such as"),
+        Column("tensors", "Tensors", Unit.COUNT),
+        Column("reason", "Why", wrap=True),
+    )
+    groups: dict[str, list[Dropped]] = {}
+    for index, item in enumerate(result.dropped):
+        groups.setdefault(f"{index}" if result.all_rows else item.reason, []).append(item)
+    rows = tuple(Row((held[0].name, len(held), held[0].reason)) for held in groups.values())
+    return Table(columns, rows, "Left out", key="dropped")
 
 
 def _notes(result: RepairResult) -> list[Note]:
@@ -207,11 +222,12 @@ def _notes(result: RepairResult) -> list[Note]:
     if result.kept:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:
-        notes.append(Note(f"Not in the new file: {'; '.join(result.left[:6])}. The source is unchanged."))
+        notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:6]]
     if result.assumed:
         text = f"Which of {result.assumed:,} tensors is which rests on their order alone: nothing has proven it."
         notes.append(Note(text, Level.WARNING))
-    notes += [Note(f"{text}. {hint}.", Level.WARNING) for text, hint in result.refusals]
+    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]
+    notes += [Note(sentences(text, hint), Level.WARNING) for text, hint in result.refusals]
     if not result.changes and not result.refusals:
         notes.append(Note("There is nothing to repair."))
     elif not result.path and not result.refusals:

@@ -28,7 +28,8 @@ class KeyPlan:
     """What a repair would do. `parts` is the result in order; `branch` the place of the model in the file.
 
     `assumed` are groups of tensors whose assignment only their order settles; `proven` says that equal outputs of both
-    networks settled it, `accepted` that a person did. `excused` may be missing because somebody asked for it.
+    networks settled it, `accepted` that a person did. `presumed` is what was taken for granted, in words.
+    `excused` may be missing because somebody asked for it.
     """
 
     path: str
@@ -42,6 +43,7 @@ class KeyPlan:
     unexpected: tuple[Part, ...] = ()
     misshapen: tuple[tuple[Part, Want], ...] = ()
     assumed: tuple[tuple[str, ...], ...] = ()
+    presumed: tuple[str, ...] = ()
     excused: tuple[str, ...] = ()
     structural: bool = False
     proven: bool = False
@@ -136,6 +138,7 @@ def replan(
     parts = sorted(plan.parts, key=lambda part: place.get(part.name, len(place)))
     draft = Draft({part.name: part for part in parts}, reference, replace(wishes, prefix="", drop=()), own)
     draft.applied += plan.applied
+    draft.presumed += plan.presumed
     draft.dropped += plan.dropped
     return _finished(_run(draft, stages), plan.path, plan.branch)
 
@@ -163,6 +166,7 @@ def _finished(draft: Draft, path: str, branch: Branch) -> KeyPlan:
         unexpected=tuple(draft.unexpected()),
         misshapen=tuple(draft.misshapen()),
         assumed=tuple(draft.assumed),
+        presumed=tuple(draft.presumed),
         excused=tuple(sorted(draft.excused)),
         structural=draft.structural,
         accepted=draft.wishes.unproven,

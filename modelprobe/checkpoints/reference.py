@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,10 @@ from modelprobe.checkpoints.entries import BUFFER, PARAMETER, Branch, Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+DEEPEST = 16
+"""Segments of a name that are looked at when its ends are compared; a forged name could have a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,15 @@ def reference_of_checkpoint(found: Checkpoint, branch: Branch | None = None) -> 
         first = seen.setdefault(key, name) if entry.numel else name
         wants.append(Want(name, entry.shape, entry.dtype, entry.role, first if first != name else ""))
     return Reference(found.path, tuple(wants))
+
+
+def speaks_of(names: Iterable[str], reference: Reference) -> bool:
+    """Whether most names of a reference stand at the ends of these: they are of that network, and of no other's."""
+    ends: set[str] = set()
+    for name in names:
+        parts = name.split(".", DEEPEST)
+        ends.update(".".join(parts[index:]) for index in range(len(parts)))
+    return 2 * sum(1 for want in reference.wants if want.name in ends) > len(reference.wants)
 
 
 def state_entries(found: Checkpoint, branch: Branch) -> tuple[Any, ...]:

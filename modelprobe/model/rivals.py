@@ -7,16 +7,20 @@ the wanted one. A candidate counts only when the file's names and shapes are exa
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoints.entries import Branch, Checkpoint, Item
 from modelprobe.checkpoints.keys import KeyPlan, Wishes, plan_keys
-from modelprobe.checkpoints.reference import Reference, reference_of_model
+from modelprobe.checkpoints.reference import Reference, reference_of_model, state_entries
 from modelprobe.errors import ProbeError
 from modelprobe.model import zoo
 from modelprobe.model.target import Target, resolve
+
+MOST_OTHERS = 0.2
+"""The share of tensors that may have another shape or be absent: counters, buffers, an embedding of another grid."""
 
 MOST = 16
 """Candidates that are built (on meta) at most."""
@@ -41,8 +45,17 @@ def own_networks(found: Checkpoint, branch: Branch, wanted: Target, wishes: Wish
 def own_network(found: Checkpoint, branch: Branch, target: Target, wishes: Wishes) -> Known | None:
     """The plan from the file to the names of `target`, if wrappers are all that stands between."""
     reference = reference_of_model(target.build().module, target.spec)
+    if not _alike(found, branch, reference):
+        return None
     plan = plan_keys(found, branch, reference, wishes)
     return (target, reference, plan) if plan.complete and not plan.structural and not plan.assumed else None
+
+
+def _alike(found: Checkpoint, branch: Branch, reference: Reference) -> bool:
+    """Whether nearly all that a network has could be in the file, by the last words of names and by shapes."""
+    there = Counter((entry.path[-1].rpartition(".")[2], entry.shape) for entry in state_entries(found, branch))
+    wanted = Counter((want.name.rpartition(".")[2], want.shape) for want in reference.wants if not want.same)
+    return sum((wanted - there).values()) <= MOST_OTHERS * len(reference.wants)
 
 
 def _settings(wanted: Target) -> list[tuple[str, ...]]:
@@ -103,8 +116,15 @@ def _shared(words: list[str], others: list[str]) -> int:
     rest = list(others)
     shared = 0
     for word in words:
-        match = next((other for other in rest if other.startswith(word) or word.startswith(other)), None)
+        match = next((other for other in rest if _akin(word, other)), None)
         if match is not None:
             rest.remove(match)
             shared += 1
     return 4 * shared - len(rest)
+
+
+def _akin(word: str, other: str) -> bool:
+    """Whether one begins with the other; of numbers, whether zeros apart they are one: `400mf` and `004`."""
+    if word.isdecimal() and other.isdecimal():
+        return word == other or word.strip("0") == other.strip("0")
+    return word.startswith(other) or other.startswith(word)

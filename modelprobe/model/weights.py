@@ -21,7 +21,7 @@ from modelprobe.checkpoints.keys import (
     replan,
 )
 from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.reference import Reference, reference_of_checkpoint, reference_of_model
+from modelprobe.checkpoints.reference import Reference, reference_of_checkpoint, reference_of_model, speaks_of
 from modelprobe.checkpoints.repairs.apply import value_of
 from modelprobe.checkpoints.repairs.draft import Stage
 from modelprobe.checkpoints.repairs.rewrite import versions_of
@@ -79,6 +79,8 @@ def fit(
     if target is None or reference is None:
         return Fit(found, plan, reference)
     plain = Fit(found, plan, reference, None, target)
+    if origin is None and speaks_of(entries_by_name(found, plan.branch), reference):
+        return plain
     return _crossed(plain, target, reference, origin, wishes) or plain
 
 

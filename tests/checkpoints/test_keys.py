@@ -82,7 +82,7 @@ def test_reasons(saved, state):
     without = {name: value for name, value in state.items() if "num_batches" not in name}
     found = reasons(saved({**without, "n_averaged": torch.tensor(3)}))
     assert found == {
-        "missing features.1.num_batches_tracked": "another form: batch counters added",
+        "missing features.1.num_batches_tracked": "num_batches_tracked is absent",
         "unexpected n_averaged": "a counter of the averaging wrapper, no weight",
     }
 

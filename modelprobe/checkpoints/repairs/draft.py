@@ -98,6 +98,7 @@ class Draft:
 
     `known` is the network that the parts are named after, where there is one beside the reference.
     `assumed` lists the choices that only the order of the tensors settled: they must be proven or asked for.
+    `presumed` says what was taken for granted on the way, in words.
     `excused` are tensors of the reference that may be missing, because somebody asked for it.
     """
 
@@ -109,6 +110,7 @@ class Draft:
     dropped: list[Dropped] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     assumed: list[tuple[str, ...]] = field(default_factory=list)
+    presumed: list[str] = field(default_factory=list)
     excused: set[str] = field(default_factory=set)
     structural: bool = False
 

@@ -64,9 +64,7 @@ def counters(draft: Draft) -> None:
         owner, _, last = want.name.rpartition(".")
         if last == COUNTER and all(f"{owner}.{name}".lstrip(".") in draft.parts for name in BATCH_NORM):
             made.append(Part(want.name, want.shape, want.dtype, (), role=BUFFER).then("zeros"))
-    draft.make(
-        made, "batch counters added", "num_batches_tracked is absent, as before torch 0.4.1; it counts from zero"
-    )
+    draft.make(made, "batch counters added", "absent, as in files from before torch 0.4.1; they count from zero")
 
 
 @rule("batch counters left out", Stage.FILLING)
@@ -89,7 +87,7 @@ def recomputed(draft: Draft) -> None:
     draft.drop(found, "recomputed buffer left out", "the model computes this buffer when it is built (not persistent)")
 
 
-@rule("recomputed buffer taken from the model", Stage.BUFFERS)
+@rule("buffer computed by the model", Stage.BUFFERS)
 def computed(draft: Draft) -> None:
     """Buffers that the model saves and the file does not: as the constructor computes them."""
     if draft.reference is None or not draft.reference.values:
@@ -99,9 +97,7 @@ def computed(draft: Draft) -> None:
         for want in draft.missing()
         if want.role == BUFFER and _last(want.name) in RECOMPUTED
     ]
-    draft.make(
-        made, "recomputed buffer taken from the model", "not in the file; the model computes it when it is built"
-    )
+    draft.make(made, "buffer computed by the model", "not in the file; the model computes it when it is built")
 
 
 def _last(name: str) -> str:

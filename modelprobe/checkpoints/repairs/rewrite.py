@@ -72,15 +72,19 @@ def rewrite(
     if not keep:
         return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
-    own = plan.branch.path[:1]
-    kept = tuple(child.key for child in found.tree.children if own and child.key != own[0] and child.key not in lost)
-    return Rewritten(written, kept, others.dropped, count)
+    return Rewritten(written, tuple(key for key in _beside(found, plan) if key not in lost), others.dropped, count)
 
 
 def _left(found: Checkpoint, plan: KeyPlan) -> tuple[Dropped, ...]:
     """The entries beside the model, all of which stay behind."""
+    return tuple(Dropped(key, "beside the model") for key in _beside(found, plan))
+
+
+def _beside(found: Checkpoint, plan: KeyPlan) -> list[str]:
+    """The keys of the root, tensors among them, that are not the one of the model."""
     own = plan.branch.path[:1]
-    return tuple(Dropped(c.key, "beside the model") for c in found.tree.children if own and c.key != own[0])
+    keys = [child.key for child in found.tree.children] + [entry.path[0] for entry in found.tensors if entry.path]
+    return [key for key in dict.fromkeys(keys) if own and key != own[0]]
 
 
 def _tensors(found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: Fetch | None) -> list[Outgoing]:
@@ -121,7 +125,8 @@ def _overflowed(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: F
     if counted and not allowed:
         name, count = counted[0]
         tensors = "1 tensor" if len(counted) == 1 else f"{len(counted):,} tensors"
-        text = f"{total:,} values of {tensors} would become infinite, such as {count:,} in {name}"
+        values = "1 value" if total == 1 else f"{total:,} values"
+        text = f"{values} of {tensors} would become infinite, such as {count:,} in {name}"
         raise CheckFailed(text, "--dtype bfloat16 has the range of float32; --allow-inf writes them all the same")
     return total
 

@@ -128,11 +128,10 @@ def _resize(draft: Draft, part: Part, want: Want, grid: tuple[int, int]) -> None
         hint = "--grid ROWSxCOLUMNS says which grid it was learned on"
         draft.trouble("position embedding resized", text, (part.name,), hint)
         return
-    reason = f"from a grid of {old[0]}x{old[1]} to {grid[0]}x{grid[1]}, bicubic with antialiasing as timm does"
-    if given is None:
-        reason += "; that the old grid is square is assumed"
+    reason = f"from a grid of {old[0]}x{old[1]} to {grid[0]}x{grid[1]}, bicubic, antialiased, as timm does"
     made = part.then("positions", prefix, *old, *grid, shape=want.shape)
-    draft.make([made], "position embedding resized", reason, [part.name])
+    if draft.make([made], "position embedding resized", reason, [part.name]) and given is None:
+        draft.presumed.append(f"{part.name} was learned on a square grid, {old[0]}x{old[1]} (--grid says otherwise)")
 
 
 @rule("first convolution adapted", Stage.SHAPES)

@@ -10,7 +10,7 @@ from modelprobe.checkpoints.repairs.names import CERTAIN, laid_over, leading, no
 COUNTERS = frozenset(("n_averaged", "num_updates", "decay", "steps", "initted", "step"))
 """What averaging wrappers keep beside the weights: numbers, not weights."""
 
-ALONE = {"module": "DataParallel or DistributedDataParallel put it before every name"}
+ALONE = {"module": "DataParallel and its like put it before every name"}
 """Leading segments that are taken for a wrapper's also where no reference says so."""
 
 LIGHTNING = ("model", "net", "network", "backbone", "module")
@@ -116,8 +116,16 @@ def fitted(draft: Draft) -> None:
     if outside and not any(name in wanted for name in outside):
         draft.drop(outside, "beside the network", f"not under {prefix}, where the network is{reason}")
     stripped = {name: new for name, new in names.items() if name in draft.parts}
-    before = f"the reference has no {prefix}. before its names" if prefix else "the reference has other segments there"
-    draft.rename(stripped, _title(prefix, stripped), before + reason)
+    title = _title(prefix, stripped)
+    draft.rename(stripped, title, _because(prefix, title) + reason)
+
+
+def _because(prefix: str, title: str) -> str:
+    if prefix:
+        return f"the reference has no {prefix}. before its names"
+    if title == "leading module.":
+        return ALONE["module"]
+    return "the reference has other segments there"
 
 
 def _title(prefix: str, names: dict[str, str]) -> str:
