@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Sum up what tests counted by `record_property("figure NAME", {"what": count})`, in whichever process they ran."""
+    sums: dict[str, Counter[str]] = {}
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for key, counts in report.user_properties:
+            if key.startswith("figure "):
+                sums.setdefault(key.removeprefix("figure "), Counter()).update(counts)
+    for name, counted in sums.items():
+        terminalreporter.write_line(f"{name}: {', '.join(f'{what} {count:,}' for what, count in counted.items())}")
