@@ -165,8 +165,9 @@ def _asked_notes(rows: Sequence[PeerRow]) -> list[Note]:
     """Who was asked, and what a FLOP is: tools do not agree."""
     asked = [f"{row.tool} {row.version}" for row in rows if row.version and row.figure is not None]
     told = [f"{row.per_mac} to {row.tool}" for row in rows if row.unit == "FLOPs" and row.figure is not None]
-    flops = f" One MAC in FLOPs: {', '.join(told)}." if told else ""
-    return [Note(f"Asked: {', '.join(asked)}.{flops}", Level.INFO)] if asked else []
+    texts = [f"Asked: {', '.join(asked)}."] if asked else []
+    texts += [f"One MAC in FLOPs: {', '.join(told)}."] if told else []
+    return [Note(" ".join(texts), Level.INFO)] if texts else []
 
 
 def _settings(trace: Trace, rows: Sequence[PeerRow]) -> list[Note]:

@@ -103,8 +103,8 @@ def ruins(model, args, kwargs):
     sys.exit(5)
 
 
-def counts_elements(model, args, kwargs):
-    """Elements of everything given to forward, by place or by name, on the CPU."""
+def counts_bytes(model, args, kwargs):
+    """Bytes of everything given to forward, by place or by name, on the CPU."""
     values = (*args, *kwargs.values())
     assert all(value.device.type == "cpu" for value in values)
     assert not model.training

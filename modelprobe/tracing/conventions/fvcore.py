@@ -50,6 +50,12 @@ def _norm(op: OpCall) -> float:
     return op.inputs[0].numel * (5 if len(op.inputs) > 1 else 4)
 
 
+def _instance_norm(op: OpCall, named: Names) -> float:
+    """The same; running statistics are no weight."""
+    affine = any("running_" not in named.get(ref.value, "") for ref in op.inputs[1:])
+    return op.inputs[0].numel * (5 if affine else 4)
+
+
 def _outputs(factor: int) -> Rule:
     return lambda op: factor * op.outputs[0].numel
 
@@ -69,12 +75,17 @@ RULES: dict[str, Rule] = {
     "aten.mm": _products,
     "aten.group_norm": _norm,
     "aten.layer_norm": _norm,
-    "aten.instance_norm": _norm,
     "aten.upsample_nearest2d": _outputs(1),
     "aten.upsample_bilinear2d": _outputs(4),
     "aten.adaptive_avg_pool2d": lambda op: op.inputs[0].numel,
     "aten.grid_sampler": _outputs(4),
 }
+
+NAMED_RULES: dict[str, Callable[[OpCall, Names], float]] = {
+    "aten.batch_norm": _batch_norm,
+    "aten.instance_norm": _instance_norm,
+}
+"""Rules that have to know which operands are buffers."""
 
 _ACTIVATIONS = frozenset(
     name
@@ -129,8 +140,8 @@ def _charges(trace: Trace, homes: dict[str, str]) -> Iterator[Charge]:
             continue
         if op.name == ATTENTION and homes.get(op.module, "").startswith("timm."):
             yield _unfused(index, op, weighted)
-        elif op.name == "aten.batch_norm":
-            yield charged(index, op, _batch_norm(op, trace.named))
+        elif op.name in NAMED_RULES:
+            yield charged(index, op, NAMED_RULES[op.name](op, trace.named))
         elif op.name in RULES:
             yield charged(index, op, RULES[op.name](op), _activations(op))
 

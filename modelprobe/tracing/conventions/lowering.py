@@ -57,15 +57,17 @@ def trained_values(trace: Trace) -> frozenset[int]:
 def is_fused_on_cpu(op: OpCall, trained: frozenset[int]) -> bool:
     """Whether attention takes the CPU's own kernel; else it is taken apart into two `bmm`.
 
-    The kernel wants equal heads, batches and widths, elements of a head side by side, something to attend to, and no
-    mask that has a gradient (a learned bias of positions has, where gradients are on).
+    The kernel wants equal batches and widths, elements of a head side by side, something to attend to, and no mask that
+    has a gradient (a learned bias of positions has, where gradients are on). Heads of keys and values may be fewer than
+    those of queries, by a whole factor.
     """
     if len(op.inputs) > 3 and op.inputs[3].value in trained:
         return False
     query, key, value = op.inputs[:3]
     if not len(query.shape) == len(key.shape) == len(value.shape) or len(query.shape) not in (3, 4):
         return False
-    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    alike = query.shape[:-3] == key.shape[:-3] and key.shape[:-2] == value.shape[:-2]
+    alike = alike and key.shape[-3] > 0 and query.shape[-3] % key.shape[-3] == 0
     widths = query.shape[-1] == key.shape[-1] == value.shape[-1]
     filled = min(query.shape[-2], key.shape[-2]) > 0
     dropout = op.arguments[4] if len(op.arguments) > 4 else 0.0

@@ -8,6 +8,7 @@ seen: F.*, `@`, attention, subclasses.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -18,16 +19,15 @@ from modelprobe.tracing.ledger import ModuleNode, Trace, numel
 
 Rule = Callable[[Seen], int]
 
+_GROUPS = re.compile(r"\bgroups=(\d+)")
+
 
 def _convolution(call: Seen) -> int:
     """Output elements x input channels of a group x kernel, transposed convolutions alike; no bias."""
-    weight = call.weight()
-    if weight is None:
+    weight, groups = call.weight(), _GROUPS.search(call.node.extra)
+    if weight is None or len(call.input) < 2:
         return 0
-    channels, outputs = call.input[1], call.output[1]
-    # A weight is [out, in / groups, ..], transposed [in, out / groups, ..].
-    groups = outputs // weight.shape[1] if "Transpose" in call.node.cls else channels // weight.shape[1]
-    return numel(call.output) * (channels // groups) * numel(weight.shape[2:])
+    return numel(call.output) * (call.input[1] // (int(groups[1]) if groups else 1)) * numel(weight.shape[2:])
 
 
 def _norm(call: Seen) -> int:
