@@ -309,7 +309,7 @@ def _notes(result: TrainingResult) -> list[Note]:
     many = "the output" if len(result.summed) == 1 else f"{len(result.summed)} outputs ({some(result.summed, 4)})"
     notes = [
         *result.notes,
-        Note(f"The backward pass starts from the sum of {many}; a loss is not counted.", Level.INFO),
+        Note(f"The backward pass starts from the sum of {many}; no other loss is counted.", Level.INFO),
     ]
     if result.scores_again:
         text = (

@@ -20,7 +20,10 @@ from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, ru
 from modelprobe.tracing.ledger import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.operands import refuse_mixed
 from modelprobe.tracing.shortcuts import SHORTCUTS, Shortcut
+from modelprobe.tracing.shortcuts_training import TRAINING_SHORTCUTS
 from modelprobe.tracing.values import shape_of
+
+_EVERY_SHORTCUT = {**SHORTCUTS, **TRAINING_SHORTCUTS}
 
 _PACKED = frozenset(
     f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
@@ -63,7 +66,7 @@ def describe(func: Any) -> Operator:
     names = tuple(schema.arguments[i].name for i in written)
     returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
     parts = func.decompose if composite else None
-    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, SHORTCUTS.get(shown))
+    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, _EVERY_SHORTCUT.get(shown))
 
 
 class Values:
@@ -172,7 +175,7 @@ class Observer(_Base):  # type: ignore[misc]
 
     def _shortcut(
         self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]
-    ) -> Tensor | tuple[Tensor, ...] | None:
+    ) -> Tensor | tuple[Tensor | None, ...] | None:
         if operator.shortcut is None or kwargs or not all(tensor.is_meta for tensor in tensors):
             return None
         return operator.shortcut(*args)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Shortcut = Callable[..., "Tensor | tuple[Tensor, ...] | None"]
+Shortcut = Callable[..., "Tensor | tuple[Tensor | None, ...] | None"]
 
 
 def convolution(
@@ -62,8 +62,8 @@ def batch_norm(
     training: bool,
     *_: Any,
 ) -> Tensor | None:
-    """batch_norm with stored statistics."""
-    if training or x.dim() < 2 or mean is None or var is None:
+    """batch_norm, with stored statistics or with those of the batch."""
+    if x.dim() < 2 or (not training and (mean is None or var is None)):
         return None
     if any(item is not None and tuple(item.shape) != (x.shape[1],) for item in (weight, bias, mean, var)):
         return None

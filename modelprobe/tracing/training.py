@@ -229,7 +229,8 @@ def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tens
 def _run_backward(
     model: nn.Module, outputs: Sequence[Tensor], observer: GradientObserver, running: Numbered, device: str
 ) -> None:
-    ones = [torch.ones_like(tensor) for tensor in outputs]
+    # On meta `ones_like` would import half of torch; values do not matter there.
+    ones = [_empty(tensor) if tensor.is_meta else torch.ones_like(tensor) for tensor in outputs]
     running.failed = None
     observer.start_backward()
     try:
@@ -246,6 +247,10 @@ def _run_backward(
             f"the backward pass of {where} raised {type(error).__name__}: {one_line(error)}",
             "it does when it is trained as well; --debug shows the traceback",
         ) from error
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _gradients(steps: Sequence[Step]) -> tuple[GradientOp, ...]:
