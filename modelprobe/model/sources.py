@@ -91,8 +91,6 @@ class ZooSource:
         for key in given:
             if key in _WEIGHTS:
                 raise BadInput(f"--set {key} would load weights", "a cost does not depend on them: leave it out")
-        # Imported now: some releases compute with tensors on import, which the meta device around `make` would break.
-        self.builder()
 
     def failed(self, error: BaseException, given: Mapping[str, Any]) -> Exception:
         refused = _refused(error, _UNEXPECTED, given)

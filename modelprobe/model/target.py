@@ -55,6 +55,8 @@ class Target:
         if self.is_instance:
             return construct.Built(self.source.make(self.given))
         with as_probe_errors(self.source, self.given), construct.without_warnings():
+            # Imports the library now: some releases compute on import, which the meta device around `make` breaks.
+            self.source.constructor()
             module, notes = construct.construct(lambda: self.source.make(self.given), device, seed, self.name)
         if device == "meta":
             if not notes and all(parameter.is_meta for parameter in module.parameters()):
