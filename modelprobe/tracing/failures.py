@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -17,13 +18,24 @@ from modelprobe.units import shape as shape_text
 class NeedsValuesError(BadInput):
     """The model asked a `meta` tensor for its values; it has to run for real. `where` is the module that asked."""
 
-    def __init__(self, where: str, reason: str) -> None:
+    def __init__(self, where: str, error: BaseException) -> None:
+        reason = _reason(error)
         super().__init__(
             f"the model asks for values{f' in {where}' if where else ''}, which meta tensors do not have: {reason}",
             "it has to run for real: --device cpu, or a model and inputs on a real device",
         )
         self.where = where
         self.reason = reason
+
+
+_BY_VALUES = re.compile(r"The register_meta function for (?P<name>[\w.]+)")
+
+
+def _reason(error: BaseException) -> str:
+    """What torch says of it, in a sentence: what follows is advice to people who write operators."""
+    text = one_line(error)
+    found = _BY_VALUES.match(text)
+    return f"{found['name']} has as many results as its values say" if found else text.split(". ")[0].rstrip(".")
 
 
 def real_run_note(needs: NeedsValuesError, how: str) -> Note:
@@ -61,7 +73,7 @@ def explained(
 ) -> ProbeError:
     """What to raise for an exception that came out of a forward: values are needed, or the model is at fault."""
     if device == "meta" and asks_for_values(error):
-        return NeedsValuesError(running.failed[0] if running.failed else "", one_line(error))
+        return NeedsValuesError(running.failed[0] if running.failed else "", error)
     return model_raised(model, args, kwargs, running, error)
 
 

@@ -241,7 +241,7 @@ def _run_backward(
     except BaseException as error:
         path = running.failed[0] if running.failed else observer.last_place()
         if device == "meta" and asks_for_values(error):
-            raise NeedsValuesError(path, one_line(error)) from error
+            raise NeedsValuesError(path, error) from error
         where = f"{class_name(model)}.{path}" if path else class_name(model)
         raise ModelRaised(
             f"the backward pass of {where} raised {type(error).__name__}: {one_line(error)}",
