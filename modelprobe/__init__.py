@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from modelprobe.analyzers.cam_look import cam
+    from modelprobe.analyzers.class_maps import ClassMap
     from modelprobe.api import count_flops, count_params, list_buffers, summarize, trace
     from modelprobe.checkpoints.reader import open_checkpoint
     from modelprobe.errors import ProbeError
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from modelprobe.tracing.ledger import Trace
 
 _HOMES = {
+    "ClassMap": "modelprobe.analyzers.class_maps",
     "Cost": "modelprobe.tracing.formulas",
     "ProbeError": "modelprobe.errors",
     "Trace": "modelprobe.tracing.ledger",
     "capture": "modelprobe.tracing.capture",
+    "cam": "modelprobe.analyzers.cam_look",
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
@@ -32,9 +36,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassMap",
     "Cost",
     "ProbeError",
     "Trace",
+    "cam",
     "capture",
     "count_flops",
     "count_params",

@@ -203,7 +203,13 @@ class Broken(nn.Module):
         return self.second(self.first(x))
 
 
-DIGITS = {"input_size": (1, 64, 64), "mean": (0.0,), "std": (1.0,), "label_names": list("0123456789")}
+DIGITS = {
+    "input_size": (1, 64, 64),
+    "mean": (0.0,),
+    "std": (1.0,),
+    "crop_pct": 1.0,
+    "label_names": list("0123456789"),
+}
 """How the two networks below see pictures, and what their classes are called."""
 
 
@@ -240,7 +246,9 @@ class DigitViT(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 64, heads: int = 4, depth: int = 3) -> None:
         super().__init__()
-        self.patches = nn.Sequential(conv(1, width // 4, 2), conv(width // 4, width // 2, 2), conv(width // 2, width, 2))
+        self.patches = nn.Sequential(
+            conv(1, width // 4, 2), conv(width // 4, width // 2, 2), conv(width // 2, width, 2)
+        )
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(0.02 * torch.randn(1, 65, width))
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(depth)))

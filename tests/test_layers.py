@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     # The tools are imported inside the functions that ask them, which only a child process calls.
     "peers": (BASE, {"torch", "thop", "torchinfo", "fvcore", "ptflops"}),
     "model": ({*BASE, "checkpoints"}, {*ZOOS, "PIL", "numpy", "safetensors", "huggingface_hub"}),
-    "analyzers": ({*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "__init__"}, ZOOS | {"numpy"}),
+    "analyzers": ({*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "__init__"}, ZOOS | {"numpy", "PIL", "captum"}),
     "renderers": ({"report", "units"}, set()),
     "output": ({*BASE, "renderers"}, {"rich"}),
     "options": ({*BASE, "renderers", "output"}, {"typer"}),

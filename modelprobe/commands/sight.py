@@ -19,6 +19,7 @@ from modelprobe.report import Fact, Level, Note
 if TYPE_CHECKING:
     from torch import nn
 
+    from modelprobe.analyzers.view import View
     from modelprobe.checkpoints.entries import Checkpoint
     from modelprobe.model.labels import Labels
     from modelprobe.model.preprocess import Preprocessing
@@ -145,6 +146,10 @@ class Weights:
     trained: bool | None
     reason: str = ""
 
+    def plain(self) -> dict[str, Any]:
+        """What JSON says of them."""
+        return {"kind": self.kind, "name": self.name, "trained": self.trained, "reason": self.reason}
+
     def fact(self) -> Fact:
         """The line of a report's head."""
         if self.kind == RANDOM:
@@ -164,6 +169,20 @@ class Sight:
     labels: Labels
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(default_factory=dict)
+
+    def view(self) -> View:
+        """What an analyzer needs of it."""
+        from modelprobe.analyzers.view import View
+
+        return View(
+            self.target.name,
+            self.model,
+            self.preprocessing,
+            self.labels,
+            self.weights.fact(),
+            self.notes,
+            self.env,
+        )
 
 
 @stdout_kept()

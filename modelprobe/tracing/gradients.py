@@ -1,0 +1,156 @@
+"""What a gradient needs of somebody else's model, and how its paths run from the image to the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Edge = tuple[Any, int]
+"""A node of the autograd graph and which of its outputs."""
+
+
+T = TypeVar("T")
+
+SPOILT = "modified by an inplace operation"
+"""In torch's message when a tensor that a gradient is computed from was overwritten."""
+
+
+def with_gradients(model: nn.Module, compute: Callable[[], T]) -> T:
+    """What `compute` returns, run where gradients flow through `model` to its image.
+
+    What a model overwrites where it switched gradients off would spoil them: then it is run again with copies kept.
+    """
+    try:
+        with differentiable(model):
+            return compute()
+    except RuntimeError as error:
+        if SPOILT not in str(error):
+            raise
+    with differentiable(model), torch.autograd.graph.allow_mutation_on_saved_tensors():
+        return compute()
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Let gradients flow through `model` to its image, and nowhere else; `requires_grad` is put back.
+
+    Parameters ask for no gradient, which saves the memory of one.
+    """
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            yield
+    finally:
+        for parameter, wanted in flags:
+            parameter.requires_grad_(wanted)
+
+
+@contextmanager
+def never_off() -> Iterator[None]:
+    """Inside, `torch.no_grad`, `set_grad_enabled(False)` and `inference_mode` of the model's own code do nothing."""
+    core: Any = torch._C
+    mode: Any = torch.inference_mode
+    own_switch, own_enter, own_exit = core._set_grad_enabled, mode.__enter__, mode.__exit__
+    core._set_grad_enabled = lambda wanted: None
+    mode.__enter__, mode.__exit__ = lambda self: None, lambda self, *raised: None
+    try:
+        yield
+    finally:
+        core._set_grad_enabled = own_switch
+        mode.__enter__, mode.__exit__ = own_enter, own_exit
+
+
+@contextmanager
+def nothing_zero(model: nn.Module) -> Iterator[None]:
+    """Inside, weights that are zero throughout are small random numbers instead; the zeros are put back.
+
+    Networks are born with such weights (the head of a transformer, the last scale of a branch), and no gradient passes.
+    """
+    born = [(p, p.detach().clone()) for p in model.parameters() if p.is_floating_point() and not bool(p.any())]
+    drawn = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for parameter, _ in born:
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=drawn))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in born:
+                parameter.copy_(value)
+
+
+def edge_of(tensor: Tensor) -> Edge | None:
+    """Where `tensor` stands in the graph as it is now: a later write in place does not change what is returned."""
+    if not tensor.requires_grad:
+        return None
+    found = torch.autograd.graph.get_gradient_edge(tensor)
+    return found.node, found.output_nr
+
+
+def gradients(score: Tensor, edges: Sequence[Edge]) -> tuple[Tensor | None, ...]:
+    """The gradients of `score` with respect to tensors, given by their edges. None where it does not depend on one."""
+    wanted = [torch.autograd.graph.GradientEdge(node, number) for node, number in edges]
+    found: Any = torch.autograd.grad([score], wanted, retain_graph=True, allow_unused=True)
+    return tuple(found)
+
+
+class Paths:
+    """The paths from the image to the scores, counted, so that one can ask whether all of them pass through a tensor.
+
+    All do exactly when (paths from the scores to it) x (paths from it to the image) is the number of all paths.
+    """
+
+    def __init__(self, scores: Tensor, image: Tensor) -> None:
+        root, source = edge_of(scores), edge_of(image)
+        assert root is not None
+        assert source is not None
+        order = _ordered(root[0])
+        self._down: dict[Any, int] = {}
+        for node in order:  # inputs first
+            inputs = sum(self._down[child] for child, _ in node.next_functions if child is not None)
+            self._down[node] = 1 if node is source[0] else inputs
+        self._up: dict[Edge, int] = {root: 1}
+        arrived = dict.fromkeys(order, 0)
+        arrived[root[0]] = 1
+        for node in reversed(order):
+            for child, number in node.next_functions:
+                if child is not None:
+                    edge = (child, number)
+                    self._up[edge] = self._up.get(edge, 0) + arrived[node]
+                    arrived[child] += arrived[node]
+        self.total = self._down[root[0]]
+
+    def count(self, edge: Edge) -> int:
+        """How many of all the paths pass through the tensor of `edge`."""
+        return self._up.get(edge, 0) * self._down.get(edge[0], 0)
+
+    def through(self, edge: Edge) -> bool:
+        """Whether everything that the scores know of the image passes through the tensor of `edge`."""
+        return self.total > 0 and self.count(edge) == self.total
+
+
+def _ordered(root: Any) -> list[Any]:
+    """The nodes that `root` depends on, each after those that it depends on itself."""
+    done: dict[Any, None] = {}
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    opened: set[Any] = set()
+    while stack:
+        node, leaving = stack.pop()
+        if leaving:
+            done[node] = None
+            continue
+        if node in opened:
+            continue
+        opened.add(node)
+        stack.append((node, True))
+        stack.extend((child, False) for child, _ in node.next_functions if child is not None and child not in opened)
+    return list(done)
