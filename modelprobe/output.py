@@ -188,6 +188,22 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for `total` pieces of work; what is given is called after each. Nothing where no person looks."""
+    if total < 2 or not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(printable(text), markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, no_color=not _colour(sys.stderr))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
 def stdout_kept() -> Iterator[None]:
     """While the body runs somebody else's code, what it prints to stdout goes to stderr: stdout is the report alone.
 

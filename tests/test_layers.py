@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "options": ({*BASE, "renderers", "output"}, {"typer"}),
     "commands": (
         {*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "analyzers", "renderers", "output", "options"},
-        {"typer", "rich", *ZOOS},
+        {"typer", "rich", "numpy", *ZOOS},
     ),
     "cli": ({*BASE, "commands", "options", "output", "__init__"}, {"typer"}),
     "api": ({*BASE, "tracing", "checkpoints", "model", "analyzers"}, {"torch"}),

@@ -6,7 +6,7 @@ very forward pass has elsewhere, and nothing else; a layout found so says it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
@@ -27,7 +27,7 @@ from modelprobe.analyzers.axes import (
     Axis,
     followed,
 )
-from modelprobe.tracing.ledger import Shape, Trace, numel
+from modelprobe.tracing.ledger import ModuleCall, Shape, Trace, numel
 
 MAPS, TOKENS, FRAMES, PIECES, VECTOR, MATRIX, NOTHING = (
     "maps",
@@ -97,15 +97,22 @@ def layouts(trace: Trace) -> tuple[Place, ...]:
     for number, (op, axes) in enumerate(zip(trace.ops, found, strict=True)):
         for position, ref in enumerate(op.outputs):
             last.setdefault(ref.shape, []).append((number, axes[position]))
-    places: list[tuple[int, int, Place]] = []
-    for order, call in enumerate(trace.calls):
-        if not call.path:
-            continue
-        for index, shape in enumerate(call.outputs):
-            axes = _latest(last.get(shape, ()), call.end_op)
-            layout = layout_of(shape, axes, grids)
-            places.append((call.end_op, -order, Place(call.path, call.cls, call.number, index, shape, layout)))
-    return tuple(place for _, _, place in sorted(places, key=lambda item: item[:2]))
+    places = []
+    for call in _as_they_end(trace.calls):
+        for index, shape in enumerate(call.outputs if call.path else ()):
+            layout = layout_of(shape, _latest(last.get(shape, ()), call.end_op), grids)
+            places.append(Place(call.path, call.cls, call.number, index, shape, layout))
+    return tuple(places)
+
+
+def _as_they_end(calls: Sequence[ModuleCall]) -> Iterator[ModuleCall]:
+    """The calls, which stand in the order in which they begin, in the order in which they end."""
+    running: list[int] = []
+    for number, call in enumerate(calls):
+        while running and running[-1] != call.parent:
+            yield calls[running.pop()]
+        running.append(number)
+    yield from (calls[number] for number in reversed(running))
 
 
 def _latest(written: Sequence[tuple[int, Axes]], end: int) -> Axes:

@@ -89,7 +89,10 @@ def _of_torchvision(source: ZooSource, wanted: DeclaredInput, weights: Any) -> P
         values = (0.5, 0.5) if wanted.kind == PAIR else (0.0, 1.0)
         size = (wanted.shape[-2], wanted.shape[-1]) if wanted.kind == PAIR else None
         fit = SQUASH if wanted.kind == PAIR else NEVER
-        notes = (Note("The picture was given twice, to a model that compares two.", Level.INFO),) if size else ()
+        text = "The picture was given twice, to a model that compares two."
+        if kind == IMAGES:
+            text = "The model itself resizes and pads: a map laid over the picture may be off by the padding."
+        notes = (Note(text, Level.INFO),)
         return Preprocessing(
             3, fit, size, None, "bilinear", (values[0],) * 3, (values[1],) * 3, said, kind, notes=notes
         )
@@ -137,8 +140,7 @@ def _assumed(wanted: DeclaredInput) -> Preprocessing:
     else:
         (channels, height, width), frames = wanted.shape[-3:], 1
     text = (
-        f"{UNKNOWN}: the shorter side was resized to {min(height, width)}, "
-        f"the centre {height}x{width} taken ({wanted.source}), values left in 0..1. --resize, --mean and --std say it; "
+        f"{UNKNOWN}: what was done is told as Input. --resize, --mean and --std change it; "
         "a default_cfg on the module says it for good."
     )
     notes = (Note(text, Level.ASSUMED),)

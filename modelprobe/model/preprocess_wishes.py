@@ -32,13 +32,16 @@ def changed(found: Preprocessing, wishes: Wishes) -> Preprocessing:
         lone = "x" not in wishes.resize
         found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH)
         said.append("--resize")
-    for name, text in (("mean", wishes.mean), ("std", wishes.std)):
-        if text is not None:
-            found = replace(found, **{name: parse_numbers(text, name, found.channels)})
-            said.append(f"--{name}")
+    if wishes.mean is not None:
+        found = replace(found, mean=parse_numbers(wishes.mean, "mean", found.channels))
+        said.append("--mean")
+    if wishes.std is not None:
+        found = replace(found, std=parse_numbers(wishes.std, "std", found.channels))
+        said.append("--std")
     if not said:
         return found
-    notes = tuple(note for note in found.notes if not note.text.startswith(UNKNOWN))
+    told = wishes.mean is not None or wishes.std is not None
+    notes = tuple(note for note in found.notes if not (told and note.text.startswith(UNKNOWN)))
     return replace(found, source=f"{found.source}, changed by {', '.join(said)}", notes=notes)
 
 

@@ -98,7 +98,8 @@ def _figures(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
 
 
 def _preview_row(figures: Sequence[Figure], widths: Sequence[int], style: Style) -> Iterator[Text]:
-    titles = [Text(_shorten(_clean(f.caption, style), w, style), "dim") for f, w in zip(figures, widths, strict=True)]
+    names = [figure.caption.partition(": ")[0] for figure in figures]
+    titles = [Text(_shorten(_clean(name, style), w, style), "dim") for name, w in zip(names, widths, strict=True)]
     yield Text(" " * GAP).join(_pad(title, width) for title, width in zip(titles, widths, strict=True))
     drawn = [cells(figure.preview, style.colour, style.unicode) for figure in figures]
     for line in range(max(map(len, drawn))):
