@@ -173,14 +173,16 @@ class Draft:
 
     def _placed(self, new: list[Part], gone: set[str]) -> dict[str, Part]:
         order: dict[str, Part] = {}
-        waiting = {part.name: part for part in new}
+        made_of: dict[str, list[Part]] = {}
+        for made in new:
+            for source in made.sources:
+                made_of.setdefault(source, []).append(made)
         for name, part in self.parts.items():
-            if name not in gone:
-                order[name] = part
-                continue
-            for made in [made for made in waiting.values() if set(made.sources) & set(part.sources)]:
-                order[made.name] = waiting.pop(made.name)
-        order.update(waiting)
+            here = [part] if name not in gone else [made for source in part.sources for made in made_of.get(source, ())]
+            for each in here:
+                order.setdefault(each.name, each)
+        for made in new:
+            order.setdefault(made.name, made)
         return order
 
     def drop(self, names: Iterable[str], rule: str, reason: str) -> None:
