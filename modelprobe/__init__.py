@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from modelprobe.analyzers.cam_look import cam
     from modelprobe.analyzers.class_maps import ClassMap
-    from modelprobe.api import count_flops, count_params, list_buffers, summarize, trace
+    from modelprobe.api import count_flops, count_params, count_training, list_buffers, summarize, trace
     from modelprobe.checkpoints.reader import open_checkpoint
     from modelprobe.errors import ProbeError
     from modelprobe.tracing.capture import capture
@@ -28,6 +28,7 @@ _HOMES = {
     "cam": "modelprobe.analyzers.cam_look",
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
+    "count_training": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
     "open_checkpoint": "modelprobe.checkpoints.reader",
     "list_buffers": "modelprobe.api",
@@ -44,6 +45,7 @@ __all__ = [
     "capture",
     "count_flops",
     "count_params",
+    "count_training",
     "formula",
     "list_buffers",
     "open_checkpoint",

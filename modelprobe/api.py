@@ -16,11 +16,13 @@ from modelprobe.analyzers import flops as _flops
 from modelprobe.analyzers import params as _params
 from modelprobe.analyzers import ranges as _ranges
 from modelprobe.analyzers import summary as _summary
+from modelprobe.analyzers import training as _training
 from modelprobe.analyzers.env import brief
 from modelprobe.analyzers.patterns import split_patterns
 from modelprobe.errors import BadInput
 from modelprobe.tracing.ledger import Trace
 from modelprobe.tracing.recorder import trace as _trace
+from modelprobe.tracing.training import record_training
 from modelprobe.tracing.tree import class_name, read_tree, saved_names
 
 
@@ -53,6 +55,29 @@ def count_flops(
     recorded = _recorded(model, inputs, kwargs)
     found = _flops.count_flops(recorded, by=by, depth=depth, top=top)
     return found if isinstance(model, Trace) else replace(found, ranges=_ranges.ranges(model, recorded))
+
+
+def count_training(
+    model: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    freeze: str | Sequence[str] = (),
+    optimizer: str = "sgd",
+    device: str = "meta",
+    by: str = "module",
+    depth: int | None = None,
+    top: int | None = None,
+) -> _training.TrainingResult:
+    """MACs and FLOPs of a training step: forward, backward, recomputation and the update, by module, operator or kind.
+
+    The backward pass starts from the sum of the outputs. `freeze` holds patterns such as `"conv1,layer1.*"`,
+    `optimizer` is sgd, sgd-momentum, adam or adamw, `device` as for `trace`. Raises BadInput when nothing would train,
+    ModelRaised when the model raises, in either direction.
+    """
+    env = {**brief(), "model": class_name(model), "device": device, "mode": "train"}
+    frozen = _training.frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
+    found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
+    return _training.count_training(found, optimizer=optimizer, by=by, depth=depth, top=top)
 
 
 def summarize(

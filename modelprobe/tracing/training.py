@@ -129,10 +129,7 @@ def _recorded(
     env: Mapping[str, Any],
 ) -> TrainingTrace:
     try:
-        with warnings.catch_warnings():
-            # The plain recording wants no gradients, which checkpointing remarks on.
-            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
-            forward = recorded(model, args, kwargs, device, True, notes, env, False)
+        forward = _plain_forward(model, args, kwargs, device, notes, env)
     except ModelRaised as raised:
         if "more than 1 value per channel" in raised.message:
             raise LoneValueError(
@@ -140,6 +137,19 @@ def _recorded(
             ) from raised
         raise
     return _differentiated(model, args, kwargs, device, freeze, forward)
+
+
+def _plain_forward(
+    model: nn.Module, args: Any, kwargs: Any, device: str, notes: Sequence[Note], env: Mapping[str, Any]
+) -> Trace:
+    with ExitStack() as stack:
+        # The plain recording wants no gradients, which checkpointing remarks on.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+        if device == "real":  # where a forward of training may write to its weights
+            stack.enter_context(pristine(model))
+            stack.enter_context(own_parameters(model, False, ()))
+        return recorded(model, args, kwargs, device, True, notes, env, False)
 
 
 class LoneValueError(ModelRaised):

@@ -47,6 +47,29 @@ def embedding_bag_backward(
     return Cost(0, touched * (1 + by_frequency + (mode == 1) + (sample_weights is not None)))
 
 
+@formula("aten::_embedding_bag_backward", kind="embedding")
+def general_bag_backward(
+    grad: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    bags: Tensor,
+    sizes: Tensor,
+    maxima: Tensor,
+    rows: int,
+    by_frequency: bool,
+    mode: int,
+    sparse: bool,
+    sample_weights: Tensor | None = None,
+    *_: Any,
+    out: Tensor,
+) -> Cost:
+    """The operator above it, which some devices run whole; a sparse gradient keeps the rows apart and sums none."""
+    dense = embedding_bag_backward(
+        grad, indices, bags, sizes, maxima, rows, by_frequency, mode, sample_weights, out=out
+    )
+    return dense._replace(flops=dense.flops - indices.numel() * grad.shape[-1]) if sparse else dense
+
+
 @formula("aten::_embedding_bag_per_sample_weights_backward", kind="embedding")
 def sample_weights_backward(grad: Tensor, table: Tensor, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """The product of a row with the gradient of its bag, summed."""

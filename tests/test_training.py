@@ -1,0 +1,111 @@
+"""The cost of a training step as a result: passes that add up, modules, the optimiser's own operators, notes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import modelprobe
+from modelprobe.analyzers.optimizers import OPTIMIZERS
+from modelprobe.analyzers.training import TrainingResult
+from modelprobe.errors import BadInput
+from modelprobe.tracing.observer import Observer, Values
+from tests.samples import models
+
+STEPS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, foreach=False),
+    "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, momentum=0.9, foreach=False),
+    "adam": lambda parameters: torch.optim.Adam(parameters, foreach=False),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, foreach=False),
+}
+
+
+SCALED = {"sgd": 1, "sgd-momentum": 1}
+"""Sums with a factor, `p += alpha g`: the ledger's table counts the sum alone."""
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_update_is_what_torchs_own_optimiser_computes(name: str) -> None:
+    """Recorded from `torch.optim`: the operators on whole parameters, per element, once the state exists."""
+    parameter = nn.Parameter(torch.rand(10))
+    optimizer = STEPS[name]([parameter])
+    for _ in range(2):
+        parameter.grad = torch.rand(10)
+        observer = Observer(Values(), lambda: ("", -1), False)
+        with observer, torch.no_grad():
+            optimizer.step()
+    flops = sum(op.flops for op in observer.ops if op.outputs and op.outputs[0].numel == 10)
+    assert flops + 10 * SCALED.get(name, 0) == 10 * OPTIMIZERS[name].flops
+    states = [value for value in optimizer.state[parameter].values() if torch.is_tensor(value) and value.numel() == 10]
+    assert len(states) == OPTIMIZERS[name].states
+
+
+def step(model: nn.Module, *inputs: torch.Tensor, **asked: object) -> TrainingResult:
+    return modelprobe.count_training(model, *inputs, **asked)
+
+
+def test_passes_add_up_by_hand() -> None:
+    found = step(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.zeros(4, 3), optimizer="adam")
+    assert (found.forward.macs, found.input_gradients.macs, found.weight_gradients.macs) == (100, 40, 100)
+    assert found.backward.macs == 140
+    assert found.ratio == 1.4
+    assert found.macs == 240
+    # Forward: both biases and the ReLU. Backward: a sum for each bias, the ReLU's comparison. Adam: 13 each.
+    elements = 3 * 5 + 5 + 5 * 2 + 2
+    assert found.optimizer.elements == elements
+    assert found.optimizer.flops == 13 * elements
+    assert found.flops == 2 * 240 + (20 + 20 + 8) + (20 + 20 + 8) + 13 * elements
+    assert (found.optimizer.gradient_bytes, found.optimizer.state_bytes) == (4 * elements, 8 * elements)
+    assert found.recomputation.flops == 0
+    assert not found.uncounted
+
+
+@pytest.mark.parametrize("by", ["module", "operator", "kind"])
+def test_rows_add_up_to_the_step(by: str) -> None:
+    ids = torch.zeros(2, 16, dtype=torch.int64)
+    found = step(models.TinyAttention(), ids, by=by, depth=9)
+    top = [row for row in found.rows if row.depth == 0]
+    assert sum(row.cost.macs for row in top) == found.macs
+    assert sum(row.cost.flops for row in top) == found.flops
+    assert sum(row.share for row in top) == pytest.approx(1)
+    ranked = step(models.TinyAttention(), ids, by=by, top=1000)
+    assert sum(row.cost.flops for row in ranked.rows) == found.flops
+    assert [row.cost.macs for row in ranked.rows[:3]] == sorted((r.cost.macs for r in ranked.rows), reverse=True)[:3]
+
+
+def test_children_add_up_to_their_module() -> None:
+    found = step(models.TinyAttention(), torch.zeros(1, 16, dtype=torch.int64), depth=1)
+    root, *children = (row for row in found.rows if row.depth <= 1)
+    assert root.cost.macs == sum(row.cost.macs for row in children)
+    assert root.cost.flops >= sum(row.cost.flops for row in children)
+    assert root.trained == sum(p.numel() for p in models.TinyAttention().parameters())
+
+
+def test_freezing_by_pattern() -> None:
+    model = models.TinyCNN()
+    found = step(model, torch.zeros(2, 3, 16, 16), freeze="features.*")
+    head = 2 * 16 * 10
+    assert (found.input_gradients.macs, found.weight_gradients.macs) == (0, head)
+    assert (found.optimizer.elements, found.frozen) == (170, found.parameters - 170)
+    with pytest.raises(BadInput, match="matches no module and no parameter"):
+        step(model, torch.zeros(2, 3, 16, 16), freeze="featurs.*")
+    with pytest.raises(BadInput, match="every parameter is frozen"):
+        step(model, torch.zeros(2, 3, 16, 16), freeze=["features", "head"])
+
+
+def test_notes_say_what_the_loss_is_and_what_fusing_would_cost() -> None:
+    said = [note.text for note in step(models.TinyAttention(), torch.zeros(1, 16, dtype=torch.int64)).report().notes]
+    assert "The backward pass starts from the sum of the output; no other loss is counted." in said
+    # 3 blocks x 4 heads x 16 x 16 scores x 8
+    assert any("24.58 kMACs more if every attention does" in text for text in said)
+    unused = step(models.Unused(), torch.zeros(1, 4))
+    assert unused.unreached == 4 * 64 + 64
+    assert any("want a gradient and get none: never.0.weight" in note.text for note in unused.report().notes)
+
+
+def test_unknown_optimiser_and_grouping() -> None:
+    with pytest.raises(BadInput, match="the optimiser 'adamx' is not known"):
+        step(nn.Linear(2, 2), torch.zeros(1, 2), optimizer="adamx")
+    with pytest.raises(BadInput, match="call"):
+        step(nn.Linear(2, 2), torch.zeros(1, 2), by="call")
