@@ -141,10 +141,13 @@ class Positions(_Base):  # type: ignore[misc]
         query, key = places[0], places[1]
         if key is None or q.shape[-1] != k.shape[-1]:
             return
+        columns = key.here[..., 0]
         if k.shape[-3:-2] != q.shape[-3:-2]:  # grouped queries: every head of k serves several of q
-            k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+            times = q.shape[-3] // k.shape[-3]
+            k, columns = k.repeat_interleave(times, -3), columns.repeat_interleave(times, -2)
         rows = query.here[..., 0] if query is not None else torch.zeros(q.shape[:-1])
-        found = Attended(self._where(), rows, key.here[..., 0], None, q, k, mask, causal, kwargs.get("scale"))
+        scale = kwargs.get("scale")
+        found = Attended(self._where(), rows, columns, None, q, k, mask, causal, scale)
         self.attended.append(found)
 
     def _softmax(self, place: Place, args: Sequence[Any], out: Tensor) -> None:
