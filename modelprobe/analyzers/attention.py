@@ -67,7 +67,7 @@ class AttentionResult(Result):
     """Every map that was asked for, and the blocks that there are."""
 
     model: str
-    weights: Fact
+    weights: Mapping[str, Any]
     preprocessing: str
     blocks: tuple[AttentionBlock, ...]
     entries: tuple[AttentionEntry, ...]
@@ -75,12 +75,13 @@ class AttentionResult(Result):
     directory: str = ""
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    head: Fact = field(repr=False, default=Fact("Weights", None))
 
     def report(self) -> Report:
         """The blocks when they were asked for, else the maps and their pictures."""
         heads = sum(block.heads for block in self.blocks)
         facts = [
-            Fact("Weights", self.weights.value, detail=self.weights.detail),
+            self.head,
             Fact("Pictures", self.preprocessing),
             Fact("Attention", f"{len(self.blocks)} blocks", detail=f"{heads} heads"),
             *([Fact("Written to", self.directory)] if self.directory else []),

@@ -90,7 +90,8 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
         notes[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
     return AttentionResult(
         model=view.name,
-        weights=view.weights,
+        weights=view.origin,
+        head=view.weights,
         preprocessing=view.preprocessing.describe(),
         blocks=blocks,
         entries=tuple(entries),

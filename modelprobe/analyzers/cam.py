@@ -61,7 +61,7 @@ class CamResult(Result):
     """Every map that was asked for, and what it was made with."""
 
     model: str
-    weights: Fact
+    weights: Mapping[str, Any]
     preprocessing: str
     layer: str
     reason: str
@@ -71,11 +71,12 @@ class CamResult(Result):
     directory: str = ""
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    head: Fact = field(repr=False, default=Fact("Weights", None))
 
     def report(self) -> Report:
         """The layer and why, the scores, then the pictures."""
         facts = [
-            Fact("Weights", self.weights.value, detail=self.weights.detail),
+            self.head,
             Fact("Pictures", self.preprocessing),
             *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
             *([Fact("Written to", self.directory)] if self.directory else []),

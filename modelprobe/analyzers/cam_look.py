@@ -136,7 +136,8 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     said = (*view.notes, *gathered(told), *dict.fromkeys(notes), *_closing(choice, folder))
     return CamResult(
         model=view.name,
-        weights=view.weights,
+        weights=view.origin,
+        head=view.weights,
         preprocessing=view.preprocessing.describe(),
         layer=choice.layer.path if choice else "",
         reason=choice.reason if choice else "",

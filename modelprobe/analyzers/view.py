@@ -29,6 +29,8 @@ class View:
     preprocessing: Preprocessing
     labels: Labels
     weights: Fact
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Which weights they are, for programs."""
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(default_factory=dict)
 

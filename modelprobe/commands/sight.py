@@ -180,6 +180,7 @@ class Sight:
             self.preprocessing,
             self.labels,
             self.weights.fact(),
+            self.weights.plain(),
             self.notes,
             self.env,
         )

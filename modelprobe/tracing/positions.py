@@ -318,9 +318,21 @@ def _resampled(place: Place, shape: torch.Size) -> Place | None:
     first = numbers[:, :1]
     if numbers.stride(1) != 0 and bool((first == first.flatten()[0]).all()):
         return None
+    first = _without_padding(first)
     if first.shape[2:] != shape[2:]:
         first = functional.interpolate(first, size=tuple(shape[2:]), mode="nearest")
     return Place(first.expand(shape))
+
+
+def _without_padding(numbers: Tensor) -> Tensor:
+    """[1, 1, H, W] without a border of no place, which a convolution that pads explicitly is given."""
+    if numbers.dim() != 4 or bool(numbers[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]].all()):
+        return numbers
+    rows, columns = numbers[0, 0].any(1).nonzero().flatten(), numbers[0, 0].any(0).nonzero().flatten()
+    if not len(rows):
+        return numbers
+    inside = numbers[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return inside if bool(inside.all()) else numbers
 
 
 def _listed(args: Sequence[Any]) -> list[Tensor]:

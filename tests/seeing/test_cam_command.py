@@ -1,0 +1,220 @@
+"""`cam` and `attention` on the command line: what they print, what they write, and everything they refuse."""
+
+import errno
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.command_line import SAMPLES, CommandLine, said
+from tests.samples import ROOT
+
+PICTURE = str(ROOT / "samples" / "digit_a.png")
+CNN = (f"{SAMPLES}:DigitCNN", "--weights", str(ROOT / "samples" / "digit_cnn.pth"), "--image", PICTURE)
+VIT = (f"{SAMPLES}:DigitViT", "--image", PICTURE)
+
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    default_cfg = {"input_size": (1, 64, 64), "mean": (0.0,), "std": (1.0,), "crop_pct": 1.0,
+                   "label_names": ["grey cat", "black cat", "dog"]}
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.never, self.talk, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3), Talk(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.talk(x)
+        return self.head(x.mean((2, 3)))
+
+class Talk(nn.Module):
+    def forward(self, x):
+        return "nothing"
+
+class Segments(Odd):
+    def forward(self, x):
+        return {"out": self.conv(x)}
+"""
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    monkeypatch.delenv("MODELPROBE_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    return CommandLine(capsys)
+
+
+@pytest.fixture
+def odd(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    return f"{tmp_path / 'odd.py'}:Odd"
+
+
+def test_cam_writes_what_it_says(cli, tmp_path):
+    out = tmp_path / "maps"
+    methods = "gradcam,layercam"
+    answer = cli("cam", *CNN, "-t", "3", "-t", "8", "--method", methods, "-o", str(out), "-f", "json")
+    assert (answer.code, answer.err) == (0, "")
+    found = json.loads(answer.out)["data"] if "data" in json.loads(answer.out) else json.loads(answer.out)
+    assert found["layer"] == "features"
+    assert "through which everything passes" in found["reason"]
+    assert found["weights"]["kind"] == "file"
+    assert [(e["target"], e["method"]) for e in found["entries"]] == [
+        (3, "gradcam"), (3, "layercam"), (8, "gradcam"), (8, "layercam")
+    ]  # fmt: skip
+    for entry in found["entries"]:
+        arrays = np.load(out / entry["arrays"])
+        values = arrays[entry["array"]]
+        assert values.shape == (64, 64)
+        assert arrays[f"{entry['array']}.raw"].shape == (16, 16)
+        row, column = entry["peak"]
+        assert values[row, column] == values.max()
+        for name in (entry["heat"], entry["overlay"]):
+            assert Image.open(out / name).width > 400
+    assert Image.open(out / "digit_a.compare.png").width > 900
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 5  # four overlays and the comparison
+    assert json.loads((out / "report.json").read_text()) == json.loads(answer.out)
+
+
+def test_attention_writes_what_it_says(cli, tmp_path):
+    out = tmp_path / "attention"
+    answer = cli("attention", *VIT, "--rollout", "--blocks", "0", "--heads", "1,mean", "-q", "2,5", "-o", str(out),
+                 "-f", "json")  # fmt: skip
+    assert answer.code == 0
+    report = json.loads(answer.out)
+    found = report.get("data", report)
+    assert [(e["block"], e["head"]) for e in found["entries"]] == [
+        ("rollout", "rollout"), ("blocks.0", "mean"), ("blocks.0", "1")
+    ]  # fmt: skip
+    arrays = np.load(out / "digit_a.npz")
+    assert sorted(arrays) == ["blocks.0.1", "blocks.0.mean", "rollout"]
+    assert all(values.shape == (8, 8) for values in arrays.values())
+    assert found["weights"]["trained"] is None
+    names = {path.name for path in out.iterdir()}
+    assert {"digit_a.blocks.0.png", "digit_a.blocks.0.heads.png", "digit_a.rollout.png", "index.html"} <= names
+
+
+def test_what_a_person_reads(cli):
+    answer = cli("cam", *CNN)
+    assert answer.code == 0
+    assert re.search(r"^Layer +features$", answer.out, re.MULTILINE)
+    assert "Nothing was drawn: -o DIR" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+    answer = cli("attention", *VIT, "--list")
+    assert [line.split()[:3] for line in answer.out.splitlines() if "blocks." in line] == [
+        ["0", "blocks.0", "4"], ["1", "blocks.1", "4"], ["2", "blocks.2", "4"]
+    ]  # fmt: skip
+
+
+def test_random_weights_are_said(cli):
+    answer = cli("cam", f"{SAMPLES}:DigitCNN", "--image", PICTURE, "--strict")
+    assert answer.code == 3
+    assert "whether they are trained" in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-t", "10"), "there is no class 10 | `modelprobe predict`"),
+        (("-t", "eleven"), "eleven"),
+        (("-m", "gradcan"), "there is no method 'gradcan' | did you mean gradcam"),
+        (("--layer", "feature.3"), "there is no layer 'feature.3' | did you mean features.3"),
+        (("--layer", "head"), "the layer head puts out 1x10, which is no grid of places"),
+        (("--cmap", "viridisch"), "there is no colour map 'viridisch' | did you mean viridis"),
+    ],
+)
+def test_cam_refuses(cli, arguments, message):
+    answer = cli("cam", *CNN, *arguments)
+    assert answer.code == 2
+    assert message in said(answer)
+
+
+def test_odd_layers_and_labels(cli, odd):
+    def refusal(*arguments):
+        answer = cli("cam", odd, "--image", PICTURE, *arguments)
+        assert answer.code == 2
+        return said(answer)
+
+    assert "the layer never never ran" in refusal("--layer", "never")
+    assert "the layer talk puts out str, no tensor" in refusal("--layer", "talk")
+    several = refusal("-t", "cat")
+    assert "grey cat" in several
+    assert "black cat" in several
+    answer = cli("cam", odd, "--image", PICTURE, "-t", "black cat", "-f", "csv")
+    assert "black cat,1," in answer.out
+
+
+def test_what_is_no_classifier(cli, odd):
+    answer = cli("cam", odd.replace(":Odd", ":Segments"), "--image", PICTURE)
+    assert answer.code == 2
+    assert "Segments is no classifier: it puts out a dict of out" in said(answer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--blocks", "7"), "there is no block 7: the model has 3"),
+        (("--blocks", "block.1"), "no attention ran in 'block.1' | did you mean blocks.1"),
+        (("--heads", "4"), "blocks.2 has 4 heads, 0 to 3: there is no 4"),
+        (("--heads", "first"), "--heads 'first' names no heads"),
+        (("--query", "8,8"), "8 rows and 8 columns of patches: there is no 8,8"),
+        (("--query", "middle"), "is no query"),
+    ],
+)
+def test_attention_refuses(cli, arguments, message):
+    answer = cli("attention", *VIT, *arguments)
+    assert answer.code == 2
+    assert message in said(answer)
+
+
+def test_a_network_without_attention(cli):
+    answer = cli("attention", *CNN)
+    assert answer.code == 2
+    assert "DigitCNN has no attention over places" in said(answer)
+
+
+@pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
+def test_output_directories(cli, tmp_path, command):
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("")
+    for place, message in (("held", "exists and is not empty"), ("file", "is a file"), ("no/where", "no directory")):
+        answer = cli(*command, "-o", str(tmp_path / place))
+        assert answer.code == 2
+        assert message in said(answer)
+    answer = cli(*command, "-o", str(held), "--force")
+    assert answer.code == 0
+    assert (held / "mine.txt").read_text() == "mine"
+    assert (held / "index.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "held"]
+
+
+@pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
+def test_a_full_disk_leaves_nothing(cli, tmp_path, monkeypatch, command):
+    def full(self, *_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)  # the last of the files
+    answer = cli(*command, "-o", str(tmp_path / "maps"))
+    assert answer.code == 2
+    assert "No space left on device" in said(answer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_the_same_name(cli, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(PICTURE, tmp_path / folder / "one.png")
+    pictures = ("--image", str(tmp_path / "a" / "one.png"), "--image", str(tmp_path / "b" / "one.png"))
+    answer = cli("cam", *CNN[:3], *pictures, "-o", str(tmp_path / "maps"))
+    assert answer.code == 0
+    names = sorted(path.name for path in (tmp_path / "maps").glob("*.npz"))
+    assert names == ["one-2.npz", "one.npz"]
