@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("buffers", COST, "Buffers against parameters: owner, shape, bytes, saved or not, changed by training or not."),
     ("models", COST, "The names of torchvision's and timm's models, without importing or building them."),
     ("features", SEES, "What layers put out for a picture: figures, grids of channels, heat maps, tensors as files."),
+    ("predict", SEES, "The classes that a model sees in pictures, with labels and probabilities."),
     ("cam", SEES, "Class activation maps: where a picture speaks for a class, at a layer that is chosen and said."),
     ("attention", SEES, "Attention maps of transformers, fused or not: per head, their mean, rollout; of any patch."),
     ("scan", FILES, "Every name that a pickle would import, by danger; nested pickles; code in archives."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
 from modelprobe.model import libraries
-from modelprobe.model.declared import GIVEN, IMAGE, IMAGES, PAIR, VIDEO, DeclaredInput
+from modelprobe.model.declared import IMAGE, IMAGES, PAIR, VIDEO, DeclaredInput
 from modelprobe.model.preprocess_wishes import UNKNOWN, Wishes, changed
 from modelprobe.model.sources import ZooSource
 from modelprobe.model.transform import LONGER, NEVER, RESAMPLING, SHORTER, SQUASH, Preprocessing
@@ -35,17 +35,14 @@ def preprocessing(target: Target, model: nn.Module, weights: Any = None, wishes:
     resized and cut to the size that its first layer suggests, values 0..1, which a note says. Raises BadInput when the
     model takes no pictures.
     """
-    wanted = target.declared_inputs(model)
+    cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
+    wanted = _of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
     if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, PAIR):
-        if wanted is None or wanted.kind != GIVEN or data_config(model) is None:
-            raise _takes_none(target, wanted)
-        wanted = _of_config(model)
+        raise _takes_none(target, wanted)
     if isinstance(target.source, ZooSource) and target.source.library == TORCHVISION:
         found = _of_torchvision(target.source, wanted, weights)
-    elif (cfg := data_config(model)) is not None:
-        if not isinstance(target.source, ZooSource):
-            wanted = _of_config(model)
-        found = _of_timm(cfg, wanted, _owner(target))
+    elif cfg is not None:
+        found = _of_timm(cfg, wanted, "timm's data config" if zoo else f"the data config of {target.name}")
     else:
         found = _assumed(wanted)
     return changed(_checked(found, target), wishes or Wishes())
@@ -70,12 +67,8 @@ def data_config(model: nn.Module) -> Mapping[str, Any] | None:
     return None
 
 
-def _owner(target: Target) -> str:
-    return "timm's data config" if isinstance(target.source, ZooSource) else f"the data config of {target.name}"
-
-
-def _of_config(model: nn.Module) -> DeclaredInput:
-    channels, height, width = (data_config(model) or {})["input_size"]
+def _of_config(cfg: Mapping[str, Any]) -> DeclaredInput:
+    channels, height, width = cfg["input_size"]
     return DeclaredInput(IMAGE, (1, channels, height, width), source="its data config")
 
 

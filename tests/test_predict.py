@@ -1,0 +1,163 @@
+"""`predict`: the best classes, with labels and probabilities, and what is no classifier."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.command_line import SAMPLES, CommandLine, said
+from tests.samples import ROOT
+
+CNN = f"{SAMPLES}:TinyCNN"
+SHAPES = str(ROOT / "samples" / "shapes.png")
+
+NETS = """
+import torch
+from torch import nn
+
+class Fixed(nn.Module):
+    default_cfg = {"input_size": (3, 8, 8)}
+    def __init__(self, scores=(1.0, 3.0, 2.0)):
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor(scores))
+    def forward(self, x):
+        return self.scores[None] + 0 * x.sum()
+
+def single(): return Fixed((0.0,))
+def shares(): return Fixed((0.2, 0.5, 0.3))
+def broken(): return Fixed((1.0, float("nan"), 2.0))
+class Dense(Fixed):
+    def forward(self, x): return x
+class Named(Fixed):
+    default_cfg = {"input_size": (3, 8, 8), "label_names": ["ant", "bee", "cat"]}
+class Raises(Fixed):
+    def forward(self, x): raise ValueError("no such luck")
+"""
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "nets.py").write_text(NETS)
+    return CommandLine(capsys)
+
+
+def guesses(cli: CommandLine, target: str, *more: str) -> list[dict]:
+    answer = cli("predict", target, "--image", SHAPES, *more, "-f", "json")
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)["predictions"][0]["guesses"]
+
+
+def test_softmax_by_hand(cli: CommandLine) -> None:
+    found = guesses(cli, "nets.py:Fixed", "--top", "2")
+    # e^3 / (e + e^2 + e^3) = 0.66524, e^2 / (e + e^2 + e^3) = 0.24473
+    assert [(one["index"], one["label"], one["rank"]) for one in found] == [(1, "class 1", 1), (2, "class 2", 2)]
+    assert [one["probability"] for one in found] == pytest.approx([0.66524, 0.24473], abs=1e-5)
+
+
+def test_scores_that_are_no_logits(cli: CommandLine) -> None:
+    assert guesses(cli, "nets.py:single")[0]["probability"] == 0.5
+    assert [one["probability"] for one in guesses(cli, "nets.py:shares")] == pytest.approx([0.5, 0.3, 0.2])
+    assert "sum to 1 already" in cli("predict", "nets.py:shares", "--image", SHAPES).out
+    assert [one["index"] for one in guesses(cli, "nets.py:broken")] == [2, 0, 1]  # NaN is never the best
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("names.txt", "ant\nbee\ncat\n"),
+        ("names.json", '["ant", "bee", "cat"]'),
+        ("names.json", '{"0": "ant", "2": "cat", "1": ["n1", "bee"]}'),
+    ],
+)
+def test_labels_from_a_file(cli: CommandLine, file: str, text: str) -> None:
+    Path(file).write_text(text)
+    assert [one["label"] for one in guesses(cli, "nets.py:Fixed", "--labels", file)] == ["bee", "cat", "ant"]
+
+
+def test_labels_of_the_model(cli: CommandLine) -> None:
+    assert [one["label"] for one in guesses(cli, "nets.py:Named")] == ["bee", "cat", "ant"]
+
+
+def test_labels_of_the_zoos() -> None:
+    from modelprobe.model.labels import labels_of
+    from modelprobe.model.target import resolve
+
+    for name, third, found in (("resnet18", "great white shark", 281), ("timm:test_vit", "tiger shark", 281)):
+        target = resolve(name)
+        labels = labels_of(target, target.build().module)
+        assert len(labels.names) == 1000
+        assert labels.of(281).startswith("tabby")
+        assert labels.find("tabby") == found
+        assert third.split(" ")[-1] in labels.of(2 if third[0] == "g" else 3)
+
+
+def test_labels_of_another_model_are_not_used(cli: CommandLine) -> None:
+    Path("two.txt").write_text("ant\nbee\n")
+    answer = cli("predict", "nets.py:Fixed", "--image", SHAPES, "--labels", "two.txt")
+    assert "class 1" in answer.out
+    assert "two.txt 2 names: they were not used" in " ".join(answer.out.split())
+
+
+def test_many_pictures(cli: CommandLine) -> None:
+    for number in (10, 9):
+        Image.new("RGB", (30, 30), (number, 0, 0)).save(f"p{number}.png")
+    Path("p2.png").write_bytes(b"")
+    answer = cli("predict", CNN, "--image", ".", "--top", "2", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(answer.out)))
+    assert answer.code == 0
+    assert [row["image"] for row in rows] == ["p2.png", "p9.png", "p9.png", "p10.png", "p10.png"]
+    assert "is empty (0 bytes)" in rows[0]["label"]
+    assert [row["rank"] for row in rows] == ["", "1", "2", "1", "2"]
+    assert cli("predict", CNN, "--image", ".", "--strict").code == 3
+    assert "p2.png is empty" in said(cli("predict", CNN, "--image", "p2.png"))
+
+
+def test_the_same_as_by_hand(cli: CommandLine) -> None:
+    """A trained-like file, repaired in memory, gives what the network itself gives."""
+    from tests.samples import models
+
+    torch.manual_seed(3)
+    net = models.TinyCNN().eval()
+    torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, "w.pth")
+    options = ("--resize", "40x40", "--no-crop", "--mean", "0.5", "--std", "0.25")
+    found = guesses(cli, CNN, "--weights", "w.pth", "--top", "10", *options)
+    picture = Image.open(SHAPES).resize((40, 40), Image.Resampling.BILINEAR)
+    values = torch.tensor([list(pixel) for pixel in picture.get_flattened_data()]) if hasattr(
+        picture, "get_flattened_data") else torch.tensor(list(picture.getdata()))  # fmt: skip
+    with torch.no_grad():
+        scores = net((values.view(1, 40, 40, 3).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)[0]
+    assert [one["score"] for one in sorted(found, key=lambda one: one["index"])] == pytest.approx(
+        scores.tolist(), abs=1e-5
+    )
+    arch = guesses(cli, "w.pth", "--arch", CNN, "--top", "10", *options)
+    assert arch == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("nets.py:Dense", "--image", SHAPES), 2, "Dense is no classifier: it puts out 1x3x8x8 float32"),
+        (("nets.py:Raises", "--image", SHAPES), 4, "Raises raised ValueError: no such luck"),
+        ((CNN,), 2, "which pictures? --image was not given"),
+        ((CNN, "--image", SHAPES, "--labels", "no.txt"), 2, "--labels no.txt cannot be read"),
+        ((CNN, "--image", SHAPES, "--labels", "nets.json"), 2, "--labels nets.json is no JSON"),
+        ((f"{SAMPLES}:TinyAttention", "--image", SHAPES), 2, "TinyAttention takes no pictures"),
+    ],
+)
+def test_bad_input(cli: CommandLine, arguments: tuple[str, ...], code: int, says: str) -> None:
+    Path("nets.json").write_text("{")
+    answer = cli("predict", *arguments)
+    assert answer.code == code
+    assert says in said(answer)
+
+
+def test_what_a_person_reads(cli: CommandLine, golden) -> None:
+    golden("predict.TinyCNN.80.txt", cli("predict", CNN, "--image", SHAPES).out.replace(SHAPES, "shapes.png"))
