@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from modelprobe.cli import main
+from modelprobe.peers import PEERS
 from tests.samples import ROOT
 
 README = ROOT / "README.md"
@@ -44,7 +46,15 @@ def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize(("command", "shown"), transcripts(), ids=lambda value: value[:60])
+def marked(command: str, shown: str) -> Any:
+    """`--compare` starts every tool there is, in processes of their own: not every day."""
+    live = "--compare" in command
+    missing = live and not all(peer.installed for peer in PEERS.values())
+    marks = [pytest.mark.zoo, pytest.mark.skipif(missing, reason="not all tools are installed")] if live else []
+    return pytest.param(command, shown, marks=marks, id=command[:60])
+
+
+@pytest.mark.parametrize(("command", "shown"), [marked(*pair) for pair in transcripts()])
 def test_commands_print_what_the_readme_shows(
     command: str,
     shown: str,

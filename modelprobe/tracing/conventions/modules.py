@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -37,11 +38,23 @@ class Seen(NamedTuple):
         op = max(self.ops, key=lambda op: op.macs, default=None)
         return op.inputs[1] if op is not None and op.macs and len(op.inputs) > 1 else None
 
-    def charge(self, amount: float) -> Charge:
-        """A charge for the call, of the kind of its dearest operator."""
-        dearest = max(self.ops, key=lambda op: (op.macs, op.flops), default=None)
-        kind = dearest.kind if dearest is not None else "none"
-        return Charge(self.node.cls, kind, self.call.path, self.number, -1, amount)
+    def charges(self, amount: float) -> Iterator[Charge]:
+        """The amount, parted over the kinds of operators that the module itself runs, in proportion to their MACs.
+
+        Without any it is of the kind of the dearest operator inside.
+        """
+        macs: Counter[str] = Counter()
+        for op in self.ops:
+            if op.module == self.call.path and op.macs:
+                macs[op.kind] += op.macs
+        if not macs:
+            dearest = max(self.ops, key=lambda op: (op.macs, op.flops), default=None)
+            macs = Counter({dearest.kind if dearest is not None else "none": 1})
+        total, left = sum(macs.values()), amount
+        for number, (kind, share) in enumerate(macs.items(), 1):
+            part = left if number == len(macs) else amount * share // total
+            left -= part
+            yield Charge(self.node.cls, kind, self.call.path, self.number, -1, part)
 
 
 def seen(trace: Trace) -> Iterator[Seen]:

@@ -160,7 +160,7 @@ def _modules(trace: Trace) -> Iterator[Charge]:
         if rule is not None and times:
             amount = rule(call) * times
             if amount:
-                yield call.charge(amount if batch == 1 else amount / batch)
+                yield from call.charges(amount if batch == 1 else amount / batch)
 
 
 def _functions(trace: Trace) -> Iterator[Charge]:
@@ -199,11 +199,12 @@ CONVENTION = Convention(
     functions=True,
     less={
         "conv": "averaged over the batch",
-        "matmul": "hidden in a module with a rule, or averaged over the batch",
+        "matmul": "no F.linear, no @, nothing inside a module with a rule",
     },
     more={
         "conv": "biases",
         "matmul": "biases",
+        "attention": "scaling and softmax",
         "norm": "1 or 2 per element",
         "activation": "1 per element, those of torch.nn twice",
         "pooling": "1 per element, twice",

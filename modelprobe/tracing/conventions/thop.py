@@ -141,7 +141,7 @@ def _charges(trace: Trace) -> Iterator[Charge]:
         if times and _has_rule(call.node):
             amount = RULES[call.node.cls](call) * times
             if amount:
-                yield call.charge(amount)
+                yield from call.charges(amount)
 
 
 def _has_rule(node: ModuleNode) -> bool:

@@ -34,7 +34,7 @@ def _charges(trace: Trace) -> Iterator[Charge]:
         if path not in inner and path in own:
             amount = sum(_mult_adds(call.node.cls, name, size, call.output) for name, size in own[path])
             if amount:
-                yield call.charge(amount)
+                yield from call.charges(amount)
 
 
 def _mult_adds(cls: str, name: str, size: int, output: Shape) -> int:
