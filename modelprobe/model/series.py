@@ -55,7 +55,7 @@ def parse_batches(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 13 for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 40 for part in parts):
         raise BadInput(f"--batch {text!r} is not a number of examples, nor a list of them", "for example --batch 1,8")
     found = tuple(map(int, parts))
     if min(found) < 1:
