@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,7 @@ class WeightsSummary(Result):
     guessed: int
     contents: tuple[Content, ...]
     rows: tuple[NameRow, ...]
+    rows_left_out: int
     dtypes: tuple[DtypeShare, ...]
     devices: tuple[str, ...]
     shared: tuple[Shared, ...]
@@ -160,9 +161,11 @@ def summarize_weights(
     entries = checkpoint.tensors_in(chosen) if chosen else ()
     start = len(chosen.path) if chosen else 0
     named = [(".".join(entry.path[start:]), entry) for entry in entries]
-    unique = list({_identity(entry): entry for entry in entries}.values())
+    reused = _reused(checkpoint.tensors)
+    unique = _unique(entries, reused)
     values = [*_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
     roles = _elements_by_role(unique)
+    rows, left_out = name_rows(named, depth, all_tensors)
     return WeightsSummary(
         path=checkpoint.path, format=checkpoint.format, version=checkpoint.version, size=checkpoint.size, branch=chosen,
         alternatives=tuple(other for other in checkpoint.branches if chosen is None or other.path != chosen.path),
@@ -171,11 +174,11 @@ def summarize_weights(
         nbytes=sum(entry.nbytes for entry in unique),
         guessed=sum("by-name" in entry.flags for entry in entries),
         contents=_contents(checkpoint.tree),
-        rows=name_rows(named, depth, all_tensors),
+        rows=rows, rows_left_out=left_out,
         dtypes=_dtypes(unique),
         devices=tuple(sorted({entry.device for entry in entries if entry.device})),
-        shared=_shared(named),
-        wasted_bytes=_wasted(checkpoint),
+        shared=_shared(named, reused),
+        wasted_bytes=_wasted(checkpoint.tensors, reused),
         optimizer_bytes=sum(c.nbytes for c in checkpoint.tree.children if "optim" in c.key.lower()),
         all_bytes=sum(storage.length for storage in checkpoint.storages.values()),
         values=tuple(values if all_tensors else values[:MOST_VALUES]),
@@ -227,6 +230,18 @@ def _identity(entry: TensorEntry) -> tuple[object, ...]:
     return (entry.storage, entry.offset, entry.shape, entry.strides)
 
 
+def _reused(entries: Sequence[TensorEntry]) -> frozenset[str]:
+    """The storages that several tensors use."""
+    return frozenset(key for key, count in Counter(entry.storage for entry in entries).items() if count > 1 and key)
+
+
+def _unique(entries: Sequence[TensorEntry], reused: Container[str]) -> Sequence[TensorEntry]:
+    """Each tensor once, under the last of its names."""
+    if not reused:
+        return entries
+    return list({_identity(entry) if entry.storage in reused else id(entry): entry for entry in entries}.values())
+
+
 def _contents(tree: Item) -> tuple[Content, ...]:
     return tuple(
         Content(item.key, item.kind, item.type, item.length, item.tensors, item.nbytes)
@@ -259,10 +274,10 @@ def _dtypes(entries: Sequence[TensorEntry]) -> tuple[DtypeShare, ...]:
     return tuple(sorted(found, key=lambda share: -share.nbytes))
 
 
-def _shared(named: Sequence[tuple[str, TensorEntry]]) -> tuple[Shared, ...]:
+def _shared(named: Sequence[tuple[str, TensorEntry]], reused: Container[str]) -> tuple[Shared, ...]:
     groups: dict[str, list[tuple[str, TensorEntry]]] = {}
     for name, entry in named:
-        if entry.storage and entry.numel:
+        if entry.storage in reused and entry.numel:
             groups.setdefault(entry.storage, []).append((name, entry))
     found = []
     for storage, held in groups.items():
@@ -272,15 +287,18 @@ def _shared(named: Sequence[tuple[str, TensorEntry]]) -> tuple[Shared, ...]:
     return tuple(found)
 
 
-def _wasted(checkpoint: Checkpoint) -> int:
+def _wasted(entries: Sequence[TensorEntry], reused: Container[str]) -> int:
     """Bytes of storages that no tensor shows: a slice is saved with the whole tensor it was cut from."""
-    seen: dict[str, int] = {}
-    held: dict[str, int] = {}
-    for entry in {_identity(entry): entry for entry in checkpoint.tensors}.values():
-        if entry.storage and not entry.damaged:
-            seen[entry.storage] = seen.get(entry.storage, 0) + entry.nbytes
+    wasted, shown, held = 0, Counter[str](), dict[str, int]()
+    for entry in _unique(entries, reused):
+        if not entry.storage or (entry.flags and entry.damaged):
+            continue
+        if entry.storage in reused:
+            shown[entry.storage] += entry.nbytes
             held[entry.storage] = entry.storage_nbytes
-    return sum(max(0, held[key] - seen[key]) for key in held)
+        else:
+            wasted += max(0, entry.storage_nbytes - entry.nbytes)
+    return wasted + sum(max(0, held[key] - count) for key, count in shown.items())
 
 
 def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:

@@ -148,6 +148,8 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
         yield Note(
             f"Another branch, {branch.rule}: {branch.name or 'the root'} ({branch.tensors:,} tensors); see --branch."
         )
+    if result.rows_left_out:
+        yield Note(f"{result.rows_left_out:,} more tensors and groups are not shown; --all shows every tensor.")
     if result.values_left_out:
         yield Note(f"{result.values_left_out:,} other values are not shown; --all shows them.")
 

@@ -171,13 +171,13 @@ LARGEST = 1 << 50
 
 def element_count(shape: tuple[int, ...], dtype: str) -> int | None:
     """The product of a shape; None when no tensor can have it (a negative dimension, more than 1 PiB)."""
-    if len(shape) > 64 or any(dim < 0 for dim in shape):
+    if len(shape) > 64 or (shape and min(shape) < 0):
         return None
     if 0 in shape:
         return 0
-    count = 1
+    count, most = 1, LARGEST * 8 // max(8, BITS.get(dtype, 8))
     for dim in shape:
         count *= dim
-        if count * max(8, BITS.get(dtype, 8)) > LARGEST * 8:
+        if count > most:
             return None
     return count

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, TypeAlias, TypeVar, cast
 
 Scalar: TypeAlias = "bool | int | float | str | None"
 
 PARAMETER = "parameter"
 BUFFER = "buffer"
 ATTRIBUTE = "attribute"  # a tensor that hangs on a module without being part of its state_dict
+
+T = TypeVar("T")
+
+
+def quick(frozen: type[T]) -> Callable[..., T]:
+    """A constructor for a frozen, slotted dataclass that fills it while it is not frozen yet.
+
+    A frozen one fills its fields eight times as slowly, which is felt in files of 200,000 tensors.
+    """
+    same = [(item.name, Any, field(default=item.default)) for item in fields(cast(Any, frozen))]
+
+    def freeze(self: Any) -> None:
+        self.__class__ = frozen  # allowed between classes of the same slots
+
+    twin = make_dataclass(frozen.__name__, same, slots=True, eq=False, namespace={"__post_init__": freeze})
+    return cast("Callable[..., T]", twin)
+
 
 FLAG_TEXT = {
     "impossible-shape": "a shape no tensor can have",
@@ -94,6 +111,10 @@ class StorageEntry:
     position: int = 0
     located: str = ""
     crc: int | None = None
+
+
+new_tensor = quick(TensorEntry)
+new_storage = quick(StorageEntry)
 
 
 @dataclass(frozen=True, slots=True)

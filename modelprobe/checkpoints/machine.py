@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import repeat
 
 from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, SetNode
+from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, Packed, SetNode
 from modelprobe.checkpoints.source import Source
 from modelprobe.errors import BadInput
 
@@ -55,7 +55,7 @@ class Machine:
     """The state of one pickle being read: a window of its bytes, the stack, the marks, the memo."""
 
     __slots__ = (
-        "blobs",
+        *("blobs", "refs"),
         *("base", "buf", "end", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
         *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
     )
@@ -71,6 +71,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: list[Node] = []
         self.sparse: dict[int, Node] = {}  # memo indices far beyond the others: a huge index costs one entry
+        self.refs: dict[bytes, tuple[Node, ...]] = {}  # of records read in one go; void once an index is used again
         self.gaps = 0
         self.nodes = 0
         self.globals: dict[tuple[str, str], Global] = {}
@@ -188,6 +189,7 @@ class Machine:
             if memo[index] is UNSET:
                 self.gaps -= 1
             memo[index] = value
+            self.refs.clear()
         elif index - len(memo) < GAP:
             self.gaps += index - len(memo)
             memo.extend(repeat(UNSET, index - len(memo)))
@@ -202,6 +204,8 @@ class Machine:
             value = self.sparse.get(index, UNSET)
         if value is UNSET:
             raise self.broken("it refers to something it never remembered")
+        if type(value) is Packed:  # a part of a tensor's record, which is seldom asked for
+            value = self.memo[index] = value.nodes()[index - value.base]
         self.stack.append(value)
 
     def use(self, module: str, name: str) -> Global:

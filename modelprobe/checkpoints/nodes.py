@@ -28,15 +28,56 @@ class Global:
 class Call:
     """An object that unpickling would make by calling `func`; `state` is what it would be given afterwards."""
 
-    __slots__ = ("args", "func", "items", "kwargs", "pairs", "state")
+    __slots__ = ("_args", "func", "items", "kwargs", "pairs", "state")
 
     def __init__(self, func: Node, args: Node) -> None:
         self.func = func
-        self.args = args
+        self._args = args
         self.kwargs: Node = None
         self.state: Node = None
         self.pairs: list[Node] | None = None  # key, value, key, value, …
         self.items: list[Node] | None = None
+
+    @property
+    def args(self) -> Node:
+        """What `func` would be called with."""
+        return self._args if type(self._args) is not Packed else self._args.nodes()[-1]
+
+    @property
+    def packed(self) -> Packed | None:
+        """The arguments of a call that makes a tensor, where they came in their common spelling."""
+        return self._args if type(self._args) is Packed else None
+
+
+class Packed:
+    """The arguments of `_rebuild_tensor_v2` without their nodes; those are made when somebody asks for them.
+
+    They were remembered in the pickle from the index `base` on. `extra`: the storage has a sixth field, None.
+    """
+
+    __slots__ = (
+        *("base", "device", "extra", "grad", "hooks", "key", "kind", "numel", "offset", "shape", "strides", "word"),
+        "_nodes",
+    )
+
+    def __init__(self, base: int, storage: tuple[Node, ...], place: tuple[Node, ...], grad: bool, hooks: Node) -> None:
+        self.base = base
+        self.word, self.kind, self.key, self.device, self.numel, self.extra = storage
+        self.offset, self.shape, self.strides = place
+        self.grad = grad
+        self.hooks = hooks
+        self._nodes: tuple[Node, ...] | None = None
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes in the order in which the pickle remembers them; the last one is the tuple of arguments."""
+        if self._nodes is None:
+            extra = (None,) if self.extra else ()
+            identity = (self.word, self.kind, self.key, self.device, self.numel, *extra)
+            hooks = Call(self.hooks, ())
+            shape, strides = (*self.shape,), (*self.strides,)  # its own, as the pickle has them
+            args = (PersistentId(identity), self.offset, shape, strides, self.grad, hooks)
+            self._nodes = (self.key, identity, *(dims for dims in (shape, strides) if dims), hooks, args)
+        return self._nodes
 
 
 class Dict:
@@ -172,4 +213,7 @@ def integers(node: Node) -> tuple[int, ...] | None:
         node = node.args[0]
     if type(node) not in (tuple, list) or len(node) > MAX_DIMS:
         return None
-    return tuple(node) if all(type(item) is int for item in node) else None
+    for item in node:
+        if type(item) is not int:
+            return None
+    return tuple(node)

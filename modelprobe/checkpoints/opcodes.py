@@ -9,6 +9,7 @@ import struct
 
 from modelprobe.checkpoints.machine import Machine, op
 from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, PersistentId, SetNode
+from modelprobe.checkpoints.packed import read_record
 
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
@@ -61,6 +62,8 @@ def long_binget(m: Machine) -> None:
 
 @op(b"(")
 def mark(m: Machine) -> None:
+    if m.buf.startswith(b"(", m.pos) and read_record(m):
+        return
     m.marks.append(len(m.stack))
 
 

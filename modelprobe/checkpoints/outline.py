@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from modelprobe.checkpoints.dtypes import BITS, element_count, tensor_bytes
-from modelprobe.checkpoints.entries import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry
+from modelprobe.checkpoints.dtypes import BITS, element_count
+from modelprobe.checkpoints.entries import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry, new_tensor
 from modelprobe.checkpoints.limits import Limits
 from modelprobe.checkpoints.modules import MOST_MODULES, is_module, own_attributes, tensors_of
 from modelprobe.checkpoints.nodes import Call, Dict, Node, Opaque, SetNode, attributes, class_name, is_mapping, pairs
@@ -189,8 +189,9 @@ def tensor_entry(
     shelf: Shelf, path: tuple[str, ...], view: View, role: str | None, flags: tuple[str, ...]
 ) -> TensorEntry:
     """The record of a view, checked against its storage."""
-    known = shelf.flags.get(view.storage, ()) if view.storage else ()
-    found = [*view.flags, *flags, *known]
+    found = [*view.flags, *flags]
+    if view.storage in shelf.flags:
+        found += shelf.flags[view.storage]
     numel = element_count(view.shape, view.dtype)
     bits = BITS.get(view.dtype, 0)
     length = shelf.length(view.storage)
@@ -200,11 +201,11 @@ def tensor_entry(
     elif not bits:
         found.append("unknown-dtype")
     elif view.strides is not None and numel and "no-storage" not in found:
-        found.extend(_bounds(view, view.strides, length * 8 // bits))
-    nbytes = view.extra or tensor_bytes(numel, view.dtype)
+        found += _bounds(view, view.strides, length * 8 // bits)
+    nbytes = view.extra or (numel * bits + 7) // 8
     if found:
         found = list(dict.fromkeys(found))
-    return TensorEntry(
+    return new_tensor(
         path=path,
         shape=view.shape,
         dtype=view.dtype or "?",
@@ -221,19 +222,18 @@ def tensor_entry(
     )
 
 
-def _bounds(view: View, strides: tuple[int, ...], available: int) -> list[str]:
+def _bounds(view: View, strides: tuple[int, ...], available: int) -> tuple[str, ...]:
     """Whether a view stays inside its storage; all in elements."""
     if not view.storage:
-        return ["missing-storage"]
-    low, high = view.offset, view.offset + 1
+        return ("missing-storage",)
+    if view.offset < 0:
+        return ("negative-view",)
+    end = view.offset + 1
     for dim, step in zip(view.shape, strides, strict=True):
         if step < 0:
-            low += (dim - 1) * step
-        else:
-            high += (dim - 1) * step
-    if low < 0 or view.offset < 0 or min(strides, default=0) < 0:
-        return ["negative-view"]
-    return ["beyond-storage"] if high > available else []
+            return ("negative-view",)
+        end += (dim - 1) * step
+    return ("beyond-storage",) if end > available else ()
 
 
 def _versions(key: Node, value: Node) -> Node:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoints.branches import find_branches
+from modelprobe.checkpoints.collection import uncollected
 from modelprobe.checkpoints.entries import Checkpoint, Finding
 from modelprobe.checkpoints.formats.bare_pickle import read_any_pickle
 from modelprobe.checkpoints.formats.torch_zip import read_torch_zip
@@ -91,10 +92,11 @@ def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> C
     target = os.fspath(path)
     if "\0" in target:
         raise BadInput("a file name cannot hold a NUL character")
-    if target.startswith(("https://", "http://")):
-        return _finish(_url(target, limits))
-    found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
-    return _finish(found)
+    with uncollected():
+        if target.startswith(("https://", "http://")):
+            return _finish(_url(target, limits))
+        found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
+        return _finish(found)
 
 
 def _file(path: str, limits: Limits) -> Checkpoint:

@@ -15,9 +15,12 @@ from modelprobe.checkpoints.nodes import Blob, Call, Global, Node, called, integ
 from modelprobe.checkpoints.shelf import Shelf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
-    """A tensor as a call declares it. `offset` counts elements of the dtype; `extra` bytes lie in other storages."""
+    """A tensor as a call declares it. `offset` counts elements of the dtype; `extra` bytes lie in other storages.
+
+    Not frozen, since one is made for every tensor and lives for a moment: freezing takes longer than all the rest.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -56,7 +59,9 @@ def view_of(shelf: Shelf, node: Node) -> View | None:
     if type(node) is not Call or type(node.func) is not Global:
         return None
     module, function = RULES.get(node.func.name, ("", None))
-    if function is None or node.func.module.partition(".")[0] != module or type(node.args) is not tuple:
+    if function is None or node.func.module.partition(".")[0] != module:
+        return None
+    if node.packed is None and type(node.args) is not tuple:
         return None
     if shelf.depth >= DEEPEST:
         return None
@@ -69,6 +74,12 @@ def view_of(shelf: Shelf, node: Node) -> View | None:
 @rule("_rebuild_tensor_v2 _rebuild_tensor _rebuild_tensor_v3")
 def strided(shelf: Shelf, call: Call) -> View | None:
     """`(storage, offset, size, stride, requires_grad, hooks, …)`; v1 has four arguments, v3 carries the dtype."""
+    packed = call.packed
+    if packed is not None:
+        if packed.word != "storage":
+            return View(packed.shape, "", packed.strides, packed.offset, requires_grad=packed.grad)
+        key, dtype, device = shelf.named(packed.kind, packed.key, packed.device, packed.numel)
+        return View(packed.shape, dtype, packed.strides, packed.offset, key, device, None, packed.grad)
     args = call.args
     if len(args) < 4:
         return None

@@ -40,16 +40,20 @@ class Shelf:
 
     def storage(self, node: Node) -> Reference:
         """The storage that a persistent id, or a nested file, stands for."""
-        if type(node) is Call and last_part(called(node)) == "_load_from_bytes":
-            return self._nested_file(node)
+        if type(node) is Call:
+            return self._nested_file(node) if last_part(called(node)) == "_load_from_bytes" else NOWHERE
         value = node.value if type(node) is PersistentId else None
         if type(value) is not tuple or len(value) < 5 or value[0] != "storage":
             return NOWHERE
-        dtype = STORAGE_CLASSES.get(value[1].name, "") if type(value[1]) is Global else ""
-        key = value[2] if type(value[2]) is str else str(value[2]) if type(value[2]) is int else "?"
-        device = value[3] if type(value[3]) is str else ""
-        self._note(key, dtype, value[4])
-        return self.prefix + key, dtype, device
+        return self.named(*value[1:5])
+
+    def named(self, kind: Node, key: Node, device: Node, numel: Node) -> Reference:
+        """The storage with this class, key, device and number of elements."""
+        dtype = STORAGE_CLASSES.get(kind.name, "") if type(kind) is Global else ""
+        if type(key) is not str:
+            key = str(key) if type(key) is int else "?"
+        self._note(key, dtype, numel)
+        return self.prefix + key, dtype, device if type(device) is str else ""
 
     def _note(self, key: str, dtype: str, numel: Node) -> None:
         """Look a storage up once, and compare every later mention with the first."""
@@ -72,7 +76,7 @@ class Shelf:
             self._flag(key, "short-storage")
         elif want < found.length:
             self._flag(key, "long-storage")
-        if not key.isalnum() and ("/" in key or "\\" in key or ".." in key):
+        if not key.isdigit() and ("/" in key or "\\" in key or ".." in key):
             self._flag(key, "odd-storage-name")
 
     def _flag(self, key: str, flag: str) -> None:

@@ -44,7 +44,8 @@ PARTIAL = 0.5
 def find_wrappers(names: Sequence[str], found: Checkpoint) -> tuple[Wrapper, ...]:
     """The wrappers in the names of a branch: how many names carry each, and whether all do in front."""
     wrappers = []
-    present = set().union(*(name.split(".") for name in names)) & (WRAPPERS.keys() | HINTED.keys())
+    joined = f".{'.'.join(names)}."  # one search through all of them
+    present = {segment for segment in (*WRAPPERS, *HINTED) if f".{segment}." in joined}
     if not present:
         return ()
     split = [name.split(".") for name in names]

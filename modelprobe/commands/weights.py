@@ -26,11 +26,12 @@ def summarize_file(
     """Read the file's headers, report, and raise CheckFailed (exit code 1) when the file is damaged."""
     from modelprobe.analyzers.env import brief
     from modelprobe.analyzers.weights import summarize_weights
+    from modelprobe.checkpoints.collection import uncollected
     from modelprobe.checkpoints.reader import open_checkpoint
 
     spelled = path if "://" in path else str(Path(path).expanduser())
-    found = open_checkpoint(spelled)
-    with output.working(f"reading {path}"):
+    with uncollected(), output.working(f"reading {path}"):
+        found = open_checkpoint(spelled)
         result = summarize_weights(found, view.depth, view.all_tensors, view.branch, view.stats, view.verify)
     output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)
     if result.damaged:

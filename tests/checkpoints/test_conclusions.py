@@ -15,8 +15,9 @@ from torch import nn
 
 from modelprobe.analyzers.scan import scan
 from modelprobe.analyzers.weights import summarize_weights
+from modelprobe.analyzers.weights_tree import name_rows
 from modelprobe.checkpoints.branches import find_branches, pick
-from modelprobe.checkpoints.entries import BUFFER, Checkpoint
+from modelprobe.checkpoints.entries import BUFFER, Checkpoint, TensorEntry
 from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.verdicts import Verdict, verdict
 from modelprobe.errors import BadInput
@@ -228,3 +229,35 @@ def test_a_clean_file_scans_clean(tmp_path: Path) -> None:
     assert not result.troubles
     (tmp_path / "t.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     assert scan(tmp_path / "t.safetensors").pickles == 0
+
+
+def rows_of(names: list[str], depth: int | None = None) -> tuple[list[tuple[str, int, int]], int]:
+    """Labels, depths and copies of the tree of equal tensors with these names, and how many rows are left out."""
+    named = [(name, TensorEntry((name,), (2,), "float32", numel=2, nbytes=8)) for name in names]
+    rows, left_out = name_rows(named, depth)
+    return [(row.label, row.depth, len(row.copies)) for row in rows], left_out
+
+
+def test_a_tree_of_names() -> None:
+    names = [f"net.layers.{n}.{part}.weight" for n in range(30) for part in ("a", "b")]
+    assert rows_of([*names, "head.weight", "head.bias"]) == (
+        [("net.layers", 0, 0), ("0", 1, 29), ("a", 2, 0), ("weight", 3, 0), ("b", 2, 0), ("weight", 3, 0),
+         ("head", 0, 0), ("weight", 1, 0), ("bias", 1, 0)], 0,
+    )  # fmt: skip
+    assert rows_of(names, 2) == ([("net.layers", 0, 0), ("0", 1, 29)], 0)
+    assert rows_of(["a", "a.b", "a.b.c"]) == ([("a", 0, 0), ("a", 0, 0), ("b", 1, 0), ("b", 1, 0), ("c", 2, 0)], 0)
+
+
+def test_a_tree_without_dots_is_cut() -> None:
+    rows, left_out = rows_of([f"w{n}" for n in range(5_000)])
+    assert (len(rows), left_out) == (1_000, 4_000)
+
+
+def test_sums_of_a_tree() -> None:
+    named = [
+        (f"{n // 10}.{n % 10}", TensorEntry((str(n),), (n % 10,), "float32", numel=n % 10, nbytes=4 * (n % 10)))
+        for n in range(40)
+    ]
+    ((row, *below), _) = name_rows(named)
+    assert (row.label, row.tensors, row.numel, row.nbytes, row.copies) == ("0", 10, 45, 180, ("1", "2", "3"))
+    assert [found.numel for found in below] == list(range(10))

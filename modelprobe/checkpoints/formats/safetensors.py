@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelprobe.checkpoints.dtypes import BITS, SAFETENSORS, element_count, tensor_bytes
-from modelprobe.checkpoints.entries import Checkpoint, Finding, Item, Scalar, StorageEntry, TensorEntry
+from modelprobe.checkpoints.entries import (
+    Checkpoint,
+    Finding,
+    Item,
+    Scalar,
+    StorageEntry,
+    TensorEntry,
+    new_storage,
+    new_tensor,
+)
 from modelprobe.checkpoints.limits import Limits
 from modelprobe.checkpoints.plainjson import parse_json
 from modelprobe.checkpoints.rebuild import packed_strides
@@ -78,13 +87,13 @@ def _tensor(source: Source, name: str, entry: Any, base: int) -> tuple[TensorEnt
         )
     flags = () if dtype else ("unknown-dtype",)
     strides = packed_strides(shape) if BITS.get(dtype, 8) >= 8 else None
-    tensor = TensorEntry(
+    tensor = new_tensor(
         path=(name,), shape=shape, dtype=dtype or label, strides=strides, nbytes=end - begin, numel=numel,
         storage=name, storage_nbytes=end - begin, device="", flags=flags,
     )  # fmt: skip
     position = (source.origin or 0) + base + begin
     located = "" if source.origin is None else "data"
-    return tensor, StorageEntry(name, end - begin, source.name, position, located), (begin, end, name)
+    return tensor, new_storage(name, end - begin, source.name, position, located), (begin, end, name)
 
 
 def _integers(value: Any) -> tuple[int, ...] | None:

@@ -7,10 +7,10 @@ own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint
 from __future__ import annotations
 
 from modelprobe.checkpoints.dtypes import STORAGE_CLASSES, tensor_bytes
-from modelprobe.checkpoints.entries import Checkpoint, Finding, StorageEntry
+from modelprobe.checkpoints.entries import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.checkpoints.formats.pickled import checkpoint_of
 from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.nodes import Global, Node, get
+from modelprobe.checkpoints.nodes import Global, Node, Packed, get
 from modelprobe.checkpoints.pickles import Pickled, read_pickle
 from modelprobe.checkpoints.source import Source
 from modelprobe.checkpoints.zipdir import AGAIN
@@ -53,12 +53,16 @@ def _sizes(root: Pickled) -> dict[str, int]:
     """Bytes of each storage by key, as the persistent ids declare them; -1 when they make no sense."""
     sizes: dict[str, int] = {}
     for value in root.persistent:
-        if type(value) is not tuple or len(value) < 5 or value[0] != "storage":
+        if type(value) is Packed:
+            word, kind, key, numel = value.word, value.kind, value.key, value.numel
+        elif type(value) is tuple and len(value) > 4:
+            word, kind, key, _, numel = value[:5]
+        else:
             continue
-        key, numel = str(value[2]) if type(value[2]) in (str, int) else "?", value[4]
-        dtype = STORAGE_CLASSES.get(value[1].name, "") if type(value[1]) is Global else ""
-        sane = type(numel) is int and 0 <= numel < 1 << 60 and dtype
-        sizes[key] = tensor_bytes(numel, dtype) if sane else -1
+        if word == "storage":
+            dtype = STORAGE_CLASSES.get(kind.name, "") if type(kind) is Global else ""
+            sane = type(numel) is int and 0 <= numel < 1 << 60 and dtype
+            sizes[str(key) if type(key) in (str, int) else "?"] = tensor_bytes(numel, dtype) if sane else -1
     return sizes
 
 
@@ -72,7 +76,7 @@ def _layout(source: Source, keys: list[Node], sizes: dict[str, int], at: int) ->
             return storages, -1
         present = max(0, min(size, source.size - at - 8))
         position = (source.origin or 0) + at + 8
-        storages[name] = StorageEntry(name, present, source.name, position, "" if source.origin is None else "data")
+        storages[name] = new_storage(name, present, source.name, position, "" if source.origin is None else "data")
         at += 8 + size
     return storages, at
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 
-from modelprobe.checkpoints.entries import Checkpoint, Finding, StorageEntry
+from modelprobe.checkpoints.entries import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.checkpoints.formats.pickled import checkpoint_of
 from modelprobe.checkpoints.limits import Limits
 from modelprobe.checkpoints.pickles import read_pickle
@@ -42,16 +42,15 @@ def read_torch_zip(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoi
 
 def locator(archive: ZipDirectory, prefix: str) -> Locate:
     """Where the member of a storage lies. Its local header is not read: that would be one read per storage."""
-    origin = archive.source.origin
+    origin, name, members = archive.source.origin, archive.source.name, archive.members
+    ways = {STORED: "zip-stored", DEFLATED: "zip-deflated"} if origin is not None else {}
 
     def locate(key: str) -> StorageEntry | None:
-        member = archive.get(prefix + key)
-        if member is None:
+        place = members.place(prefix + key)
+        if place < 0:
             return None
-        located = {STORED: "zip-stored", DEFLATED: "zip-deflated"}.get(member.method, "")
-        position = (origin or 0) + member.header
-        name = archive.source.name
-        return StorageEntry(key, member.size, name, position, located if origin is not None else "", member.crc)
+        method, _, size, header, crc, _ = members.numbers(place)
+        return new_storage(key, size, name, (origin or 0) + header, ways.get(method, ""), crc)
 
     return locate
 
@@ -67,9 +66,10 @@ def describe(archive: ZipDirectory, root: str) -> tuple[str, list[Finding]]:
     order = byteorder(archive, root)
     if order not in ("little", "big", ""):
         findings.append(Finding(f"the byteorder record says {order}: little-endian is assumed", serious=True))
-    odd = [name for name in archive.members if not safe_name(name)]
+    odd = dict.fromkeys(name for name in archive.members if not safe_name(name))
     if odd:
-        findings.append(Finding(f"{len(odd):,} member names point outside the archive, as {odd[0]}", serious=True))
+        shown = next(iter(odd))
+        findings.append(Finding(f"{len(odd):,} member names point outside the archive, as {shown}", serious=True))
     foreign = [name for name in archive.members if not name.startswith(f"{root}/") and name not in odd]
     if foreign:
         findings.append(Finding(f"{len(foreign):,} members stand outside {root}/, as {foreign[0]}; torch ignores them"))
@@ -83,6 +83,8 @@ def byteorder(archive: ZipDirectory, root: str) -> str:
 
 def safe_name(name: str) -> bool:
     """Whether a member's name would stay inside the archive if someone extracted it."""
+    if ".." not in name and ":" not in name and name[:1] not in "/\\":
+        return True
     parts = name.replace("\\", "/").split("/")
     return not (name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":"))
 
@@ -96,11 +98,9 @@ def checksum(archive: ZipDirectory, member: Member) -> list[Finding]:
 
 def unused(archive: ZipDirectory, prefix: str, found: Checkpoint) -> list[Finding]:
     """Storages that no tensor refers to."""
-    spare = [
-        member.size
-        for name, member in archive.members.items()
-        if name.startswith(prefix) and name[len(prefix) :] not in found.storages and member.size
-    ]
+    known, start = found.storages, len(prefix)
+    names = [name for name in archive.members if name.startswith(prefix) and name[start:] not in known]
+    spare = [size for size in (archive.members[name].size for name in names) if size]
     return [Finding(f"{len(spare):,} storages of {sum(spare):,} bytes belong to no tensor")] if spare else []
 
 
