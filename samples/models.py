@@ -189,7 +189,7 @@ class Lazy(nn.Module):
         self.conv, self.head = nn.LazyConv2d(4, 3), nn.LazyLinear(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).flatten(1))
+        return self.head(self._conv(x).flatten(1))
 
 
 class Broken(nn.Module):
@@ -221,10 +221,10 @@ class DigitCNN(nn.Module):
     def __init__(self, classes: int = 10, width: int = 16) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            conv(1, width, stride=2),
-            conv(width, 2 * width, stride=2),
-            conv(2 * width, 3 * width),
-            conv(3 * width, 4 * width),
+            _conv(1, width, stride=2),
+            _conv(width, 2 * width, stride=2),
+            _conv(2 * width, 3 * width),
+            _conv(3 * width, 4 * width),
         )
         self.head = nn.Linear(4 * width, classes)
 
@@ -232,7 +232,7 @@ class DigitCNN(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
-def conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU in place: what most networks are made of."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
@@ -247,7 +247,7 @@ class DigitViT(nn.Module):
     def __init__(self, classes: int = 10, width: int = 64, heads: int = 4, depth: int = 3) -> None:
         super().__init__()
         self.patches = nn.Sequential(
-            conv(1, width // 4, 2), conv(width // 4, width // 2, 2), conv(width // 2, width, 2)
+            _conv(1, width // 4, 2), _conv(width // 4, width // 2, 2), _conv(width // 2, width, 2)
         )
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(0.02 * torch.randn(1, 65, width))

@@ -46,7 +46,7 @@ def parse_series(texts: Sequence[str]) -> Series:
             raise BadInput(f"--input {text!r} lists {len(items)} shapes, another input {length}", EXAMPLES)
     points = tuple(tuple(items[i if len(items) > 1 else 0] for items in lists) for i in range(length))
     if len(set(points)) != length:
-        raise BadInput("--input lists the same shape twice", "the sizes of one shape are separated by x: 1x3x224x224")
+        raise BadInput("--input lists the same shape twice", "sizes are separated by x, not by commas: 1x3x224x224")
     return _varying(points)
 
 
