@@ -177,8 +177,11 @@ def _settings(trace: Trace, rows: Sequence[PeerRow]) -> list[Note]:
         convention = CONVENTIONS.get(row.tool)
         if convention is None or convention.live is None or row.figure is None:
             continue
-        if convention.count(trace).total != convention.live(trace).total:
-            notes += [Note(f"{row.tool}: {text}", Level.INFO) for text in convention.count(trace).notes]
+        found = convention.count(trace)
+        if found.total == convention.live(trace).total:
+            continue
+        texts = found.notes or (f"{convention.follows} says {found.total:,} {convention.amount}, other releases less.",)
+        notes += [Note(f"{row.tool}: {text}", Level.INFO) for text in texts]
     return notes
 
 

@@ -93,7 +93,9 @@ def _answers(question: Question, peers: Sequence[Peer], trace: Trace, fused: boo
             timeout,
             workers=workers,
             memory=room,
-            told=lambda running, done: show(f"{len(done)} of {len(orders)} tools asked; now {', '.join(running)}"),
+            told=lambda running, done: show(
+                f"{len(done)} of {len(orders)} tools have answered; asking {', '.join(running)}"
+            ),
         )
     return {**refused, **told}
 

@@ -237,3 +237,31 @@ def test_fvcore_alone_sees_no_fused_attention_of_timm() -> None:
     convention = CONVENTIONS["fvcore"]
     found = trace(BLOCK, IMAGE, functions=True)
     assert convention.predict(found).total == convention.count(found).total  # no attention
+
+
+def test_torch_before_2_15_does_not_see_the_cpus_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils import flop_counter
+
+    query = zeros(1, 2, 5, 8)
+    found = trace(Expression(lambda q: F.scaled_dot_product_attention(q, q, q) @ q.mT), query)
+    macs = 2 * 5 * 5 * (8 + 8) + 2 * 5 * 8 * 5
+    without = {key: value for key, value in flop_counter.flop_registry.items() if "for_cpu" not in str(key)}
+    monkeypatch.setattr(flop_counter, "flop_registry", without)
+    assert CONVENTIONS["torch"].predict(found).total == 2 * 2 * 5 * 8 * 5
+    assert count(found, "torch").total == 2 * macs
+    kernel = "aten._scaled_dot_product_flash_attention_for_cpu"
+    monkeypatch.setattr(flop_counter, "flop_registry", {**without, kernel: None})
+    assert CONVENTIONS["torch"].predict(found).total == 2 * macs
+
+
+def test_what_a_module_counts_is_parted_over_the_kinds_it_runs() -> None:
+    model = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = zeros(1, 3, 8)
+    found = count(trace(Expression(lambda x: model(x, x, x, need_weights=False)), x, functions=True), "ptflops")
+    assert found.total == 0  # in no module of the model: nothing is hooked
+    inside = Expression(lambda x: model(x, x, x, need_weights=False))
+    inside.attention = model
+    parted = count(trace(inside, x, functions=True), "ptflops").by(lambda charge: charge.kind)
+    # projections 4 x 3 x 8 x 8, attention 2 heads x 3 x 3 x (4 + 4): the surplus goes to both in proportion
+    # scaling 24, projections 576 + 72, scores, softmax and sum 162, the last one 192 + 24: 1,050 in all
+    assert parted == {"matmul": 1050 * 768 // (768 + 144), "attention": 1050 - 884}
