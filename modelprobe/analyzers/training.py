@@ -217,8 +217,8 @@ def _modes(trace: Trace) -> list[Note]:
     """What makes the forward of training another one than that of inference."""
     norms = sum("batch_norm" in op.name and op.arguments[5:6] == (True,) for op in trace.ops)
     drops = sum(op.name.endswith("dropout") and bool(op.arguments[1:2] and op.arguments[1]) for op in trace.ops)
-    said = [f"{norms} batch norms take the batch's own statistics"] if norms else []
-    said += [f"{drops} dropouts are active"] if drops else []
+    said = [f"batch norm by the batch's own statistics ({norms} x)"] if norms else []
+    said += [f"dropout ({drops} x)"] if drops else []
     return [Note(f"The forward is that of training mode: {', '.join(said)}.", Level.INFO)] if said else []
 
 

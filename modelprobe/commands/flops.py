@@ -96,7 +96,7 @@ def command(
     series, batches = flops_scaling.parse(input, batch)
     flops_scaling.check(series, batches, plot, {**alone, "--compare": compare, "--depth": depth is not None})
     several = len(series.points) > 1 or len(batches) > 1
-    others = {"--compare": compare, "--fused": fused, "list of sizes or batches": several, "--by call": by == "call"}
+    others = {"--compare": compare, "--fused": fused, "list in --input or --batch": several, "--by call": by == "call"}
     flops_train.check(train, freeze, optimizer, {**alone, "--by": False, **others})
     output.check(format, out, force=force)
     question = Question(

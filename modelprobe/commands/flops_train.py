@@ -83,12 +83,12 @@ def cost(
     """The training step of the target."""
     from modelprobe.analyzers.training import count_training
 
-    found = _record(build(question), freeze or ())
+    found = training_of(build(question), freeze or ())
     return count_training(found, optimizer=optimizer or OPTIMIZERS[0], by=by, depth=depth, top=top)
 
 
 @stdout_kept()
-def _record(subject: Subject, freeze: Sequence[str]) -> TrainingTrace:
+def training_of(subject: Subject, freeze: Sequence[str] = ()) -> TrainingTrace:
     """The recorded step; of two examples where batch norm refuses the one that nobody asked for."""
     from modelprobe.analyzers.training import frozen_names
     from modelprobe.model.targets import with_targets

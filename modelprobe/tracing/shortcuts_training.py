@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelprobe.tracing.shortcuts import Shortcut, convolution
+from modelprobe.tracing.shortcuts import Shortcut, convolution, max_pool
 
 Gradients = tuple["Tensor | None", ...]
 
@@ -91,6 +91,33 @@ def layer_norm_backward(
     return _wanted((x, wanted[0]), (weight, wanted[1]), (bias, wanted[2]))
 
 
+def max_pool_indices(x: Tensor, *geometry: Any) -> tuple[Tensor, Tensor] | None:
+    """max_pool2d, and where each maximum stood."""
+    out = max_pool(x, *geometry)
+    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
+
+
+def mean(x: Tensor, dims: Any = None, keep: bool = False) -> Tensor | None:
+    """The mean along some dimensions, which is what pooling to one value becomes."""
+    if dims is None or not dims or not _plain(x):
+        return None
+    gone = {dim % x.dim() for dim in dims}
+    if len(gone) < len(dims) or (not keep and len(gone) == x.dim()):
+        return None
+    return _empty([1 if at in gone else n for at, n in enumerate(x.shape) if keep or at not in gone], x)
+
+
+def quotient(x: Tensor, other: Any) -> Tensor | None:
+    """Divided by a number, as the gradient of a mean is."""
+    number = isinstance(other, (int, float)) and not isinstance(other, bool)
+    return _empty(x.shape, x) if number and _plain(x) else None
+
+
+def pool_backward(grad: Tensor, x: Tensor, *_: Any) -> Tensor | None:
+    """The gradient of what was pooled."""
+    return _empty(x.shape, x) if _plain(grad, x) else None
+
+
 def derivative(grad: Tensor, x: Tensor, *_: Any) -> Tensor | None:
     """g times a function of each element of x."""
     alike = isinstance(x, Tensor) and grad.shape == x.shape
@@ -134,5 +161,9 @@ TRAINING_SHORTCUTS: dict[str, Shortcut] = {
         derivative,
     ),
     "aten._softmax_backward_data": derivative,
+    "aten.max_pool2d_with_indices": max_pool_indices,
+    "aten.max_pool2d_with_indices_backward": pool_backward,
+    "aten.mean": mean,
+    "aten.div": quotient,
 }
 """Operator -> the function that tells its results on meta, or None."""

@@ -132,9 +132,8 @@ def _recorded(
         forward = _plain_forward(model, args, kwargs, device, notes, env)
     except ModelRaised as raised:
         if "more than 1 value per channel" in raised.message:
-            raise LoneValueError(
-                raised.message, "batch norm in training mode needs a batch of two: --batch 2"
-            ) from raised
+            hint = "batch norm in training mode needs a batch of two or more: --batch 2"
+            raise LoneValueError(raised.message, hint) from raised
         raise
     return _differentiated(model, args, kwargs, device, freeze, forward)
 
@@ -228,6 +227,8 @@ def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tens
             found[name or f"output {len(found)}"] = tensor
     if found:
         return found
+    if not parameters:
+        raise BadInput("the model has no parameters to train", "quantised weights are none: give the model before that")
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise BadInput("nothing would train: every parameter is frozen", "freeze fewer of them")
     raise BadInput(

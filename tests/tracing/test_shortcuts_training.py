@@ -67,6 +67,20 @@ def test_products_and_derivatives() -> None:
     check("_softmax_backward_data", g, x, -1, torch.float32)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dims", [[-1, -2], [1], [0, 2, 3]])
+def test_means_and_their_gradients(dims: list[int], keep: bool) -> None:
+    check("mean", empty(2, 3, 4, 5), dims, keep)
+    check("div", empty(2, 3), 20)
+
+
+def test_pooling() -> None:
+    x, geometry = empty(2, 3, 9, 8), ([3, 3], [2, 2], [1, 1], [1, 1])
+    check("max_pool2d_with_indices", x, *geometry)
+    out, indices = aten.max_pool2d_with_indices(x, *geometry)
+    check("max_pool2d_with_indices_backward", empty(*out.shape), x, *geometry, False, indices)
+
+
 def test_what_is_not_plain_is_left_to_the_operator() -> None:
     turned = empty(4, 3).T
     assert TRAINING_SHORTCUTS["aten.threshold_backward"](turned, empty(3, 4), 0) is None
