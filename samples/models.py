@@ -189,7 +189,7 @@ class Lazy(nn.Module):
         self.conv, self.head = nn.LazyConv2d(4, 3), nn.LazyLinear(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self._conv(x).flatten(1))
+        return self.head(self.conv(x).flatten(1))
 
 
 class Broken(nn.Module):

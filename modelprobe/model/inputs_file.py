@@ -30,7 +30,8 @@ def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
     name = match["name"] or match["attribute"]
     for part in name.split("."):
         if not hasattr(value, part):
-            own = [key for key, found in vars(loaded.module).items() if _is_own_function(found, loaded.module)]
+            every = vars(loaded.module).items()
+            own = [key for key, found in every if key[0] != "_" and _is_own_function(found, loaded.module)]
             raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(own[:12]) or 'no functions'}")
         value = getattr(value, part)
     if callable(value) and not isinstance(value, torch.Tensor):
