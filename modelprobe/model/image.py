@@ -80,7 +80,7 @@ def _found(spec: str) -> list[Path]:
     files = [match for match in matches if match.is_file()]
     pictures = _by_name(match for match in files if _is_picture(match))
     if not pictures:
-        what = f"{len(files)} files, none with the suffix of a picture" if files else "no file"
+        what = "no file with the suffix of a picture" if files else "no file"
         raise BadInput(f"--image {spec!r} matches {what}", "check the pattern; `**` goes into directories")
     return pictures
 
