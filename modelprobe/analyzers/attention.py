@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modelprobe.analyzers.attention_maps import Attention, Query
@@ -116,10 +116,14 @@ def block_of(item: Attention) -> AttentionBlock:
 
 @dataclass(frozen=True)
 class Maps:
-    """What is shown of one block for one query: [h, w] for each head by name, and its share elsewhere."""
+    """What is shown of one block for one query: [h, w] for each head by name, and its share elsewhere.
+
+    `asking` is the grid of queries, (rows, columns), which may be finer than that of keys.
+    """
 
     block: str
     query: Query
+    asking: tuple[int, int]
     heads: tuple[str, ...]
     maps: tuple[Tensor, ...]
     elsewhere: tuple[float, ...]
@@ -208,7 +212,7 @@ def draw(
         figure = f"{name}.heads.png" if entry.head.isdecimal() else f"{name}.png"
         if not entry.head.isdecimal():
             title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_head(entry.head)}"
-            laid = over_photo(seen, values, found.query, cmap)
+            laid = over_photo(seen, values, found, cmap)
             limits = Limits(0.0, float(values.max()))
             (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
         array = f"{found.block}.{entry.head}" if entry.head != ROLLOUT else ROLLOUT
@@ -216,10 +220,8 @@ def draw(
     return tuple(drawn)
 
 
-def over_photo(seen: Image.Image, values: Tensor, query: Query, cmap: str) -> Image.Image:
+def over_photo(seen: Image.Image, values: Tensor, found: Maps, cmap: str) -> Image.Image:
     """The map over the photograph, its patches kept square; the patch that asks has a frame."""
-    from PIL import ImageDraw
-
     scale = max(1, -(-SIDE // max(seen.size)))
     photo = seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)
     height, width = values.shape
@@ -228,13 +230,10 @@ def over_photo(seen: Image.Image, values: Tensor, query: Query, cmap: str) -> Im
     columns = np.arange(photo.width) * width // photo.width
     fine = values.numpy()[rows][:, columns]
     laid = overlay(photo, fine, cmap=cmap, limits=Limits(0.0, float(values.max())), fade=True)
-    if query.kind == "patch":
-        box = (
-            query.column * photo.width // width,
-            query.row * photo.height // height,
-            (query.column + 1) * photo.width // width - 1,
-            (query.row + 1) * photo.height // height - 1,
-        )
+    if found.query.kind == "patch":
+        across, down = photo.width / found.asking[1], photo.height / found.asking[0]
+        left, top = found.query.column * across, found.query.row * down
+        box = (round(left), round(top), round(left + across) - 1, round(top + down) - 1)
         ImageDraw.Draw(laid).rectangle(box, outline=(255, 0, 255), width=3)
     return laid
 

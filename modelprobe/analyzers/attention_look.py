@@ -120,7 +120,7 @@ def maps_of(found: Sequence[Attention], asked: Asked) -> tuple[list[Maps], list[
         like, product, part = rollout(found)
         query = query_of(like, asked.query)
         values, rest = weights_of_query(like, product, query)
-        maps.append(Maps(ROLLOUT, query, (ROLLOUT,), (values[0],), (float(rest[0]),)))
+        maps.append(Maps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),)))
         if len(part) < len(found):
             text = f"Rollout is over {len(part)} of {len(found)} blocks, {part[0].path} to {part[-1].path}: the others "
             notes.append(Note(f"{text}have windows, or other queries than keys.", Level.ASSUMED))
@@ -132,6 +132,11 @@ def maps_of(found: Sequence[Attention], asked: Asked) -> tuple[list[Maps], list[
             text = f"{item.path} has no class token: what each place receives, on the average over queries, is shown."
             notes.append(Note(text, Level.INFO))
     return maps, notes
+
+
+def asking(item: Attention) -> tuple[int, int]:
+    """The grid of queries, (rows, columns)."""
+    return item.queries.height, item.queries.width
 
 
 def _of_block(item: Attention, asked: Asked) -> Maps:
@@ -146,4 +151,4 @@ def _of_block(item: Attention, asked: Asked) -> Maps:
     maps, elsewhere = [values[row] for row in rows], [float(rest[row]) for row in rows]
     if asked.mean:
         names, maps, elsewhere = [MEAN_HEAD, *names], [values.mean(0), *maps], [float(rest.mean()), *elsewhere]
-    return Maps(item.path, query, tuple(names), tuple(maps), tuple(elsewhere))
+    return Maps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere))

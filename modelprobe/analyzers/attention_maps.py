@@ -235,7 +235,8 @@ def rollout(found: Sequence[Attention]) -> tuple[Attention, Tensor, tuple[Attent
     """Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928): the product of (A + I) / 2 over blocks.
 
     Heads are averaged. The attention that the product is read like, the product [1, 1, tokens, tokens], and the blocks
-    that took part: those of one window whose queries are the same tokens as their keys. Raises BadInput for fewer than two.
+    that took part: those of one window whose queries are the same tokens as their keys. Raises BadInput for fewer
+    than two.
     """
     square = [item for item in found if item.windows == 1 and _same(item.queries, item.keys)]
     size = square[0].source.shape[-1] if square else 0
