@@ -162,10 +162,14 @@ def _notes(rows: Sequence[PeerRow]) -> list[Note]:
 
 
 def _asked_notes(rows: Sequence[PeerRow]) -> list[Note]:
-    """Who was asked, and what a FLOP is: tools do not agree."""
-    asked = [f"{row.tool} {row.version}" for row in rows if row.version and row.figure is not None]
+    """Who was asked and where, and what a FLOP is: tools do not agree."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        if row.place and row.figure is not None:
+            places.setdefault(row.place, []).append(f"{row.tool} {row.version}".strip())
+    asked = "; ".join(f"on {place}: {', '.join(tools)}" for place, tools in places.items())
     told = [f"{row.per_mac} to {row.tool}" for row in rows if row.unit == "FLOPs" and row.figure is not None]
-    texts = [f"Asked: {', '.join(asked)}."] if asked else []
+    texts = [f"Asked {asked}."] if asked else []
     texts += [f"One MAC in FLOPs: {', '.join(told)}."] if told else []
     return [Note(" ".join(texts), Level.INFO)] if texts else []
 
