@@ -223,7 +223,7 @@ def _notes(result: RepairResult) -> list[Note]:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:
         notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:6]]
-    if result.assumed:
+    if result.assumed and not result.refusals:
         text = f"Which of {result.assumed:,} tensors is which rests on their order alone: nothing has proven it."
         notes.append(Note(text, Level.WARNING))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]

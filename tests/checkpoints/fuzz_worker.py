@@ -23,8 +23,12 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from rich.cells import cell_len
+
 SECONDS = 5.0
 COMMANDS = (("summary", "--all"), ("scan",), ("keys",))
+"""Every mutant is summarised; scan and keys look at it in turn."""
+
 HARMFUL = frozenset(
     (
         *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect"),
@@ -125,10 +129,10 @@ def answered(path: Path, command: tuple[str, ...]) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def judged(path: Path, watch: Watch, before: str) -> str:
+def judged(path: Path, number: int, watch: Watch, before: str) -> str:
     """What becomes of a mutant: refused, warned about, listed as before, or listed as another (valid) file."""
     kind = ""
-    for command in COMMANDS:
+    for command in (COMMANDS[0], COMMANDS[1 + number % 2]):
         code, out, err = watch.timed(lambda command=command: answered(path, command))
         assert code in (0, 1, 2, 5), (command, code, err)
         assert "Traceback" not in err, (command, err)
@@ -150,6 +154,7 @@ def run(folder: Path, name: str, count: int, work: Path) -> dict[str, object]:
         importlib.import_module(f"modelprobe.checkpoints.formats.{module.name}")
     for encoding in ("unicode_escape", "raw_unicode_escape", "latin_1", "ascii", "utf_16_le"):
         importlib.import_module(f"encodings.{encoding}")
+    cell_len("\u4e00")  # rich reads its table of widths
     watch = Watch()
     for odd in (b"", b"PK\3\4", b"\x89HDF", b"\x80\x02.", data):  # whatever is imported when needed is imported now
         path.write_bytes(odd)
@@ -165,7 +170,7 @@ def run(folder: Path, name: str, count: int, work: Path) -> dict[str, object]:
     for number in range(count):
         path.write_bytes(mutated(data, rng))
         try:
-            counts[judged(path, watch, before)] += 1
+            counts[judged(path, number, watch, before)] += 1
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             failures.append(f"mutant {number}: {type(error).__name__} {str(error)[:600]}")
             if len(failures) < 20:

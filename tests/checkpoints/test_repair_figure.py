@@ -193,8 +193,19 @@ def test_what_nobody_can_tell_is_refused(case, tmp_path, record_property):
     assert all(found[name].startswith("refused") for name in found if name in REFUSED)
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("spec", [spec for spec in ZOO if spec.startswith("torchvision:")], ids=spelled)
+def priced(items, cheap) -> list[object]:
+    """The cheap ones for CI, the others for `-m slow`."""
+    return [pytest.param(item, marks=pytest.mark.zoo if cheap(item) else pytest.mark.slow) for item in items]
+
+
+QUICK = ("resnet18", "mobilenet_v3_small", "densenet121", "squeezenet1_1")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    priced([spec for spec in ZOO if spec.startswith("torchvision:")], lambda spec: spec.endswith(QUICK)),
+    ids=spelled,
+)
 def test_submodules_that_are_called_like_wrappers(spec, tmp_path, record_property):
     """Every wrapper around a network that has `original_module.model.` before all its names."""
     target = resolve(f"{HERE / 'ambiguous.py'}:held", (f"spec={spec}",))
@@ -247,7 +258,9 @@ def paired(pair) -> str:
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("pair", both_ways([p for p in PAIRS.items() if p[0] in ZOO and p[0] not in DEAR]), ids=paired)
+@pytest.mark.parametrize(
+    "pair", both_ways(pair for pair in PAIRS.items() if pair[0] in ZOO and pair[0] not in DEAR), ids=paired
+)
 def test_the_other_library(pair, tmp_path, record_property):
     answer = crossed(*map(resolve, pair), tmp_path, record_property)
     told = next((text for spec, text in DIFFERENT.items() if spec in pair), "")
@@ -261,8 +274,7 @@ def test_the_other_library_at_length(pair, tmp_path, record_property):
     assert crossed(*plain, tmp_path, record_property) == "equal"
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("pair", both_ways(HUGGING.items()), ids=paired)
+@pytest.mark.parametrize("pair", priced(both_ways(HUGGING.items()), lambda pair: "50" not in pair[1]), ids=paired)
 def test_transformers_names(pair, tmp_path, record_property):
     """With the file's own network, which is proof; without, where the order alone would settle it, refused."""
     source, target = (resolve(spec if ":" in spec else f"{HERE / 'hugging.py'}:{spec}") for spec in pair)
