@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,6 +63,16 @@ def next_number() -> int:
     return number
 
 
+@contextmanager
+def above_autograd() -> Iterator[None]:
+    """Let autograd record what runs in the body, as before the dispatcher reached us."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for name in ("AutogradCPU", "AutogradCUDA", "AutogradMeta", "AutogradMPS", "AutogradOther", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
+    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded):
+        yield
+
+
 class Step(NamedTuple):
     """What is known of one operator beside its record.
 
@@ -104,6 +115,11 @@ class GradientObserver(Observer):
     def last_place(self) -> str:
         """The path of the module whose gradient was computed last."""
         return self.steps[-1].op.module if self.steps else ""
+
+    def _by_parts(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What runs inside is differentiated as any other code: here, below autograd, it would not be."""
+        with above_autograd():
+            return super()._by_parts(operator, args, kwargs)
 
     def _record(
         self,

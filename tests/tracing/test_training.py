@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.tracing.training import GradientOp, LoneValueError, TrainingTrace, record_training
 from tests.samples import models
+from tests.tracing.by_hand import sees_higher_order
 
 
 def macs(found: TrainingTrace, phase: str = "backward", at: str | None = None) -> int:
@@ -275,3 +276,22 @@ def test_what_cannot_be_differentiated_is_said(device: str) -> None:
         record_training(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), x, device=device)
     with pytest.raises(BadInput, match="is TorchScript"):
         record_training(torch.jit.trace(nn.Linear(2, 2), x), x, device=device)
+
+
+@sees_higher_order
+def test_what_runs_inside_a_higher_order_operator_is_differentiated() -> None:
+    from torch._higher_order_ops.scan import scan
+
+    class Scan(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return scan(lambda state, row: (self.step(state) + row, state), torch.zeros(8, device=x.device), x)[1]
+
+    found = both(Scan(), torch.ones(5, 8))
+    assert found.forward.macs == 5 * 64
+    # The states before each step come out: the last step leads nowhere, the first starts from nothing learned.
+    assert weights(found) == 4 * 64
+    assert macs(found) == (4 + 3) * 64
