@@ -80,7 +80,7 @@ def compare_with_peers(
         inputs=tuple(trace.env.get("inputs", ())),
         macs=trace.macs,
         rows=tuple(rows),
-        notes=(*trace.notes, *_notes(rows), *_settings(trace, rows)),
+        notes=(*trace.notes, *_own_notes(trace), *_notes(rows), *_settings(trace, rows)),
         env={**trace.env, "peers": versions},
     )
 
@@ -145,6 +145,12 @@ def _remark(figure: Published, parameters: int) -> str:
 
 def _ratio(macs: float, trace: Trace) -> float | None:
     return macs / trace.macs if trace.macs else None
+
+
+def _own_notes(trace: Trace) -> list[Note]:
+    """What our own figure, which the others are measured by, leaves out."""
+    names = ", ".join(f"{item.name} x{item.count}" for item in trace.uncounted)
+    return [Note(f"Not in modelprobe's own figure, for want of a formula: {names}.", Level.WARNING)] if names else []
 
 
 def _notes(rows: Sequence[PeerRow]) -> list[Note]:

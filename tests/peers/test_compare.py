@@ -94,6 +94,14 @@ def test_what_no_rule_explains_is_said(recorded: Trace) -> None:
     assert "unexplained: +1.500 k" in text
 
 
+def test_what_our_own_figure_leaves_out_is_said(recorded: Trace) -> None:
+    first = recorded.ops[0]._replace(name="mine.odd", status="uncounted", macs=0)
+    result = compare_with_peers(dataclasses.replace(recorded, ops=(first, *recorded.ops[1:])), [], {})
+    assert [note.text for note in result.notes if note.level is Level.WARNING] == [
+        "Not in modelprobe's own figure, for want of a formula: mine.odd x1."
+    ]
+
+
 def test_a_published_figure_is_right_to_its_decimals(recorded: Trace) -> None:
     own = recorded.macs
     near = Published(("V1", "V2"), round(own / 1e6) * 10**6, recorded.tree.parameter_count())
