@@ -62,7 +62,7 @@ ELEMENTWISE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "_softmax": (lambda x: x.softmax(-1), 4),  # y (g - sum(g y))
     "_log_softmax": (lambda x: x.log_softmax(-1), 4),  # g - exp(y) sum(g)
     "select": (lambda x: x[0], 0),
-    "slice": (lambda x: x[:, :2], 0),
+    "slice": (lambda x: x.narrow(1, 0, 2), 0),
 }
 
 
