@@ -48,8 +48,14 @@ def test_a_thread_left_behind_does_not_hold_the_child() -> None:
 
 def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path: Path) -> None:
     note = tmp_path / "note"
-    answer = ask("hangs", timeout=1.5, note=str(note))
-    assert (answer.figure, answer.problem) == (None, "stopped after 1.5 s (--timeout)")
+
+    def told(running, done):  # however slow the machine: the time is up once the child hangs
+        if running:
+            wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
+
+    order = Order("hangs", "tests.peers.fakes:hangs", {"note": str(note)})
+    answer = ask_all([order], 0.1, workers=1, told=told)["hangs"]
+    assert (answer.figure, answer.problem) == (None, "stopped after 0.1 s (--timeout)")
     assert_gone(note)
 
 
@@ -69,7 +75,7 @@ def test_nothing_is_left_when_we_are_interrupted(tmp_path: Path) -> None:
 
     def told(running, done):
         if running:
-            wait_for(note.exists)
+            wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
             raise KeyboardInterrupt
 
     order = Order("hangs", "tests.peers.fakes:hangs", {"note": str(note)})
