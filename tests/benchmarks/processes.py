@@ -33,6 +33,10 @@ class Comparison:
         """The command's figure divided by that of the reference run beside it."""
         return [getattr(a, of) / getattr(b, of) for a, b in zip(self.command, self.reference, strict=True)]
 
+    def differences(self, of: str) -> list[float]:
+        """The command's figure less that of the reference run beside it."""
+        return [getattr(a, of) - getattr(b, of) for a, b in zip(self.command, self.reference, strict=True)]
+
     @property
     def extra_memory(self) -> float:
         """Median peak of the command above the median peak of the reference, in MiB."""
@@ -49,14 +53,14 @@ def modelprobe(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "modelprobe", *arguments]
 
 
-def run(command: Sequence[str]) -> Run:
-    """Run `command` once. Raises RuntimeError when it fails."""
+def run(command: Sequence[str], expected: int = 0) -> Run:
+    """Run `command` once. Raises RuntimeError when it does not exit with the code expected."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.returncode != expected:
         raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}")
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
