@@ -19,6 +19,10 @@ MOST_NESTED = 2_000
 
 CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
 OPENERS = b"\x80(]}c"
+NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
+"""The opcodes that name something to import."""
+
+NUMPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,17 @@ class Found:
 
 def inspect(source: Source, limits: Limits) -> Iterator[Found]:
     """Every pickle and piece of code in a file, whatever its format."""
-    head = source.read(0, 8)
+    head = source.read(0, 256)
     if head[:4] == b"PK\3\4":
         yield from _archive(source, limits)
-    elif looks_pickled(head):
+    elif head[:6] == NUMPY:
+        yield from _object_array(source, head, "", limits)
+    elif head[:1] == OPENERS[:1] and looks_pickled(head):
         yield from _row(source, "", limits)
+    elif looks_pickled(head):  # or it is a text that begins with one of these letters
+        yield from (found for found in _row(source, "", limits) if not found.error or _calls(found))
+    else:  # a pickle may begin with any value
+        yield from _calling(source, "", limits)
 
 
 def looks_pickled(head: bytes) -> bool:
@@ -59,8 +69,8 @@ def _archive(source: Source, limits: Limits) -> Iterator[Found]:
         try:
             feed = archive.open(member, limits.pickle_bytes)
             head = feed.read(0, 256)
-            if head[:6] == b"\x93NUMPY":
-                yield from _object_array(source, feed, head, name, limits)
+            if head[:6] == NUMPY:
+                yield from _object_array(feed, head, name, limits)
             elif head[:4] == b"PK\3\4" and not isinstance(feed, Inflated):
                 yield from _archive(feed, limits) if source.size > feed.size else ()
             elif named or (head[:1] == b"\x80" and looks_pickled(head)):
@@ -69,10 +79,10 @@ def _archive(source: Source, limits: Limits) -> Iterator[Found]:
             yield Found(name, "pickle", error=error.message)
 
 
-def _object_array(source: Source, feed: Source, head: bytes, name: str, limits: Limits) -> Iterator[Found]:
+def _object_array(feed: Source, head: bytes, name: str, limits: Limits) -> Iterator[Found]:
     """An array of Python objects is a pickle behind numpy's header."""
     start = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
-    if b"|O" in head and start < feed.size and not isinstance(feed, Inflated):
+    if b"|O" in head and start < feed.size:
         yield from _row(Span(feed, start, feed.size - start), name, limits)
 
 
@@ -93,7 +103,17 @@ def _row(feed: Source, where: str, limits: Limits, depth: int = 0) -> Iterator[F
                 yield from _nested(blob, where, limits, depth + 1)
         at = pickled.end
         if not looks_pickled(feed.read(at, 8)):
+            yield from _calling(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
             return
+
+
+def _calling(feed: Source, where: str, limits: Limits, depth: int = 0) -> Iterator[Found]:
+    """What does not look like a pickle is reported as one only if unpickling it would come to a call."""
+    yield from filter(_calls, _row(feed, where, limits, depth))
+
+
+def _calls(found: Found) -> bool:
+    return any(entry.called for entry in found.globals)
 
 
 def _nested(blob: Blob, where: str, limits: Limits, depth: int) -> Iterator[Found]:
@@ -107,3 +127,5 @@ def _nested(blob: Blob, where: str, limits: Limits, depth: int) -> Iterator[Foun
         yield from (found for found in _row(span, place, limits, depth) if found.globals or not found.error)
     elif head[:1] in (b"c", b"(") and blob.data is not None and b"." in blob.data:
         yield from (found for found in _row(span, place, limits, depth) if found.globals)
+    elif blob.data is not None and any(opcode in blob.data for opcode in NAMING):
+        yield from _calling(span, place, limits, depth)

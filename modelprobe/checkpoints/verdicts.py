@@ -199,7 +199,18 @@ MODULES = frozenset(
             "_osx_support",
             "_aix_support",
         ),
-        *("antigravity", "sqlite3", "mailcap", "mimetypes", "readline", "rlcompleter", "tkinter", "turtle", "zipfile"),
+        *(
+            "_pyrepl",
+            "antigravity",
+            "sqlite3",
+            "mailcap",
+            "mimetypes",
+            "readline",
+            "rlcompleter",
+            "tkinter",
+            "turtle",
+            "zipfile",
+        ),
         *("tarfile", "resource", "mmap", "weakref", "symtable", "dis", "ast", "types", "builtins", "_frozen_importlib"),
         *("_frozen_importlib_external", "_bootlocale", "fabric", "paramiko", "psutil", "IPython", "copyreg extension"),
     )
@@ -212,7 +223,18 @@ PREFIXES = (
     *("numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib", "numpy.ctypeslib", "numpy.memmap"),
 )
 NAMES = frozenset(
-    {"torch.load", "torch.save", "torch.compile", "numpy.load", "numpy.save", "numpy.fromfile", "numpy.memmap"}
+    {
+        "functools.reduce",
+        "torch.serialization.load",
+        "torch.serialization.save",
+        "torch.load",
+        "torch.save",
+        "torch.compile",
+        "numpy.load",
+        "numpy.save",
+        "numpy.fromfile",
+        "numpy.memmap",
+    }
 )
 
 
@@ -230,6 +252,7 @@ def verdict(module: str, name: str) -> Verdict:
         return Verdict.DANGEROUS
     if LAYERS.fullmatch(module) and re.fullmatch(r"[A-Z]\w*", name):
         return Verdict.HARMLESS
-    if "." in name and not all(part.isidentifier() and not part.startswith("_") for part in name.split(".")):
-        return Verdict.DANGEROUS  # an attribute path to something its author did not mean to export
+    odd = not all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
+    if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ())):
+        return Verdict.DANGEROUS  # an attribute path to something its author did not mean to export, or to a method
     return Verdict.UNKNOWN

@@ -70,6 +70,8 @@ def ways(module: str, name: str) -> Iterator[tuple[str, bytes]]:
     yield "as a state", b"\x80\x02ccollections\nOrderedDict\n)R}" + text("x") + b"c" + line + argument + b"\x85Rsb."
     yield "popped", b"\x80\x02c" + line + argument + b"\x85R0}."
     yield "after the end", b"\x80\x02}.\x80\x02c" + line + argument + b"\x85R."
+    yield "after a number", b"I1\n0c" + line + argument + b"\x85R."
+    yield "after a text", b"S'x'\n0N0c" + line + argument + b"\x85R0"
     yield "without a call", b"\x80\x02c" + line + b"."
 
 
@@ -84,5 +86,10 @@ def wrapped(raw: bytes) -> Iterator[tuple[str, bytes]]:
     legacy = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
     yield "x.pth.tar", legacy + raw + b"\x80\x02]."
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-    yield "x.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + raw
+    array = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + raw
+    yield "x.npy", array
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", array)
+    yield "x.npz", buffer.getvalue()
     yield "nested.pkl", pickle.dumps({"model": [raw]}, 4)

@@ -24,6 +24,7 @@ _GRAPH, _OPSET = 7, 8
 _FIXED = {1: 8, 5: 4}
 TYPED_DATA = {4: 4, 5: 4, 7: 8, 10: 8, 11: 8}
 MOST_FIELDS = 3_000_000
+DEEPEST = 64
 
 
 @dataclass
@@ -56,7 +57,7 @@ def looks_like_onnx(source: Source) -> bool:
 
 
 def read_onnx(source: Source, limits: Limits) -> Checkpoint:
-    """List the initialisers of the main graph."""
+    """List the initialisers of the graph, and of the graphs inside it (branches and loop bodies)."""
     cursor = Cursor(source, "<")
     metadata: dict[str, Scalar] = {}
     raw: list[_Tensor] = []
@@ -123,12 +124,27 @@ def _opset(cursor: Cursor, end: int) -> str:
     return f"{domain} {version}".strip()
 
 
-def _graph(cursor: Cursor, end: int, limits: Limits) -> Iterator[_Tensor]:
+def _graph(cursor: Cursor, end: int, limits: Limits, depth: int = 0) -> Iterator[_Tensor]:
+    """The initialisers; names are unique throughout a model, so those of inner graphs stand beside the others."""
+    if depth > DEEPEST:
+        raise BadInput(f"{cursor.source.name} has graphs inside graphs more than {DEEPEST} deep")
     count = 0
     for number, wire, stop in _fields(cursor, end):
         if number == 5 and wire == 2 and count < limits.tensors:
             count += 1
             yield _tensor(cursor, stop)
+        elif number == 1 and wire == 2:
+            yield from _inner(cursor, stop, limits, depth)
+
+
+def _inner(cursor: Cursor, end: int, limits: Limits, depth: int) -> Iterator[_Tensor]:
+    """The initialisers of the graphs that are attributes of a node."""
+    for number, wire, stop in _fields(cursor, end):
+        if number != 5 or wire != 2:
+            continue
+        for inside, kind, last in _fields(cursor, stop):
+            if inside in (6, 11) and kind == 2:
+                yield from _graph(cursor, last, limits, depth + 1)
 
 
 def _tensor(cursor: Cursor, end: int) -> _Tensor:
