@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -119,6 +120,16 @@ def out_of_time(*_: object) -> None:
     raise TimeoutError(f"more than {SECONDS} s of work")
 
 
+def built_once() -> None:
+    """Keep what Typer makes of the command line: it would take most of the time, and no mutant changes it."""
+    import typer.main
+
+    from modelprobe import cli
+
+    cli.application = lru_cache(None)(cli.application)
+    typer.main.get_command = lru_cache(None)(typer.main.get_command)
+
+
 def answered(path: Path, command: tuple[str, ...]) -> tuple[int, str, str]:
     """The exit code of a command on a file, and both streams."""
     from modelprobe.cli import main
@@ -154,6 +165,7 @@ def run(folder: Path, name: str, count: int, work: Path) -> dict[str, object]:
         importlib.import_module(f"modelprobe.checkpoints.formats.{module.name}")
     for encoding in ("unicode_escape", "raw_unicode_escape", "latin_1", "ascii", "utf_16_le"):
         importlib.import_module(f"encodings.{encoding}")
+    built_once()
     cell_len("\u4e00")  # rich reads its table of widths
     watch = Watch()
     for odd in (b"", b"PK\3\4", b"\x89HDF", b"\x80\x02.", data):  # whatever is imported when needed is imported now
