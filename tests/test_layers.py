@@ -19,7 +19,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "units": (set(), set()),
     "report": ({"units"}, set()),
     "tracing": (BASE, {"torch"}),
-    "checkpoints": (BASE, {"torch", "safetensors"}),
+    "checkpoints": (BASE, {"torch", "safetensors", "fsspec"}),
     "pictures": (BASE, {"torch", "PIL", "numpy", "matplotlib"}),
     # The tools are imported inside the functions that ask them, which only a child process calls.
     "peers": (BASE, {"torch", "thop", "torchinfo", "fvcore", "ptflops"}),

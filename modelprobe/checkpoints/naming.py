@@ -9,6 +9,9 @@ SUFFIXES = frozenset(
     ".distcp .pdparams".split()
 )
 
+SCHEMES = ("https://", "http://", "s3://", "gs://", "gcs://", "hf://")
+"""Addresses of files that are elsewhere."""
+
 
 def names_weights(spec: str) -> bool:
     """Whether `spec` is the address, or the path, of a weight file or checkpoint directory.
@@ -16,7 +19,7 @@ def names_weights(spec: str) -> bool:
     A bare word is a model even where a file of that name lies about: `./resnet50` names the file. So is `net.py`,
     and `file.py:Net`. A path with a weight file's suffix is one whether it exists or not.
     """
-    if spec.startswith(("http://", "https://")):
+    if spec.startswith(SCHEMES):
         return True
     if ".py:" in spec or spec.endswith(".py") or "\0" in spec:
         return False

@@ -78,14 +78,15 @@ ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
     Kind.EXPORTED: _exported,
     Kind.NPZ: _npz,
 }
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
 
 
 def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> Checkpoint:
-    """List a weight file, a checkpoint directory or a file behind an http(s) address, without running,
-    importing or loading anything.
+    """List a weight file, a checkpoint directory or a file behind an address (http(s), s3, gs, hf),
+    without running, importing or loading anything of it.
 
     Needs neither torch nor numpy. Raises BadInput, with a hint, for everything that cannot be listed.
     """
@@ -93,7 +94,7 @@ def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> C
     if "\0" in target:
         raise BadInput("a file name cannot hold a NUL character")
     with uncollected():
-        if target.startswith(("https://", "http://")):
+        if _ADDRESS.match(target):
             return _finish(_url(target, limits))
         found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
         return _finish(found)
@@ -105,10 +106,11 @@ def _file(path: str, limits: Limits) -> Checkpoint:
 
 
 def _url(url: str, limits: Limits) -> Checkpoint:
-    """A file on a web server; the storages of the listing have no place that could be read later."""
+    """A file on a web server or in a bucket; the storages of the listing have no place that could be read later."""
+    from modelprobe.checkpoints.buckets import BucketSource
     from modelprobe.checkpoints.remote import HttpSource
 
-    with closing(HttpSource(url)) as source:
+    with closing((HttpSource if url.startswith("http") else BucketSource)(url)) as source:
         found = read_source(source, limits)
         metadata = {**found.metadata, "requests": source.requests, "fetched_bytes": source.fetched}
     storages = {key: replace(storage, located="") for key, storage in found.storages.items()}

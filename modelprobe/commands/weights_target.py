@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelprobe import options
-from modelprobe.checkpoints.naming import names_weights
+from modelprobe.checkpoints.naming import SCHEMES, names_weights
 from modelprobe.errors import BadInput
 from modelprobe.output import stdout_kept, working
 
@@ -156,7 +156,7 @@ def plan(asked: Asked) -> Fit:
     from modelprobe.checkpoints.keys import Wishes
     from modelprobe.checkpoints.reader import open_checkpoint
 
-    if asked.file.startswith(("http://", "https://")):
+    if asked.file.startswith(SCHEMES):
         raise BadInput(f"{asked.file} is not on this machine", "download it first")
     found = open_checkpoint(Path(asked.file).expanduser())
     wishes = Wishes(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from modelprobe.checkpoints.entries import Checkpoint
 from modelprobe.checkpoints.keys import chosen_branch, plan_keys
 from modelprobe.checkpoints.modules import HOOKS, is_module
-from modelprobe.checkpoints.naming import names_weights
+from modelprobe.checkpoints.naming import SCHEMES, names_weights
 from modelprobe.checkpoints.nodes import Node, attributes, class_name, get, last_part, pairs
 from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.reference import reference_of_model, state_entries
@@ -69,7 +69,7 @@ def named_target(
             if given:
                 raise BadInput(f"{option} is for weight files, and {spec} is none", f"leave {option} out")
         return resolve(spec, settings), None
-    path = spec if spec.startswith(("http://", "https://")) else str(Path(spec).expanduser())
+    path = spec if spec.startswith(SCHEMES) else str(Path(spec).expanduser())
     if unsafe:
         return _unpickled(spec, path, settings, arch), None
     try:
@@ -224,7 +224,7 @@ def _unpickled(spec: str, path: str, settings: Sequence[str], arch: str | None) 
 
     if arch is not None:
         raise BadInput("--arch builds the network itself, --unsafe-load takes it from the file", "give one of them")
-    if path.startswith(("http://", "https://")):
+    if path.startswith(SCHEMES):
         raise BadInput(f"{spec} is not on this machine", "--unsafe-load takes local files: download it first")
     if not Path(path).is_file():
         raise BadInput(f"there is no file {spec}", "check the path")
