@@ -61,19 +61,19 @@ class Grid:
 
 
 def grid_of(numbers: Tensor, width: int) -> Grid | None:
-    """The grid that pixel `numbers` of an image `width` pixels wide form, or None: one place, no rectangle, doubles."""
+    """The grid that pixel `numbers` of an image `width` pixels wide form, or None: a line, no rectangle, doubles."""
     over = tuple(dim for dim in range(numbers.dim()) if _moves(numbers, dim))
     if not over:
         return None
     index: tuple[Any, ...] = tuple(slice(None) if dim in over else 0 for dim in range(numbers.dim()))
-    flat = numbers[index].flatten().long()
+    flat = numbers[index].flatten().long().cpu()
     placed = (flat > 0).nonzero().flatten()
     pixels = flat[placed] - 1
     rows, row = torch.unique(pixels // width, return_inverse=True)
     columns, column = torch.unique(pixels % width, return_inverse=True)
     height, across = len(rows), len(columns)
     cell = row * across + column
-    if height * across != len(placed) or height * across < 2 or len(torch.unique(cell)) != len(cell):
+    if height * across != len(placed) or min(height, across) < 2 or len(torch.unique(cell)) != len(cell):
         return None
     order = torch.empty_like(placed)
     order[cell] = placed

@@ -21,6 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.formulas import operator_name
 
+LARGEST_FLOAT32 = 2**24
+"""Whole numbers up to this are exact. Pixel numbers are floats, since some operators move nothing else."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -82,7 +85,8 @@ class Positions(_Base):  # type: ignore[misc]
         self._where = where
         self._known: dict[int, tuple[weakref.ref[Tensor], Place]] = {}
         height, width = image.shape[-2:]
-        pixels = torch.arange(1, height * width + 1, dtype=torch.float32).reshape(1, 1, height, width)
+        dtype = torch.float32 if height * width < LARGEST_FLOAT32 else torch.float64
+        pixels = torch.arange(1, height * width + 1, dtype=dtype, device=image.device).reshape(1, 1, height, width)
         self._set(image, Place(pixels.expand(image.shape)))
 
     @classmethod
@@ -145,7 +149,7 @@ class Positions(_Base):  # type: ignore[misc]
         if k.shape[-3:-2] != q.shape[-3:-2]:  # grouped queries: every head of k serves several of q
             times = q.shape[-3] // k.shape[-3]
             k, columns = k.repeat_interleave(times, -3), columns.repeat_interleave(times, -2)
-        rows = query.here[..., 0] if query is not None else torch.zeros(q.shape[:-1])
+        rows = query.here[..., 0] if query is not None else torch.zeros(q.shape[:-1], device=q.device)
         scale = kwargs.get("scale")
         found = Attended(self._where(), rows, columns, None, q, k, mask, causal, scale)
         self.attended.append(found)
@@ -170,7 +174,8 @@ def attention_weights(found: Attended, heads: Sequence[int] | None = None) -> Te
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     if found.causal:
-        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
     return scores.softmax(-1)
 
 
@@ -219,9 +224,11 @@ def joining(call: Call) -> Sequence[Place | None]:
     """`cat` and `stack`: what is unknown has no place."""
     tensors, rest = call.args[0], call.args[1:]
 
+    known = next(place for place in call.listed if place is not None).here
+
     def joined(numbers: list[Tensor | None]) -> Tensor:
         full = [
-            torch.zeros(tensor.shape) if number is None else number
+            known.new_zeros(tensor.shape) if number is None else number
             for tensor, number in zip(tensors, numbers, strict=True)
         ]
         result: Tensor = call.func(full, *rest, **call.kwargs)
@@ -245,7 +252,7 @@ def contracting(call: Call) -> Sequence[Place | None]:
             keys = torch.broadcast_to(columns, shape)
     if here is None and keys is None:
         return ()
-    return (Place(torch.zeros(1).expand(shape) if here is None else here, keys),)
+    return (Place(call.out.new_zeros(1, dtype=torch.float32).expand(shape) if here is None else here, keys),)
 
 
 def _rows(numbers: Tensor, shape: torch.Size) -> Tensor | None:
@@ -266,16 +273,17 @@ def attending(call: Call) -> Sequence[Place | None]:
 
 
 def reducing(call: Call) -> Sequence[Place | None]:
-    """A mean, sum or maximum over dimensions along which nothing moves keeps the place; others lose it."""
+    """A mean, sum or maximum is where its first element is, unless it is over all places."""
     place, dims = call.places[0], call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
     if place is None or dims is None or dims == []:
         return ()
     wanted = [dims] if isinstance(dims, int) else list(dims)
-    low, high = place.here.amin(wanted, keepdim=True), place.here.amax(wanted, keepdim=True)
-    out = call.out if isinstance(call.out, Tensor) else call.out[0]
-    if not bool((low == high).all()):
+    first = place.here.amin(wanted)
+    moved = place.here.amax(wanted) != first
+    if bool(moved.any()) and bool((first == first.flatten()[0]).all()):
         return ()
-    return tuple(Place(low.reshape(out.shape)) for _ in ([0] if isinstance(call.out, Tensor) else call.out))
+    results = [call.out] if isinstance(call.out, Tensor) else list(call.out)
+    return [Place(first.reshape(result.shape)) for result in results]
 
 
 def elementwise(call: Call) -> Sequence[Place | None]:

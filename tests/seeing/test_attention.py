@@ -18,7 +18,7 @@ from modelprobe.analyzers.attention_maps import (
 )
 from modelprobe.analyzers.cam_layer import lay_out
 from modelprobe.errors import BadInput
-from tests.samples import models
+from tests.seeing.networks import ClassTokenViT
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
 
@@ -164,7 +164,7 @@ def test_masks_scale_and_grouped_queries():
 
 def test_rollout():
     torch.manual_seed(0)
-    found, _ = followed(models.DigitViT().eval(), channels=1)
+    found, _ = followed(ClassTokenViT().eval(), channels=1)
     product = torch.eye(65)
     for item in found:
         product = (0.5 * item.weights().mean(0)[0] + 0.5 * torch.eye(65)) @ product
@@ -175,7 +175,7 @@ def test_rollout():
 
 
 def test_the_mean_of_all_queries_is_what_a_key_receives():
-    found, _ = followed(perturbed(models.DigitViT()), channels=1)
+    found, _ = followed(perturbed(ClassTokenViT()), channels=1)
     weights = found[0].weights()
     values, rest = weights_of_query(found[0], weights, Query(MEAN))
     torch.testing.assert_close(values.flatten(1), weights[:, 0, 1:, 1:].mean(1))
@@ -183,7 +183,7 @@ def test_the_mean_of_all_queries_is_what_a_key_receives():
 
 
 def test_which_blocks_are_meant():
-    found, _ = followed(models.DigitViT().eval(), channels=1)
+    found, _ = followed(ClassTokenViT().eval(), channels=1)
 
     def paths(*texts):
         return [item.path for item in chosen_attentions(found, texts)]
@@ -204,7 +204,7 @@ def test_what_is_no_query(text):
 
 
 def test_a_query_that_is_not_there():
-    (item, *_), _ = followed(models.DigitViT().eval(), channels=1)
+    (item, *_), _ = followed(ClassTokenViT().eval(), channels=1)
     with pytest.raises(BadInput, match="8 rows and 8 columns of patches: there is no 8,0"):
         query_of(item, parse_query("8,0"))
     windowed, _ = followed(torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [4, 4], num_classes=5).eval())

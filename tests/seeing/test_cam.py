@@ -7,6 +7,7 @@ from torch import nn
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
 from tests.samples import models
+from tests.seeing.networks import ClassTokenViT
 
 IMAGE = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -20,7 +21,7 @@ def cnn():
 @pytest.fixture(scope="module")
 def vit():
     torch.manual_seed(0)
-    return models.DigitViT().eval()
+    return ClassTokenViT().eval()
 
 
 def enlarged(small):
@@ -61,7 +62,7 @@ def test_a_class_token_reads_the_patches_of_the_block_before(vit):
     torch.testing.assert_close(found.raw, expected)
     last, zero = at(vit.blocks[2], vit, IMAGE, found.target)
     assert not zero[1:].any()
-    assert last.shape == (65, 64)
+    assert last.shape == (65, 48)
 
 
 def test_layer_cam(cnn, vit):

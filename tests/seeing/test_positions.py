@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modelprobe.analyzers.cam_layer import lay_out
-from tests.samples import models
+from tests.seeing.networks import ClassTokenViT
 
 
 class Moves(nn.Module):
@@ -74,14 +74,19 @@ def test_what_mixes_all_places_has_none(lost):
 
 
 def test_a_coarser_grid():
-    (pooled, strided), _, _ = grids(lambda x: nn.functional.max_pool2d(x, 2), lambda x: x[..., ::2, :])
+    (pooled, strided, line), _, _ = grids(
+        lambda x: nn.functional.max_pool2d(x, 2),
+        lambda x: x.unflatten(2, (2, 1)).mean(3)[..., ::2],
+        lambda x: x.amax(3),
+    )
     assert (pooled.height, pooled.width) == (2, 3)
-    assert (strided.height, strided.width) == (1, 3)
+    assert (strided.height, strided.width) == (2, 2)
+    assert line is None
 
 
 def test_attention_is_seen_fused_and_not():
     image = torch.rand(1, 1, 64, 64)
-    (first, *_) = found = lay_out(models.DigitViT().eval(), image).attended
+    (first, *_) = found = lay_out(ClassTokenViT().eval(), image).attended
     assert [item.path for item in found] == ["blocks.0", "blocks.1", "blocks.2"]
     assert first.shape == (1, 4, 65, 65)
     assert first.weights is None  # fused
