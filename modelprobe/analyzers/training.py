@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from modelprobe.analyzers.rollup import fitting_depth
 from modelprobe.analyzers.training_costs import OWN, StepLedger, TrainingRow
 from modelprobe.errors import BadInput
 from modelprobe.report import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.tracing.ledger import OpCall, Trace, Uncounted
+from modelprobe.tracing.ledger import ModuleTree, OpCall, Trace, Uncounted
 from modelprobe.tracing.preparation import unwrapped
 from modelprobe.tracing.training import TrainingTrace
 from modelprobe.tracing.tree import read_tree
@@ -111,42 +111,55 @@ def count_training(
     if by not in BY:
         raise BadInput(f"--by {by} is not known with --train", f"choose one of {', '.join(BY)}")
     ledger = StepLedger(trace, find_optimizer(optimizer))
-    everything = ledger.rows(by, ranked=top is not None)
-    shown = depth
-    if top is None and depth is None and by == "module":
-        shown = fitting_depth(row.depth for row in everything)
-    rows = everything[:top] if top is not None else [row for row in everything if shown is None or row.depth <= shown]
-    total, tree = ledger.total(), trace.forward.tree
-    parameters = [entry for entry in tree.unique_state() if entry.role == "parameter"]
-    forward, backward, weights, again = _passes(trace)
+    rows, shown, hidden = _chosen(ledger, by, depth, top)
+    total, forward = ledger.total(), trace.forward
+    passes = _passes(trace)
     return TrainingResult(
-        model=str(trace.forward.env.get("model", tree.cls)),
-        inputs=_inputs(trace.forward),
-        forward=forward,
-        backward=backward,
-        input_gradients=Pass(backward.macs - weights.macs, backward.flops - weights.flops),
-        weight_gradients=weights,
-        recomputation=again,
+        model=str(forward.env.get("model", forward.tree.cls)),
+        inputs=_inputs(forward),
+        forward=passes[0],
+        backward=passes[1],
+        input_gradients=Pass(passes[1].macs - passes[2].macs, passes[1].flops - passes[2].flops),
+        weight_gradients=passes[2],
+        recomputation=passes[3],
         optimizer=_update(ledger),
         macs=total.macs,
         flops=total.flops,
-        ratio=backward.macs / forward.macs if forward.macs else None,
-        parameters=sum(entry.numel for entry in parameters),
-        frozen=sum(entry.numel for entry in parameters if entry.path in trace.frozen),
-        unreached=sum(entry.numel for entry in parameters if entry.path in trace.unreached),
+        ratio=passes[1].macs / forward.macs if forward.macs else None,
+        parameters=forward.tree.parameter_count(),
+        frozen=_elements(forward.tree, trace.frozen),
+        unreached=_elements(forward.tree, trace.unreached),
         unreached_names=trace.unreached,
         summed=trace.summed,
-        scores_again=_scores_again(trace.forward),
+        scores_again=_scores_again(forward),
         operators=len(ledger.costs),
         uncounted=trace.uncounted,
         by=by,
         depth=shown,
         tree=top is None and by == "module",
-        hidden=len(everything) - len(rows),
-        rows=tuple(rows),
-        notes=(*trace.notes, *_mismatch(trace), *_modes(trace.forward)),
-        env=trace.forward.env,
+        hidden=hidden,
+        rows=rows,
+        notes=(*trace.notes, *_mismatch(trace), *_modes(forward)),
+        env=forward.env,
     )
+
+
+def _chosen(
+    ledger: StepLedger, by: str, depth: int | None, top: int | None
+) -> tuple[tuple[TrainingRow, ...], int | None, int]:
+    """The rows to show, to which depth, and how many are left out."""
+    everything = ledger.rows(by, ranked=top is not None)
+    if top is not None:
+        return tuple(everything[:top]), depth, max(0, len(everything) - top)
+    if depth is None and by == "module":
+        depth = fitting_depth(row.depth for row in everything)
+    rows = tuple(row for row in everything if depth is None or row.depth <= depth)
+    return rows, depth, len(everything) - len(rows)
+
+
+def _elements(tree: ModuleTree, names: Collection[str]) -> int:
+    """Elements of the parameters that go by these names, each tensor once."""
+    return sum(entry.numel for entry in tree.unique_state() if entry.role == "parameter" and entry.path in names)
 
 
 def frozen_names(model: nn.Module, freeze: Sequence[str]) -> frozenset[str]:
