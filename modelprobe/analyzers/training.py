@@ -54,10 +54,9 @@ class OptimizerStep:
 class TrainingResult(Result):
     """The cost of one training step. MACs are multiply-accumulates of contractions; 1 MAC = 2 FLOPs.
 
-    `input_gradients` (of activations) and `weight_gradients` add up to `backward`; `ratio` is its MACs over the
-    forward's, None when the forward has none. `summed` are the outputs whose sum stands for the loss. `frozen` and
-    `unreached` count the parameters that want no gradient, and that want one and get none. `scores_again` are the
-    MACs of the attention scores, which a fused kernel computes once more in the backward pass.
+    `input_gradients` (of activations) and `weight_gradients` add up to `backward`. `summed` are the outputs whose sum
+    stands for the loss. `frozen` and `unreached` count the parameters that want no gradient, and that want one and get
+    none. `scores_again` are the MACs of the attention scores, which a fused kernel computes once more backwards.
     """
 
     model: str
@@ -70,7 +69,6 @@ class TrainingResult(Result):
     optimizer: OptimizerStep
     macs: int
     flops: int
-    ratio: float | None
     parameters: int
     frozen: int
     unreached: int
@@ -86,6 +84,11 @@ class TrainingResult(Result):
     rows: tuple[TrainingRow, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        """MACs of the backward pass over the forward's, None when the forward has none."""
+        return self.backward.macs / self.forward.macs if self.forward.macs else None
 
     def report(self) -> Report:
         """Facts, the table, what was not counted, and notes."""
@@ -108,24 +111,16 @@ def count_training(
 
     `depth` and `top` are as in `count_flops`. Raises BadInput for an unknown optimiser or grouping.
     """
-    if by not in BY:
-        raise BadInput(f"--by {by} is not known with --train", f"choose one of {', '.join(BY)}")
     ledger = StepLedger(trace, find_optimizer(optimizer))
     rows, shown, hidden = _chosen(ledger, by, depth, top)
     total, forward = ledger.total(), trace.forward
-    passes = _passes(trace)
     return TrainingResult(
-        model=str(forward.env.get("model", forward.tree.cls)),
-        inputs=_inputs(forward),
-        forward=passes[0],
-        backward=passes[1],
-        input_gradients=Pass(passes[1].macs - passes[2].macs, passes[1].flops - passes[2].flops),
-        weight_gradients=passes[2],
-        recomputation=passes[3],
+        str(forward.env.get("model", forward.tree.cls)),
+        _inputs(forward),
+        *_passes(trace),
         optimizer=_update(ledger),
         macs=total.macs,
         flops=total.flops,
-        ratio=passes[1].macs / forward.macs if forward.macs else None,
         parameters=forward.tree.parameter_count(),
         frozen=_elements(forward.tree, trace.frozen),
         unreached=_elements(forward.tree, trace.unreached),
@@ -148,6 +143,8 @@ def _chosen(
     ledger: StepLedger, by: str, depth: int | None, top: int | None
 ) -> tuple[tuple[TrainingRow, ...], int | None, int]:
     """The rows to show, to which depth, and how many are left out."""
+    if by not in BY:
+        raise BadInput(f"--by {by} is not known with --train", f"choose one of {', '.join(BY)}")
     everything = ledger.rows(by, ranked=top is not None)
     if top is not None:
         return tuple(everything[:top]), depth, max(0, len(everything) - top)
@@ -176,14 +173,16 @@ def _inputs(trace: Trace) -> tuple[str, ...]:
     return tuple(f"{'x'.join(map(str, ref.shape)) or 'scalar'} {ref.dtype}" for ref in trace.inputs)
 
 
-def _passes(trace: TrainingTrace) -> tuple[Pass, Pass, Pass, Pass]:
-    """The forward, the backward, the part of it that is gradients of weights, and what was computed again."""
+def _passes(trace: TrainingTrace) -> tuple[Pass, Pass, Pass, Pass, Pass]:
+    """The forward; the backward, its gradients of inputs, those of weights; what was computed again."""
     back = [step for step in trace.gradients if step.phase == "backward"]
     again = [step.op for step in trace.gradients if step.phase == "recomputation"]
     weights = Pass(
         sum(step.weight_macs for step in back), sum(2 * step.weight_macs + step.weight_flops for step in back)
     )
-    return Pass(trace.forward.macs, trace.forward.flops), _pass(step.op for step in back), weights, _pass(again)
+    both = _pass(step.op for step in back)
+    inputs = Pass(both.macs - weights.macs, both.flops - weights.flops)
+    return Pass(trace.forward.macs, trace.forward.flops), both, inputs, weights, _pass(again)
 
 
 def _pass(ops: Iterable[OpCall]) -> Pass:
