@@ -1,6 +1,7 @@
 """Mutants of weight files, looked at by the commands in a process that is watched: run as a script, without torch.
 
-`python fuzz_worker.py SEED_FOLDER KIND COUNT` prints one JSON object. An audit hook of the interpreter sees whatever
+`python fuzz_worker.py SEED_FOLDER FILE COUNT [KEPT]` prints one JSON object; mutants that are listed as another file,
+without a word, are kept in the folder KEPT. An audit hook of the interpreter sees whatever
 would run, be imported, opened for writing or connected to; a timer ends what takes longer than five seconds.
 """
 
@@ -155,7 +156,7 @@ def judged(path: Path, number: int, watch: Watch, before: str) -> str:
     return kind
 
 
-def run(folder: Path, name: str, count: int, work: Path) -> dict[str, object]:
+def run(folder: Path, name: str, count: int, work: Path, kept: Path | None = None) -> dict[str, object]:
     """Look at `count` mutants of one seed."""
     for neighbour in folder.iterdir():
         shutil.copy(neighbour, work)
@@ -182,11 +183,12 @@ def run(folder: Path, name: str, count: int, work: Path) -> dict[str, object]:
     for number in range(count):
         path.write_bytes(mutated(data, rng))
         try:
-            counts[judged(path, number, watch, before)] += 1
+            kind = judged(path, number, watch, before)
+            counts[kind] += 1
+            if kind == "another listing" and kept is not None:
+                shutil.copy(path, kept / f"{number}-{name}")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             failures.append(f"mutant {number}: {type(error).__name__} {str(error)[:600]}")
-            if len(failures) < 20:
-                shutil.copy(path, work.parent / f"failed-{folder.name}-{number}-{name}")
     new = sorted(n for n in set(sys.modules) - modules if not n.startswith(("modelprobe.", "rich.")))
     return {"counts": counts, "failures": failures, "seen": watch.seen, "modules": new, "slowest": watch.slowest,
             "peak_mib": peak_mib()}  # fmt: skip
@@ -204,4 +206,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         inner = Path(scratch) / "w"
         inner.mkdir()
-        print(json.dumps(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), inner)))
+        told = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+        print(json.dumps(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), inner, told)))
