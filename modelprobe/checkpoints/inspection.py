@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from modelprobe.checkpoints.encoded import Memory, decoded
 from modelprobe.checkpoints.entries import GlobalEntry
 from modelprobe.checkpoints.formats.pickled import global_entries
 from modelprobe.checkpoints.limits import Limits
@@ -16,6 +17,8 @@ from modelprobe.errors import ProbeError
 
 MOST_IN_A_ROW = 64
 MOST_NESTED = 2_000
+MOST_INFLATED = 64 << 20
+"""Bytes of a compressed pickle up to which what is nested in it is followed."""
 
 CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
 OPENERS = b"\x80(]}c"
@@ -68,6 +71,8 @@ def _archive(source: Source, limits: Limits) -> Iterator[Found]:
             continue
         try:
             feed = archive.open(member, limits.pickle_bytes)
+            if isinstance(feed, Inflated) and feed.size <= MOST_INFLATED:  # read backwards and forwards
+                feed = Memory(feed.read(0, feed.size), source.name)
             head = feed.read(0, 256)
             if head[:6] == NUMPY:
                 yield from _object_array(feed, head, name, limits)
@@ -101,10 +106,23 @@ def _row(feed: Source, where: str, limits: Limits, depth: int = 0) -> Iterator[F
         if depth < limits.nested:
             for blob in pickled.blobs[:MOST_NESTED]:
                 yield from _nested(blob, where, limits, depth + 1)
+            if not isinstance(feed, Inflated):
+                yield from _encoded(feed, at, pickled.end, where, limits, depth + 1)
         at = pickled.end
         if not looks_pickled(feed.read(at, 8)):
             yield from _calling(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
             return
+
+
+def _encoded(feed: Source, start: int, stop: int, where: str, limits: Limits, depth: int) -> Iterator[Found]:
+    """Texts inside a pickle that are a pickle in base64."""
+    for place, data in decoded(feed, start, stop):
+        span = Memory(data, feed.name)
+        spot = f"{where or 'the pickle'} at byte {place:,}, in base64"
+        if data[:1] == b"\x80" and looks_pickled(data):
+            yield from (found for found in _row(span, spot, limits, depth) if found.globals)
+        elif any(opcode in data for opcode in NAMING):
+            yield from _calling(span, spot, limits, depth)
 
 
 def _calling(feed: Source, where: str, limits: Limits, depth: int = 0) -> Iterator[Found]:

@@ -253,6 +253,14 @@ def verdict(module: str, name: str) -> Verdict:
     if LAYERS.fullmatch(module) and re.fullmatch(r"[A-Z]\w*", name):
         return Verdict.HARMLESS
     odd = not all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
-    if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ())):
+    if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ()) or _through(name)):
         return Verdict.DANGEROUS  # an attribute path to something its author did not mean to export, or to a method
     return Verdict.UNKNOWN
+
+
+def _through(name: str) -> bool:
+    """Whether an attribute path ends in what is dangerous: `torch.hub.load` by way of a module that imports torch."""
+    parts = name.split(".")[-8:]
+    return any(
+        verdict(".".join(parts[at:-1]), parts[-1]) is Verdict.DANGEROUS for at in range(len(parts) - 1)
+    )  # fmt: skip

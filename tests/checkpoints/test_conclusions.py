@@ -138,14 +138,16 @@ def test_buffers_by_name_are_flagged_as_guessed(saved: Saved) -> None:
         ("__builtin__:getattr", Verdict.DANGEROUS),
         ("torch.hub:load", Verdict.DANGEROUS),
         ("torch.nn.modules.conv:torch.hub.load", Verdict.DANGEROUS),
+        ("torch.nn.modules.conv:a.os.system", Verdict.DANGEROUS),
+        ("torch.nn.modules.conv:F.conv2d", Verdict.UNKNOWN),
+        ("torch.optim.sgd:SGD.step", Verdict.UNKNOWN),
+        ("my.models:Outer.Inner", Verdict.UNKNOWN),
         ("x:a.__globals__", Verdict.DANGEROUS),
         ("numpy.testing._private.utils:runstring", Verdict.DANGEROUS),
     ],
 )
 def test_verdicts(name: str, expected: Verdict) -> None:
     module, _, attribute = name.partition(":")
-    if name.startswith("torch.nn.modules.conv:torch"):
-        expected = Verdict.UNKNOWN  # names a path below torch's layers; whether it exists is not known
     assert verdict(module, attribute) is expected
 
 

@@ -1,0 +1,74 @@
+"""Does `scan` follow pickles that hide in base64, at any depth, and leave ordinary texts alone?"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelprobe.analyzers.scan import scan
+from modelprobe.checkpoints.encoded import Memory, decoded
+
+
+class Evil:
+    """Would make a directory."""
+
+    def __reduce__(self):
+        return os.mkdir, ("/nowhere/at/all",)
+
+
+def hidden(protocol: int, encode=base64.b64encode) -> bytes:
+    return encode(pickle.dumps(Evil(), protocol=protocol))
+
+
+def dangerous(path: Path) -> list[str]:
+    return [f"{found.name} in {found.where}" for found in scan(path).imports if found.verdict.value == "dangerous"]
+
+
+@pytest.mark.parametrize("outer", [0, 2, 4, 5])
+@pytest.mark.parametrize("inner", [0, 2, 4])
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_base64_in_texts_and_bytes(outer: int, inner: int, kind: type, tmp_path: Path) -> None:
+    text = hidden(inner)
+    value = {"weights": [1, 2], "extra": text.decode() if kind is str else text}
+    (tmp_path / "m").write_bytes(pickle.dumps(value, protocol=outer))
+    (found,) = dangerous(tmp_path / "m")
+    assert "mkdir" in found
+    assert found.endswith(", in base64")
+
+
+@pytest.mark.parametrize("encode", [base64.urlsafe_b64encode, base64.encodebytes])
+def test_other_spellings(encode, tmp_path: Path) -> None:
+    inner = pickle.dumps(["?" * 200, Evil()])
+    (tmp_path / "m").write_bytes(pickle.dumps({"a": encode(inner)}))
+    assert "mkdir" in dangerous(tmp_path / "m")[0]
+
+
+def test_one_inside_another_and_in_archives(tmp_path: Path) -> None:
+    twice = base64.b64encode(pickle.dumps({"x": hidden(4)}))
+    torch.save({"w": torch.ones(3), "note": twice.decode()}, tmp_path / "m.pth")
+    assert len(dangerous(tmp_path / "m.pth")) == 1
+    with zipfile.ZipFile(tmp_path / "m.pth") as old, zipfile.ZipFile(tmp_path / "packed.pth", "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info), zipfile.ZIP_DEFLATED)
+    assert len(dangerous(tmp_path / "packed.pth")) == 1
+
+
+def test_ordinary_texts(tmp_path: Path) -> None:
+    names = [f"transformer_encoder_layer_{n}_self_attention_weight" for n in range(500)]
+    value = {"names": names, "image": base64.b64encode(bytes(range(256)) * 40).decode(), "hash": "0676ba61" * 8}
+    (tmp_path / "m").write_bytes(pickle.dumps(value))
+    found = scan(tmp_path / "m")
+    assert (found.pickles, found.nested, found.imports, found.troubles) == (1, 0, (), ())
+
+
+def test_a_text_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelprobe.checkpoints.encoded.WINDOW", 100)
+    data = bytes(range(60))
+    raw = b"\x01" * 70 + base64.b64encode(data) + b"\x01" * 70
+    assert (70, data) in list(decoded(Memory(raw, ""), 0, len(raw)))
