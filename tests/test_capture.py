@@ -161,6 +161,17 @@ def test_layers_with_nothing_to_show(layer: str, says: str, hint: str) -> None:
         model(torch.ones(1, 4))
 
 
+def test_a_shared_module_is_taken_once_by_a_wildcard() -> None:
+    from tests.samples import models
+
+    net = models.Shared()  # b is a, which runs three times
+    paths, _ = chosen_layers(net, "*")
+    assert paths == ["a", "encoder", "decoder"]
+    with modelprobe.capture(net, "b") as found:
+        net(torch.ones(2, 8))
+    assert list(found) == ["b", "b#2", "b#3"]
+
+
 def test_wildcards_cross_dots() -> None:
     paths, exact = chosen_layers(torchvision.models.resnet18(), ["layer[12]", "*.downsample.0", "fc"])
     assert paths == [

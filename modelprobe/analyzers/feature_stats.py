@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,25 +66,36 @@ class Stats:
 def stats_of(tensor: Tensor, channels: Sequence[int]) -> Stats:
     """The figures of one output; `channels` are the axes that number its channels (none: it has one channel).
 
-    Complex values count by their magnitude, truth values as 0 and 1. Three passes over the tensor when all is finite.
+    Complex values count by their magnitude, truth values as 0 and 1. The operators are chosen for their speed:
+    `std_mean` and `count_nonzero` over axes take ten times as long as what stands here for them.
     """
     values = plain_values(tensor)
     if not values.numel():
         nothing = float("nan")
         return Stats(0, nothing, nothing, nothing, nothing, 0, 0, ())
-    low, high = (float(bound) for bound in torch.aminmax(values))
-    nan = inf = 0
-    finite = values
-    if not (math.isfinite(low) and math.isfinite(high)):
-        nan, inf = int(torch.isnan(values).sum()), int(torch.isinf(values).sum())
-        finite = values[torch.isfinite(values)]
-        low, high = (float(bound) for bound in torch.aminmax(finite)) if finite.numel() else (math.nan, math.nan)
-    std, mean = torch.std_mean(finite, correction=0) if finite.numel() else (torch.tensor(math.nan),) * 2
     others = [dim for dim in range(values.dim()) if dim not in channels]
-    alive = torch.count_nonzero(values, dim=others) if others else (values != 0).to(torch.int64)
-    dead = tuple(torch.nonzero(alive.reshape(-1) == 0).reshape(-1).tolist())
-    zeros = values.numel() - int(alive.sum())
-    return Stats(values.numel(), float(mean), float(std), low, high, zeros, alive.numel(), dead, nan, inf)
+    highest, lowest = (values.amax(others), values.amin(others)) if others else (values, values)
+    low, high = float(lowest.min()), float(highest.max())
+    zeros = values.numel() - int(np.count_nonzero(values.numpy())) if not (low > 0 or high < 0) else 0
+    dead = tuple(torch.nonzero((highest == 0).logical_and_(lowest == 0).reshape(-1)).reshape(-1).tolist())
+    if math.isfinite(low) and math.isfinite(high):
+        return Stats(values.numel(), *_moments(values), low, high, zeros, highest.numel(), dead)
+    finite = values[torch.isfinite(values)]
+    nan, inf = int(torch.isnan(values).sum()), int(torch.isinf(values).sum())
+    nothing = float("nan")
+    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (nothing, nothing)
+    mean, std = _moments(finite) if finite.numel() else (nothing, nothing)
+    return Stats(values.numel(), mean, std, low, high, zeros, highest.numel(), dead, nan, inf)
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of finite values, in their own precision; in float64 where that overflows."""
+    mean = float(values.mean())
+    apart = (values - mean).reshape(-1)
+    spread = float(torch.dot(apart, apart)) / apart.numel()
+    if math.isfinite(spread) or values.dtype == torch.float64:
+        return mean, math.sqrt(spread)
+    return _moments(values.double())
 
 
 def plain_values(tensor: Tensor) -> Tensor:

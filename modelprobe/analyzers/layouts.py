@@ -6,6 +6,7 @@ very forward pass has elsewhere, and nothing else; a layout found so says it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -90,18 +91,24 @@ class Place:
 
 
 def layouts(trace: Trace) -> tuple[Place, ...]:
-    """Every tensor that every module call puts out, in the order in which the calls end."""
+    """Every tensor that every module call puts out, in the order in which the calls end.
+
+    A module under several names has the first of them here, and its calls under all of them are numbered together.
+    """
     found = followed(trace)
     grids = _grids(trace, found)
     last: dict[Shape, list[tuple[int, Axes]]] = {}
     for number, (op, axes) in enumerate(zip(trace.ops, found, strict=True)):
         for position, ref in enumerate(op.outputs):
             last.setdefault(ref.shape, []).append((number, axes[position]))
-    places = []
+    places: list[Place] = []
+    numbers: Counter[str] = Counter()
     for call in _as_they_end(trace.calls):
-        for index, shape in enumerate(call.outputs if call.path else ()):
+        path = trace.tree.aliases.get(call.path, call.path)
+        numbers[path] += 1
+        for index, shape in enumerate(call.outputs if path else ()):
             layout = layout_of(shape, _latest(last.get(shape, ()), call.end_op), grids)
-            places.append(Place(call.path, call.cls, call.number, index, shape, layout))
+            places.append(Place(path, call.cls, numbers[path], index, shape, layout))
     return tuple(places)
 
 

@@ -64,6 +64,9 @@ class Look:
 
     def __init__(self, sight: Sight, paths: Sequence[str], exact: Sequence[str], asked: Asked) -> None:
         self.sight, self.paths, self.exact, self.asked = sight, paths, exact, asked
+        from modelprobe.tracing.capture import first_names
+
+        self.first = first_names(sight.model)
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
         self._surveys: dict[Any, tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]] = {}
@@ -120,10 +123,10 @@ class Look:
 
         seeing = self.sight.preprocessing
         self.told += [(photo.path, note) for note in seeing.notes_on(photo)]
-        arguments = seeing.arguments(photo)
+        seen = seeing.seen(photo)
+        arguments = seeing.arguments_of(seen)
         places, until = self._survey(arguments)
         captured = self._captured(arguments, until)
-        seen = seeing.seen(photo)
         taken: set[str] = set()
         files = [self._save(captured, folder, piece)] if folder is not None and self.asked.save is not None else []
         if folder is not None:
@@ -147,9 +150,10 @@ class Look:
 
         size = shapes(arguments)
         if size not in self._surveys:
-            wanted = set(self.paths)
+            wanted = {self.first[path] for path in self.paths}
             found = [place for place in layouts(trace(self.sight.model, *arguments)) if place.path in wanted]
-            last = (found[-1].path, found[-1].call) if found else None
+            named = {self.first[path]: path for path in self.paths}
+            last = (named[found[-1].path], found[-1].call) if found else None
             self._surveys[size] = {(place.path, place.call, place.index): place for place in found}, last
         return self._surveys[size]
 
@@ -187,7 +191,7 @@ class Look:
         from modelprobe.analyzers.layouts import layout_of
 
         tensor, (path, call, index) = captured[name], captured.origins[name]
-        place = places.get((path, call, index))
+        place = places.get((self.first[path], call, index))
         layout = (
             place.layout if place and place.shape == tuple(tensor.shape) else layout_of(tuple(tensor.shape), (), {})
         )

@@ -80,9 +80,12 @@ class Preprocessing:
 
     def tensor(self, photo: Photo) -> Tensor:
         """1xCxHxW float32, as the model takes it."""
+        return self.tensor_of(self.seen(photo))
+
+    def tensor_of(self, picture: Image.Image) -> Tensor:
+        """The tensor of a picture that was resized and cropped already."""
         import torch
 
-        picture = self.seen(photo)
         flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         values = flat.view(picture.height, picture.width, self.channels).permute(2, 0, 1).contiguous()
         mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
@@ -90,7 +93,11 @@ class Preprocessing:
 
     def arguments(self, photo: Photo) -> tuple[Any, ...]:
         """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same picture twice."""
-        tensor = self.tensor(photo)
+        return self.arguments_of(self.seen(photo))
+
+    def arguments_of(self, picture: Image.Image) -> tuple[Any, ...]:
+        """The same for a picture that was resized and cropped already."""
+        tensor = self.tensor_of(picture)
         if self.kind == IMAGES:
             return ([tensor[0]],)
         if self.kind == VIDEO:

@@ -117,9 +117,11 @@ def captured_until(
 def chosen_layers(model: nn.Module, layers: str | Sequence[str]) -> tuple[list[str], list[str]]:
     """The paths that `layers` name, in the model's order, and those of them that were given by name.
 
-    A wildcard (`*`, `?`, `[..]`) also crosses dots. Raises BadInput for what matches nothing, with the nearest names.
+    A wildcard (`*`, `?`, `[..]`) also crosses dots, and names a shared module once. Raises BadInput for what matches
+    nothing, with the nearest names.
     """
     known = [path for path, _ in walk(model) if path]
+    first = first_names(model)
     texts = [layers] if isinstance(layers, str) else layers
     patterns = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if not patterns:
@@ -134,8 +136,14 @@ def chosen_layers(model: nn.Module, layers: str | Sequence[str]) -> tuple[list[s
         hits = [path for path in known if fnmatchcase(path, pattern)] if set(WILD) & set(pattern) else []
         if not hits:
             raise _unknown(model, pattern, known)
-        found.update(hits)
+        found.update(path for path in hits if first[path] == path or first[path] not in hits)
     return [path for path in dict.fromkeys(known) if path in found], exact
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every path -> the first name of the module that stands there: another one, where it has several."""
+    names: dict[int, str] = {}
+    return {path: names.setdefault(id(module), path) for path, module in walk(model)}
 
 
 def _unknown(model: nn.Module, pattern: str, known: Sequence[str]) -> BadInput:

@@ -1,0 +1,101 @@
+"""What does `features` cost beside a plain forward pass? `python -m tests.benchmarks.features [--pairs N]`.
+
+Both open the same picture, prepare it and run the model without gradients. `features` then captures ten layers and
+measures them; what it draws and writes is timed apart. Ratios of processor time of alternating runs on one thread:
+median and range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from modelprobe.commands.features_run import Asked, Look
+from modelprobe.commands.folder import open_folder
+from modelprobe.commands.sight import Looking, load
+from modelprobe.model.image import open_image
+from tests.samples import ROOT
+
+MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")
+TEN = 10
+
+
+def ten_layers(look: Look, spread: bool) -> list[str]:
+    """Ten layers from the first to the last; without `spread` the first ten, so that the forward can end early."""
+    ran = list(dict.fromkeys(path for path, call, _ in look._survey(arguments(look))[0] if call == 1))
+    if not spread:
+        return ran[:TEN]
+    return [ran[round(i * (len(ran) - 1) / (TEN - 1))] for i in range(TEN)]
+
+
+def photo():
+    """The sample picture, opened anew as both do."""
+    return open_image(ROOT / "samples" / "shapes.png")
+
+
+def arguments(look: Look):
+    """What forward is called with."""
+    return look.sight.preprocessing.arguments(photo())
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Processor time of one run, on one thread: what else the machine does counts little."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def ratios(first: Callable[[], object], second: Callable[[], object], pairs: int) -> list[float]:
+    """Of alternating runs, each the best of three: what it takes when nothing else disturbs it."""
+    first(), second()
+    return [
+        min(seconds(first) for _ in range(3)) / min(seconds(second) for _ in range(3)) for _ in range(pairs)
+    ]  # fmt: skip
+
+
+def shown(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.3f} x ({min(values):.3f} to {max(values):.3f})"
+
+
+def measure(name: str, pairs: int) -> None:
+    """The lines of one model."""
+    sight = load(Looking(f"torchvision:{name}", weights="random"))
+    every = [path for path, _ in sight.model.named_modules() if path]
+    for spread, label in ((True, "ten layers, the last among them"), (False, "the first ten layers")):
+        layers = ten_layers(Look(sight, every, (), Asked(sight.asked)), spread)
+        look = Look(sight, layers, (), Asked(sight.asked))
+
+        def plain() -> None:
+            with torch.no_grad():
+                sight.model(*sight.preprocessing.arguments(photo()))
+
+        def features(look: Look = look) -> None:
+            look._one(photo(), "shapes.png", "", None, {})
+
+        print(f"{name:<20} {label:<34} {shown(ratios(features, plain, pairs)):<30} at most 1.10", flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        folder = open_folder(Path(place) / "out", {})
+        drawing = seconds(lambda: look._one(photo(), "shapes.png", "shapes", folder, {})) - seconds(features)
+    print(f"{name:<20} {'drawing and writing ten layers':<34} {drawing * 1000:.0f} ms", flush=True)
+
+
+def main() -> None:
+    """Print every figure with its bar."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.features", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7, help="how many pairs of runs (default 7)")
+    pairs = parser.parse_args().pairs
+    torch.set_num_threads(1)
+    print(f"{'model':<20} {'features / plain forward':<34} {'median (range)':<30} bar")
+    for name in MODELS:
+        measure(name, pairs)
+
+
+if __name__ == "__main__":
+    main()
