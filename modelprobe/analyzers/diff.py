@@ -8,7 +8,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from modelprobe.analyzers.result import Result
-from modelprobe.checkpoints.diff import Measured, Pair, Sides, ValueChange, measure, open_sides, other_values, pair_up
+from modelprobe.checkpoints.diff import (
+    NAME,
+    VALUES,
+    Measured,
+    Pair,
+    Sides,
+    ValueChange,
+    measure,
+    open_sides,
+    other_values,
+    pair_up,
+)
 from modelprobe.checkpoints.entries import Checkpoint
 from modelprobe.checkpoints.outgoing import Outgoing
 from modelprobe.checkpoints.reader import open_checkpoint
@@ -157,7 +168,7 @@ def _structure(result: WeightsDiff) -> Table:
 
 
 def _what(tensor: TensorDiff) -> str:
-    parts = [f"renamed, found by {tensor.found}"] if tensor.renamed else []
+    parts = ["renamed"] if tensor.renamed else []
     parts += [tensor.status] if tensor.status in (RESHAPED, REMOVED, ADDED) else []
     parts += ["retyped"] if tensor.retyped else []
     return ", ".join(parts)
@@ -226,13 +237,20 @@ def _notes(result: WeightsDiff) -> list[Note]:
     hidden = sum(1 for t in result.tensors if _what(t)) - result.top
     if hidden > 0:
         notes.append(Note(f"{hidden:,} more tensors differ in structure; --top shows more, -f json all."))
-    notes += _pattern(result)
+    notes += [*_found(result), *_pattern(result)]
     unbounded = sum(t.values.unbounded for t in result.tensors if t.values is not None)
     if unbounded:
         notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
     if result.others:
         notes.append(Note(f"Entries that are no tensors differ, {len(result.others):,} of them; they do not decide."))
     return notes
+
+
+def _found(result: WeightsDiff) -> list[Note]:
+    """How the renamed tensors were recognised."""
+    ways = Counter(tensor.found for tensor in result.tensors if tensor.renamed)
+    told = {VALUES: "their values are equal", NAME: "their names end alike, and the shapes are the same"}
+    return [Note(f"{count:,} renamed tensors were recognised, since {told[way]}.") for way, count in ways.items()]
 
 
 def _pattern(result: WeightsDiff) -> list[Note]:

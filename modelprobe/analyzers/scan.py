@@ -61,8 +61,8 @@ class ScanResult(Result):
 
     def report(self) -> Report:
         """Counts, then the names by verdict, dangerous ones first."""
-        table = _table(self)
-        blocks: list[Block] = [Facts(_facts(self)), *((table,) if table.rows else ()), *_notes(self)]
+        tables = [table for table in (_table(self), _harmful(self)) if table.rows]
+        blocks: list[Block] = [Facts(_facts(self)), *tables, *_notes(self)]
         return Report(f"{self.path}: what loading it could run", "modelprobe.scan/1", tuple(blocks), self.to_dict())
 
 
@@ -131,35 +131,77 @@ def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Foun
         imports[key] = Import(file, found.where, entry.spelled, verdict(entry.module, entry.name), count, called)
 
 
+TOLD = {
+    Verdict.DANGEROUS: ("Dangerous", "could do harm"),
+    Verdict.UNKNOWN: ("Unknown", "stand on no list"),
+    Verdict.HARMLESS: ("Harmless", "torch and numpy need"),
+}
+
+
 def _facts(result: ScanResult) -> tuple[Fact, ...]:
-    counts = {kind: sum(found.verdict is kind for found in result.imports) for kind in Verdict}
     facts = [
         Fact("Files", result.files, Unit.COUNT),
         Fact("Pickles", result.pickles, Unit.COUNT, f"{result.nested:,} inside others" if result.nested else ""),
-        Fact("Dangerous", counts[Verdict.DANGEROUS], Unit.COUNT, "names that could do harm"),
-        Fact("Unknown", counts[Verdict.UNKNOWN], Unit.COUNT, "names that stand on no list"),
-        Fact("Harmless", counts[Verdict.HARMLESS], Unit.COUNT, "names that torch and numpy need"),
     ]
+    for kind, (label, what) in TOLD.items():
+        held = [found for found in result.imports if found.verdict is kind]
+        files = len({found.file for found in held})
+        where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
+        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"names that {what}{where}"))
     if result.code:
         facts.append(Fact("Code", len(result.code), Unit.COUNT, "files of code in archives"))
     return tuple(facts)
 
 
 def _table(result: ScanResult) -> Table:
-    several = result.files > 1
+    """The names; over several files each once, with how many files have it."""
     columns = (
         Column("name", "Would import"),
         Column("verdict", "Verdict"),
         Column("called", "Called", Unit.YESNO, priority=2),
         Column("count", "Times", Unit.COUNT, priority=3),
+        *((Column("files", "Files", Unit.COUNT),) if result.files > 1 else ()),
         Column("where", "Where", priority=1),
     )
-    rows = []
-    for found in result.imports:
-        where = f"{found.file}: {found.where}".removesuffix(": ") if several else found.where
-        cells = (found.name, found.verdict.value, found.called, found.count, where)
-        rows.append(Row(cells, quiet=found.verdict is Verdict.HARMLESS))
+    rows = [_row(held, result.files > 1, result.path) for held in _grouped(result)]
     return Table(columns, tuple(rows), key="imports")
+
+
+def _grouped(result: ScanResult) -> list[list[Import]]:
+    """What makes one row: in one file each place, over several files each name."""
+    if result.files < 2:
+        return [[found] for found in result.imports]
+    groups: dict[str, list[Import]] = {}
+    for found in result.imports:
+        groups.setdefault(found.name, []).append(found)
+    return list(groups.values())
+
+
+def _short(file: str, folder: str) -> str:
+    """A file by its path below the directory that was scanned."""
+    return file.removeprefix(f"{folder}{os.sep}")
+
+
+def _row(held: list[Import], several: bool, folder: str) -> Row:
+    first, files = held[0], list(dict.fromkeys(found.file for found in held))
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    where = f"{_short(files[0], folder)}{more}" if several else first.where
+    called, count = any(found.called for found in held), sum(found.count for found in held)
+    cells = (first.name, first.verdict.value, called, count, *((len(files),) if several else ()), where)
+    return Row(cells, quiet=first.verdict is Verdict.HARMLESS)
+
+
+def _harmful(result: ScanResult) -> Table:
+    """Over several files, which of them hold a dangerous name, and at which place."""
+    found = [entry for entry in result.imports if entry.verdict is Verdict.DANGEROUS] if result.files > 1 else []
+    places: dict[tuple[str, str], list[str]] = {}
+    for entry in found:
+        places.setdefault((entry.file, entry.where), []).append(entry.name)
+    columns = (Column("file", "File"), Column("where", "Place", priority=1), Column("names", "Names", wrap=True))
+    rows = tuple(
+        Row((_short(file, result.path), where or None, ", ".join(names))) for (file, where), names in places.items()
+    )
+    return Table(columns, rows, "Files that would run dangerous code", key="dangerous")
 
 
 def _notes(result: ScanResult) -> Iterator[Note]:

@@ -263,3 +263,18 @@ def test_sums_of_a_tree() -> None:
     ((row, *below), _) = name_rows(named)
     assert (row.label, row.tensors, row.numel, row.nbytes, row.copies) == ("0", 10, 45, 180, ("1", "2", "3"))
     assert [found.numel for found in below] == list(range(10))
+
+
+def test_scan_of_a_directory_names_each_import_once(tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth", "below/c.pth"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+    (tmp_path / "bad.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    names, files = scan(tmp_path).report().tables
+    keys = [column.key for column in names.columns]
+    rows = [dict(zip(keys, row.cells, strict=True)) for row in names.rows]
+    assert rows[0]["name"] == "os.system"
+    assert (rows[0]["files"], rows[0]["where"]) == (1, "bad.pkl")
+    (common,) = [row for row in rows if row["name"] == "torch._utils._rebuild_tensor_v2"]
+    assert (common["files"], common["count"], common["where"]) == (3, 3, "a.pth and 2 more")
+    assert [row.cells for row in files.rows] == [("bad.pkl", None, "os.system")]

@@ -242,3 +242,15 @@ def test_files_of_a_gigabyte_in_bounded_memory(tmp_path: Path) -> None:
     assert (code, peak < 400) == (0, True)
     code, peak = added_memory("diff", a, out)
     assert (code, peak < 400) == (0, True)
+
+
+def test_how_renamed_tensors_were_found_is_said_once(compare) -> None:
+    before = {f"layer{n}.weight": torch.full((2,), float(n)) for n in range(5)}
+    found = compare(before, {f"module.{name}": values for name, values in before.items()})
+    report = found.report()
+    assert {row.cells[2] for row in report.tables[0].rows} == {"renamed"}
+    told = [note.text for note in report.notes if "renamed" in note.text]
+    assert told == [
+        "5 renamed tensors were recognised, since their values are equal.",
+        "All 5 renamed tensors gained the leading module.",
+    ]
