@@ -31,9 +31,9 @@ from modelprobe.analyzers.attention_maps import (
     weights_of_query,
 )
 from modelprobe.analyzers.cam_layer import lay_out
-from modelprobe.analyzers.view import Progress, View, stems
+from modelprobe.analyzers.view import Progress, View, each_photo
 from modelprobe.errors import BadInput
-from modelprobe.model.image import gathered, open_image
+from modelprobe.model.image import Photo
 from modelprobe.report import Level, Note
 
 
@@ -65,29 +65,17 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     """The maps of every picture, drawn into `folder` where one is given."""
     entries: list[AttentionEntry] = []
     blocks: tuple[AttentionBlock, ...] = ()
-    told: list[tuple[Path, Note]] = []
-    notes: dict[Note, None] = {}
-    for number, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
-        with progress(f"{file.name}, {number + 1} of {len(files)}"):
-            photo = open_image(file)
-            told += [(file, note) for note in view.preprocessing.notes_on(photo)]
-            found = followed(view, photo)
-            blocks = tuple(map(block_of, found))
-            if asked.listed:
-                continue
+    notes: list[Note] = []
+    remarks: dict[Note, None] = {}
+    for stem, photo in each_photo(view, files, progress, notes):
+        found = followed(view, photo)
+        blocks = tuple(map(block_of, found))
+        if not asked.listed:
             maps, said = maps_of(found, asked)
-            notes.update(dict.fromkeys(said))
-            arrays: dict[str, Any] = {}
-            for item in maps:
-                made = entries_of(file.name, item)
-                if folder is not None:
-                    made = draw(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
-                    arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
-                entries += made
-            if folder is not None:
-                np.savez_compressed(folder / f"{stem}.npz", **arrays)
+            remarks.update(dict.fromkeys(said))
+            entries += _shown(view, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
-        notes[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
+        remarks[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
     return AttentionResult(
         model=view.name,
         weights=view.origin,
@@ -96,12 +84,29 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
         blocks=blocks,
         entries=tuple(entries),
         listed=asked.listed,
-        notes=(*view.notes, *gathered(told), *notes),
+        notes=(*view.notes, *notes, *remarks),
         env=view.env,
     )
 
 
-def followed(view: View, photo: Any) -> tuple[Attention, ...]:
+def _shown(
+    view: View, asked: Asked, stem: str, photo: Photo, maps: Sequence[Maps], folder: Path | None
+) -> list[AttentionEntry]:
+    """The entries of one picture, drawn and stored in `folder` where one is given."""
+    entries: list[AttentionEntry] = []
+    arrays: dict[str, Any] = {}
+    for item in maps:
+        made = entries_of(photo.path.name, item)
+        if folder is not None:
+            made = draw(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
+            arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
+        entries += made
+    if folder is not None:
+        np.savez_compressed(folder / f"{stem}.npz", **arrays)
+    return entries
+
+
+def followed(view: View, photo: Photo) -> tuple[Attention, ...]:
     """The attentions of a forward pass on a picture. Raises BadInput when the model has none on the image."""
     image = view.image(photo, "attention")
     found = attentions(lay_out(view.model, image).attended, image.shape[-1])

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from modelprobe.analyzers.cam import CamEntry, CamResult, Drawn, draw, entry_of, remarks_of
 from modelprobe.analyzers.cam_layer import Choice, Layout, choose_layer, lay_out
 from modelprobe.analyzers.class_maps import LAYERED, METHODS, ClassMap, class_map, scores
-from modelprobe.analyzers.view import Progress, View, stems
+from modelprobe.analyzers.view import Progress, View, each_photo
 from modelprobe.errors import BadInput
-from modelprobe.model.image import Photo, gathered, open_image
+from modelprobe.model.image import Photo
 from modelprobe.report import Level, Note
 
 
@@ -118,22 +118,18 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     entries: list[CamEntry] = []
     comparisons: list[tuple[str, str]] = []
     notes: list[Note] = []
-    told: list[tuple[Path, Note]] = []
+    remarks: dict[Note, None] = {}
     choice: Choice | None = None
-    names = stems(files)
-    for number, file in enumerate(files):
-        with progress(f"{file.name}, {number + 1} of {len(files)}"):
-            photo = open_image(file)
-            told += [(file, note) for note in view.preprocessing.notes_on(photo)]
-            maps, choice = _maps(view, asked, photo, chooser)
-            listed, more = _listed(view, file, maps)
-            notes += more
-            if folder is not None:
-                drawn = Drawn(names[number], view.preprocessing.seen(photo), maps, listed)
-                listed, sheet = draw(drawn, folder, asked.cmap)
-                comparisons += [(file.name, sheet)] if sheet else []
-            entries += listed
-    said = (*view.notes, *gathered(told), *dict.fromkeys(notes), *_closing(choice, folder))
+    for stem, photo in each_photo(view, files, progress, notes):
+        maps, choice = _maps(view, asked, photo, chooser)
+        listed, more = _listed(view, photo.path, maps)
+        remarks.update(dict.fromkeys(more))
+        if folder is not None:
+            drawn = Drawn(stem, view.preprocessing.seen(photo), maps, listed)
+            listed, sheet = draw(drawn, folder, asked.cmap)
+            comparisons += [(photo.path.name, sheet)] if sheet else []
+        entries += listed
+    said = (*view.notes, *notes, *remarks, *_closing(choice, folder))
     return CamResult(
         model=view.name,
         weights=view.origin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
-from modelprobe.model.image import Photo
+from modelprobe.model.image import Photo, gathered, open_image
 from modelprobe.model.labels import Labels
 from modelprobe.model.transform import Preprocessing
-from modelprobe.report import Fact, Note
+from modelprobe.report import Fact, Level, Note
 
 Progress = Callable[[str], AbstractContextManager[Any]]
 """Says, while a body runs, what is being done."""
@@ -42,6 +42,30 @@ class View:
                 f"{self.name} takes {self.preprocessing.kind}, not one picture", f"{what} is for one picture"
             )
         return arguments[0]
+
+
+def each_photo(view: View, files: Sequence[Path], progress: Progress, notes: list[Note]) -> Iterator[tuple[str, Photo]]:
+    """Every picture that can be read, with a file name for it. `notes` get what was converted, and what was left out.
+
+    Of several pictures a bad one is told and does not stop the rest. Raises BadInput when there is no other.
+    """
+    told: list[tuple[Path, Note]] = []
+    problem: BadInput | None = None
+    good = 0
+    for number, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
+        with progress(f"{file.name}, {number + 1} of {len(files)}"):
+            try:
+                photo = open_image(file)
+            except BadInput as error:
+                problem = problem or error
+                notes.append(Note(f"Left out: {error.message}.", Level.WARNING))
+                continue
+            good += 1
+            told += [(file, note) for note in view.preprocessing.notes_on(photo)]
+            yield stem, photo
+    if problem is not None and not good:
+        raise problem
+    notes.extend(gathered(told))
 
 
 def stems(files: Sequence[Path]) -> list[str]:

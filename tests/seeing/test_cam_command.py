@@ -218,3 +218,18 @@ def test_pictures_of_the_same_name(cli, tmp_path):
     assert answer.code == 0
     names = sorted(path.name for path in (tmp_path / "maps").glob("*.npz"))
     assert names == ["one-2.npz", "one.npz"]
+
+
+@pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
+def test_one_bad_picture_of_several_is_told(cli, tmp_path, command):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    answer = cli(*command, "--image", str(bad), "-o", str(tmp_path / "maps"))
+    assert answer.code == 0
+    assert f"Left out: {bad} is empty" in answer.out.replace("\n         ", " ")
+    assert (tmp_path / "maps" / "digit_a.npz").exists()
+    alone = [word for word in command if word not in ("--image", PICTURE)]
+    answer = cli(*alone, "--image", str(bad), "-o", str(tmp_path / "none"))
+    assert answer.code == 2
+    assert "is empty" in said(answer)
+    assert not (tmp_path / "none").exists()
