@@ -23,7 +23,8 @@ def with_targets(model: nn.Module, example: ExampleInputs) -> ExampleInputs:
     alone = len(example.args) == 1 and isinstance(example.args[0], (list, tuple)) and "targets" not in example.kwargs
     if not detector or not alone:
         return example
-    targets = [_target(model, image) for image in example.args[0]]
+    place = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    targets = [{key: tensor.to(place) for key, tensor in _target(model, image).items()} for image in example.args[0]]
     kinds = ", ".join(targets[0]) if targets else "nothing"
     note = Note(
         f"The targets were made up: one box of class 1 per image, a quarter of its area ({kinds}). Losses, and "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,13 +26,13 @@ def pristine(model: nn.Module) -> Iterator[None]:
 
     Restored are every module's attributes (mode, hooks, buffers, parameters, anything that a forward cached), the
     values of buffers on real devices, the attention fast path, the default dtype, grad mode, and the random
-    generators of the CPU and of the CUDA devices in use. Inside, the attention fast path is off: under `eval()` it
-    replaces whole encoder layers by operators whose parts cannot be told apart.
+    generators of the CPU, of the CUDA devices in use, of Python and of numpy. Inside, the attention fast path is off:
+    under `eval()` it replaces whole encoder layers by operators whose parts cannot be told apart.
     """
     snapshot = _snapshot(model)
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
     fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
-    rng, cuda_rng = torch.get_rng_state(), _cuda_rng()
+    rng, cuda_rng, others = torch.get_rng_state(), _cuda_rng(), _other_rng()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with ExitStack() as stack:
@@ -42,6 +44,8 @@ def pristine(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(rng)
         if cuda_rng is not None:
             torch.cuda.set_rng_state_all(cuda_rng)
+        for give_back, state in others:
+            give_back(state)
         _restore(snapshot)
         with torch.no_grad():
             for buffer, value in values:
@@ -57,6 +61,15 @@ def _cuda_rng() -> list[torch.Tensor] | None:
     # Asking for the state would initialise CUDA: leave it alone unless somebody already has.
     cuda: Any = torch.cuda
     return list(cuda.get_rng_state_all()) if cuda.is_initialized() else None
+
+
+def _other_rng() -> list[tuple[Callable[[Any], Any], Any]]:
+    """The generators of Python and, where it is loaded, numpy: how to set each, and its state."""
+    found: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is not None:
+        found.append((numpy.set_state, numpy.get_state()))
+    return found
 
 
 def _snapshot(model: nn.Module) -> Snapshot:

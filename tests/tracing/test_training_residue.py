@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 import pytest
@@ -96,3 +97,26 @@ def test_nothing_is_left_behind(case: str, device: str) -> None:
             assert torch.equal(tensor, values[name]), name
     assert not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_a_layer_dropped_at_random_is_the_same_in_both_recordings(device: str) -> None:
+    """Stochastic depth by Python's own generator: the forward and the backward belong to one draw."""
+
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x) if random.random() < 0.5 else x
+            return x + self.layers[0](x)
+
+    random.seed(3)
+    before = random.getstate()
+    found = record_training(Dropping(), torch.zeros(1, 4), device=device)
+    assert random.getstate() == before
+    assert found.forward_macs == found.forward.macs
+    assert 16 <= found.forward.macs < 17 * 16
+    assert found.unreached
