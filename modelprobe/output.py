@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from modelprobe.errors import BadInput, Incomplete
 from modelprobe.renderers import RENDERERS, Renderer, Style
 from modelprobe.report import Level, Report
+from modelprobe.signals import unwound
 from modelprobe.units import printable
 
 NARROWEST = 20
@@ -246,6 +247,11 @@ def atomic_write(path: Path, data: bytes | str, *, force: bool = False) -> None:
     target = _target(path, force)
     temporary = target.with_name(f".modelprobe-{secrets.token_hex(8)}.tmp")
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    with unwound():
+        _replace(path, target, temporary, content)
+
+
+def _replace(path: Path, target: Path, temporary: Path, content: bytes) -> None:
     try:
         with temporary.open("xb") as file:  # opened by name, so that the umask decides its mode
             if target.exists():

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "modelprobe"
-BASE = {"errors", "report", "units"}
+BASE = {"errors", "report", "signals", "units"}
 ZOOS = {"torch", "torchvision", "timm"}
 
 # layer -> (layers of modelprobe, libraries) that it may import, besides the standard library and itself
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
+    "signals": (set(), set()),
     "units": (set(), set()),
     "report": ({"units"}, set()),
     "tracing": (BASE, {"torch"}),

@@ -20,6 +20,9 @@ FORMATS: tuple[Format, ...] = ("safetensors", "pt")
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors"} | dict.fromkeys(
     (".pt", ".pth", ".bin", ".ckpt", ".th"), "pt"
 )  # type: ignore[assignment]
+FORMAL = frozenset({"format"})
+"""Metadata that say nothing of the model: the library that wrote the file."""
+
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
@@ -128,6 +131,18 @@ def split(tensors: Sequence[Outgoing], size: int) -> list[list[Outgoing]]:
     return groups
 
 
+def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[Dropped, ...]:
+    """What a safetensors or GGUF header says beside its tensors. Only safetensors has a place for it, and for texts."""
+    said = parts.metadata if found.format == "safetensors" else found.metadata if found.format == "GGUF" else None
+    texts = sorted(key for key in said or () if key not in FORMAL)
+    if not texts or (found.format == target == "safetensors"):
+        return ()
+    more = f" and {len(texts) - 3:,} more" if len(texts) > 3 else ""
+    name = "__metadata__" if found.format == "safetensors" else "the key-value block"
+    kind = "torch" if target == "pt" else "safetensors"
+    return (Dropped(name, f"{len(texts):,} values that a {kind} file has no place for: {', '.join(texts[:3])}{more}"),)
+
+
 def _record(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
     behind = parts.others.dropped
     kept: tuple[str, ...] = ()
@@ -138,6 +153,7 @@ def _record(found: Checkpoint, parts: Gathered, target: Format, written: Written
         kept = tuple(child.key for child in found.tree.children if child.key not in lost)
     else:
         behind = (*behind, *left_behind(found, parts.branch))
+    behind = (*behind, *_header_texts(found, parts, target))
     return Converted(
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
         rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,

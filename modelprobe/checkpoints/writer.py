@@ -22,6 +22,7 @@ from modelprobe.checkpoints.plan import Plan, compare
 from modelprobe.checkpoints.write_safetensors import SafetensorsPlan
 from modelprobe.checkpoints.write_torch import STATE, TorchPlan
 from modelprobe.errors import BadInput
+from modelprobe.signals import unwound
 from modelprobe.units import size as size_text
 
 __all__ = ["STATE", "Format", "Outgoing", "Written", "check_target", "outgoing", "write", "write_shards"]
@@ -160,7 +161,7 @@ def _write_all(plans: Sequence[tuple[Path, Plan]], sources: Sequence[Path], forc
     """Write and compare every file under a temporary name; rename them when all are good."""
     _room(plans[-1][0].parent, sum(plan.nbytes for _, plan in plans))
     staged = []
-    with ExitStack() as stack:
+    with unwound(), ExitStack() as stack:
         for target, plan in plans:
             temporary = target.with_name(f".modelprobe-{secrets.token_hex(8)}.tmp")
             stack.callback(_forget, temporary)

@@ -17,7 +17,9 @@ from torch.distributed import checkpoint as dcp
 
 from modelprobe.analyzers.convert import Conversion, convert_weights
 from modelprobe.checkpoints.convert import parse_size
+from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.errors import BadInput, ProbeError
+from modelprobe.report import Level
 from tests.checkpoints.seeds import Block, gguf, training
 from tests.checkpoints.writing import same, snapshot
 from tests.command_line import CommandLine, said
@@ -363,3 +365,15 @@ def test_damaged_files_convert_whole_or_not_at_all(kind: str, seed_files: dict[s
         assert not list(tmp_path.glob(".modelprobe-*"))
         file.write_bytes(whole)
     assert refused  # seldom is every byte that was hit one that nothing reads
+
+
+def test_texts_of_a_header_are_kept_or_named(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", {"format": "pt", "author": "me", "step": "7"})
+    kept = convert_weights(str(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    assert (kept.fates, open_checkpoint(tmp_path / "b.safetensors").metadata["author"]) == ((), "me")
+    lost = convert_weights(str(tmp_path / "a.safetensors"), tmp_path / "b.pt")
+    assert fates(lost) == {"__metadata__": "dropped"}
+    assert lost.fates[0].why == "2 values that a torch file has no place for: author, step"
+    assert any(note.level is Level.WARNING for note in lost.report().notes)
+    save_file({"w": torch.ones(3)}, tmp_path / "plain.safetensors", {"format": "pt"})
+    assert convert_weights(str(tmp_path / "plain.safetensors"), tmp_path / "c.pt").fates == ()
