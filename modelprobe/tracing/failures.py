@@ -28,14 +28,17 @@ class NeedsValuesError(BadInput):
         self.reason = reason
 
 
-_BY_VALUES = re.compile(r"The register_meta function for (?P<name>[\w.]+)")
+_BY_VALUES = re.compile(
+    r"(?:The register_meta function for torch\.|aten::)(?P<name>\w+)(?:\(\) raises|: attempted to run)"
+)
+"""How torch says it, newer releases and those before 2.13."""
 
 
 def _reason(error: BaseException) -> str:
     """What torch says of it, in a sentence: what follows is advice to people who write operators."""
     text = one_line(error)
     found = _BY_VALUES.match(text)
-    return f"{found['name']} has as many results as its values say" if found else text.split(". ")[0].rstrip(".")
+    return f"torch.{found['name']} has as many results as its values say" if found else text.split(". ")[0].rstrip(".")
 
 
 def real_run_note(needs: NeedsValuesError, how: str) -> Note:
