@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from modelprobe import options, output
 from modelprobe.commands import flops_compare, flops_scaling, flops_train
-from modelprobe.commands.subject import Question, build, fuse, record
-from modelprobe.errors import BadInput
-from modelprobe.report import Report
-
-BY = ("module", "operator", "kind", "call")
-CAUSAL = ("dense", "exact")
-CONVENTIONS = ("modelprobe", "torchvision", "torch", "fvcore", "thop", "torchinfo", "ptflops", "ptflops-aten")
+from modelprobe.commands.flops_way import BY, CAUSAL, CONVENTIONS, Way, answer, check
+from modelprobe.commands.subject import Question
 
 ByOpt = Annotated[
     str,
@@ -86,18 +80,11 @@ def command(
     strict: options.StrictOpt = False,
 ) -> None:
     """MACs and FLOPs of a forward pass: total, by module, operator or kind, and what was not counted."""
-    if by not in BY:
-        raise BadInput(f"--by {by!r} is not known", f"choose one of {', '.join(BY)}")
-    if convention not in CONVENTIONS:
-        raise BadInput(f"--convention {convention!r} is not known", f"choose one of {', '.join(CONVENTIONS)}")
-    check_causal(causal, convention)
-    alone = {"--convention": convention != "modelprobe", "--causal": causal != "dense", "--by": by != "module"}
-    flops_compare.check(compare, timeout, {**alone, "--depth": depth is not None, "--top": top is not None})
     series, batches = flops_scaling.parse(input, batch)
-    flops_scaling.check(series, batches, plot, {**alone, "--compare": compare, "--depth": depth is not None})
-    several = len(series.points) > 1 or len(batches) > 1
-    others = {"--compare": compare, "--fused": fused, "list in --input or --batch": several, "--by call": by == "call"}
-    flops_train.check(train, freeze, optimizer, {**alone, "--by": False, **others})
+    way = Way(
+        by, depth, top, convention, causal, fused, compare, timeout, train, tuple(freeze or ()), optimizer, plot, force
+    )
+    check(way, series, batches)
     output.check(format, out, force=force)
     question = Question(
         target,
@@ -110,38 +97,4 @@ def command(
         arch=arch,
         unsafe_load=unsafe_load,
     )
-    if train:
-        report = flops_train.cost(question, freeze, optimizer, by, depth, top).report()
-    elif several:
-        report = flops_scaling.report(question, series, batches, fused, plot, force)
-    elif compare:
-        report = flops_compare.compare(question, fused=fused, timeout=timeout).report()
-    else:
-        report = _one(question, fused, convention, causal, by, depth, top)
-    output.emit(report, format, out, force=force, strict=strict)
-
-
-def _one(
-    question: Question, fused: bool, convention: str, causal: str, by: str, depth: int | None, top: int | None
-) -> Report:
-    from modelprobe.analyzers.conventions import cost
-    from modelprobe.analyzers.flops import FlopsResult
-    from modelprobe.analyzers.ranges import ranges
-    from modelprobe.tracing.causal import exactly_causal
-
-    subject = fuse(build(question)) if fused else build(question)
-    trace = record(subject, functions=convention == "ptflops")
-    if causal == "exact":
-        trace = exactly_causal(trace)
-    result = cost(trace, convention, by=by, depth=depth, top=top)
-    return (
-        replace(result, ranges=ranges(subject.model, trace)) if isinstance(result, FlopsResult) else result
-    ).report()
-
-
-def check_causal(causal: str, convention: str) -> None:
-    """Raises BadInput for an unknown way, and for another tool's convention: each counts attention by its own rule."""
-    if causal not in CAUSAL:
-        raise BadInput(f"--causal {causal!r} is not known", f"choose one of {', '.join(CAUSAL)}")
-    if causal == "exact" and convention != "modelprobe":
-        raise BadInput(f"--causal exact is not how {convention} counts", "leave out one of --causal and --convention")
+    output.emit(answer(question, way, series, batches), format, out, force=force, strict=strict)

@@ -51,11 +51,15 @@ def parse(inputs: Sequence[str] | None, batch: str | None) -> tuple[Series, tupl
     return parse_series(inputs or ()), parse_batches(batch)
 
 
+def several(series: Series, batches: Sequence[int]) -> bool:
+    """Whether there is more than one point."""
+    return len(series.points) > 1 or len(batches) > 1
+
+
 def check(series: Series, batches: Sequence[int], plot: Path | None, others: Mapping[str, bool]) -> None:
     """Raises BadInput for options of a single recording beside a list, and for a plot that cannot be drawn."""
-    several = len(series.points) > 1 or len(batches) > 1
     for option, given in others.items():
-        if several and given:
+        if several(series, batches) and given:
             raise BadInput(
                 f"{option} is for one size, not for a list of sizes", f"leave {option} out, or give one size"
             )
