@@ -116,7 +116,7 @@ def _files(folder: Path) -> Iterator[Path]:
             elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and entry.is_file()):
                 count += 1
                 if count > MOST_FILES:
-                    raise BadInput(f"{folder} holds more than {MOST_FILES:,} files", "Scan its parts one by one.")
+                    raise BadInput(f"{folder} holds more than {MOST_FILES:,} files", "scan its parts one by one")
                 yield Path(entry.path)
 
 

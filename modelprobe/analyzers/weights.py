@@ -219,7 +219,7 @@ def _asked(checkpoint: Checkpoint, name: str) -> Branch:
     found = pick(checkpoint, name)
     if found is None:
         known = ", ".join(branch.name or "." for branch in checkpoint.branches) or "none"
-        raise BadInput(f"{checkpoint.path} has no tensors under {name}", f"Branches of this file: {known}.")
+        raise BadInput(f"{checkpoint.path} has no tensors under {name}", f"branches of this file: {known}")
     return found
 
 

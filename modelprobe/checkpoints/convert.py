@@ -54,7 +54,7 @@ def format_of(path: Path, asked: str | None) -> Format:
     if found is None:
         raise BadInput(
             f"the name {path.name} tells no format",
-            f"End it in {', '.join(SUFFIXES)}, or say --format safetensors.",
+            f"end it in {', '.join(SUFFIXES)}, or say --format safetensors",
         )
     return found
 

@@ -45,7 +45,7 @@ def hinted(path: str | Path) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        error.hint = error.hint or f"`modelprobe summary {path}` shows what it holds."
+        error.hint = error.hint or f"`modelprobe summary {path}` shows what it holds"
         raise
 
 
@@ -54,9 +54,9 @@ def asked_branch(found: Checkpoint, name: str | None) -> Branch:
     branch = found.branch if name is None else pick(found, name)
     if branch is None and name is not None:
         known = ", ".join(other.name or "." for other in found.branches) or "none"
-        raise BadInput(f"{found.path} has no tensors under {name}", f"Branches of this file: {known}.")
+        raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
     if branch is None:
-        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds.")
+        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds")
     return branch
 
 
@@ -68,9 +68,9 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     """
     serious = next((finding.text for finding in found.findings if finding.serious), "")
     if serious:
-        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "See `modelprobe summary` of it.")
+        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "see `modelprobe summary` of it")
     if found.format in REFUSED:
-        raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", "`modelprobe summary` lists it.")
+        raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", "`modelprobe summary` lists it")
     if found.format == DISTRIBUTED:
         from modelprobe.checkpoints.gather_dcp import gather_distributed
 
@@ -115,7 +115,7 @@ def readable(found: Checkpoint, entry: TensorEntry) -> TensorEntry:
         blocks = sum(1 for other in found.tensors if other.dtype not in BITS)
         raise BadInput(
             f"{blocks:,} tensors of {found.path} are quantised in blocks, as {entry.name} ({entry.dtype})",
-            "Only GGUF files of plain types (F32, F16, BF16) are converted: blocks would have to be computed anew.",
+            "only GGUF files of plain types (F32, F16, BF16) are converted: blocks would have to be computed anew",
         )
     return replace(entry, strides=packed_strides(entry.shape))
 

@@ -123,7 +123,7 @@ class Machine:
         """The error for this place in the pickle."""
         message = f"{self.feed.name}: the pickle cannot be read at byte {self.base + max(0, self.pos - 1):,}: {why}"
         return BrokenPickle(
-            message, "The file is damaged or incomplete: download it again.", tuple(self.globals.values())
+            message, "the file is damaged or incomplete: download it again", tuple(self.globals.values())
         )
 
     def take(self, length: int) -> bytes:

@@ -68,7 +68,7 @@ def loaded(reader: TensorReader, entry: TensorEntry) -> torch.Tensor:
     try:
         return reader.load(entry)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
-        raise BadInput(f"{entry.name} cannot be read: {one_line(error)}", "The file is damaged or forged.") from error
+        raise BadInput(f"{entry.name} cannot be read: {one_line(error)}", "the file is damaged or forged") from error
 
 
 def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ MOST_CONTAINERS = 1_500_000
 
 def parse_json(raw: bytes, name: str, what: str) -> Any:
     """The value of `raw`. Raises BadInput for anything malformed, nested too deep or too rich in containers."""
-    broken = BadInput(f"{name} has a {what} that is not valid JSON", "The file is damaged: download it again.")
+    broken = BadInput(f"{name} has a {what} that is not valid JSON", "the file is damaged: download it again")
     if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS or raw.startswith(b"\xef\xbb\xbf"):
         raise broken
     try:

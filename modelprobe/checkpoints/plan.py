@@ -101,4 +101,4 @@ def _digest(source: FileSource, storage: StorageEntry) -> bytes:
 
 
 def _differs(what: str) -> BadInput:
-    return BadInput(f"the new file was read back and {what}", "Nothing was kept; the disk may be failing.")
+    return BadInput(f"the new file was read back and {what}", "nothing was kept; the disk may be failing")

@@ -140,12 +140,12 @@ def _json(source: Source, limits: Limits) -> Checkpoint:
     if isinstance(value, dict) and is_index(value):
         if not isinstance(source, FileSource):
             raise BadInput(
-                f"{source.name} is the index of a sharded checkpoint", "Name one of its shards, or download all."
+                f"{source.name} is the index of a sharded checkpoint", "name one of its shards, or download all"
             )
         return read_shards(Path(source.name), value, lambda path: _shard(path, limits), limits)
     if isinstance(value, dict) and ("error" in value or "message" in value):
-        raise BadInput(f"{source.name} is the error message of a server, not the file", "Download the file again.")
-    raise BadInput(f"{source.name} is a JSON file, not a weight file", "Name the weight file beside it.")
+        raise BadInput(f"{source.name} is the error message of a server, not the file", "download the file again")
+    raise BadInput(f"{source.name} is a JSON file, not a weight file", "name the weight file beside it")
 
 
 def _shard(path: Path, limits: Limits) -> Checkpoint:
@@ -175,7 +175,7 @@ def _folder(folder: Path, limits: Limits) -> Checkpoint:
     if len(files) == 1:
         return _file(str(folder / files[0]), limits)
     if files:
-        raise BadInput(f"{folder} holds {len(files)} weight files", f"Name one of them, such as {folder / files[0]}.")
+        raise BadInput(f"{folder} holds {len(files)} weight files", f"name one of them, such as {folder / files[0]}")
     raise BadInput(f"{folder} is a directory without a weight file")
 
 

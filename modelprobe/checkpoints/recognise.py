@@ -30,8 +30,8 @@ class Kind(str, Enum):
     JSON = "JSON"  # the index of a sharded checkpoint, or an error page
 
 
-OURS = "Convert it with its own framework first: modelprobe reads PyTorch files, safetensors, GGUF, ONNX and numpy."
-UNPACK = "Unpack it first."
+OURS = "convert it with its own framework first: modelprobe reads PyTorch files, safetensors, GGUF, ONNX and numpy"
+UNPACK = "unpack it first"
 MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"PK\3\4", Kind.ZIP),
     (0, b"\x93NUMPY", Kind.NPY),
@@ -41,18 +41,18 @@ MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
 NAMED: tuple[tuple[int, bytes, str, str], ...] = (
     (
         *(0, b"version https://git-lfs", "is a Git LFS pointer: the weights themselves were not downloaded"),
-        "Run `git lfs pull`, or download the file itself.",
+        "run `git lfs pull`, or download the file itself",
     ),
     (0, b"PK\5\6", "is a zip archive without members", AGAIN),
     (0, b"PK\3", "is a truncated zip", AGAIN),
     (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras, or a MATLAB export)", OURS),
-    (0, b"\x1f\x8b", "is compressed with gzip", "Unpack it with `gunzip`, then try again."),
+    (0, b"\x1f\x8b", "is compressed with gzip", "unpack it with `gunzip`, then try again"),
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive", UNPACK),
-    (0, b"\xfd7zXZ\0", "is compressed with xz", "Unpack it with `unxz`, then try again."),
+    (0, b"\xfd7zXZ\0", "is compressed with xz", "unpack it with `unxz`, then try again"),
     (0, b"BZh", "is compressed with bzip2", "Unpack it with `bunzip2`, then try again."),
-    (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd", "Unpack it with `unzstd`, then try again."),
+    (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it with `unzstd`, then try again"),
     (0, b"Rar!", "is a RAR archive", UNPACK),
-    (257, b"ustar", "is a tar archive", "Unpack it with `tar xf`, then name the weight file inside."),
+    (257, b"ustar", "is a tar archive", "unpack it with `tar xf`, then name the weight file inside"),
     (4, b"TFL3", "is a TensorFlow Lite model", OURS),
     (4, b"ET12", "is an ExecuTorch program", OURS),
     (4, b"ET13", "is an ExecuTorch program", OURS),
@@ -70,13 +70,13 @@ def recognise(source: Source) -> Kind:
     """The kind of a file. Raises BadInput with the fix for everything that is no weight file."""
     head = source.read(0, 4096)
     if not head:
-        raise BadInput(f"{source.name} is an empty file", "Download it again.")
+        raise BadInput(f"{source.name} is an empty file", "download it again")
     for at, magic, kind in MAGIC:
         if head[at : at + len(magic)] == magic:
             return kind
     if (head[257:262] == b"ustar" or _is_tar(head)) and head.partition(b"\0")[0] in TORCH_TAR:
         raise BadInput(
-            f"{source.name} is in torch's tar format of 2016", "Load and save it again with torch below 1.6."
+            f"{source.name} is in torch's tar format of 2016", "load and save it again with torch below 1.6"
         )
     for at, magic, what, hint in NAMED:
         if head[at : at + len(magic)] == magic:
@@ -91,7 +91,7 @@ def _other(source: Source, head: bytes) -> Kind:
     text = head.lstrip().lower()
     if text.startswith(PAGES):
         raise BadInput(f"{source.name} is a web page: the server answered with a page instead of the file",
-                       "Open the link in a browser: it may ask for a login, or for a confirmation.")  # fmt: skip
+                       "open the link in a browser: it may ask for a login, or for a confirmation")  # fmt: skip
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         if head[:4096].count(b"\x80\x02") and b"_paddle" in head:
             raise BadInput(f"{source.name} is a PaddlePaddle file", OURS)
@@ -105,11 +105,11 @@ def _other(source: Source, head: bytes) -> Kind:
     if head[0] in b"(]}cI" and b"." in head:
         return Kind.PICKLE
     if _is_tar(head):
-        raise BadInput(f"{source.name} is a tar archive", "Unpack it with `tar xf`, then name the weight file inside.")
+        raise BadInput(f"{source.name} is a tar archive", "unpack it with `tar xf`, then name the weight file inside")
     if not head.strip(b"\0"):
-        raise BadInput(f"{source.name} begins with zeros only: the download did not finish", "Download it again.")
+        raise BadInput(f"{source.name} begins with zeros only: the download did not finish", "download it again")
     if _is_text(head):
-        raise BadInput(f"{source.name} is a text file, not a weight file", "Download the file itself.")
+        raise BadInput(f"{source.name} is a text file, not a weight file", "download the file itself")
     raise BadInput(f"{source.name} is in no format that is known: it begins with {head[:8].hex(' ')}", OURS)
 
 
@@ -134,22 +134,22 @@ def _foreign_zip(archive: ZipDirectory, root: str) -> BadInput:
     names, who = archive.members, archive.source.name
     if any(name.endswith(".data/extern_modules") for name in names):
         return BadInput(
-            f"{who} is a torch.package archive: it holds code, which is not read", "Load it with its author."
+            f"{who} is a torch.package archive: it holds code, which is not read", "load it with its author"
         )
     if "MAR-INF/MANIFEST.json" in names:
-        return BadInput(f"{who} is a TorchServe archive (.mar)", "Unpack it and name the weight file inside.")
+        return BadInput(f"{who} is a TorchServe archive (.mar)", "unpack it and name the weight file inside")
     if f"{root}/model.json" in names:
-        return BadInput(f"{who} is a TorchScript archive of torch 1.0", "Load and save it again with a newer torch.")
+        return BadInput(f"{who} is a TorchScript archive of torch 1.0", "load and save it again with a newer torch")
     if "[Content_Types].xml" in names:
         return BadInput(f"{who} is an Office document")
     elsewhere = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
     if elsewhere:
         return BadInput(
             f"{who} is a zip whose data.pkl is not where torch looks: {elsewhere}, beside {next(iter(names))}",
-            "It was packed again by another program; torch does not read it either.",
+            "it was packed again by another program; torch does not read it either",
         )
     weights = [name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors", ".ckpt"))]
-    inside = f"Unpack it and name {weights[0]}." if weights else "This is another kind of zip archive."
+    inside = f"unpack it and name {weights[0]}" if weights else "this is another kind of zip archive"
     return BadInput(f"{who} is a zip without data.pkl, so no weight file", inside)
 
 

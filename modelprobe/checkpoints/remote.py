@@ -34,7 +34,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         old, new = urllib.parse.urlsplit(req.full_url), check_address(newurl)
         if old.scheme == "https" and new.scheme != "https":
-            raise BadInput(f"{req.full_url} redirects to {newurl}, which is not https", "Refused.")
+            raise BadInput(f"{req.full_url} redirects to {newurl}, which is not https", "refused")
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None and (old.hostname, old.port) != (new.hostname, new.port):
             for name in _CREDENTIALS:
@@ -52,7 +52,7 @@ def check_address(url: str) -> urllib.parse.SplitResult:
     if parts.scheme not in ("http", "https") or not host:
         raise BadInput(f"{url} is not an http(s) address")
     if host.startswith("169.254.") or host.lower().startswith("fe80:") or host == "metadata.google.internal":
-        raise BadInput(f"{url} is a link-local address", "Refused.")
+        raise BadInput(f"{url} is a link-local address", "refused")
     return parts
 
 
@@ -117,7 +117,7 @@ class HttpSource:
             length = answer.headers.get("Content-Length")
             told = f" ({bytes_text(int(length))})" if length and length.isdigit() else ""
             raise BadInput(
-                f"{self.name} can only be had as a whole{told}: the server ignores ranges", "Download it, then list it."
+                f"{self.name} can only be had as a whole{told}: the server ignores ranges", "download it, then list it"
             )
         match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if match is None:
@@ -129,20 +129,20 @@ class HttpSource:
             self.size, self._tag = total, tag
         changed = total != self.size or (self._tag and tag and tag != self._tag)
         if changed or not first <= last < total or (bounds is not None and (first, last) != bounds):
-            raise BadInput(f"{self.name} changed while it was read, or the server sent another part", "Try again.")
+            raise BadInput(f"{self.name} changed while it was read, or the server sent another part", "try again")
         return first, last
 
     def _body(self, answer: Any, length: int) -> bytes:
         """The bytes of an answer: no more than announced, within the budget of bytes and time."""
         if self.fetched + length > self._budget:
-            raise BadInput(f"{self.name}: listing it would fetch more than {bytes_text(self._budget)}", "Download it.")
+            raise BadInput(f"{self.name}: listing it would fetch more than {bytes_text(self._budget)}", "download it")
         parts, left = [], length
         while left > 0:
             if time.monotonic() > self._deadline:
                 raise BadInput(f"{self.name}: the server took longer than {SECONDS:.0f} s")
             data = answer.read(min(left, 1 << 16))
             if not data:
-                raise BadInput(f"{self.name}: the server sent less than it announced", "Try again.")
+                raise BadInput(f"{self.name}: the server sent less than it announced", "try again")
             parts.append(data)
             left -= len(data)
         self.fetched += length
@@ -152,6 +152,6 @@ class HttpSource:
         if error.code == 416 and not self._windows:
             return BadInput(f"{self.name} is an empty file")
         if error.code == 412:
-            return BadInput(f"{self.name} changed while it was read", "Try again.")
-        hint = {401: "It needs a login or a token.", 403: "It needs a login or a token.", 404: "Check the address."}
+            return BadInput(f"{self.name} changed while it was read", "try again")
+        hint = {401: "it needs a login or a token", 403: "it needs a login or a token", 404: "check the address"}
         return BadInput(f"{self.name}: the server answers {error.code}", hint.get(error.code, ""))

@@ -57,7 +57,7 @@ class FileSource:
             raise unreadable(self.name, error) from None
         if len(data) < length:
             raise BadInput(
-                f"{self.name} became shorter while it was read", "Wait until nothing writes to it, then try again."
+                f"{self.name} became shorter while it was read", "wait until nothing writes to it, then try again"
             )
         return data
 
@@ -152,7 +152,7 @@ class Inflated:
         if self._kept_at + len(self._kept) > self._bound:
             raise BadInput(
                 f"{self.name}: a compressed part inflates to more than {bytes_text(self._bound)}",
-                "This is how a decompression bomb looks; nothing was loaded.",
+                "this is how a decompression bomb looks; nothing was loaded",
             )
         try:
             while not self._inflater.eof:
@@ -164,7 +164,7 @@ class Inflated:
                 if data or not packed:
                     return data
         except zlib.error:
-            raise BadInput(f"{self.name}: a compressed part is damaged", "Download the file again.") from None
+            raise BadInput(f"{self.name}: a compressed part is damaged", "download the file again") from None
         return b""
 
 
@@ -184,9 +184,9 @@ def check_regular(path: str) -> os.stat_result:
 
 def unreadable(path: str, error: OSError) -> ProbeError:
     """The one line for a file the system does not let us read."""
-    hint = "Check the spelling." if isinstance(error, FileNotFoundError) else ""
+    hint = "check the spelling" if isinstance(error, FileNotFoundError) else ""
     if isinstance(error, FileNotFoundError) and Path(path).is_symlink():
-        hint = "It is a symbolic link whose target does not exist."
+        hint = "it is a symbolic link whose target does not exist"
     return BadInput(f"cannot read {path}: {(error.strerror or type(error).__name__).lower()}", hint)
 
 

@@ -60,10 +60,10 @@ def _untied(tensors: Sequence[Outgoing]) -> tuple[list[Outgoing], dict[str, str]
     for tensor in tensors:
         if tensor.dtype not in LABELS:
             raise BadInput(
-                f"safetensors has no type for {tensor.name}: {tensor.dtype}", "--format pt can hold every type."
+                f"safetensors has no type for {tensor.name}: {tensor.dtype}", "--format pt can hold every type"
             )
         if tensor.name == "__metadata__":
-            raise BadInput("safetensors keeps the name __metadata__ for itself", "--format pt allows every name.")
+            raise BadInput("safetensors keeps the name __metadata__ for itself", "--format pt allows every name")
         first = labels.setdefault(tensor.shares, tensor) if tensor.shares is not None else tensor
         if (first.shape, first.dtype) != (tensor.shape, tensor.dtype):
             raise BadInput(f"{tensor.name} and {first.name} are tied but not of one shape and dtype")
@@ -87,7 +87,7 @@ def _header(kept: Sequence[Outgoing], order: Sequence[Outgoing], metadata: Mappi
     try:
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"a name cannot be written as UTF-8: {error.object[:80]!r}", "--format pt allows it.") from None
+        raise BadInput(f"a name cannot be written as UTF-8: {error.object[:80]!r}", "--format pt allows it") from None
     text += b" " * (-len(text) % 8)
     if len(text) > LARGEST_HEADER:
         raise BadInput(f"the header would have {len(text):,} bytes; safetensors allows {LARGEST_HEADER:,}")

@@ -29,7 +29,7 @@ __all__ = ["STATE", "Format", "Outgoing", "Written", "check_target", "outgoing",
 
 Format = Literal["safetensors", "pt"]
 
-ELSEWHERE = "Choose another place with -o."
+ELSEWHERE = "choose another place with -o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +132,17 @@ def check_target(path: Path, sources: Sequence[Path] = (), force: bool = False) 
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"cannot write {path}: {getattr(error, 'strerror', None) or error}", ELSEWHERE) from None
     if same:
-        raise BadInput(f"{path} is the input itself", "A weight file is never written in place: choose another name.")
+        raise BadInput(f"{path} is the input itself", "a weight file is never written in place: choose another name")
     if link:
-        raise BadInput(
-            f"{path} is a symbolic link", "Weight files are not written through links: name the file itself."
-        )
+        raise BadInput(f"{path} is a symbolic link", "weight files are not written through links: name the file itself")
     if found is not None and stat.S_ISDIR(found.st_mode):
-        raise BadInput(f"{path} is a directory", "Name a file in it.")
+        raise BadInput(f"{path} is a directory", "name a file in it")
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise BadInput(f"{path} is not a regular file", ELSEWHERE)
     if found is not None and not force:
-        raise BadInput(f"{path} exists", "--force replaces it.")
+        raise BadInput(f"{path} exists", "--force replaces it")
     if not parent:
-        raise BadInput(f"there is no directory {path.parent}", f"Make it first. {ELSEWHERE}")
+        raise BadInput(f"there is no directory {path.parent}", f"make it first, or {ELSEWHERE}")
     return path
 
 
@@ -180,7 +178,8 @@ def _room(folder: Path, need: int) -> None:
     except OSError:
         return  # some network file systems do not tell
     if need > free:
-        raise BadInput(f"{folder} has {size_text(free)} free, {size_text(need)} are needed", f"Make room. {ELSEWHERE}")
+        few = f"{folder} has {size_text(free)} free, {size_text(need)} are needed"
+        raise BadInput(few, f"make room, or {ELSEWHERE}")
 
 
 def _stage(target: Path, temporary: Path, plan: Plan) -> None:

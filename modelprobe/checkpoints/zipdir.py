@@ -29,8 +29,8 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _ABSENT = 0xFFFFFFFF
 _REFUSED_BITS = 0x1 | 0x20 | 0x40 | 0x2000
 
-DISAGREE = "Refused, since programs disagree about such archives."
-AGAIN = "The download is incomplete: get the file again and compare its size with the original."
+DISAGREE = "refused, since programs disagree about such archives"
+AGAIN = "the download is incomplete: get the file again and compare its size with the original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class ZipDirectory:
                 f"{self.source.name} is packed with {method}, which torch does not read either: {member.name}"
             )
         if member.flags & _REFUSED_BITS:
-            raise BadInput(f"{self.source.name} is encrypted or patched: {member.name}", "Unpack it first.")
+            raise BadInput(f"{self.source.name} is encrypted or patched: {member.name}", "unpack it first")
         start = self.data_start(member)
         if member.method == STORED:
             if member.packed != member.size:

@@ -103,7 +103,7 @@ def _fields(cursor: Cursor, end: int) -> Iterator[tuple[int, int, int]]:
             continue
         stop = cursor.at + length
         if stop > end:
-            raise BadInput(f"{cursor.source.name} is a damaged or incomplete ONNX file", "Download it again.")
+            raise BadInput(f"{cursor.source.name} is a damaged or incomplete ONNX file", "download it again")
         yield number, wire, stop
         cursor.skip(stop - cursor.at)
     raise BadInput(f"{cursor.source.name} has more fields than a model could need")

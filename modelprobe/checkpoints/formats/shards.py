@@ -31,7 +31,7 @@ def read_shards(path: Path, index: dict[str, object], open_shard: Open, limits: 
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if not plain_name(name)]
     if outside:
-        raise BadInput(f"{path} refers to a file outside its folder: {outside[0]}", "Refused: nothing was opened.")
+        raise BadInput(f"{path} refers to a file outside its folder: {outside[0]}", "refused: nothing was opened")
     if len(names) > limits.shards:
         raise BadInput(f"{path} names {len(names):,} shards; at most {limits.shards:,} are read")
     return merge(path, [(name, path.parent) for name in names], weight_map, index, open_shard, limits)
