@@ -120,6 +120,8 @@ def _published_row(trace: Trace, figure: Published) -> PeerRow:
     convention = CONVENTIONS["torchvision"]
     found = convention.count(trace)
     same = round(found.total / 1e9, DIGITS) == round(figure.macs / 1e9, DIGITS)
+    parameters = trace.tree.parameter_count()
+    other = figure.of_data or (not same and parameters != figure.parameters)  # another model, or other boxes
     return PeerRow(
         PUBLISHED,
         "",
@@ -128,9 +130,9 @@ def _published_row(trace: Trace, figure: Published) -> PeerRow:
         figure.macs,
         figure.macs,
         _ratio(figure.macs, trace),
-        None if figure.of_data else 0.0 if same else float(figure.macs - found.total),
-        () if figure.of_data else explain(trace, found, convention),
-        remark=_remark(figure, trace.tree.parameter_count()),
+        None if other else 0.0 if same else float(figure.macs - found.total),
+        () if other else explain(trace, found, convention),
+        remark=_remark(figure, parameters),
     )
 
 

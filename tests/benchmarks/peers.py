@@ -46,7 +46,7 @@ def main() -> None:
             right[row.tool] += off < RIGHT
             near[row.tool] += off < NEAR
             failed[row.tool] += bool(row.problem)
-            odd += bool(row.unexplained)
+            odd += row.tool in PEERS and bool(row.unexplained)
     for label, counts in ((f"right, within {RIGHT:.1%}", right), (f"within {NEAR:.0%}", near), ("no figure", failed)):
         print(f"{f'{label}, of {len(wanted)}':<45}" + "".join(f"{counts[name]:>14}" for name in PEERS))
     print(f"{odd} figures not explained by their convention; {time.perf_counter() - start:.0f} s")

@@ -24,6 +24,8 @@ from modelprobe.tracing.recorder import trace
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.peers import fakes
 
+OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 15)
+
 TINY = f"{SAMPLES}:TinyCNN"
 UNKNOWN = [dataclasses.replace(peer, package="") for peer in PEERS.values()]
 """The tools as if nobody knew their versions, so that texts stay the same."""
@@ -105,15 +107,17 @@ def test_what_our_own_figure_leaves_out_is_said(recorded: Trace) -> None:
 def test_a_published_figure_is_right_to_its_decimals(recorded: Trace) -> None:
     own = recorded.macs
     near = Published(("V1", "V2"), round(own / 1e6) * 10**6, recorded.tree.parameter_count())
-    far = Published(("V3",), own + 5 * 10**6, 7)
+    far = Published(("V3",), own + 5 * 10**6, recorded.tree.parameter_count())
+    other = Published(("V3",), own + 5 * 10**6, 7)
     depends = Published(("V4",), 10**9, 7, of_data=True)
-    result = compare_with_peers(recorded, [], {}, [near, far, depends])
-    assert [row.unexplained for row in result.rows] == [0, 5 * 10**6, None]
+    result = compare_with_peers(recorded, [], {}, [near, far, other, depends])
+    assert [row.unexplained for row in result.rows] == [0, 5 * 10**6, None, None]
     assert result.rows[0].remark == "V1 of torchvision"
-    assert result.rows[1].remark == f"V3 of torchvision, with 7 parameters instead of {recorded.tree.parameter_count()}"
-    assert "depends" in result.rows[2].remark
+    assert result.rows[2].remark == f"V3 of torchvision, with 7 parameters instead of {recorded.tree.parameter_count()}"
+    assert "depends" in result.rows[3].remark
 
 
+@pytest.mark.skipif(OLDER, reason="torch's own counter saw less before 2.15, and the golden text has its row")
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table(recorded: Trace, width: int, golden: Callable[[str, str], None]) -> None:
     answers = predicted(
