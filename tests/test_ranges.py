@@ -8,8 +8,8 @@ from torch import nn
 
 import modelprobe
 from modelprobe.analyzers.ranges import Range
-from samples.models import TinyExperts
 from tests.command_line import SAMPLES, CommandLine
+from tests.samples import models
 
 
 class Backbone(nn.Sequential):
@@ -71,7 +71,7 @@ def test_a_head_that_had_nothing_to_do_is_recorded_for_itself(detector: nn.Modul
 
 
 def test_experts() -> None:
-    found = modelprobe.count_flops(TinyExperts(), torch.randn(2, 5, 8))
+    found = modelprobe.count_flops(models.TinyExperts(), torch.randn(2, 5, 8))
     # 10 tokens; an expert is 2 x 8 x 32 MACs a token and 8 x 32 + 32 + 32 x 8 + 8 parameters
     held = 4 * (8 * 32 + 32 + 32 * 8 + 8)
     assert found.ranges == (Range("experts", "tokens x experts", 20, 40, 20 * 512, 40 * 512, held, held // 2),)

@@ -146,7 +146,7 @@ def test_distributed_directories(tmp_path: Path) -> None:
     from torch.distributed import checkpoint
 
     model = nn.Linear(5, 3)
-    checkpoint.save({"model": model.state_dict()}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    checkpoint.save({"model": model.state_dict()}, checkpoint_id=tmp_path / "dcp")
     found = open_checkpoint(tmp_path / "dcp")
     (branch,) = found.branches[:1]
     named = [(".".join(entry.path[len(branch.path) :]), entry) for entry in found.tensors_in(branch)]
