@@ -12,6 +12,7 @@ from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.errors import BadInput
 from modelprobe.model.rivals import alike
 from modelprobe.model.target import resolve
+from modelprobe.model.usage import order_of_use
 from modelprobe.model.weights import fit, load_state_dict_for, load_strictly, refusals
 from tests.checkpoints.mangling import prefixed, randomised
 from tests.command_line import CommandLine
@@ -117,10 +118,24 @@ def test_the_command_prints_both_differences(tmp_path, cli):
         ("swin_t", "timm", "swin_tiny_patch4_window7_224"),
         ("convnext_tiny", "timm", "convnext_tiny"),
         ("regnety_004", "torchvision", "regnet_y_400mf"),
+        ("regnet_x_400mf", "timm", "regnetx_004_tv"),
+        ("regnetx_004_tv", "torchvision", "regnet_x_400mf"),
     ],
 )
 def test_candidates_of_the_other_library(name, library, expected):
     assert expected in alike(name, library)
+
+
+def test_the_order_of_use():
+    """`after` is used first here; `token` belongs to the network itself, which is called before its children."""
+    swapped = order_of_use(resolve(f"{HERE}:Theirs", ("swapped=True",)), ["2x5x8"])
+    assert swapped[:3] == ("cls", "embed.weight", "embed.bias")
+    assert swapped.index("after.weight") < swapped.index("before.weight")
+    plain = order_of_use(resolve(f"{HERE}:Theirs"), ["2x5x8"])
+    assert plain.index("before.weight") < plain.index("after.weight")
+    assert order_of_use(resolve(f"{HERE}:Theirs"), ["2x5x9"]) == ()  # it cannot run on that
+    assert order_of_use(resolve(f"{HERE}:ready"), ["2x12"]) == ()  # an object of the user's is not hooked into
+    assert not any(name.startswith("aux") for name in order_of_use(resolve(f"{HERE}:Sides"), ["2x8"]))
 
 
 def test_a_model_that_exists_already_is_not_changed(tmp_path):
