@@ -109,3 +109,28 @@ def test_unknown_optimiser_and_grouping() -> None:
         step(nn.Linear(2, 2), torch.zeros(1, 2), optimizer="adamx")
     with pytest.raises(BadInput, match="call"):
         step(nn.Linear(2, 2), torch.zeros(1, 2), by="call")
+
+
+def test_a_residual_network_to_the_last_digit() -> None:
+    """ResNet-18 at 224 by hand, so that every release of torch gives the same integers."""
+    torchvision = pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        model = torchvision.models.resnet18()
+    found = step(model, torch.empty(1, 3, 224, 224, device="meta"), optimizer="adamw")
+    assert found.forward.macs == 1_814_073_344  # torchvision publishes 1.814 G
+    assert found.weight_gradients.macs == found.forward.macs
+    assert found.input_gradients.macs == found.forward.macs - 112 * 112 * 64 * 3 * 49  # but the image
+
+    # Elements of a feature map at each scale; how many convolutions put one out, each with a norm.
+    stem, one, two, three, four = 64 * 112**2, 64 * 56**2, 128 * 28**2, 256 * 14**2, 512 * 7**2
+    normed = stem + 4 * one + 5 * (two + three + four)
+    rectified = stem + 4 * (one + two + three + four)
+    pooled, added = one, 2 * (one + two + three + four)
+    # Norms: 5 and the affine pair. Pools: 8 comparisons, a mean. 20 counters of batches. The bias of the head.
+    forward = 7 * normed + rectified + 8 * pooled + added + four + 20 + 1000
+    assert found.forward.flops == 2 * found.forward.macs + forward
+    # What goes into a block goes two ways, and both gradients are added: each block's input, the first one's a pool's.
+    forks = 3 * one + 2 * two + 2 * three + four
+    backward = 8 * normed + rectified + pooled + forks + four + 1000
+    assert found.backward.flops == 2 * found.backward.macs + backward
+    assert found.flops == 2 * found.macs + forward + backward + 14 * 11_689_512
