@@ -241,8 +241,8 @@ def _facts(result: TrainingResult) -> tuple[Fact, ...]:
         Fact("Input", ", ".join(result.inputs) or "none"),
         _fact("Forward", result.forward, ""),
         _fact("Backward", result.backward, times),
-        _fact("  of inputs", result.input_gradients, ", gradients of activations"),
-        _fact("  of weights", result.weight_gradients, ", gradients of parameters"),
+        _fact("Input grads", result.input_gradients, ", of activations"),
+        _fact("Weight grads", result.weight_gradients, ", of parameters"),
     ]
     if again.flops:
         facts.append(_fact("Recomputed", again, ", a forward that runs again (checkpointing)"))
@@ -285,9 +285,9 @@ def _table(result: TrainingResult) -> Table:
         *([Column("trained", "Trained", Unit.QUANTITY, priority=7)] if result.by == "module" else []),
         Column("forward", "Forward MACs", Unit.MACS),
         Column("backward", "Backward MACs", Unit.MACS),
-        Column("input", "Of inputs (MACs)", Unit.MACS, priority=5),
-        Column("weight", "Of weights (MACs)", Unit.MACS, priority=6),
-        *([Column("recomputed", "Again (MACs)", Unit.MACS, priority=1)] if recomputed else []),
+        Column("input", "Input-grad MACs", Unit.MACS, priority=5),
+        Column("weight", "Weight-grad MACs", Unit.MACS, priority=6),
+        *([Column("recomputed", "Recomputed MACs", Unit.MACS, priority=1)] if recomputed else []),
         Column("share", "Share", Unit.SHARE, priority=1 if result.by == "module" else 2, bar=True),
         Column("flops", "FLOPs", Unit.FLOPS, priority=3 if result.by == "module" else 1),
     ]
