@@ -247,3 +247,18 @@ def test_file_names() -> None:
     long = file_name("x" * 300, taken)
     assert len(long) == 80
     assert file_name("x" * 299, taken) != long
+
+
+def test_the_pictures_of_the_readme_are_those_of_its_command(cli: CommandLine) -> None:
+    samples = ROOT / "samples"
+    answer = cli(
+        "features", f"{SAMPLES}:DigitCNN", "--weights", str(samples / "digit_cnn.pth"), "--image",
+        str(samples / "digit_a.png"), "--layers", "features.?", "-o", "seen",
+    )  # fmt: skip
+    assert answer.code == 0
+    for name in ("features.0.grid.png", "features.3.overlay.png"):
+        made, kept = (
+            np.asarray(Image.open(place / name), dtype=int) for place in (Path("seen/digit_a"), samples / "seen")
+        )
+        assert made.shape == kept.shape
+        assert np.abs(made - kept).mean() < 1

@@ -141,7 +141,7 @@ def test_weights_of_a_file_are_repaired(tmp_path: Path) -> None:
     for seen in (by_option, as_target):
         assert seen.weights.kind == "file"
         assert torch.equal(seen.model.head.weight, net.head.weight)
-        assert "repaired in memory: leading module." in seen.notes[0].text
+        assert "repaired in memory (leading module.)" in seen.notes[0].text
 
 
 def test_weights_that_do_not_fit(cli: CommandLine) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +70,37 @@ class Stats:
 def stats_of(tensor: Tensor, channels: Sequence[int]) -> Stats:
     """The figures of one output; `channels` are the axes that number its channels (none: it has one channel).
 
-    Complex values count by their magnitude, truth values as 0 and 1. The operators are chosen for their speed:
-    `std_mean` and `count_nonzero` over axes take ten times as long as what stands here for them.
+    Complex values count by their magnitude, truth values as 0 and 1. In numpy, whose reductions cost a tenth of torch's
+    `std_mean` and `count_nonzero` over axes, and whose small operators cost less to call.
     """
-    values = plain_values(tensor)
-    if not values.numel():
-        nothing = float("nan")
+    values: Array = plain_values(tensor).numpy()
+    nothing = math.nan
+    if not values.size:
         return Stats(0, nothing, nothing, nothing, nothing, 0, 0, ())
-    others = [dim for dim in range(values.dim()) if dim not in channels]
-    highest, lowest = (values.amax(others), values.amin(others)) if others else (values, values)
+    others = tuple(dim for dim in range(values.ndim) if dim not in channels)
+    highest, lowest = values.max(axis=others), values.min(axis=others)
     low, high = float(lowest.min()), float(highest.max())
-    zeros = values.numel() - int(np.count_nonzero(values.numpy())) if not (low > 0 or high < 0) else 0
-    dead = tuple(torch.nonzero((highest == 0).logical_and_(lowest == 0).reshape(-1)).reshape(-1).tolist())
+    zeros = 0 if low > 0 or high < 0 else values.size - int(np.count_nonzero(values))
+    dead = tuple(np.flatnonzero((highest == 0) & (lowest == 0)).tolist()) if zeros else ()
     if math.isfinite(low) and math.isfinite(high):
-        return Stats(values.numel(), *_moments(values), low, high, zeros, highest.numel(), dead)
-    finite = values[torch.isfinite(values)]
-    nan, inf = int(torch.isnan(values).sum()), int(torch.isinf(values).sum())
-    nothing = float("nan")
-    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (nothing, nothing)
-    mean, std = _moments(finite) if finite.numel() else (nothing, nothing)
-    return Stats(values.numel(), mean, std, low, high, zeros, highest.numel(), dead, nan, inf)
+        return Stats(values.size, *_moments(values), low, high, zeros, highest.size, dead)
+    finite = values[np.isfinite(values)]
+    nan = int(np.isnan(values).sum())
+    inf = values.size - finite.size - nan
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (nothing, nothing)
+    mean, std = _moments(finite) if finite.size else (nothing, nothing)
+    return Stats(values.size, mean, std, low, high, zeros, highest.size, dead, nan, inf)
 
 
-def _moments(values: Tensor) -> tuple[float, float]:
+def _moments(values: Array) -> tuple[float, float]:
     """Mean and standard deviation of finite values, in their own precision; in float64 where that overflows."""
-    mean = float(values.mean())
-    apart = (values - mean).reshape(-1)
-    spread = float(torch.dot(apart, apart)) / apart.numel()
-    if math.isfinite(spread) or values.dtype == torch.float64:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(values.mean())
+        apart = (values - values.dtype.type(mean)).ravel(order="K")
+        spread = float(np.dot(apart, apart)) / apart.size
+    if math.isfinite(spread) or values.dtype == np.float64:
         return mean, math.sqrt(spread)
-    return _moments(values.double())
+    return _moments(values.astype(np.float64))
 
 
 def plain_values(tensor: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def _grids(trace: Trace, found: Sequence[tuple[Axes, ...]]) -> Mapping[tuple[int
 
 
 def layout_of(shape: Shape, axes: Axes, grids: Mapping[tuple[int, int], None]) -> Layout:
-    """How to look at a tensor of `shape` whose axes are known as far as `axes` says."""
+    """How to look at a tensor of `shape`, made of one picture, whose axes are known as far as `axes` says."""
     if 0 in shape or not shape:
         return Layout(NOTHING if shape else VECTOR, "empty" if shape else "scalar")
     axes = axes if len(axes) == len(shape) else (Axis(UNKNOWN),) * len(shape)
@@ -160,7 +160,7 @@ def layout_of(shape: Shape, axes: Axes, grids: Mapping[tuple[int, int], None]) -
         windowed = _windows(shape, axes, letters, channel)
         if windowed is not None:
             return windowed
-    free = [dim for dim, size in enumerate(shape) if size > 1 and not (dim == 0 and letters[0] == BATCH)]
+    free = [dim for dim, size in enumerate(shape) if size > 1]
     if channel is None:
         return _by_sizes(shape, letters, free, grids)
     return _with_channel(shape, letters, channel, [dim for dim in free if dim != channel], grids)
@@ -187,7 +187,7 @@ def _tokens(shape: Shape, axes: Axes, letters: list[str], channel: int) -> Layou
     axis = axes[dim]
     if numel(axis.grid) + axis.before + axis.after != shape[dim]:
         return None
-    rest = tuple(d for d, size in enumerate(shape) if size > 1 and d not in (dim, channel) and letters[d] != BATCH)
+    rest = tuple(d for d, size in enumerate(shape) if size > 1 and d not in (dim, channel))
     groups = tuple(d for d in rest if letters[d] == GROUP)
     if len(groups) != len(rest):
         return None

@@ -67,6 +67,7 @@ class Look:
         from modelprobe.tracing.capture import first_names
 
         self.first = first_names(sight.model)
+        self._memory: dict[str, Tensor] = {}
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
         self._surveys: dict[Any, tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]] = {}
@@ -162,7 +163,7 @@ class Look:
         from modelprobe.tracing.capture import captured_until, check_captured
 
         try:
-            captured = captured_until(self.sight.model, arguments, self.paths, until)
+            captured = captured_until(self.sight.model, arguments, self.paths, until, self._memory)
         except (ProbeError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:

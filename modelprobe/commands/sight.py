@@ -340,5 +340,5 @@ def _from_file(target: Target, asked: Looking, file: str) -> Weighted:
             f"`modelprobe keys {file} --for {target.spec}` says why",
         ) from error
     rules = ", ".join(dict.fromkeys(applied.rule for applied in plan.applied))
-    said = (Note(f"{file} was repaired in memory: {rules}.", Level.INFO),) if rules else ()
+    said = (Note(f"The names in {file} were repaired in memory ({rules}).", Level.INFO),) if rules else ()
     return model, Weights("file", file, True), None, (*notes, *said)

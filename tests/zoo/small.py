@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -64,9 +65,17 @@ def _on_meta(arguments: Any) -> Any:
 
 
 def built(target: Target) -> nn.Module:
-    """The network on the CPU with weights that are random, cheap, and keep activations within bounds."""
-    with parameters_on_meta(), without_warnings():
-        model = target.source.make(target.given).eval()
+    """The network on the CPU with weights that are random, cheap, and keep activations within bounds.
+
+    Parameters are made on meta, which spares their initialisation; a few constructors compute with them, and with their
+    device: those are built as they are.
+    """
+    model = None
+    with without_warnings():
+        with parameters_on_meta(), suppress(Exception):
+            model = target.source.make(target.given).eval()
+        if model is None or any(buffer.is_meta for buffer in model.buffers()):
+            return target.source.make(target.given).eval()
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
