@@ -113,11 +113,22 @@ def fitted(draft: Draft) -> None:
         hint = f"--prefix {prefix} takes the others, --drop '{prefix}.*' leaves them out"
         draft.trouble("which network", text, twins, hint)
         return
+    if not reason and _second(draft, list(names), outside):
+        text = f"{len(outside):,} tensors beside {prefix} have the shapes of that network too, such as {outside[0]}"
+        draft.trouble("which network", text, outside, f"--prefix {prefix} takes those under it")
+        return
     if outside and not any(name in wanted for name in outside):
         draft.drop(outside, "beside the network", f"not under {prefix}, where the network is{reason}")
     stripped = {name: new for name, new in names.items() if name in draft.parts}
     title = _title(prefix, stripped)
     draft.rename(stripped, title, _because(prefix, title) + reason)
+
+
+def _second(draft: Draft, inside: list[str], outside: list[str]) -> bool:
+    """Whether what stands beside the network could be another one like it, under names of its own."""
+    shapes = Counter(draft.parts[name].shape for name in inside)
+    others = Counter(draft.parts[name].shape for name in outside)
+    return len(inside) > 1 and sum((shapes & others).values()) >= RIVAL * len(inside)
 
 
 def _because(prefix: str, title: str) -> str:
