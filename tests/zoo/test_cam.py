@@ -1,0 +1,66 @@
+"""`cam` with no `--layer` on one architecture of every timm family and on every torchvision classifier.
+
+Weights are random and cheap, pictures small where the architecture allows it. The layer is chosen as for a person; its
+map must be finite, not empty, of the image's size and of the layer's grid, and that grid must be as wide as it is high,
+since the picture is.
+"""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from modelprobe.analyzers.cam_layer import Choice, choose_layer, lay_out
+from modelprobe.analyzers.class_maps import class_map, scores
+from modelprobe.model.image import open_image
+from tests.samples import ROOT
+from tests.zoo.small import built, recorded, smallest
+
+pytestmark = pytest.mark.zoo
+
+EXCEPTIONS: dict[str, str] = {}
+"""Family or builder -> the mathematical reason why no map can be made. Nothing stands here."""
+
+IN_PARTS = {
+    "crossvit": "two branches of patches, whose class tokens alone meet in the scores",
+}
+"""Family or builder -> why no single layer carries everything from the picture to the scores: a note says so."""
+
+FAMILIES = timm.list_modules()
+BUILDERS = torchvision.models.list_models(module=torchvision.models)
+
+
+def look(spec: str) -> Choice:
+    """The chosen layer, after its map was made and looked at."""
+    photo = open_image(ROOT / "samples" / "shapes.png")
+    target, seeing, _ = recorded(spec, photo)
+    if spec.startswith("timm:") and not getattr(built(target), "num_classes", 1):
+        target = target.with_given({"num_classes": 10})  # a backbone that is published without a head
+    model, image = built(target), seeing.tensor(photo)
+    layout = lay_out(model, image)
+    logits = scores(model, image)
+    best = int(logits.argmax())
+    choice = choose_layer(model, image, None, layout)
+    found = class_map(model, image, best, "gradcam", choice, logits)
+    grid = choice.layer.grid
+    assert tuple(found.raw.shape) == (grid.height, grid.width)
+    assert found.map.shape == image.shape[-2:]
+    assert torch.isfinite(found.raw).all()
+    assert found.raw.any()
+    assert grid.height == grid.width
+    print(f"{spec} {tuple(image.shape[-2:])} {choice.layer.path} {grid.height}x{grid.width} {grid.layout}")
+    return choice
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_timm_family(family: str) -> None:
+    assert family not in EXCEPTIONS, EXCEPTIONS[family]
+    assert look(f"timm:{smallest(family)}").whole == (family not in IN_PARTS)
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_every_torchvision_classifier(builder: str) -> None:
+    assert builder not in EXCEPTIONS, EXCEPTIONS[builder]
+    assert look(f"torchvision:{builder}").whole
