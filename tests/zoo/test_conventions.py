@@ -18,7 +18,7 @@ from tests.zoo.live_tools import INSTALLED, ask, fvcore_activations
 
 timm = pytest.importorskip("timm")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.zoo
 
 MODELS = """
     torchvision:alexnet torchvision:resnet18 torchvision:resnext50_32x4d torchvision:squeezenet1_1
