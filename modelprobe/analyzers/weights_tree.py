@@ -54,12 +54,12 @@ def name_rows(
     names = _Names(named)
     if depth is not None:
         return tuple(_flat(_Folder(names, depth).roots)), 0
-    best = _Folder(names, 2)
+    best = _Folder(names, 2, FITTING)
     if best.rows > FITTING:
-        rows = list(_flat(_Folder(names, 1).roots))
-        return tuple(rows[:MOST_ROWS]), max(0, len(rows) - MOST_ROWS)
+        best = _Folder(names, 1, MOST_ROWS - 1)
+        return tuple(_flat(best.roots)), best.left_out
     while best.cut:
-        deeper = _Folder(names, best.limit + 1)
+        deeper = _Folder(names, best.limit + 1, FITTING)
         if deeper.rows > FITTING:
             break
         best = deeper
@@ -186,12 +186,15 @@ class _Names:
 class _Folder:
     """The tree down to `limit` levels, folded while it is built: of a run of equal blocks only one is ever in memory.
 
-    `rows` counts those to be shown, `cut` tells whether something lies deeper.
+    `rows` counts those to be shown, `cut` tells whether something lies deeper. Of what lies directly below one prefix,
+    no more than one beyond `most` is taken; the rest is counted in `left_out`.
     """
 
-    def __init__(self, names: _Names, limit: int) -> None:
+    def __init__(self, names: _Names, limit: int, most: int | None = None) -> None:
         self.limit = limit
         self.cut = False
+        self.left_out = 0
+        self._most = most
         self._names = names
         self.roots, _ = self._level(range(len(names.named)), 0, 0, 0)
         self.rows = sum(1 for _ in _flat(self.roots))
@@ -204,7 +207,11 @@ class _Folder:
             for index in members:
                 total.count(self._names.named[index][1])
         elif members:
-            for run in self._names.runs(members, start, segments):
+            runs = self._names.runs(members, start, segments)
+            for number, run in enumerate(runs):
+                if self._most is not None and len(found) > self._most:
+                    self.left_out += len(runs) - number
+                    break
                 total.merge(self._add(found, run, depth), len(run.labels))
                 found[-1].copies += run.labels[1:]
         return found, total
