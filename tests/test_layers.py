@@ -25,7 +25,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     # The tools are imported inside the functions that ask them, which only a child process calls.
     "peers": (BASE, {"torch", "thop", "torchinfo", "fvcore", "ptflops"}),
     "model": ({*BASE, "checkpoints"}, {*ZOOS, "PIL", "numpy", "safetensors", "huggingface_hub"}),
-    "analyzers": ({*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "__init__"}, ZOOS | {"numpy", "PIL", "captum"}),
+    "analyzers": (
+        {*BASE, "tracing", "checkpoints", "pictures", "model", "peers", "__init__"},
+        ZOOS | {"numpy", "PIL", "captum"},
+    ),
     "renderers": ({"report", "units"}, set()),
     "output": ({*BASE, "renderers"}, {"rich"}),
     "options": ({*BASE, "renderers", "output"}, {"typer"}),

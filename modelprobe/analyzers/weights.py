@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelprobe.analyzers.result import Result
@@ -158,14 +158,24 @@ def summarize_weights(
     Raises BadInput for a branch that the file does not have.
     """
     chosen = checkpoint.branch if branch is None else _asked(checkpoint, branch)
-    entries = checkpoint.tensors_in(chosen) if chosen else ()
     start = len(chosen.path) if chosen else 0
-    named = [(".".join(entry.path[start:]), entry) for entry in entries]
-    reused = _reused(checkpoint.tensors)
+    named = [(".".join(entry.path[start:]), entry) for entry in (checkpoint.tensors_in(chosen) if chosen else ())]
+    return replace(
+        _summary(checkpoint, chosen, named, depth, all_tensors),
+        stats=_stats(checkpoint, chosen, named) if stats else None,
+        verification=_verification(checkpoint) if verified else None,
+    )
+
+
+def _summary(
+    checkpoint: Checkpoint, chosen: Branch | None, named: list[tuple[str, TensorEntry]], depth: int | None, every: bool
+) -> WeightsSummary:
+    """What the headers say of the chosen branch, and of the file around it."""
+    entries, reused = [entry for _, entry in named], _reused(checkpoint.tensors)
     unique = _unique(entries, reused)
     values = [*_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
     roles = _elements_by_role(unique)
-    rows, left_out = name_rows(named, depth, all_tensors)
+    rows, left_out = name_rows(named, depth, every)
     return WeightsSummary(
         path=checkpoint.path, format=checkpoint.format, version=checkpoint.version, size=checkpoint.size, branch=chosen,
         alternatives=tuple(other for other in checkpoint.branches if chosen is None or other.path != chosen.path),
@@ -181,16 +191,14 @@ def summarize_weights(
         wasted_bytes=_wasted(checkpoint.tensors, reused),
         optimizer_bytes=sum(c.nbytes for c in checkpoint.tree.children if "optim" in c.key.lower()),
         all_bytes=sum(storage.length for storage in checkpoint.storages.values()),
-        values=tuple(values if all_tensors else values[:MOST_VALUES]),
-        values_left_out=0 if all_tensors else max(0, len(values) - MOST_VALUES),
+        values=tuple(values if every else values[:MOST_VALUES]),
+        values_left_out=0 if every else max(0, len(values) - MOST_VALUES),
         globals=_globals(checkpoint),
         wrappers=checkpoint.wrappers if chosen == checkpoint.branch else (),
         findings=checkpoint.findings,
         flags=tuple(sorted(Counter(flag for entry in checkpoint.tensors for flag in entry.flags).items())),
         code=checkpoint.code,
         damaged=checkpoint.damaged,
-        stats=_stats(checkpoint, chosen, named) if stats else None,
-        verification=_verification(checkpoint) if verified else None,
     )  # fmt: skip
 
 
