@@ -29,7 +29,8 @@ IN_PARTS = {
 """Family or builder -> why no single layer carries everything from the picture to the scores: a note says so."""
 
 FAMILIES = timm.list_modules()
-BUILDERS = torchvision.models.list_models(module=torchvision.models)
+MODELS = torchvision.models
+BUILDERS = [*MODELS.list_models(module=MODELS), *MODELS.list_models(module=MODELS.quantization)]
 
 
 def look(spec: str) -> Choice:
