@@ -245,7 +245,7 @@ def _facts(result: TrainingResult) -> tuple[Fact, ...]:
         _fact("Weight grads", result.weight_gradients, ", of parameters"),
     ]
     if again.flops:
-        facts.append(_fact("Recomputed", again, ", a forward that runs again (checkpointing)"))
+        facts.append(_fact("Recomputed", again, ", computed again (checkpointing)"))
     each = f"{step.name}, {step.flops_per_element} FLOPs per trained parameter"
     missing = sum(item.count for item in result.uncounted)
     return (

@@ -135,6 +135,17 @@ def test_checkpointing_computes_the_middle_again(reentrant: bool) -> None:
     assert weights(found) == found.forward.macs
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_stops_where_nothing_more_is_needed(reentrant: bool) -> None:
+    """The last product of a block is not computed again, since its gradients need its operands alone; the reentrant
+    kind runs the whole block all the same."""
+    net = Checkpointed(reentrant)
+    net.middle = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    found = both(net, torch.zeros(3, 4))
+    assert macs(found, "recomputation") == 3 * 32 * (2 if reentrant else 1)
+    assert macs(found) == 3 * 16 + 2 * 3 * 64 + 2 * 3 * 8
+
+
 def test_shared_weights_are_summed_and_every_call_is_counted() -> None:
     found = both(models.Shared(), torch.zeros(2, 8))
     # a runs three times (the first time its input wants nothing); encoder and decoder hold one weight.
