@@ -172,6 +172,14 @@ def test_a_shared_module_is_taken_once_by_a_wildcard() -> None:
     assert list(found) == ["b", "b#2", "b#3"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_runs_past_hooks() -> None:
+    net = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    with pytest.raises(BadInput) as raised, modelprobe.capture(net, "0"):
+        net(torch.ones(1, 4))
+    assert "TorchScript" in raised.value.hint
+
+
 def test_wildcards_cross_dots() -> None:
     paths, exact = chosen_layers(torchvision.models.resnet18(), ["layer[12]", "*.downsample.0", "fc"])
     assert paths == [

@@ -216,6 +216,17 @@ def test_layers_without_anything_to_show(cli: CommandLine) -> None:
     assert [layer["name"] for layer in json.loads(answer.out)["layers"]] == ["conv"]
 
 
+def test_pictures_at_the_ends_of_what_is_possible(cli: CommandLine) -> None:
+    Image.new("RGB", (1, 1), (9, 99, 9)).save("one.png")
+    Image.new("L", (20_000, 30), 7).save("wide.png")
+    answer = cli("features", CNN, "--layers", "features.0", "--image", "one.png", "--image", "wide.png")
+    assert answer.code == 0
+    said_once = " ".join(answer.out.split())
+    assert "warning: one.png: only 1 x 1 pixels, enlarged 224 times." in said_once
+    assert "wide.png: grey, given to the model as three equal channels." in said_once
+    assert cli("features", CNN, "--layers", "features.0", "--image", "one.png", "--strict").code == 3
+
+
 def test_without_a_picture_it_is_noise_and_says_so(cli: CommandLine) -> None:
     answer = cli("features", CNN, "--layers", "head", *SMALL)
     assert "No picture was given: seeded noise" in answer.out

@@ -25,7 +25,10 @@ ListOpt = Annotated[
     ),
 ]
 ChannelsOpt = Annotated[
-    int, typer.Option("--channels", metavar="N", min=1, max=1024, help="Most in a grid.", rich_help_panel=PICTURES)
+    int,
+    typer.Option(
+        "--channels", metavar="N", min=1, max=1024, help="How many a grid shows at most.", rich_help_panel=PICTURES
+    ),
 ]
 SortOpt = Annotated[
     str,

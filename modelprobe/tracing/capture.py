@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import reduce
 from typing import Any
 
 import torch
@@ -111,8 +112,9 @@ def hooked(
 
     with ExitStack() as stack:
         for path in paths:
-            handle = model.get_submodule(path).register_forward_hook(hook_of(path))
-            stack.callback(handle.remove)
+            module: nn.Module = reduce(getattr, path.split("."), model)
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hook, and calls its parts past any
+                stack.callback(module.register_forward_hook(hook_of(path)).remove)
         yield found
 
 
@@ -202,7 +204,9 @@ def check_captured(model: nn.Module, found: Captured, exact: Sequence[str]) -> N
         if path in found.calls:
             raise BadInput(f"the layer {path} ({kind}) put out no tensor", "name a layer around it or inside it")
         inside = [name for name in found.calls if name.startswith(f"{path}.")]
-        if type(module).forward is nn.Module.forward or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        if isinstance(module, torch.jit.ScriptModule):
+            hint = "it is TorchScript, which runs past hooks: name the model that it was made from"
+        elif type(module).forward is nn.Module.forward or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             hint = f"it is a list that is never called itself: '{path}.*' names what is in it"
         else:
             hint = (
