@@ -128,7 +128,8 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
         yield Note(f"{finding.text}.", Level.WARNING if finding.serious else Level.INFO)
     for flag, count in result.flags:
         if flag not in ("by-name", "non-persistent"):
-            yield Note(f"{count:,} tensors: {FLAG_TEXT.get(flag, flag)}.", _level(flag))
+            many = "1 tensor" if count == 1 else f"{count:,} tensors"
+            yield Note(f"{many}: {FLAG_TEXT.get(flag, flag)}.", _level(flag))
     danger = [use.name for use in result.globals if use.verdict is Verdict.DANGEROUS]
     if danger:
         yield Note(
