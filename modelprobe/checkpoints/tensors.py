@@ -96,6 +96,8 @@ class TensorReader:
             if flag in UNREADABLE:
                 raise BadInput(f"{entry.name} cannot be read as plain values: {FLAG_TEXT[flag]}")
         storage = self._checkpoint.storages.get(entry.storage)
+        if "://" in self._checkpoint.path:
+            raise BadInput(f"{self._checkpoint.path} is not on this machine", "download it first: values are read")
         if storage is None or not storage.located:
             raise BadInput(f"{entry.name} cannot be read: its bytes have no fixed place in the file")
         return storage

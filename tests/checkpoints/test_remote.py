@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from modelprobe.analyzers.convert import convert_weights
+from modelprobe.analyzers.diff import diff_weights
+from modelprobe.analyzers.weights import summarize_weights
 from modelprobe.checkpoints.reader import open_checkpoint
 from modelprobe.checkpoints.remote import HttpSource
 from modelprobe.errors import BadInput
@@ -141,3 +144,17 @@ def test_limits(server: tuple[type[Server], str]) -> None:
     for address in addresses:
         with pytest.raises(BadInput):
             HttpSource(address)
+
+
+def test_values_are_not_fetched(server: tuple[type[Server], str], tmp_path: Path) -> None:
+    handler, url = server
+    handler.content = safetensors({"a": entry()}, b"\0" * 8)
+    for doing in (
+        lambda: convert_weights(f"{url}/file", tmp_path / "out.pt"),
+        lambda: diff_weights(f"{url}/file", f"{url}/file"),
+        lambda: summarize_weights(open_checkpoint(f"{url}/file"), stats=True),
+        lambda: summarize_weights(open_checkpoint(f"{url}/file"), verified=True),
+    ):
+        with pytest.raises(BadInput, match="not on this machine"):
+            doing()
+    assert list(tmp_path.iterdir()) == []
