@@ -15,8 +15,6 @@ from modelprobe.analyzers.class_maps import class_map, scores
 from modelprobe.model.weights import load_state_dict_for
 from tests.samples import ROOT, models
 
-pytest.importorskip("sklearn")
-
 _spec = importlib.util.spec_from_file_location("samples_digits", ROOT / "samples" / "digits.py")
 digits = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = digits
