@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.peers.peer import Peer
+from modelprobe.peers.peer import Peer, positional
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +17,8 @@ def ask(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
     import torch
     from torchinfo import summary
 
+    with suppress(TypeError):  # by place, where it can be: some names mean something to torchinfo itself
+        args, kwargs = positional(model, args, kwargs), {}
     # Without a device it moves the model to a GPU where there is one.
     tensors = (*model.parameters(), *(value for value in args if isinstance(value, torch.Tensor)))
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))

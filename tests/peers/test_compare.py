@@ -149,6 +149,21 @@ def test_arguments_by_place_and_by_name() -> None:
         named(nn.Sequential(type("Any", (nn.Module,), {"forward": lambda self, *x: x})())[0], (1, 2), {})
 
 
+def test_torchinfo_is_given_names_that_it_uses_itself() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor, scale: torch.Tensor, *, twice: bool = False) -> torch.Tensor:
+            return self.layer(x) * scale * (1 + twice)
+
+    ask, scale = PEERS["torchinfo"].ask, torch.ones(1)
+    x = torch.zeros(2, 8)
+    assert ask(Scaled().eval(), (), {"x": x, "scale": scale}) == 2 * (8 * 4 + 4)
+    assert ask(Scaled().eval(), (x, scale), {"twice": True}) == 2 * (8 * 4 + 4)
+
+
 # The command, with tools of ours in the place of the real ones
 
 
