@@ -11,10 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
+from modelprobe.model.declared import IMAGES, PAIR, VIDEO
 from modelprobe.model.image import Photo, gathered, open_image
 from modelprobe.model.labels import Labels
 from modelprobe.model.transform import Preprocessing
 from modelprobe.report import Fact, Level, Note
+
+TAKEN = {IMAGES: "a list of pictures", VIDEO: "the frames of a video", PAIR: "two pictures"}
+"""What else a network may be made for, in words."""
 
 Progress = Callable[[str], AbstractContextManager[Any]]
 """Says, while a body runs, what is being done."""
@@ -38,8 +42,10 @@ class View:
         """The picture [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
         arguments = self.preprocessing.arguments(photo)
         if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
+            taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
             raise BadInput(
-                f"{self.name} takes {self.preprocessing.kind}, not one picture", f"{what} is for one picture"
+                f"{self.name} takes {taken}, not one picture",
+                f"{what} is for networks that look at one; `features` shows the layers of this one",
             )
         return arguments[0]
 
