@@ -19,14 +19,20 @@ from tests.command_line import SAMPLES
 SIZES = [(301, 200), (199, 333), (64, 64), (20, 45), (500, 30)]
 """Width and height: wide, tall, square, smaller than the crop, a sliver."""
 
-TORCHVISION = ["resnet18", "inception_v3", "swin_v2_t", "deeplabv3_resnet50"]
+
+def costly(*names: str) -> list:
+    """Networks whose building takes a while: with the zoos."""
+    return [pytest.param(name, marks=pytest.mark.zoo) for name in names]
+
+
+TORCHVISION = ["resnet18", *costly("inception_v3", "swin_v2_t", "deeplabv3_resnet50", "vit_h_14", "efficientnet_b1")]
 TIMM = [
     "timm:resnet18",  # centre, bicubic
     "timm:tf_efficientnet_lite0",  # mean and std of 0.5
-    "timm:vit_base_patch16_siglip_224",  # squash
-    "timm:vit_small_plus_patch16_dinov3",
-    "timm:efficientvit_b3.r288_in1k",  # another size
-    "timm:vit_base_patch16_sapiens2",  # not square
+    *costly("timm:vit_base_patch16_siglip_224"),  # squash
+    *costly("timm:vit_small_plus_patch16_dinov3"),
+    *costly("timm:efficientvit_b3.r288_in1k"),  # another size
+    *costly("timm:vit_base_patch16_sapiens2"),  # not square
 ]
 
 

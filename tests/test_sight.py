@@ -125,6 +125,7 @@ def test_other_class_counts_do_not_take_published_weights(hub: Path) -> None:
     assert "num_classes" in seen.weights.reason
 
 
+@pytest.mark.zoo
 def test_none_are_published() -> None:
     import timm
 
