@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -24,8 +25,8 @@ ORDER, ANSWER = "order.json", "answer.json"
 
 def carry_out(folder: str, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
     """Answer the order in `folder`. Does not return: threads that a tool left behind must not hold the process."""
-    _end_with_parent()
     home = Path(folder)
+    _end_with_parent(home.parent)
     try:
         found = answer(json.loads((home / ORDER).read_text(encoding="utf-8")))
     except BaseException as error:  # noqa: BLE001 - whatever the tool raises is its answer, also `sys.exit`
@@ -43,8 +44,11 @@ def _told(error: BaseException) -> str:
     return text if isinstance(error, SystemExit) else f"raised {type(error).__name__}: {text}"
 
 
-def _end_with_parent() -> None:
-    """End the whole process group when the parent is gone, and offer it first where memory runs out."""
+def _end_with_parent(shared: Path) -> None:
+    """End the whole process group when the parent is gone, and offer it first where memory runs out.
+
+    `shared` is the folder of all children, which the parent then cannot remove any more.
+    """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with suppress(OSError):
@@ -52,13 +56,14 @@ def _end_with_parent() -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        threading.Thread(target=_watch, args=(line,), daemon=True).start()
+        threading.Thread(target=_watch, args=(line, shared), daemon=True).start()
 
 
-def _watch(line: int) -> None:
+def _watch(line: int, shared: Path) -> None:
     """The parent holds the other end open as long as it lives, and writes nothing."""
     with suppress(OSError):
         os.read(line, 1)
+    shutil.rmtree(shared, ignore_errors=True)
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -68,6 +68,7 @@ def test_children_end_when_we_are_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     assert_gone(note)
+    wait_for(lambda: [path.name for path in tmp_path.iterdir()] == ["note"])  # nothing is left on the disk
 
 
 def test_nothing_is_left_when_we_are_interrupted(tmp_path: Path) -> None:
