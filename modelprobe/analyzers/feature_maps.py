@@ -87,8 +87,7 @@ def _arranged(values: Array, layout: Layout) -> Array:
     if any(values.shape[dim] != 1 for dim in rest):
         raise ValueError(f"{values.shape} is not laid out as {layout.said}")
     sizes = [prod(values.shape[dim] for dim in group) for group in (layout.channels, layout.pieces)]
-    arranged: Array = values.transpose(*rest, *order)
-    arranged = arranged.reshape(*sizes, *(values.shape[dim] for dim in layout.space))
+    arranged: Array = values.transpose(*rest, *order).reshape(*sizes, *(values.shape[dim] for dim in layout.space))
     return arranged
 
 

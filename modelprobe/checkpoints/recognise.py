@@ -75,9 +75,7 @@ def recognise(source: Source) -> Kind:
         if head[at : at + len(magic)] == magic:
             return kind
     if (head[257:262] == b"ustar" or _is_tar(head)) and head.partition(b"\0")[0] in TORCH_TAR:
-        raise BadInput(
-            f"{source.name} is in torch's tar format of 2016", "load and save it again with torch below 1.6"
-        )
+        raise BadInput(f"{source.name} is in torch's tar format of 2016", "load and save it again with torch below 1.6")
     for at, magic, what, hint in NAMED:
         if head[at : at + len(magic)] == magic:
             raise BadInput(f"{source.name} {what}", hint)

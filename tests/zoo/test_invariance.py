@@ -1,4 +1,4 @@
-"""The same integers on every torch, on meta and on a real device, in any grad mode, of a copy; 8 times as much for 8."""
+"""The same integers on every torch, on meta and on a real device, in any grad mode; 8 times as much for 8 examples."""
 
 from __future__ import annotations
 
