@@ -47,7 +47,12 @@ def test_ctrl_c_ends_quickly_and_leaves_nothing(tmp_path, stage):
     (tmp_path / "slow.py").write_text(WAIT + STAGES[stage])
     arguments = ["flops", "slow.py:Net", "--input", "x=4", "-o", "out.json"]
     with subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind
     ) as process:
         lines = []
         while not lines or lines[-1] not in ("ready\n", ""):

@@ -116,7 +116,7 @@ def test_08_names_that_are_no_text(tmp_path):
         file.write(safetensors({"a": entry()}, b"\0" * 8))
     done = run("summary", place)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\udcff\x1b[31m" in done.stdout
+    assert rb"\udcff\x1b[31m" in done.stdout.replace(b"\n", b"")  # a long path is broken at the width
 
 
 def test_08_names_that_windows_reserves(tmp_path, cli, monkeypatch):

@@ -26,6 +26,7 @@ def ended(number: int, body) -> int:
     """Run `body` in a child, which sends itself the signal; the wait status."""
     child = os.fork()
     if child == 0:
+        signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
         try:
             body(lambda: os.kill(os.getpid(), number))
         finally:
