@@ -125,6 +125,9 @@ REDUCTIONS: list[tuple[str, Callable[[Tensor], Any], int]] = [
     ("clamp", lambda x: x.clamp(0, 1), 64),
     ("one bound", lambda x: x.clamp(min=0), 32),
     ("maximum", lambda x: torch.maximum(x, x[:1]), 32),
+    ("sum of two", lambda x: x + x, 32),
+    ("sum with a factor", lambda x: torch.add(x, x, alpha=2), 64),
+    ("difference with a factor", lambda x: torch.rsub(x, 1, 3), 64),
     ("lerp", lambda x: torch.lerp(x, x, 0.5), 96),
     ("addcmul", lambda x: torch.addcmul(x, x, x), 96),
     ("where", lambda x: torch.where(x > 0, x, x), 32),  # the comparison

@@ -14,7 +14,7 @@ from torch import Tensor
 from modelprobe.tracing.formulas.registry import Cost, formula
 
 _SIMPLE = """
-    add sub rsub subtract mul multiply div divide true_divide floor_divide remainder fmod neg negative abs absolute
+    mul multiply div divide true_divide floor_divide remainder fmod neg negative abs absolute
     sign sgn signbit maximum minimum fmax fmin square reciprocal floor ceil round trunc fix frac exp exp2 expm1 log
     log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh asinh acosh atanh atan2 arctan2 arctan arcsin
     arccos erf erfc erfinv special_erf special_expit special_erfcx special_ndtri special_log_ndtr special_i0e
@@ -121,6 +121,12 @@ _fill()
 def gelu(x: Tensor, *, approximate: str = "none", out: Tensor) -> Cost:
     """x/2 (1 + erf(x/sqrt 2)): 5. By tanh, x/2 (1 + tanh(c (x + 0.044715 x^3))): 9 (Hendrycks and Gimpel 2016)."""
     return Cost(0, out.numel() * (9 if approximate == "tanh" else 5))
+
+
+@formula("aten::add", "aten::sub", "aten::rsub", "aten::subtract", kind="elementwise")
+def add(x: Any, y: Any, alpha: Any = 1, *, out: Any) -> Cost:
+    """x + alpha y: a sum, and a product where alpha is not 1."""
+    return Cost(0, _first(out).numel() * (1 if alpha == 1 else 2))
 
 
 @formula("aten::clamp", "aten::clip", kind="elementwise")
