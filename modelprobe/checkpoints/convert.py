@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.gather import Gathered, gather, hinted, left_behind, skipped
+from modelprobe.checkpoints.gather import gather, hinted, left_behind, skipped
+from modelprobe.checkpoints.gathered import Gathered
 from modelprobe.checkpoints.others import Dropped
 from modelprobe.checkpoints.outgoing import Outgoing
 from modelprobe.checkpoints.reader import open_checkpoint

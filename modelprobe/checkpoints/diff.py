@@ -10,7 +10,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoints.entries import Checkpoint, Item, Scalar
-from modelprobe.checkpoints.gather import Gathered, gather, hinted
+from modelprobe.checkpoints.gather import gather, hinted
+from modelprobe.checkpoints.gathered import Gathered
 from modelprobe.checkpoints.outgoing import Outgoing, flat, raw
 
 if TYPE_CHECKING:

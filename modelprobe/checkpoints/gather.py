@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from modelprobe.checkpoints.branches import pick
 from modelprobe.checkpoints.dtypes import BITS
 from modelprobe.checkpoints.entries import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoints.gathered import Gathered, asked_branch
 from modelprobe.checkpoints.others import PICKLED, Dropped, Others, others_of
 from modelprobe.checkpoints.outgoing import Outgoing, outgoing
 from modelprobe.checkpoints.rebuild import packed_strides
@@ -23,22 +23,6 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What a new file is made of: the model's tensors by their names in it, and (for pt) what stands around them.
-
-    `whole` tells that `others` holds the tensors as well, in their places: the file is rebuilt as it was. `keeps` tells
-    that the other entries go along.
-    """
-
-    branch: Branch
-    tensors: tuple[Outgoing, ...]
-    others: Others
-    whole: bool = False
-    keeps: bool = False
-    metadata: dict[str, str] | None = None
-
-
 @contextmanager
 def hinted(path: str | Path) -> Iterator[None]:
     """Errors of the body that say nothing about what to do next are told to look into the file."""
@@ -47,17 +31,6 @@ def hinted(path: str | Path) -> Iterator[None]:
     except BadInput as error:
         error.hint = error.hint or f"`modelprobe summary {path}` shows what it holds"
         raise
-
-
-def asked_branch(found: Checkpoint, name: str | None) -> Branch:
-    """The branch a person named, else the chosen one. Raises BadInput when there is none."""
-    branch = found.branch if name is None else pick(found, name)
-    if branch is None and name is not None:
-        known = ", ".join(other.name or "." for other in found.branches) or "none"
-        raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
-    if branch is None:
-        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds")
-    return branch
 
 
 def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_others: bool = False) -> Gathered:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoints.entries import Checkpoint, TensorEntry
 from modelprobe.checkpoints.folders import member
-from modelprobe.checkpoints.gather import Gathered, asked_branch
+from modelprobe.checkpoints.gathered import Gathered, asked_branch
 from modelprobe.checkpoints.limits import DEFAULT
 from modelprobe.checkpoints.nodes import Node, attributes, get, integers, is_mapping, pairs
 from modelprobe.checkpoints.others import Dropped, Others, others_of

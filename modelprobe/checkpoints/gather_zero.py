@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoints.entries import Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoints.formats.deepspeed import MODEL_STATES, OPTIM_STATES, SHAPES
-from modelprobe.checkpoints.gather import Gathered
+from modelprobe.checkpoints.gathered import Gathered
 from modelprobe.checkpoints.nodes import Node, get, integers, is_mapping, pairs
 from modelprobe.checkpoints.others import Others
 from modelprobe.checkpoints.outgoing import Outgoing, flat_pieces, outgoing

@@ -31,7 +31,8 @@ class SafetensorsPlan(Plan):
         notes = []
         if tied:
             dropped, first = next(iter(tied.items()))
-            notes.append(f"{len(tied):,} tied tensors are kept once, recorded in the metadata: {dropped} is {first}")
+            many = "1 tied tensor is" if len(tied) == 1 else f"{len(tied):,} tied tensors are"
+            notes.append(f"{many} kept once, recorded in the metadata: {dropped} is {first}")
         views = sum(1 for tensor in kept if tensor.strides is not None and not _packed(tensor))
         if views:
             notes.append(f"{views:,} transposed tensors are laid out in order: the format knows no strides")
