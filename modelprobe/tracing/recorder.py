@@ -94,11 +94,7 @@ def _record(
     values = Values()
     with ExitStack() as stack:
         stack.enter_context(pristine(model))
-        if device == "meta":
-            stack.enter_context(on_meta(model))
-            args, kwargs = moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
-        else:
-            args, kwargs = copied(tuple(args)), copied(dict(kwargs))
+        args, kwargs = _placed(model, args, kwargs, device, stack)
         stack.enter_context(mode_set(model, train))
         run_compiled_parts_eagerly(model, stack)
         named = _named(model, values)
@@ -119,20 +115,18 @@ def _record(
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
-    composites = tuple(observer.composites)
-    return Trace(
-        tree,
-        ops,
-        calls,
-        inputs,
-        outputs,
-        named,
-        changed,
-        (*notes, *broken_notes(observer)),
-        dict(env),
-        composites,
-        tuple(called),
-    )
+    told, composites = (*notes, *broken_notes(observer)), tuple(observer.composites)
+    return Trace(tree, ops, calls, inputs, outputs, named, changed, told, dict(env), composites, tuple(called))
+
+
+def _placed(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], device: str, stack: ExitStack
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the forward gets them: on meta beside the model's shapes, else copies of one's own."""
+    if device == "meta":
+        stack.enter_context(on_meta(model))
+        return moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+    return copied(tuple(args)), copied(dict(kwargs))
 
 
 def broken_notes(observer: Observer) -> list[Note]:
