@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from modelprobe._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from modelprobe.analyzers.cam_look import cam
-    from modelprobe.analyzers.class_maps import ClassMap
     from modelprobe.api import count_flops, count_params, count_training, list_buffers, summarize, trace
-    from modelprobe.checkpoints.reader import open_checkpoint
+    from modelprobe.checkpoint.open import open_checkpoint
     from modelprobe.errors import ProbeError
     from modelprobe.tracing.capture import capture
     from modelprobe.tracing.formulas import Cost, formula
-    from modelprobe.tracing.ledger import Trace
+    from modelprobe.tracing.records import Trace
+    from modelprobe.vision.cam.cam import cam
+    from modelprobe.vision.cam.methods import ClassMap
 
 _HOMES = {
-    "ClassMap": "modelprobe.analyzers.class_maps",
+    "ClassMap": "modelprobe.vision.cam.methods",
     "Cost": "modelprobe.tracing.formulas",
     "ProbeError": "modelprobe.errors",
-    "Trace": "modelprobe.tracing.ledger",
+    "Trace": "modelprobe.tracing.records",
     "capture": "modelprobe.tracing.capture",
-    "cam": "modelprobe.analyzers.cam_look",
+    "cam": "modelprobe.vision.cam.cam",
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
-    "open_checkpoint": "modelprobe.checkpoints.reader",
+    "open_checkpoint": "modelprobe.checkpoint.open",
     "list_buffers": "modelprobe.api",
     "summarize": "modelprobe.api",
     "trace": "modelprobe.api",

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """The console command. Nothing but the interpreter itself is imported before this runs."""
     try:
-        from modelprobe.cli import main as run
+        from modelprobe.cli.app import main as run
 
         return run()
     except KeyboardInterrupt:

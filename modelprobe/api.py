@@ -11,19 +11,19 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.analyzers import buffers as _buffers
-from modelprobe.analyzers import flops as _flops
-from modelprobe.analyzers import params as _params
-from modelprobe.analyzers import ranges as _ranges
-from modelprobe.analyzers import summary as _summary
-from modelprobe.analyzers import training as _training
-from modelprobe.analyzers.env import brief
-from modelprobe.analyzers.patterns import split_patterns
+from modelprobe.cost import buffers as _buffers
+from modelprobe.cost import data_dependent as _ranges
+from modelprobe.cost import flops as _flops
+from modelprobe.cost import params as _params
+from modelprobe.cost import summary as _summary
+from modelprobe.cost import training as _training
+from modelprobe.cost.patterns import split_patterns
+from modelprobe.environment import brief
 from modelprobe.errors import BadInput
-from modelprobe.tracing.ledger import Trace
+from modelprobe.tracing.module_tree import class_name, read_tree, saved_names
 from modelprobe.tracing.recorder import trace as _trace
+from modelprobe.tracing.records import Trace
 from modelprobe.tracing.training import record_training
-from modelprobe.tracing.tree import class_name, read_tree, saved_names
 
 
 def trace(

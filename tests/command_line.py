@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelprobe.cli import main
+from modelprobe.cli.app import main
 from tests.samples import ROOT
 
 SAMPLES = f"{ROOT / 'samples' / 'models.py'}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from modelprobe.report import Column, Fact, Facts, Level, Note, Report, Row, Table
-from modelprobe.units import Unit
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.units import Unit
 
 TREE_COLUMNS = (
     Column("module", "Module"),

@@ -338,7 +338,7 @@ def test_ctrl_c_is_not_taken_for_an_error(cli, net, tmp_path, attribute):
 
 def test_stdout_is_the_report_alone(net, capfd):
     # capfd, not capsys: the descriptor itself is looked at.
-    from modelprobe.cli import main
+    from modelprobe.cli.app import main
 
     assert main(["params", f"{net}:Prints", "-f", "csv"]) == 0
     assert main(["flops", f"{net}:Prints", "-f", "csv"]) == 0

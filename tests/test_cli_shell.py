@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe import __version__, cli
+from modelprobe import __version__
+from modelprobe.cli import app as cli
 from modelprobe.errors import EXIT_CODES, BadInput, CheckFailed, Incomplete, ModelRaised, ProbeError, WouldRunCode
 
 
@@ -34,7 +35,7 @@ def raising(monkeypatch):
         def fail():
             raise error
 
-        monkeypatch.setattr("modelprobe.analyzers.env.describe", fail)
+        monkeypatch.setattr("modelprobe.environment.describe", fail)
 
     return install
 
@@ -150,7 +151,7 @@ def test_a_full_disk_is_one_line():
             [
                 sys.executable,
                 "-c",
-                "from modelprobe.output import emit; from tests.reports import sample; from modelprobe.cli "
+                "from modelprobe.cli.output import emit; from tests.reports import sample; from modelprobe.cli.app "
                 "import _explain\ntry: emit(sample())\nexcept Exception as e: raise SystemExit(_explain(e))",
             ],
             stdout=full,
@@ -168,7 +169,7 @@ def test_shell_completion_names_the_commands():
 
 
 def test_help_imports_no_torch_and_is_quick():
-    code = "import sys; from modelprobe.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    code = "import sys; from modelprobe.cli.app import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
     def best(*command):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modelprobe.cli import main
+from modelprobe.cli.app import main
 from tests.command_line import SAMPLES, CommandLine
 
 FORMATS = {"terminal": ".txt", "json": ".json", "csv": ".csv", "markdown": ".md", "html": ".html"}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from modelprobe.analyzers.feature_maps import maps_of, order_of
-from modelprobe.analyzers.feature_stats import Stats, stats_of
-from modelprobe.analyzers.layouts import MAPS, PIECES, TOKENS, VECTOR, Layout
+from modelprobe.vision.features.layouts import MAPS, PIECES, TOKENS, VECTOR, Layout
+from modelprobe.vision.features.maps import maps_of, order_of
+from modelprobe.vision.features.stats import Stats, stats_of
 
 
 def check(found: Stats, values: np.ndarray) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modelprobe import output
-from modelprobe.commands.folder import file_name
+from modelprobe.cli import output
+from modelprobe.files.directory import file_name
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import ROOT
 
@@ -106,10 +106,10 @@ def test_an_interrupted_run_goes_on(cli: CommandLine, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         real(path, data, force=force)
 
-    monkeypatch.setattr("modelprobe.commands.folder.atomic_write", dies)
+    monkeypatch.setattr("modelprobe.files.directory.atomic_write", dies)
     command = ("features", CNN, "--layers", "features.0", "--image", "*.png", *SMALL, "-o", "out", "-f", "json")
     assert cli(*command).code == 130
-    monkeypatch.setattr("modelprobe.commands.folder.atomic_write", real)
+    monkeypatch.setattr("modelprobe.files.directory.atomic_write", real)
     assert not list(Path("out").rglob("*.tmp"))
     before = Path("out/0/features.0.grid.png").stat().st_mtime_ns
     answer = cli(*command)
@@ -160,7 +160,7 @@ def test_a_full_disk(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("modelprobe.output.os.fsync", full)
+    monkeypatch.setattr("modelprobe.cli.output.os.fsync", full)
     answer = cli("features", CNN, "--layers", "head", "--image", SHAPES, *SMALL, "-o", "out")
     assert "No space left on device" in said(answer)
     assert not Path("out").exists()
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_later(cli: CommandLine, monkeypatch: pytest.Monkey
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr("modelprobe.output.os.fsync", full)
+    monkeypatch.setattr("modelprobe.cli.output.os.fsync", full)
     answer = cli("features", CNN, "--layers", "features.0", "--image", "*.png", *SMALL, "-o", "out")
     assert "No space left on device" in said(answer)
     assert sorted(path.name for path in Path("out").iterdir()) == ["0", "modelprobe.json"]  # what was complete stays

@@ -103,9 +103,9 @@ def test_what_is_refused(cli, arguments, message):
 def test_targets_of_detectors_are_made_up_and_said():
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
-    from modelprobe.model.inputs import ExampleInputs
-    from modelprobe.model.specs import parse_input
-    from modelprobe.model.targets import with_targets
+    from modelprobe.model.inputs.example import ExampleInputs
+    from modelprobe.model.inputs.spec import parse_input
+    from modelprobe.model.inputs.training_targets import with_targets
 
     with torch.device("meta"):
         detector = torchvision.models.get_model("keypointrcnn_resnet50_fpn", weights=None, weights_backbone=None)

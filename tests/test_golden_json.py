@@ -168,7 +168,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 
 def test_there_is_a_case_of_every_command() -> None:
-    from modelprobe.cli import COMMANDS
+    from modelprobe.cli.app import COMMANDS
 
     used = {case.split()[0] for case in CASES.values()}
     assert {name for name, *_ in COMMANDS} - used == {"env"}  # which shows this machine alone

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from modelprobe.errors import BadInput
-from modelprobe.model.image import MOST_PIXELS, find_images, gathered, open_image
-from modelprobe.report import Level, Note
+from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.images import MOST_PIXELS, find_images, gathered, open_image
 
 
 @pytest.fixture(autouse=True)

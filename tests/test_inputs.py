@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.model.guess import of_module
-from modelprobe.model.inputs import make_inputs
-from modelprobe.model.sizes import resize
+from modelprobe.model.inputs.example import make_inputs
+from modelprobe.model.inputs.first_layer import of_module
+from modelprobe.model.inputs.sizes import resize
 from modelprobe.model.target import resolve
-from modelprobe.report import Level
+from modelprobe.report.blocks import Level
 
 TWO = """
 import torch

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelprobe.errors import BadInput, ProbeError
-from modelprobe.model.specs import _ALIASES, DTYPES, InputSpec, parse_dtype, parse_input
+from modelprobe.model.inputs.spec import _ALIASES, DTYPES, InputSpec, parse_dtype, parse_input
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelprobe.analyzers.layouts import FRAMES, MAPS, MATRIX, PIECES, TOKENS, VECTOR, Layout, layouts
-from modelprobe.model.inputs import make_inputs
+from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.target import resolve
 from modelprobe.tracing.recorder import trace
+from modelprobe.vision.features.layouts import FRAMES, MAPS, MATRIX, PIECES, TOKENS, VECTOR, Layout, layouts
 
 
 def of(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Layout]:

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelprobe.analyzers.axes import Axis
-from modelprobe.analyzers.feature_maps import maps_of
-from modelprobe.analyzers.layouts import MATRIX, NOTHING, layout_of
+from modelprobe.vision.features.axes import Axis
+from modelprobe.vision.features.layouts import MATRIX, NOTHING, layout_of
+from modelprobe.vision.features.maps import maps_of
 
 SIZES = st.sampled_from([1, 1, 2, 3, 4, 6, 9, 12, 13])
 GRIDS = st.dictionaries(st.sampled_from([(2, 3), (3, 3), (3, 4), (2, 6), (1, 4), (6, 2)]), st.none())

@@ -9,7 +9,7 @@ import pytest
 
 QUICK = """
 import sys
-from modelprobe.model import light_import
+from modelprobe.model.zoo import light_import
 assert light_import.applies() == {applies}
 models = light_import.import_torchvision_models()
 assert ("torch._dynamo" in sys.modules) != {applies}, "torch._dynamo"
@@ -36,7 +36,7 @@ def run(code: str) -> None:
 
 
 def test_quick_and_whole() -> None:
-    probe = "from modelprobe.model.light_import import applies; raise SystemExit(0 if applies() else 3)"
+    probe = "from modelprobe.model.zoo.light_import import applies; raise SystemExit(0 if applies() else 3)"
     if subprocess.run([sys.executable, "-c", probe], check=False).returncode == 3:
         pytest.skip("this torchvision has no such line")
     run(QUICK.format(applies=True) + WHOLE)
@@ -50,7 +50,7 @@ def test_whatever_else_is_asked_for_comes_from_the_real_package() -> None:
     run(
         """
 import sys
-from modelprobe.model import light_import
+from modelprobe.model.zoo import light_import
 with light_import._stand_in():
     from torch._dynamo.utils import is_compile_supported
     assert is_compile_supported is light_import._is_compile_supported

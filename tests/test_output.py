@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe import output
+from modelprobe.cli import output
 from modelprobe.errors import BadInput, Incomplete
-from modelprobe.renderers import Style
-from modelprobe.report import Level, Note, Report
+from modelprobe.report.blocks import Level, Note, Report
+from modelprobe.report.formats import Style
 from tests.reports import sample
 
 CLEAN = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
@@ -203,7 +203,7 @@ def test_foreign_text_on_stderr_is_escaped(capsys):
     assert capsys.readouterr().err == "error: no \\x1b[31mmodel\\n\nhint: try \\u202ethis\na\\rb\n"
 
 
-PROGRAM = "import sys; from modelprobe.output import emit; from tests.reports import sample; emit(sample())"
+PROGRAM = "import sys; from modelprobe.cli.output import emit; from tests.reports import sample; emit(sample())"
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from modelprobe.errors import BadInput
-from modelprobe.pictures.canvas import fitted, number, png, shortened, side_by_side, width_of
-from modelprobe.pictures.colour import MISSING, Limits, colour_map, coloured, to_unit
-from modelprobe.pictures.grids import channel_grid
-from modelprobe.pictures.heat import heat_map, with_bar
-from modelprobe.pictures.overlay import overlay
-from modelprobe.pictures.strips import bar_strip
+from modelprobe.vision.pictures.canvas import fitted, number, png, shortened, side_by_side, width_of
+from modelprobe.vision.pictures.colour import MISSING, Limits, colour_map, coloured, to_unit
+from modelprobe.vision.pictures.grids import channel_grid
+from modelprobe.vision.pictures.heat import heat_map, with_bar
+from modelprobe.vision.pictures.overlay import overlay
+from modelprobe.vision.pictures.strips import bar_strip
 
 ODD = [
     np.zeros((3, 3)),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelprobe.analyzers.polynomial import Polynomial, crossover, find, through
+from modelprobe.cost.polynomial import Polynomial, crossover, find, through
 
 COEFFICIENTS = st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5)
 

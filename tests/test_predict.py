@@ -87,8 +87,8 @@ def test_labels_of_the_model(cli: CommandLine) -> None:
 
 
 def test_labels_of_the_zoos() -> None:
-    from modelprobe.model.labels import labels_of
     from modelprobe.model.target import resolve
+    from modelprobe.vision.labels import labels_of
 
     for name, third, found in (("resnet18", "great white shark", 281), ("timm:test_vit", "tiger shark", 281)):
         target = resolve(name)

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from modelprobe.errors import BadInput
-from modelprobe.model.image import Photo
-from modelprobe.model.preprocess import Wishes, preprocessing
 from modelprobe.model.target import resolve
+from modelprobe.vision.images import Photo
+from modelprobe.vision.preprocessing.lookup import Wishes, preprocessing
 from tests.command_line import SAMPLES
 
 SIZES = [(301, 200), (199, 333), (64, 64), (20, 45), (500, 30)]
@@ -84,7 +84,7 @@ def test_the_border_mode_of_timm_to_the_bit() -> None:
         source, name = None, "Bordered"
 
         def declared_inputs(self, model):
-            from modelprobe.model.declared import DeclaredInput
+            from modelprobe.model.inputs.declared import DeclaredInput
 
             return DeclaredInput("image", (1, 3, 224, 224))
 

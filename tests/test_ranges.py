@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import modelprobe
-from modelprobe.analyzers.ranges import Range
+from modelprobe.cost.data_dependent import Range
 from tests.command_line import SAMPLES, CommandLine
 from tests.samples import models
 

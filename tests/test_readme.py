@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from modelprobe.cli import main
-from modelprobe.peers import PEERS
+from modelprobe.cli.app import main
+from modelprobe.cost.peers import PEERS
 from tests.samples import ROOT
 
 README = ROOT / "README.md"
@@ -81,7 +81,7 @@ def test_python_examples_run(body: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_there_is_an_example_of_every_command() -> None:
-    from modelprobe.cli import COMMANDS
+    from modelprobe.cli.app import COMMANDS
 
     shown = re.findall(r"^(?:\$ )?modelprobe (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE)
     used = set(shown)

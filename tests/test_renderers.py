@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.renderers import RENDERERS, Style
-from modelprobe.renderers.columns import Layout, Want, fit
-from modelprobe.renderers.html import fragment
-from modelprobe.renderers.tree import LINES, prefixes
-from modelprobe.report import Column, Fact, Facts, Figure, Note, Report, Row, Table
-from modelprobe.units import Unit
+from modelprobe.report.blocks import Column, Fact, Facts, Figure, Note, Report, Row, Table
+from modelprobe.report.formats import RENDERERS, Style
+from modelprobe.report.formats.columns import Layout, Want, fit
+from modelprobe.report.formats.html import fragment
+from modelprobe.report.formats.tree import LINES, prefixes
+from modelprobe.report.units import Unit
 from tests.reports import sample
 
 

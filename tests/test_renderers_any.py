@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from modelprobe.renderers import RENDERERS, Style
-from modelprobe.renderers.html import fragment
-from modelprobe.report import Column, Report, Row, Table
-from modelprobe.units import Unit
+from modelprobe.report.blocks import Column, Report, Row, Table
+from modelprobe.report.formats import RENDERERS, Style
+from modelprobe.report.formats.html import fragment
+from modelprobe.report.units import Unit
 from tests.reports import ANY_TEXT, reports
 
 FEW = settings(max_examples=60, deadline=None)

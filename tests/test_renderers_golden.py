@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelprobe.renderers import RENDERERS, Style, register
+from modelprobe.report.formats import RENDERERS, Style, register
 from tests.reports import sample
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.analyzers.env import Device, EnvResult, Machine, Package, TorchBuild, brief
-from modelprobe.analyzers.result import Result
-from modelprobe.renderers import RENDERERS, Style
-from modelprobe.report import Column, Facts, Level, Note, Report, Row, Table, plain
+from modelprobe.environment import Device, EnvResult, Machine, Package, TorchBuild, brief
+from modelprobe.report.blocks import Column, Facts, Level, Note, Report, Row, Table, plain
+from modelprobe.report.formats import RENDERERS, Style
+from modelprobe.report.result import Result
 
 
 class _Kind(str, Enum):

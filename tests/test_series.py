@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelprobe.errors import BadInput
-from modelprobe.model.series import parse_batches, parse_series
+from modelprobe.model.inputs.series import parse_batches, parse_series
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torchvision
 
-from modelprobe.commands.sight import Looking, load
 from modelprobe.errors import BadInput
-from modelprobe.model import network
-from modelprobe.report import Level
+from modelprobe.model.weights import download as network
+from modelprobe.report.blocks import Level
+from modelprobe.vision.looker import Looking, load
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import ROOT, models
 
@@ -179,14 +179,14 @@ def test_an_instance_is_copied(tmp_path: Path) -> None:
     ("text", "found"), [("3", 3), ("class 2", 2), ("TENCH", 0), ("tinca  tinca", 0), ("great", 1), ("bat", 4)]
 )
 def test_labels_are_found(text: str, found: int) -> None:
-    from modelprobe.model.labels import Labels
+    from modelprobe.vision.labels import Labels
 
     assert Labels(("tench, Tinca tinca", "great white shark", "tiger shark", "baseball bat", "bat")).find(text) == found
 
 
 @pytest.mark.parametrize(("text", "says"), [("shark", "names 2 classes: 1 (great"), ("tensh", "no class is called")])
 def test_labels_that_mean_nothing_or_too_much(text: str, says: str) -> None:
-    from modelprobe.model.labels import Labels
+    from modelprobe.vision.labels import Labels
 
     with pytest.raises(BadInput) as raised:
         Labels(("tench", "great white shark", "tiger shark")).find(text)

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.model import libraries, zoo
 from modelprobe.model.construct import construct, parameters_on_meta, seeded
 from modelprobe.model.skip_init import on_meta
 from modelprobe.model.target import resolve
-from modelprobe.report import Level
+from modelprobe.model.zoo import libraries
+from modelprobe.model.zoo import names as zoo
+from modelprobe.report.blocks import Level
 
 
 def message(spec, *settings, error=BadInput):

@@ -10,7 +10,7 @@ from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.model.target import resolve
-from modelprobe.report import Level
+from modelprobe.report.blocks import Level
 
 NET = """
 import sys

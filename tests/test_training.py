@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import modelprobe
-from modelprobe.analyzers.optimizers import OPTIMIZERS
-from modelprobe.analyzers.training import TrainingResult
+from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cost.training import TrainingResult
 from modelprobe.errors import BadInput
-from modelprobe.tracing.observer import Observer, Values
+from modelprobe.tracing.dispatch import Observer, Values
 from tests.samples import models
 
 STEPS = {

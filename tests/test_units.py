@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelprobe.units import Unit, heading, labelled, printable, text
+from modelprobe.report.units import Unit, heading, labelled, printable, text
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from modelprobe.model import zoo
+from modelprobe.model.zoo import names as zoo
 
 UNIMPORTED = """
 import sys, time
-from modelprobe.model import zoo
+from modelprobe.model.zoo import names as zoo
 zoo.zoo_names(), zoo.find("vit*"), zoo.nearest("resent50")
 print([name for name in ("torch", "torchvision", "timm") if name in sys.modules])
 zoo.zoo_names.cache_clear()

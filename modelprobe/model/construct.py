@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from modelprobe.model.failure import named
 from modelprobe.model.skip_init import on_meta, skipping
-from modelprobe.report import Level, Note
+from modelprobe.model.user_code.failure import named
+from modelprobe.report.blocks import Level, Note
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.model import arguments, libraries
-from modelprobe.model.failure import told
-from modelprobe.model.pyfile import Loaded
-from modelprobe.model.zoo import TORCHVISION
+from modelprobe.model.user_code import arguments
+from modelprobe.model.user_code.failure import told
+from modelprobe.model.user_code.import_file import Loaded
+from modelprobe.model.zoo import libraries
+from modelprobe.model.zoo.names import TORCHVISION
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,17 +9,20 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.checkpoints.naming import names_weights
+from modelprobe.checkpoint.names_file import names_weights
 from modelprobe.errors import BadInput
-from modelprobe.model import arguments, attributes, libraries, pyfile, zoo
 from modelprobe.model.sources import Source, UserSource, ZooSource, as_probe_errors
-from modelprobe.report import Level, Note
+from modelprobe.model.user_code import arguments, attributes
+from modelprobe.model.user_code import import_file as pyfile
+from modelprobe.model.zoo import libraries
+from modelprobe.model.zoo import names as zoo
+from modelprobe.report.blocks import Level, Note
 
 if TYPE_CHECKING:
     from torch import nn
 
     from modelprobe.model.construct import Built
-    from modelprobe.model.declared import DeclaredInput
+    from modelprobe.model.inputs.declared import DeclaredInput
 
 PYTHON_FILE = "python file"
 IMPORT = "import"
@@ -75,7 +78,8 @@ class Target:
 
         None when nothing tells. `model` spares building it again; only a model of the user's own is looked at.
         """
-        from modelprobe.model import declared, guess
+        from modelprobe.model.inputs import declared
+        from modelprobe.model.inputs import first_layer as guess
 
         if isinstance(self.source, ZooSource):
             return declared.of_zoo(self.source, self.given)

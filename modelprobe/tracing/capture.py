@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
-from modelprobe.tracing.tree import class_name, walk
-from modelprobe.tracing.values import leaves
+from modelprobe.tracing.module_tree import class_name, walk
+from modelprobe.tracing.tensors import leaves
 
 WILD = "*?["
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
-from modelprobe.report import Level, Note
-from modelprobe.tracing.calls import Running
-from modelprobe.tracing.tree import class_name, read_tree
-from modelprobe.tracing.values import leaves, shapes
-from modelprobe.units import shape as shape_text
+from modelprobe.report.blocks import Level, Note
+from modelprobe.report.units import shape as shape_text
+from modelprobe.tracing.module_calls import Running
+from modelprobe.tracing.module_tree import class_name, read_tree
+from modelprobe.tracing.tensors import leaves, shapes
 
 
 class NeedsValuesError(BadInput):

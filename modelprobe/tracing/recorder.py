@@ -14,24 +14,18 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import ModelRaised
-from modelprobe.report import Level, Note
-from modelprobe.tracing.calls import Running, watch
-from modelprobe.tracing.failures import (
-    NeedsValuesError,
-    by_compiler,
-    explained,
-    real_run_note,
-    refuse_meta,
-)
+from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.dispatch import Observer, Values
+from modelprobe.tracing.failures import NeedsValuesError, by_compiler, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
-from modelprobe.tracing.functions import watched_functions
-from modelprobe.tracing.ledger import TensorRef, Trace
-from modelprobe.tracing.observer import Observer, Values
-from modelprobe.tracing.preparation import materialised, run_compiled_parts_eagerly, unwrapped
-from modelprobe.tracing.residue import mode_set, on_meta, pristine
-from modelprobe.tracing.script import hidden_operators, is_script
-from modelprobe.tracing.tree import class_name, read_tree, walk
-from modelprobe.tracing.values import copied, leaves, moved, shapes
+from modelprobe.tracing.module_calls import Running, watch
+from modelprobe.tracing.module_tree import class_name, read_tree, walk
+from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.records import TensorRef, Trace
+from modelprobe.tracing.restore import mode_set, on_meta, pristine
+from modelprobe.tracing.tensors import copied, leaves, moved, shapes
+from modelprobe.tracing.torch_functions import watched_functions
+from modelprobe.tracing.torchscript import hidden_operators, is_script
 
 
 def trace(

@@ -20,25 +20,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from modelprobe.errors import BadInput, ModelRaised, one_line
-from modelprobe.report import Level, Note
-from modelprobe.tracing.backward import GradientObserver, Numbered, Step, weight_parts
-from modelprobe.tracing.calls import watch
-from modelprobe.tracing.failures import (
-    NeedsValuesError,
-    asks_for_values,
-    explained,
-    real_run_note,
-    refuse_meta,
-)
+from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.autograd import GradientObserver, Numbered, Step, weight_parts
+from modelprobe.tracing.dispatch import Values
+from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
-from modelprobe.tracing.ledger import OpCall, Trace, Uncounted, uncounted
-from modelprobe.tracing.observer import Values
-from modelprobe.tracing.preparation import materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.module_calls import watch
+from modelprobe.tracing.module_tree import class_name, walk
+from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import broken_notes, quiet_hooks, recorded
-from modelprobe.tracing.residue import mode_set, on_meta, own_parameters, pristine
-from modelprobe.tracing.script import is_script
-from modelprobe.tracing.tree import class_name, walk
-from modelprobe.tracing.values import copied, leaves, moved
+from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
+from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, pristine
+from modelprobe.tracing.tensors import copied, leaves, moved
+from modelprobe.tracing.torchscript import is_script
 
 
 class GradientOp(NamedTuple):

@@ -33,7 +33,7 @@ def help_text(pairs: int) -> Iterator[str]:
     """`modelprobe --help` against the libraries that print it."""
     found: Comparison = compare(modelprobe("--help"), python("import typer, rich"), pairs)
     yield line("--help / import typer, rich: wall", spread(found.ratios("wall")), "under 3")
-    code = "import sys; from modelprobe.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from modelprobe.cli.app import main; main(['--help']); sys.exit('torch' in sys.modules)"
     run(python(code))
     yield line("--help imports torch", "no", "no")
 
@@ -50,8 +50,8 @@ def recording(pairs: int) -> Iterator[str]:
     """Recording against a plain forward of the same model on meta, in turn in one process."""
     import torch
 
-    from modelprobe.commands.subject import Question, build
-    from modelprobe.model.inputs import make_inputs
+    from modelprobe.model.build import Question, build
+    from modelprobe.model.inputs.example import make_inputs
     from modelprobe.tracing.recorder import trace
 
     for name in RECORDED:

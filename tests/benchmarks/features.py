@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from modelprobe.commands.features_run import Asked, Look
-from modelprobe.commands.folder import open_folder
-from modelprobe.commands.sight import Looking, load
-from modelprobe.model.image import open_image
+from modelprobe.files.directory import open_folder
+from modelprobe.vision.features.run import Asked, Look
+from modelprobe.vision.images import open_image
+from modelprobe.vision.looker import Looking, load
 from tests.samples import ROOT
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.open import open_checkpoint
 from tests.benchmarks.__main__ import line
 from tests.benchmarks.processes import MIB, compare, median_of, modelprobe, python, run, spread
 

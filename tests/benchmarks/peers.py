@@ -10,10 +10,10 @@ import argparse
 import time
 from collections import Counter
 
-from modelprobe.analyzers.peers import PeerComparison, PeerRow
-from modelprobe.commands.flops_compare import compare
-from modelprobe.commands.subject import Question
-from modelprobe.peers import PEERS
+from modelprobe.cli.commands.flops_compare import compare
+from modelprobe.cost.peers import PEERS
+from modelprobe.cost.peers.comparison import PeerComparison, PeerRow
+from modelprobe.model.build import Question
 
 RIGHT, NEAR = 0.001, 0.03
 

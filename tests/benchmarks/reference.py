@@ -48,8 +48,8 @@ def measure(row: dict[str, str]) -> Outcome:
 
 
 def _counted(model: str, size: str, fused: bool) -> tuple[float, float, float]:
-    from modelprobe.commands.subject import Question, build, fuse, record
-    from modelprobe.tracing.conventions import count
+    from modelprobe.cost.conventions import count
+    from modelprobe.model.build import Question, build, fuse, record
 
     subject = build(Question(f"timm:{model}", inputs=(f"3x{size}x{size}",)))
     trace = record(fuse(subject) if fused else subject)

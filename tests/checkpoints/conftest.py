@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import ProbeError
 from tests.checkpoints.seeds import SEEDS
 

@@ -111,7 +111,7 @@ def in_a_command() -> bool:
     """Whether a command runs: before that, Typer evaluates the annotations of their arguments."""
     frame = sys._getframe()
     while frame is not None:
-        if str(frame.f_globals.get("__name__")).startswith("modelprobe.commands."):
+        if str(frame.f_globals.get("__name__")).startswith("modelprobe.cli.commands."):
             return True
         frame = frame.f_back
     return False
@@ -125,7 +125,7 @@ def built_once() -> None:
     """Keep what Typer makes of the command line: it would take most of the time, and no mutant changes it."""
     import typer.main
 
-    from modelprobe import cli
+    from modelprobe.cli import app as cli
 
     cli.application = lru_cache(None)(cli.application)
     typer.main.get_command = lru_cache(None)(typer.main.get_command)
@@ -133,7 +133,7 @@ def built_once() -> None:
 
 def answered(path: Path, command: tuple[str, ...]) -> tuple[int, str, str]:
     """The exit code of a command on a file, and both streams."""
-    from modelprobe.cli import main
+    from modelprobe.cli.app import main
 
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
@@ -162,8 +162,8 @@ def run(folder: Path, name: str, count: int, work: Path, kept: Path | None = Non
         shutil.copy(neighbour, work)
     path = work / name
     data = path.read_bytes()
-    for module in pkgutil.iter_modules(importlib.import_module("modelprobe.checkpoints.formats").__path__):
-        importlib.import_module(f"modelprobe.checkpoints.formats.{module.name}")
+    for module in pkgutil.iter_modules(importlib.import_module("modelprobe.checkpoint.formats").__path__):
+        importlib.import_module(f"modelprobe.checkpoint.formats.{module.name}")
     for encoding in ("unicode_escape", "raw_unicode_escape", "latin_1", "ascii", "utf_16_le"):
         importlib.import_module(f"encodings.{encoding}")
     built_once()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from modelprobe.checkpoints.entries import Checkpoint
+from modelprobe.checkpoint.records import Checkpoint
 from tests.checkpoints.seeds import unzip, zipped
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import BadInput
 from tests.checkpoints.hostile import legacy_bytes, rezipped, said, state_bytes
 from tests.checkpoints.seeds import torch_zip, unzip, zipped
@@ -238,7 +238,7 @@ def test_26_byteorder(order: bytes, opened: Open) -> None:
 
 
 def test_66_a_file_that_shrinks(tmp_path: Path) -> None:
-    from modelprobe.checkpoints.source import FileSource
+    from modelprobe.checkpoint.bytes.source import FileSource
 
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
@@ -249,7 +249,7 @@ def test_66_a_file_that_shrinks(tmp_path: Path) -> None:
 
 
 def test_the_bound_on_inflation_holds() -> None:
-    from modelprobe.checkpoints.source import Inflated
+    from modelprobe.checkpoint.bytes.source import Inflated
 
     class Bytes:
         name, origin = "b", None

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.analyzers.scan import scan
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.verify import verify
+from modelprobe.checkpoint.answers.scan import scan
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.values.checksums import verify
 from modelprobe.errors import BadInput
 from tests.checkpoints.hostile import rezipped, state_bytes
 from tests.checkpoints.seeds import field, onnx, torch_zip, varint
@@ -111,10 +111,10 @@ OPENED = """
 import sys
 from contextlib import suppress
 opened = []
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.analyzers.weights import summarize_weights
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.answers.summary import summarize_weights
 from modelprobe.errors import ProbeError
-import modelprobe.checkpoints.formats.onnx
+import modelprobe.checkpoint.formats.onnx
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 with suppress(ProbeError):
     summarize_weights(open_checkpoint(sys.argv[1])).report()

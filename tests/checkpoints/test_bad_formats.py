@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.analyzers.scan import scan
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers.scan import scan
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import BadInput
 from tests.checkpoints.hostile import Evil, entry, safetensors, said
 from tests.checkpoints.seeds import gguf, npy, onnx, zipped

@@ -21,9 +21,9 @@ import json, sys
 from contextlib import suppress
 from pathlib import Path
 
-from modelprobe.analyzers.scan import scan
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers.scan import scan
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import ProbeError
 
 folder = Path(sys.argv[1])

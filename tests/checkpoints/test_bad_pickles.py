@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.analyzers.scan import scan
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers.scan import scan
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import ProbeError
 from tests.checkpoints.hostile import Evil, legacy_bytes, said
 from tests.checkpoints.seeds import torch_zip

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from modelprobe.checkpoints import buckets
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.bytes import bucket as buckets
+from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
 from tests.checkpoints.sparse import WRITERS
 from tests.command_line import CommandLine

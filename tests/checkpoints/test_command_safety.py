@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.cli import main
+from modelprobe.cli.app import main
 from tests.checkpoints.writing import snapshot
 from tests.command_line import CommandLine
 

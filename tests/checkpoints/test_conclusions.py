@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.analyzers.scan import scan
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.analyzers.weights_tree import name_rows
-from modelprobe.checkpoints.branches import find_branches, pick
-from modelprobe.checkpoints.entries import BUFFER, Checkpoint, TensorEntry
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.verdicts import Verdict, verdict
+from modelprobe.checkpoint.answers.name_tree import name_rows
+from modelprobe.checkpoint.answers.scan import scan
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.branches import find_branches, pick
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.pickle.globals import Verdict, verdict
+from modelprobe.checkpoint.records import BUFFER, Checkpoint, TensorEntry
 from modelprobe.errors import BadInput
-from modelprobe.report import Level, plain
+from modelprobe.report.blocks import Level, plain
 from tests.checkpoints.seeds import Block
 
 W = {"conv.weight": torch.ones(2, 2), "conv.bias": torch.ones(2), "bn.running_mean": torch.ones(2)}

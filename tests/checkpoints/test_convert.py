@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
-from modelprobe.analyzers.convert import Conversion, convert_weights
-from modelprobe.checkpoints.convert import parse_size
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers.convert import Conversion, convert_weights
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.write.convert import parse_size
 from modelprobe.errors import BadInput, ProbeError
-from modelprobe.report import Level
+from modelprobe.report.blocks import Level
 from tests.checkpoints.seeds import Block, gguf, training
 from tests.checkpoints.writing import same, snapshot
 from tests.command_line import CommandLine, said

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelprobe.analyzers.diff import TensorDiff, WeightsDiff, diff_weights
-from modelprobe.checkpoints.diff import measure
+from modelprobe.checkpoint.answers.diff import TensorDiff, WeightsDiff, diff_weights
+from modelprobe.checkpoint.values.compare import measure
 from modelprobe.errors import BadInput
 from tests.checkpoints.seeds import Block, training
 from tests.checkpoints.writing import DTYPES, held, state
@@ -204,7 +204,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 BOUNDED = """
 import sys
 import torch
-from modelprobe.cli import main
+from modelprobe.cli.app import main
 
 def peak():  # not ru_maxrss, which begins with that of the parent
     lines = open("/proc/self/status").read().splitlines()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.open import open_checkpoint
 from tests.checkpoints.seeds import SEEDS
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.analyzers.keys import compare_keys
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.cli import main
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.cli.app import main
 from modelprobe.model.target import resolve
-from modelprobe.model.weights import fit
+from modelprobe.model.weights.keys_result import compare_keys
+from modelprobe.model.weights.load import fit
 from tests.checkpoints.mangling import MANGLINGS, prefixed, randomised
 from tests.command_line import SAMPLES, CommandLine
 

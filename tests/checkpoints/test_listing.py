@@ -12,8 +12,8 @@ import torchvision
 from safetensors import safe_open
 from torch import nn
 
-from modelprobe.checkpoints.entries import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, TensorEntry
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, TensorEntry
 from tests.checkpoints.seeds import Block, Script, save_export, save_script
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -251,9 +251,9 @@ def test_views_ties_and_odd_dtypes(tmp_path: Path) -> None:
 def test_the_reader_imports_neither_torch_nor_numpy(seed_files: dict[str, Path]) -> None:
     code = (
         "import sys\n"
-        "from modelprobe.checkpoints.reader import open_checkpoint\n"
-        "from modelprobe.analyzers.weights import summarize_weights\n"
-        "from modelprobe.analyzers.scan import scan\n"
+        "from modelprobe.checkpoint.open import open_checkpoint\n"
+        "from modelprobe.checkpoint.answers.summary import summarize_weights\n"
+        "from modelprobe.checkpoint.answers.scan import scan\n"
         "for path in sys.argv[1:]:\n"
         "    summarize_weights(open_checkpoint(path)).report(); scan(path).report()\n"
         "assert not {'torch', 'numpy', 'timm', 'safetensors'} & set(sys.modules), 'imported'\n"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.checkpoints.entries import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.model.inputs import make_inputs
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint
+from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.target import resolve
 from tests.checkpoints.test_listing import described, listed
 from tests.command_line import SAMPLES

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoints import opcodes
-from modelprobe.checkpoints.collection import uncollected
-from modelprobe.checkpoints.entries import StorageEntry, TensorEntry, new_storage, new_tensor
-from modelprobe.checkpoints.nodes import Blob, Call, Dict, Global, Node, Opaque, Packed, PersistentId, SetNode
-from modelprobe.checkpoints.packed import read_record
-from modelprobe.checkpoints.pickles import BrokenPickle, Pickled, read_pickle
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.gc_off import uncollected
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.pickle import opcodes
+from modelprobe.checkpoint.pickle.fast_tensor import read_record
+from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, Opaque, Packed, PersistentId, SetNode
+from modelprobe.checkpoint.pickle.read import BrokenPickle, Pickled, read_pickle
+from modelprobe.checkpoint.records import StorageEntry, TensorEntry, new_storage, new_tensor
 
 
 class Bytes:

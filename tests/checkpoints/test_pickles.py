@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelprobe.checkpoints.limits import Limits
-from modelprobe.checkpoints.machine import HANDLERS, op
-from modelprobe.checkpoints.nodes import Blob, Call, Dict, Node, SetNode, called, members, pairs
-from modelprobe.checkpoints.pickles import BrokenPickle, read_pickle
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.pickle.machine import HANDLERS, op
+from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Node, SetNode, called, members, pairs
+from modelprobe.checkpoint.pickle.read import BrokenPickle, read_pickle
 
 
 class Bytes:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.analyzers.convert import convert_weights
-from modelprobe.analyzers.diff import diff_weights
-from modelprobe.analyzers.weights import summarize_weights
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.remote import HttpSource
+from modelprobe.checkpoint.answers.convert import convert_weights
+from modelprobe.checkpoint.answers.diff import diff_weights
+from modelprobe.checkpoint.answers.summary import summarize_weights
+from modelprobe.checkpoint.bytes.http import HttpSource
+from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
 from tests.checkpoints.hostile import entry, safetensors
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelprobe.checkpoints.keys import Wishes
+from modelprobe.checkpoint.keys.plan import Wishes
 from modelprobe.errors import BadInput, CheckFailed
 from modelprobe.model.target import resolve
-from modelprobe.model.weights import load_state_dict_for
+from modelprobe.model.weights.load import load_state_dict_for
 from tests.checkpoints.mangling import MANGLINGS, naive, prefixed, randomised
 from tests.command_line import SAMPLES, CommandLine
 
@@ -250,7 +250,7 @@ def test_a_bad_grid(tmp_path, cli, grid):
 
 
 def test_set_needs_a_model(tmp_path):
-    from modelprobe.commands.weights_target import Asked, plan
+    from modelprobe.model.weights.request import Asked, plan
 
     torch.save({"w": torch.ones(2)}, tmp_path / "x.pt")
     with pytest.raises(BadInput, match="--set needs a model"):

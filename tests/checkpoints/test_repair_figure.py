@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.analyzers.repair import repair
-from modelprobe.checkpoints.keys import Wishes
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.keys.plan import Wishes
+from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import CheckFailed, ProbeError
-from modelprobe.model.inputs import make_inputs
-from modelprobe.model.proof import _flat
+from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.target import resolve
-from modelprobe.model.weights import fit, load_state_dict_for, refusals
+from modelprobe.model.weights.equivalence import _flat
+from modelprobe.model.weights.load import fit, load_state_dict_for, refusals
+from modelprobe.model.weights.repair_result import repair
 from tests.checkpoints.ambiguous import DOUBTFUL, REFUSED
 from tests.checkpoints.mangling import MANGLINGS, naive, randomised
 from tests.checkpoints.test_repair import SMALL

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoints.keys import Wishes
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.keys.plan import Wishes
+from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
-from modelprobe.model.rivals import alike
 from modelprobe.model.target import resolve
-from modelprobe.model.usage import order_of_use
-from modelprobe.model.weights import fit, load_state_dict_for, load_strictly, refusals
+from modelprobe.model.weights.identify import alike
+from modelprobe.model.weights.load import fit, load_state_dict_for, load_strictly, refusals
+from modelprobe.model.weights.order_of_use import order_of_use
 from tests.checkpoints.mangling import prefixed, randomised
 from tests.command_line import CommandLine
 

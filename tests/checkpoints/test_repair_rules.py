@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from modelprobe.checkpoints.entries import Branch, Checkpoint, Item, TensorEntry
-from modelprobe.checkpoints.keys import KeyPlan, Wishes, plan_keys
-from modelprobe.checkpoints.reference import Reference, Want, reference_of_model
-from modelprobe.checkpoints.repairs.apply import value_of
+from modelprobe.checkpoint.keys.apply import value_of
+from modelprobe.checkpoint.keys.plan import KeyPlan, Wishes, plan_keys
+from modelprobe.checkpoint.keys.reference import Reference, Want, reference_of_model
+from modelprobe.checkpoint.records import Branch, Checkpoint, Item, TensorEntry
 
 BRANCH = Branch((), "dict", "", 0, 0, 0)
 Shapes = dict[str, tuple[int, ...]]

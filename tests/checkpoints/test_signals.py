@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe import output
-from modelprobe.checkpoints.convert import convert
-from modelprobe.checkpoints.plan import Plan
-from modelprobe.signals import ENDINGS, unwound
+from modelprobe.checkpoint.write.convert import convert
+from modelprobe.checkpoint.write.plan import Plan
+from modelprobe.cli import output
+from modelprobe.files.atomic import ENDINGS, unwound
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -47,7 +47,7 @@ def test_a_weight_file_half_written(number: int, tmp_path: Path, monkeypatch: py
             time.sleep(5)
             return {}
 
-        from modelprobe.checkpoints.write_safetensors import SafetensorsPlan
+        from modelprobe.checkpoint.write.safetensors import SafetensorsPlan
 
         SafetensorsPlan.emit = emit  # in the child alone
         convert(tmp_path / "in.pt", tmp_path / "out.safetensors")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.verify import verify
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.values.checksums import verify
 from tests.checkpoints.sparse import SUFFIXES, WRITERS
 
 

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modelprobe.analyzers import weights_stats
-from modelprobe.analyzers.weights_stats import TensorStats, measure_tensors
-from modelprobe.analyzers.weights_values import ValueReader, unpack
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.parts import parts
-from modelprobe.checkpoints.reader import open_checkpoint
+from modelprobe.checkpoint.answers import stats as weights_stats
+from modelprobe.checkpoint.answers.decode import ValueReader, unpack
+from modelprobe.checkpoint.answers.stats import TensorStats, measure_tensors
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.values.chunks import parts
 from tests.checkpoints.test_tensors import state as views
 from tests.command_line import CommandLine
 
@@ -184,7 +184,7 @@ def _saved(folder: Path, tensor: torch.Tensor) -> Path:
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     path = _saved(tmp_path, torch.ones(3))
-    code = f"import sys; from modelprobe.cli import main; main(['summary', {str(path)!r}, '--stats', '--verify']); "
+    code = f"import sys; from modelprobe.cli.app import main; main(['summary', {str(path)!r}, '--stats', '--verify']); "
     done = subprocess.run(
         [sys.executable, "-c", f"{code}print('torch' in sys.modules)"], capture_output=True, text=True, check=True
     )

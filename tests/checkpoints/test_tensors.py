@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelprobe.checkpoints.entries import Checkpoint
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.tensors import TensorReader
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.errors import BadInput
 from tests.checkpoints.seeds import Block, save_export, save_script
 

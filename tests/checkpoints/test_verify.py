@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.verify import Check, Verification, verify
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.values.checksums import Check, Verification, verify
 from modelprobe.errors import BadInput
 from tests.command_line import CommandLine
 
@@ -105,7 +105,7 @@ def test_safetensors_have_no_checksums(tmp_path: Path) -> None:
 
 
 def test_addresses_are_refused() -> None:
-    from modelprobe.checkpoints.entries import Checkpoint
+    from modelprobe.checkpoint.records import Checkpoint
 
     with pytest.raises(BadInput, match="not on this machine"):
         verify(Checkpoint("https://example.org/m.pth", "torch zip"))

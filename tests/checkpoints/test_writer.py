@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modelprobe.checkpoints.others import others_of
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.tensors import TensorReader
-from modelprobe.checkpoints.writer import STATE, Outgoing, write, write_shards
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.values.reader import TensorReader
+from modelprobe.checkpoint.write.extras import others_of
+from modelprobe.checkpoint.write.writer import STATE, Outgoing, write, write_shards
 from modelprobe.errors import BadInput
 from tests.checkpoints.seeds import Block, training
 from tests.checkpoints.writing import bits, held, same, state, taken_from

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoints import plan, writer
-from modelprobe.checkpoints.outgoing import Outgoing
-from modelprobe.checkpoints.writer import write, write_shards
+from modelprobe.checkpoint.write import plan, writer
+from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.checkpoint.write.writer import write, write_shards
 from modelprobe.errors import BadInput
 from tests.checkpoints.writing import held, snapshot, taken_from
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from modelprobe.checkpoints.outgoing import Outgoing, outgoing
-from modelprobe.checkpoints.reader import open_checkpoint
-from modelprobe.checkpoints.tensors import TensorReader
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.values.reader import TensorReader
+from modelprobe.checkpoint.write.outgoing import Outgoing, outgoing
 
 DTYPES = [
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",

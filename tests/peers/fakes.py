@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelprobe.peers.answer import Answer, checked
-from modelprobe.peers.child import carry_out
+from modelprobe.cost.peers.answer import Answer, checked
+from modelprobe.cost.peers.child import carry_out
 
 # Entries: the whole of a child
 

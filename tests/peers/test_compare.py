@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.analyzers.peers import PeerComparison, compare_with_peers
-from modelprobe.commands import flops_compare
-from modelprobe.model.published import Published
-from modelprobe.peers import PEERS, Peer
-from modelprobe.peers.answer import Answer
-from modelprobe.peers.peer import named, positional
-from modelprobe.renderers import RENDERERS, Style
-from modelprobe.report import Level, Report
-from modelprobe.tracing.conventions import CONVENTIONS
-from modelprobe.tracing.ledger import Trace
+from modelprobe.cli.commands import flops_compare
+from modelprobe.cost.conventions import CONVENTIONS
+from modelprobe.cost.peers import PEERS, Peer
+from modelprobe.cost.peers.answer import Answer
+from modelprobe.cost.peers.comparison import PeerComparison, compare_with_peers
+from modelprobe.cost.peers.peer import named, positional
+from modelprobe.model.zoo.published import Published
+from modelprobe.report.blocks import Level, Report
+from modelprobe.report.formats import RENDERERS, Style
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import Trace
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.peers import fakes
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.peers.answer import Answer, checked
-from modelprobe.peers.process import Order, ask_all, free_memory
+from modelprobe.cost.peers.answer import Answer, checked
+from modelprobe.cost.peers.process import Order, ask_all, free_memory
 from tests.samples import ROOT
 
 
@@ -62,7 +62,7 @@ def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path: Path) -> No
 def test_children_end_when_we_are_killed(tmp_path: Path) -> None:
     note = tmp_path / "note"
     order = f"Order('hangs', 'tests.peers.fakes:hangs', {{'note': {str(note)!r}}})"
-    code = f"from modelprobe.peers.process import Order, ask_all; ask_all([{order}], 60, workers=1)"
+    code = f"from modelprobe.cost.peers.process import Order, ask_all; ask_all([{order}], 60, workers=1)"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
     parent.kill()

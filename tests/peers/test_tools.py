@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modelprobe.peers import PEERS
+from modelprobe.cost.peers import PEERS
 from tests.command_line import SAMPLES, CommandLine
 
 pytestmark = pytest.mark.zoo

@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from modelprobe.analyzers.attention_maps import (
+from modelprobe.errors import BadInput
+from modelprobe.vision.attention.maps import (
     MEAN,
     Query,
     attentions,
@@ -16,8 +17,7 @@ from modelprobe.analyzers.attention_maps import (
     rollout,
     weights_of_query,
 )
-from modelprobe.analyzers.cam_layer import lay_out
-from modelprobe.errors import BadInput
+from modelprobe.vision.cam.layer import lay_out
 from tests.seeing.networks import ClassTokenViT
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from modelprobe.analyzers.cam_look import Chooser
-from modelprobe.analyzers.class_maps import class_map, scores
-from modelprobe.model.weights import load_state_dict_for
+from modelprobe.model.weights.load import load_state_dict_for
+from modelprobe.vision.cam.cam import Chooser
+from modelprobe.vision.cam.methods import class_map, scores
 from tests.samples import ROOT, models
 
 _spec = importlib.util.spec_from_file_location("samples_digits", ROOT / "samples" / "digits.py")

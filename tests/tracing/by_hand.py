@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modelprobe.tracing.ledger import OpCall, Trace
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import OpCall, Trace
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelprobe.analyzers.conventions import count_by_convention
-from modelprobe.tracing.conventions import CONVENTIONS, count
-from modelprobe.tracing.conventions.einsum import contraction_macs
+from modelprobe.cost.conventions import CONVENTIONS, count
+from modelprobe.cost.conventions.einsum import contraction_macs
+from modelprobe.cost.conventions.report import count_by_convention
 from modelprobe.tracing.recorder import trace
 from tests.tracing.by_hand import Expression, zeros
 

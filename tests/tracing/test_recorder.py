@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.tracing.failures import NeedsValuesError
-from modelprobe.tracing.ledger import Trace
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import Trace
 from tests.samples import models
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modelprobe.tracing import shortcuts
+from modelprobe.tracing.meta_kernels import forward as shortcuts
 
 
 def same(found: Any, expected: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modelprobe.tracing.shortcuts_training import TRAINING_SHORTCUTS
+from modelprobe.tracing.meta_kernels.backward import TRAINING_SHORTCUTS
 from tests.tracing.test_shortcuts import same
 
 aten = torch.ops.aten

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelprobe.peers import PEERS
-from modelprobe.peers.answer import checked
+from modelprobe.cost.peers import PEERS
+from modelprobe.cost.peers.answer import checked
 
 INSTALLED = [name for name, peer in PEERS.items() if importlib.util.find_spec(peer.package)]
 

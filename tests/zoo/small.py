@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from modelprobe.errors import ProbeError
-from modelprobe.model import libraries
 from modelprobe.model.construct import parameters_on_meta, without_warnings
-from modelprobe.model.image import Photo
-from modelprobe.model.preprocess import Preprocessing, Wishes, preprocessing
-from modelprobe.model.sizes import resize
+from modelprobe.model.inputs.sizes import resize
 from modelprobe.model.target import Target, resolve
-from modelprobe.tracing.ledger import Trace
+from modelprobe.model.zoo import libraries
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import Trace
+from modelprobe.vision.images import Photo
+from modelprobe.vision.preprocessing.lookup import Preprocessing, Wishes, preprocessing
 
 SMALL = re.compile(
     r"atto|femto|pico|nano|xxs|xxt|_xs|tiny|mini|_t\b|_s\b|_xt|small|lite|_050|_b0|_0\d\d|18|10t|_p12|_m0|t0"

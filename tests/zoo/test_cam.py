@@ -12,9 +12,9 @@ import timm
 import torch
 import torchvision
 
-from modelprobe.analyzers.cam_layer import Choice, choose_layer, lay_out
-from modelprobe.analyzers.class_maps import class_map, scores
-from modelprobe.model.image import open_image
+from modelprobe.vision.cam.layer import Choice, choose_layer, lay_out
+from modelprobe.vision.cam.methods import class_map, scores
+from modelprobe.vision.images import open_image
 from tests.samples import ROOT
 from tests.zoo.small import built, recorded, smallest
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelprobe.tracing.conventions import CONVENTIONS
+from modelprobe.cost.conventions import CONVENTIONS
 from modelprobe.tracing.recorder import trace
 from tests.zoo.live_tools import INSTALLED, ask
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modelprobe.commands.subject import Question, build, record
-from modelprobe.model.inputs import make_inputs
-from modelprobe.tracing.conventions import CONVENTIONS, count
-from modelprobe.tracing.ledger import Trace
+from modelprobe.cost.conventions import CONVENTIONS, count
+from modelprobe.model.build import Question, build, record
+from modelprobe.model.inputs.example import make_inputs
+from modelprobe.tracing.records import Trace
 from tests.zoo.live_tools import INSTALLED, ask, fvcore_activations
 
 timm = pytest.importorskip("timm")

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torchvision.models as torchvision_models
 
-from modelprobe.analyzers.flops import FlopsResult, count_flops
-from modelprobe.analyzers.ranges import ranges
-from modelprobe.commands.subject import Question, build, record
+from modelprobe.cost.data_dependent import ranges
+from modelprobe.cost.flops import FlopsResult, count_flops
+from modelprobe.model.build import Question, build, record
 
 pytestmark = pytest.mark.zoo
 

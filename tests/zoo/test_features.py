@@ -14,12 +14,12 @@ import timm
 import torch
 import torchvision
 
-from modelprobe.analyzers.feature_maps import maps_of
-from modelprobe.analyzers.feature_stats import stats_of
-from modelprobe.analyzers.layouts import MATRIX, NOTHING, VECTOR, layouts
-from modelprobe.commands.features_pictures import Drawing, pictures_of
-from modelprobe.model.image import open_image
 from modelprobe.tracing.capture import captured_until
+from modelprobe.vision.features.drawing import Drawing, pictures_of
+from modelprobe.vision.features.layouts import MATRIX, NOTHING, VECTOR, layouts
+from modelprobe.vision.features.maps import maps_of
+from modelprobe.vision.features.stats import stats_of
+from modelprobe.vision.images import open_image
 from tests.samples import ROOT
 from tests.zoo.small import built, recorded, smallest
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modelprobe.commands.subject import Question, build, record
-from modelprobe.tracing.ledger import Trace
+from modelprobe.model.build import Question, build, record
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import Trace
 
 pytestmark = pytest.mark.zoo
 

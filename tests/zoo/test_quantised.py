@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torchvision.models as torchvision_models
 
-from modelprobe.commands.subject import Question, build, record
+from modelprobe.model.build import Question, build, record
 
 pytestmark = pytest.mark.zoo
 

@@ -6,8 +6,8 @@ import pytest
 import timm
 from timm.models import get_pretrained_cfg
 
-from modelprobe.commands.subject import Question, build, record
-from modelprobe.model.zoo import zoo_names
+from modelprobe.model.build import Question, build, record
+from modelprobe.model.zoo.names import zoo_names
 
 pytestmark = pytest.mark.zoo
 

@@ -9,8 +9,8 @@ import functools
 
 import pytest
 
-from modelprobe.commands.subject import Question, build, record
-from modelprobe.tracing.conventions import count
+from modelprobe.cost.conventions import count
+from modelprobe.model.build import Question, build, record
 
 torchvision_models = pytest.importorskip("torchvision").models
 

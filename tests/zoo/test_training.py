@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from modelprobe.commands.flops_train import training_of
-from modelprobe.commands.subject import Question, build
+from modelprobe.cli.commands.flops_train import training_of
+from modelprobe.model.build import Question, build
 
 torchvision_models = pytest.importorskip("torchvision").models
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelprobe.commands.flops_train import training_of
-from modelprobe.commands.subject import Question, build
-from modelprobe.report import Level
+from modelprobe.cli.commands.flops_train import training_of
+from modelprobe.model.build import Question, build
+from modelprobe.report.blocks import Level
 
 torchvision_models = pytest.importorskip("torchvision").models
 

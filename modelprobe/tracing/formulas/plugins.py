@@ -19,7 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from modelprobe.errors import one_line
-from modelprobe.report import Level, Note
+from modelprobe.report.blocks import Level, Note
 
 GROUP = "modelprobe.formulas"
 

@@ -1,0 +1,1 @@
+"""Weight files, read without torch and without running anything in them."""

@@ -1,0 +1,1 @@
+"""The questions about weight files: one file for each."""

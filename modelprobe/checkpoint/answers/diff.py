@@ -1,0 +1,267 @@
+"""How do two weight files differ: in names, shapes and dtypes, in values, and in what else they hold?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.values.compare import (
+    NAME,
+    VALUES,
+    Measured,
+    Pair,
+    Sides,
+    ValueChange,
+    measure,
+    open_sides,
+    other_values,
+    pair_up,
+)
+from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, shape
+
+IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
+RESHAPED, REMOVED, ADDED = "reshaped", "removed", "added"
+MOST_ROWS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two files: its path and format, the branch that was compared, its tensors and elements."""
+
+    path: str
+    format: str
+    branch: str
+    tensors: int
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDiff:
+    """One tensor. `status` is one of identical, within tolerance, different, reshaped, removed, added.
+
+    `other` is its name in the second file, `found` how a renamed one was recognised. `values` is None where there is
+    nothing to compare it with.
+    """
+
+    name: str
+    other: str
+    status: str
+    found: str
+    shape: tuple[int, ...] | None
+    other_shape: tuple[int, ...] | None
+    dtype: str
+    other_dtype: str
+    values: Measured | None = None
+
+    @property
+    def renamed(self) -> bool:
+        """Whether it goes by another name in the second file."""
+        return bool(self.found)
+
+    @property
+    def retyped(self) -> bool:
+        """Whether both files have it, with different dtypes."""
+        return bool(self.dtype and self.other_dtype) and self.dtype != self.other_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsDiff(Result):
+    """What separates two weight files. `differ` is about tensors alone: entries that are none do not decide it."""
+
+    a: Side
+    b: Side
+    tolerance: float
+    tensors: tuple[TensorDiff, ...]
+    others: tuple[ValueChange, ...]
+    top: int
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Tensors by status."""
+        return Counter(tensor.status for tensor in self.tensors)
+
+    @property
+    def differ(self) -> bool:
+        """Whether any name, shape or dtype differs, or any value by more than the tolerance."""
+        return any(t.status not in (IDENTICAL, WITHIN) or t.renamed or t.retyped for t in self.tensors)
+
+    def report(self) -> Report:
+        """Both files, the verdict, structure, values, other entries."""
+        tables = [table for table in (_structure(self), _values(self), _others(self)) if table.rows]
+        data = {**self.to_dict(), "differ": self.differ, "counts": dict(self.counts)}
+        blocks: tuple[Block, ...] = (_facts(self), *tables, *_notes(self))
+        return Report(f"{self.a.path} and {self.b.path}", "modelprobe.diff/1", blocks, data)
+
+
+def diff_weights(
+    a: str, b: str, *, branches: Sequence[str] = (), tolerance: float = 0.0, top: int | None = None
+) -> WeightsDiff:
+    """Compare two weight files. `branches`: none, one for both, or one for each. Raises BadInput."""
+    first, second = open_checkpoint(a), open_checkpoint(b)
+    with ExitStack() as stack:
+        sides = open_sides(first, second, stack, branches)
+        pairs, removed, added = pair_up(sides)
+        tensors = [_compared(sides, pair, tolerance) for pair in pairs]
+    tensors += [_lone(sides.left[name], REMOVED) for name in removed]
+    tensors += [_lone(sides.right[name], ADDED) for name in added]
+    left = _side(first, sides.a.branch.name, sides.left)
+    right = _side(second, sides.b.branch.name, sides.right)
+    return WeightsDiff(left, right, tolerance, tuple(tensors), tuple(other_values(first, second)), top or MOST_ROWS)
+
+
+def _side(found: Checkpoint, branch: str, tensors: Mapping[str, Outgoing]) -> Side:
+    return Side(found.path, found.format, branch, len(tensors), sum(tensor.numel for tensor in tensors.values()))
+
+
+def _compared(sides: Sides, pair: Pair, tolerance: float) -> TensorDiff:
+    a, b = sides.left[pair.name], sides.right[pair.other]
+    values = None
+    if a.shape != b.shape:
+        status = RESHAPED
+    else:
+        values = measure(a, b, tolerance)
+        same = values.equal == values.numel
+        status = IDENTICAL if same else DIFFERENT if values.beyond else WITHIN
+    return TensorDiff(pair.name, pair.other, status, pair.found, a.shape, b.shape, a.dtype, b.dtype, values)
+
+
+def _lone(tensor: Outgoing, status: str) -> TensorDiff:
+    if status == REMOVED:
+        return TensorDiff(tensor.name, "", status, "", tensor.shape, None, tensor.dtype, "")
+    return TensorDiff("", tensor.name, status, "", None, tensor.shape, "", tensor.dtype)
+
+
+def _facts(result: WeightsDiff) -> Facts:
+    counts = result.counts
+    items = [
+        Fact(label, side.path, detail=f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors")
+        for label, side in (("First", result.a), ("Second", result.b))
+    ]
+    items.append(Fact("Verdict", "they differ" if result.differ else "no difference in any tensor"))
+    items += [Fact(status.capitalize(), counts[status], Unit.COUNT) for status in _ORDER if counts.get(status)]
+    renamed, retyped = sum(t.renamed for t in result.tensors), sum(t.retyped for t in result.tensors)
+    items += [Fact(label, n, Unit.COUNT) for label, n in (("Renamed", renamed), ("Retyped", retyped)) if n]
+    return Facts(tuple(items))
+
+
+_ORDER = (IDENTICAL, WITHIN, DIFFERENT, RESHAPED, REMOVED, ADDED)
+
+
+def _structure(result: WeightsDiff) -> Table:
+    columns = (
+        Column("name", "First"),
+        Column("other", "Second"),
+        Column("what", "What", wrap=True),
+        Column("shape", "Shape", priority=1),
+        Column("dtype", "Dtype", priority=2),
+    )
+    found = [t for t in result.tensors if _what(t)]
+    rows = tuple(Row((t.name, t.other, _what(t), _change(_sizes(t)), _change((t.dtype, t.other_dtype)))) for t in found)
+    return Table(columns, rows[: result.top], "Structure", key="structure")
+
+
+def _what(tensor: TensorDiff) -> str:
+    parts = ["renamed"] if tensor.renamed else []
+    parts += [tensor.status] if tensor.status in (RESHAPED, REMOVED, ADDED) else []
+    parts += ["retyped"] if tensor.retyped else []
+    return ", ".join(parts)
+
+
+def _sizes(tensor: TensorDiff) -> tuple[str, str]:
+    first = "" if tensor.shape is None else shape(tensor.shape)
+    return first, "" if tensor.other_shape is None else shape(tensor.other_shape)
+
+
+def _change(sides: tuple[str, str]) -> str:
+    first, second = sides
+    return first or second if first == second or not (first and second) else f"{first} -> {second}"
+
+
+def _values(result: WeightsDiff) -> Table:
+    columns = (
+        Column("name", "Tensor"),
+        Column("max_abs", "Max diff"),
+        Column("max_rel", "Relative", priority=2),
+        Column("cosine", "Cosine", priority=1),
+        Column("norm_a", "Norm", priority=3),
+        Column("norm_b", "Norm of second", priority=4),
+        Column("changed", "Changed", Unit.COUNT),
+        Column("numel", "Elements", Unit.COUNT, priority=5),
+    )
+    found = [t for t in result.tensors if t.status in (DIFFERENT, WITHIN) and t.values is not None]
+    found.sort(key=_gravity)
+    rows = tuple(Row(_cells(t, t.values), mark=_mark(t)) for t in found if t.values is not None)
+    return Table(columns, rows[: result.top], "Values", key="values")
+
+
+def _gravity(tensor: TensorDiff) -> tuple[bool, int, float]:
+    """Beyond the tolerance first, then by how far apart."""
+    values = tensor.values
+    return tensor.status != DIFFERENT, -(values.unbounded if values else 0), -(values.max_rel if values else 0)
+
+
+def _cells(tensor: TensorDiff, values: Measured) -> tuple[Cell, ...]:
+    cosine = None if values.cosine is None else f"{values.cosine:.6f}"
+    numbers = (f"{values.max_abs:.4g}", f"{values.max_rel:.4g}", cosine, f"{values.norm_a:.5g}", f"{values.norm_b:.5g}")
+    return (tensor.name, *numbers, values.numel - values.equal, values.numel)
+
+
+def _mark(tensor: TensorDiff) -> str:
+    if tensor.values is not None and tensor.values.unbounded:
+        return f"{tensor.values.unbounded:,} NaN or infinite"
+    return tensor.status if tensor.status == WITHIN else ""
+
+
+def _others(result: WeightsDiff) -> Table:
+    columns = (Column("path", "Other entry"), Column("before", "First"), Column("after", "Second"))
+    rows = tuple(Row((o.path, _cut(o.before), _cut(o.after))) for o in result.others)
+    return Table(columns, rows[: result.top], "Other entries", key="others")
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= 80 else f"{text[:79]}…"
+
+
+def _notes(result: WeightsDiff) -> list[Note]:
+    notes = []
+    hidden = sum(1 for t in result.tensors if t.status in (DIFFERENT, WITHIN)) - result.top
+    if hidden > 0:
+        notes.append(Note(f"{hidden:,} more tensors differ in value, by less; --top shows more, -f json all."))
+    hidden = sum(1 for t in result.tensors if _what(t)) - result.top
+    if hidden > 0:
+        notes.append(Note(f"{hidden:,} more tensors differ in structure; --top shows more, -f json all."))
+    notes += [*_found(result), *_pattern(result)]
+    unbounded = sum(t.values.unbounded for t in result.tensors if t.values is not None)
+    if unbounded:
+        notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
+    if result.others:
+        notes.append(Note(f"Entries that are no tensors differ, {len(result.others):,} of them; they do not decide."))
+    return notes
+
+
+def _found(result: WeightsDiff) -> list[Note]:
+    """How the renamed tensors were recognised."""
+    ways = Counter(tensor.found for tensor in result.tensors if tensor.renamed)
+    told = {VALUES: "their values are equal", NAME: "their names end alike, and the shapes are the same"}
+    return [Note(f"{count:,} renamed tensors were recognised, since {told[way]}.") for way, count in ways.items()]
+
+
+def _pattern(result: WeightsDiff) -> list[Note]:
+    """What all renamed tensors have in common, if it is a leading part of the name."""
+    renamed = [t for t in result.tensors if t.renamed]
+    for first, second, verb in (("name", "other", "gained"), ("other", "name", "lost")):
+        heads = {_head(getattr(t, first), getattr(t, second)) for t in renamed}
+        if len(renamed) > 1 and len(heads) == 1 and None not in heads:
+            return [Note(f"All {len(renamed):,} renamed tensors {verb} the leading {heads.pop()}")]
+    return []
+
+
+def _head(short: str, long: str) -> str | None:
+    return long[: -len(short)] if long.endswith(f".{short}") else None

@@ -1,0 +1,159 @@
+"""How is the summary of a weight file shown: its facts, its tables, its notes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from modelprobe.checkpoint.answers.name_tree import NameRow
+from modelprobe.checkpoint.pickle.globals import Verdict
+from modelprobe.checkpoint.records import BUFFER, DAMAGE, FLAG_TEXT
+from modelprobe.report.blocks import Column, Fact, Level, Note, Row, Table
+from modelprobe.report.units import Unit, size
+
+if TYPE_CHECKING:
+    from modelprobe.checkpoint.answers.summary import Value, WeightsSummary
+
+MOST_SHARED = 30
+CUT = 120
+
+
+def facts(result: WeightsSummary) -> tuple[Fact, ...]:
+    version = f"version {result.version}" if result.version else ""
+    facts = [Fact("Format", result.format, detail=version), Fact("Size", result.size, Unit.BYTES)]
+    if result.branch is not None:
+        facts.append(Fact("Model", result.branch.name or "the root", detail=result.branch.rule))
+        facts.append(Fact("Tensors", result.tensors, Unit.COUNT, f"{size(result.nbytes)} in the model"))
+        if result.parameters or not result.undecided:
+            facts.append(Fact("Parameters", result.parameters, Unit.COUNT))
+        if result.buffers:
+            guess = "by name: the file does not say" if result.guessed else ""
+            facts.append(Fact("Buffers", result.buffers, Unit.COUNT, guess))
+        if result.undecided:
+            facts.append(Fact("Elements", result.undecided, Unit.COUNT, "parameters, as far as names tell"))
+    if result.optimizer_bytes and result.all_bytes:
+        facts.append(Fact("Optimizer", result.optimizer_bytes, Unit.BYTES, "training state, not part of the model"))
+    if result.wasted_bytes:
+        facts.append(Fact("Wasted", result.wasted_bytes, Unit.BYTES, "in storages beyond the tensors cut from them"))
+    if result.devices:
+        facts.append(Fact("Saved on", ", ".join(result.devices)))
+    return tuple(facts)
+
+
+def tensor_table(rows: Sequence[NameRow]) -> Table:
+    columns = (
+        Column("name", "Tensor"),
+        Column("tensors", "Tensors", Unit.COUNT, priority=3),
+        Column("shape", "Shape", Unit.SHAPE, priority=1),
+        Column("dtype", "Dtype", priority=2),
+        Column("numel", "Elements", Unit.COUNT),
+        Column("nbytes", "Size", Unit.BYTES, priority=4),
+        Column("role", "Role", priority=5),
+    )
+    return Table(columns, tuple(_tensor_row(row) for row in rows), tree=any(row.depth for row in rows), key="tensors")
+
+
+def _tensor_row(row: NameRow) -> Row:
+    marks = [f"x{len(row.copies) + 1}"] if row.copies else []
+    marks += [FLAG_TEXT.get(flag, flag) for flag in row.flags if flag != "by-name"]
+    label = f"{row.label} … {row.copies[-1]}" if row.copies else row.label
+    role = f"{row.role} (by name)" if row.role and "by-name" in row.flags else row.role
+    count = None if row.is_tensor else row.tensors
+    cells = (label, count, row.shape, ", ".join(row.dtypes), row.numel, row.nbytes, role)
+    return Row(cells, row.depth, ", ".join(marks), quiet=row.role == BUFFER)
+
+
+def contents_table(result: WeightsSummary) -> Table:
+    columns = (
+        Column("key", "Entry"),
+        Column("kind", "Kind", priority=1),
+        Column("length", "Length", Unit.COUNT, priority=2),
+        Column("tensors", "Tensors", Unit.COUNT),
+        Column("nbytes", "Size", Unit.BYTES),
+    )
+    offered = {branch.path[0] for branch in result.alternatives if branch.path}
+    chosen = result.branch.path[0] if result.branch and result.branch.path else None
+    rows = []
+    for content in result.contents if any(c.tensors for c in result.contents) else ():
+        mark = "the model" if content.key == chosen else "another branch" if content.key in offered else ""
+        kind = f"{content.kind} {content.type}".strip()
+        rows.append(
+            Row((content.key, kind, content.length or None, content.tensors or None, content.nbytes or None), mark=mark)
+        )
+    return Table(columns, tuple(rows), "Contents", key="contents")
+
+
+def dtype_table(result: WeightsSummary) -> Table:
+    columns = (
+        Column("dtype", "Dtype"),
+        Column("tensors", "Tensors", Unit.COUNT),
+        Column("numel", "Elements", Unit.COUNT),
+        Column("nbytes", "Size", Unit.BYTES),
+    )
+    rows = [Row((s.dtype, s.tensors, s.numel, s.nbytes)) for s in result.dtypes] if len(result.dtypes) > 1 else []
+    return Table(columns, tuple(rows), "Dtypes", key="dtypes")
+
+
+def shared_table(result: WeightsSummary) -> Table:
+    columns = (Column("names", "Tensors"), Column("nbytes", "Size", Unit.BYTES), Column("how", "How"))
+    rows = []
+    for shared in result.shared[:MOST_SHARED]:
+        more = f" and {len(shared.names) - 4} more" if len(shared.names) > 4 else ""
+        how = "the same tensor" if shared.tied else "views of one storage"
+        rows.append(Row((", ".join(shared.names[:4]) + more, shared.nbytes, how)))
+    return Table(columns, tuple(rows), "Shared storages", key="shared")
+
+
+def value_table(result: WeightsSummary) -> Table:
+    columns = (Column("path", "Other value"), Column("value", "Value"), Column("kind", "Kind", priority=1))
+    rows = [Row((value.path, _shown(value), value.kind), quiet=value.kind == "none") for value in result.values]
+    return Table(columns, tuple(rows), "Other values", key="values")
+
+
+def _shown(value: Value) -> str:
+    text = f"{value.value:,} entries" if value.kind in ("dict", "list", "tuple", "set") else str(value.value)
+    return text if len(text) <= CUT else f"{text[:CUT]}…"
+
+
+def global_table(result: WeightsSummary) -> Table:
+    columns = (Column("name", "Would import"), Column("verdict", "Verdict"), Column("count", "Times", Unit.COUNT),
+               Column("called", "Called", Unit.YESNO))  # fmt: skip
+    told = [use for use in result.globals if use.verdict is not Verdict.HARMLESS]
+    rows = [Row((use.name, use.verdict.value, use.count, use.called)) for use in told]
+    return Table(columns, tuple(rows), "Names that unpickling this file would import; nothing was", key="globals")
+
+
+def notes(result: WeightsSummary) -> Iterator[Note]:
+    for finding in result.findings:
+        yield Note(f"{finding.text}.", Level.WARNING if finding.serious else Level.INFO)
+    for flag, count in result.flags:
+        if flag not in ("by-name", "non-persistent"):
+            many = "1 tensor" if count == 1 else f"{count:,} tensors"
+            yield Note(f"{many}: {FLAG_TEXT.get(flag, flag)}.", _level(flag))
+    danger = [use.name for use in result.globals if use.verdict is Verdict.DANGEROUS]
+    if danger:
+        yield Note(
+            f"Loading this file the ordinary way would run code: {', '.join(danger[:5])}. It was not run.",
+            Level.WARNING,
+        )
+    elif any(use.verdict is Verdict.UNKNOWN for use in result.globals):
+        yield Note("torch.load with weights_only=True refuses this file: it names classes that torch does not know.")
+    if result.code:
+        yield Note(f"The file holds {result.code}: loading it the ordinary way runs that. It was not run.")
+    for wrapper in result.wrappers:
+        yield Note(
+            f"{wrapper.tensors:,} of {wrapper.total:,} names carry {wrapper.segment} ({wrapper.source}), "
+            f"as {wrapper.example}; modelprobe repair {result.path} -o fixed.pth takes it out."
+        )
+    for branch in result.alternatives:
+        yield Note(
+            f"Another branch, {branch.rule}: {branch.name or 'the root'} ({branch.tensors:,} tensors); see --branch."
+        )
+    if result.rows_left_out:
+        yield Note(f"{result.rows_left_out:,} more tensors and groups are not shown; --all shows every tensor.")
+    if result.values_left_out:
+        yield Note(f"{result.values_left_out:,} other values are not shown; --all shows them.")
+
+
+def _level(flag: str) -> Level:
+    return Level.WARNING if flag in DAMAGE else Level.INFO

@@ -1,0 +1,1 @@
+"""Where the bytes of a weight file come from: local files, directories, HTTP and buckets; archives and JSON."""

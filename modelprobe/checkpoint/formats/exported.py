@@ -1,0 +1,169 @@
+"""What is in an archive of `torch.export.save` (`.pt2`)? Its JSON tables name every weight; payload pickles stay shut.
+
+How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
+own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoints/seeds.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from modelprobe.checkpoint.bytes.json import parse_json
+from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.dtypes import BITS, EXPORTED, element_count, tensor_bytes
+from modelprobe.checkpoint.formats.torch_zip import locator, nested_archive
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.records import (
+    BUFFER,
+    PARAMETER,
+    Checkpoint,
+    Finding,
+    Item,
+    Scalar,
+    StorageEntry,
+    TensorEntry,
+)
+from modelprobe.errors import BadInput
+
+OLD_STATE = "serialized_state_dict.pt"
+OLD_PROGRAM = "serialized_exported_program.json"
+
+
+@dataclass
+class _Listing:
+    tensors: list[TensorEntry] = field(default_factory=list)
+    storages: dict[str, StorageEntry] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def read_exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    """List the weights and constants of an export archive; `root` is its top folder, or empty."""
+    top = f"{root}/" if root else ""
+    if f"{top}archive_format" not in archive.members:
+        return _old(archive, top, limits)
+    listing = _Listing()
+    shapes: dict[str, bool] = {}
+    models = _names(archive, f"{top}models/", ".json")
+    for name in models:
+        if archive.members[name].size > limits.header:
+            listing.findings.append(Finding(f"{name} is too long to be read: persistent buffers are not told apart"))
+            continue
+        shapes.update(_signature(parse_json(archive.read(name, limits.header), archive.source.name, name)))
+    for folder, several in (("weights", len(models) > 1), ("constants", len(models) > 1)):
+        for name in _names(archive, f"{top}data/{folder}/", f"_{folder}_config.json"):
+            label = name.rpartition("/")[2].removesuffix(f"_{folder}_config.json")
+            table = parse_json(archive.read(name, limits.header), archive.source.name, name)
+            where = f"{top}data/{folder}/"
+            _table(listing, archive, table, where, (label,) if several else (), shapes)
+    version = archive.read(f"{top}archive_version", 64).decode("ascii", "replace").strip()
+    metadata: dict[str, Scalar] = {"models": ", ".join(name.rpartition("/")[2] for name in models)}
+    nbytes = sum(entry.nbytes for entry in listing.tensors)
+    listing.findings += [Finding(text, serious=True) for text in archive.findings]
+    return Checkpoint(
+        path=archive.source.name,
+        format="torch.export",
+        version=version,
+        size=archive.source.size,
+        tensors=tuple(listing.tensors),
+        storages=listing.storages,
+        tree=Item("", "dict", None, "", len(listing.tensors), len(listing.tensors), nbytes),
+        metadata=metadata,
+        findings=tuple(listing.findings),
+        files=(archive.source.name,),
+    )
+
+
+def _names(archive: ZipDirectory, folder: str, ending: str) -> list[str]:
+    return [name for name in archive.members if name.startswith(folder) and name.endswith(ending)]
+
+
+def _signature(program: Any) -> dict[str, bool]:
+    """Of each buffer in the program's signature whether it is persistent."""
+    found = {}
+    specs = _at(program, "graph_module", "signature", "input_specs")
+    for spec in specs if isinstance(specs, list) else ():
+        name, kept = _at(spec, "buffer", "buffer_name"), _at(spec, "buffer", "persistent")
+        if isinstance(name, str) and isinstance(kept, bool):
+            found[name] = kept
+    return found
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _table(
+    listing: _Listing, archive: ZipDirectory, table: Any, where: str, prefix: tuple[str, ...], kept: dict[str, bool]
+) -> None:
+    config = _at(table, "config")
+    if not isinstance(config, dict):
+        raise BadInput(f"{archive.source.name} has a table of weights that makes no sense")
+    find = locator(archive, where)
+    for name, entry in config.items():
+        file = _at(entry, "path_name")
+        storage = find(file) if isinstance(file, str) else None
+        if storage is not None:
+            storage = replace(storage, key=where + str(file))
+            listing.storages[storage.key] = storage
+        listing.tensors.append(_tensor((*prefix, name), entry, storage, kept))
+    payloads = Finding("some payloads are pickles of their own: named here, not opened")
+    if payloads not in listing.findings and any("code-payload" in tensor.flags for tensor in listing.tensors):
+        listing.findings.append(payloads)
+
+
+def _tensor(path: tuple[str, ...], entry: Any, storage: StorageEntry | None, kept: dict[str, bool]) -> TensorEntry:
+    meta = _at(entry, "tensor_meta")
+    shape, strides = _sizes(_at(meta, "sizes")), _sizes(_at(meta, "strides"))
+    code = _at(meta, "dtype")
+    dtype = EXPORTED.get(code, "") if type(code) is int else ""
+    flags = [] if storage is not None else ["missing-storage"]
+    numel = element_count(shape or (), dtype) if shape is not None else None
+    pickled = _at(entry, "use_pickle") is True
+    if pickled:
+        flags.append("code-payload")
+    if numel is None:
+        flags.append("impossible-shape")
+    elif not dtype:
+        flags.append("unknown-dtype")
+    elif storage is not None and not pickled and tensor_bytes(numel, dtype) > storage.length:
+        flags.append("short-storage")
+    role = PARAMETER if _at(entry, "is_param") is True else BUFFER
+    if role == BUFFER and kept.get(path[-1]) is False:
+        flags.append("non-persistent")
+    offset = _at(meta, "storage_offset", "as_int")
+    grad = _at(meta, "requires_grad")
+    return TensorEntry(
+        path=path,
+        shape=shape or (),
+        dtype=dtype or "?",
+        strides=strides,
+        offset=offset * BITS.get(dtype, 8) // 8 if type(offset) is int and 0 <= offset < 1 << 60 else 0,
+        nbytes=tensor_bytes(numel or 0, dtype),
+        numel=numel or 0,
+        storage=storage.key if storage else "",
+        storage_nbytes=storage.length if storage else 0,
+        device=str(_at(meta, "device", "type") or "")[:64],
+        role=role,
+        requires_grad=grad if isinstance(grad, bool) else None,
+        flags=tuple(flags),
+    )
+
+
+def _sizes(found: Any) -> tuple[int, ...] | None:
+    if not isinstance(found, list) or len(found) > 64:
+        return None
+    sizes = [_at(item, "as_int") for item in found]
+    return tuple(sizes) if all(type(size) is int for size in sizes) else None
+
+
+def _old(archive: ZipDirectory, top: str, limits: Limits) -> Checkpoint:
+    """Before torch 2.7: a state dict as a torch file of its own inside the archive."""
+    member = archive.get(top + OLD_STATE)
+    if member is None:
+        raise BadInput(f"{archive.source.name} is an export archive without its weights")
+    version = archive.read(f"{top}version", 64).decode("ascii", "replace").strip()
+    found = nested_archive(archive.open(member, limits.pickle_bytes), limits)
+    return replace(found, path=archive.source.name, format="torch.export", version=version, size=archive.source.size)

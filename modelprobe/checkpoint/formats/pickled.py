@@ -1,0 +1,60 @@
+"""How do the readers of pickled formats turn a root node into a `Checkpoint`? The part they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.pickle.nodes import Global
+from modelprobe.checkpoint.pickle.outline import Outline
+from modelprobe.checkpoint.pickle.read import Pickled
+from modelprobe.checkpoint.pickle.storages import Locate, Shelf
+from modelprobe.checkpoint.records import Checkpoint, Finding, GlobalEntry, Scalar, StorageEntry
+
+
+def checkpoint_of(
+    pickled: Pickled,
+    locate: Locate,
+    limits: Limits,
+    *,
+    path: str,
+    kind: str,
+    version: str = "",
+    size: int = 0,
+    findings: Iterable[Finding] = (),
+    metadata: Mapping[str, Scalar] | None = None,
+    where: str = "",
+) -> Checkpoint:
+    """Walk the root of a pickle and put everything found into one record."""
+    outline = Outline(Shelf(locate, limits), limits)
+    tree = outline.build(pickled.root)
+    return Checkpoint(
+        path=path,
+        format=kind,
+        version=version,
+        size=size,
+        tensors=tuple(outline.tensors),
+        storages=outline.shelf.storages,
+        tree=tree,
+        modules=tuple(outline.modules),
+        globals=global_entries(pickled.globals, where),
+        findings=(*findings, *remarks(pickled), *outline.findings),
+        metadata=metadata or {},
+        files=(path,),
+        root=pickled.root,
+    )
+
+
+def global_entries(found: Iterable[Global], where: str = "") -> tuple[GlobalEntry, ...]:
+    """The globals of a pickle as plain records."""
+    return tuple(GlobalEntry(node.module, node.name, node.count, node.called, where) for node in found)
+
+
+def remarks(pickled: Pickled) -> tuple[Finding, ...]:
+    """What was odd in the pickle itself."""
+    return tuple(Finding(text, serious=True) for text in pickled.findings)
+
+
+def nowhere(key: str) -> StorageEntry | None:
+    """For pickles that have no storages beside them."""
+    return None

@@ -1,0 +1,117 @@
+"""What is in a TorchScript archive (`torch.jit.save`, mobile `.ptl`)? Its code is read as text, never compiled.
+
+How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
+own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoints/seeds.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import islice
+
+from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.formats.pickled import global_entries, remarks
+from modelprobe.checkpoint.formats.torch_zip import checksum, describe, locator, unused
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.pickle.modules import DEEPEST, MOST_MODULES
+from modelprobe.checkpoint.pickle.nodes import Call, Node, attributes, called, pairs
+from modelprobe.checkpoint.pickle.outline import Outline
+from modelprobe.checkpoint.pickle.read import read_pickle
+from modelprobe.checkpoint.pickle.storages import Shelf
+from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, Finding, Item, ModuleEntry
+
+CODE_BYTES = 16 << 20
+
+_CLASS = re.compile(
+    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]\n]*)\]\n  __buffers__ = \[([^\]\n]*)\]", re.MULTILINE
+)
+_NAME = re.compile(r'"([^"]*)"')
+
+
+class Roles:
+    """Which attributes of a class are parameters and which buffers, from the archive's code, one file at a time."""
+
+    def __init__(self, archive: ZipDirectory, root: str) -> None:
+        self._archive = archive
+        self._root = root
+        self._read: dict[str, dict[str, dict[str, str]]] = {}
+        self._left = CODE_BYTES
+
+    def of(self, spelled: str) -> dict[str, str]:
+        """Attribute name to role, for a class such as `__torch__.torch.nn.modules.conv.Conv2d`."""
+        package, _, name = spelled.rpartition(".")
+        if package not in self._read:
+            self._read[package] = self._classes(f"{self._root}/code/{package.replace('.', '/')}.py")
+        return self._read[package].get(name, {})
+
+    def _classes(self, member_name: str) -> dict[str, dict[str, str]]:
+        member = self._archive.get(member_name)
+        if member is None or member.size > self._left:
+            return {}
+        self._left -= member.size
+        text = self._archive.open(member).read(0, member.size).decode("utf-8", "replace")
+        found = {}
+        for name, parameters, buffers in _CLASS.findall(text):
+            found[name] = dict.fromkeys(_NAME.findall(parameters), PARAMETER)
+            found[name] |= dict.fromkeys(_NAME.findall(buffers), BUFFER)
+        return found
+
+
+def read_torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    """List the tensors of a TorchScript archive under the names of its modules."""
+    source = archive.source
+    member = archive.members[f"{root}/data.pkl"]
+    version, findings = describe(archive, root)
+    pickled = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits)
+    findings.extend(checksum(archive, member))
+    data = f"{root}/data/" if any(name.startswith(f"{root}/data/") for name in archive.members) else f"{root}/tensors/"
+    outline = Outline(Shelf(locator(archive, data), limits), limits)
+    modules = _walk(outline, pickled.root, Roles(archive, root))
+    code = sum(member.size for name, member in archive.members.items() if name.startswith(f"{root}/code/"))
+    mobile = f"{root}/bytecode.pkl" in archive.members
+    nbytes = sum(entry.nbytes for entry in outline.tensors)
+    found = Checkpoint(
+        path=source.name,
+        format="TorchScript mobile" if mobile else "TorchScript",
+        version=version,
+        size=source.size,
+        tensors=tuple(outline.tensors),
+        storages=outline.shelf.storages,
+        tree=Item("", "module", None, called(pickled.root), len(modules), len(outline.tensors), nbytes),
+        modules=modules,
+        globals=tuple(g for g in global_entries(pickled.globals, "data.pkl") if not g.module.startswith("__torch__")),
+        findings=(*findings, *remarks(pickled), *outline.findings),
+        metadata={"code_bytes": code},
+        files=(source.name,),
+        code=f"{code:,} bytes of TorchScript code",
+        root=pickled.root,
+    )
+    spare = unused(archive, data, found)
+    return replace(found, findings=(*found.findings, *spare, *(Finding(text, True) for text in archive.findings)))
+
+
+def is_object(node: Node) -> bool:
+    """Whether a node is an object of a class that the archive's own code defines."""
+    return type(node) is Call and called(node).startswith("__torch__") and attributes(node) is not None
+
+
+def _walk(outline: Outline, root: Node, roles: Roles) -> tuple[ModuleEntry, ...]:
+    """Add every tensor below `root`. A module that hangs in two places is listed in both, as `state_dict()` does."""
+    modules: list[ModuleEntry] = []
+    stack: list[tuple[Node, tuple[str, ...], tuple[int, ...]]] = [(root, (), ())] if is_object(root) else []
+    while stack and len(modules) < MOST_MODULES:
+        node, path, above = stack.pop()
+        kind = called(node)
+        modules.append(ModuleEntry(path, kind))
+        known = roles.of(kind)
+        below = []
+        for name, value in islice(pairs(attributes(node)), MOST_MODULES - len(stack)):
+            if type(name) is not str or type(value) is not Call:
+                continue
+            if outline.add((*path, name), value, known.get(name, ATTRIBUTE)):
+                continue
+            if is_object(value) and id(value) not in above and len(above) < DEEPEST:
+                below.append((value, (*path, name), (*above, id(node))))
+        stack.extend(reversed(below))
+    return tuple(modules)

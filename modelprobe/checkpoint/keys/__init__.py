@@ -1,0 +1,1 @@
+"""How the names and shapes in a weight file are made to fit a model."""

@@ -1,0 +1,148 @@
+"""What does a model, or another weight file, expect? Names, shapes and dtypes in the order of its state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from modelprobe.checkpoint.records import BUFFER, PARAMETER, Branch, Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+DEEPEST = 16
+"""Segments of a name that are looked at when its ends are compared; a forged name could have a million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A tensor that is expected. `same` names an earlier one that is the very same tensor (tied)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str | None = None
+    same: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Everything that a model expects, and what is known about it beyond names.
+
+    `absent` are buffers that the model computes itself and leaves out of its state_dict. `kinds` are the classes of its
+    modules by path, `grids` the grid of patches (rows, columns) that belongs to a position embedding by its name.
+    `strides` are the strides, dilations and groups of convolutions by path, which stand in no weight file.
+    `versions` is the `_metadata` of its state_dict. `values` tells whether buffers can be taken from the model itself.
+    """
+
+    label: str
+    wants: tuple[Want, ...]
+    absent: frozenset[str] = frozenset()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    versions: Mapping[str, Any] | None = None
+    values: bool = False
+
+    @property
+    def by_name(self) -> dict[str, Want]:
+        """The tensors by name."""
+        return {want.name: want for want in self.wants}
+
+    def in_order(self, names: Sequence[str]) -> Reference:
+        """The same, its tensors in the order of these names; the others follow."""
+        place = {name: index for index, name in enumerate(names)}
+        return replace(self, wants=tuple(sorted(self.wants, key=lambda want: place.get(want.name, len(place)))))
+
+
+def reference_of_model(model: nn.Module, label: str) -> Reference:
+    """What `model.load_state_dict(…, strict=True)` asks for. The model may be on meta; it is not changed."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state = model.state_dict()
+    seen: dict[int, str] = {}
+    wants = []
+    originals = _tensors(model)
+    for name, tensor in state.items():
+        if not hasattr(tensor, "shape"):
+            continue  # an extra state that is no tensor
+        first = seen.setdefault(id(originals.get(name, tensor)), name)
+        role = PARAMETER if name in parameters else BUFFER
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        wants.append(Want(name, tuple(tensor.shape), dtype, role, first if first != name else ""))
+    absent = {name for name, _ in model.named_buffers(remove_duplicate=False)} - state.keys()
+    kinds = {name: type(module).__name__ for name, module in model.named_modules(remove_duplicate=False)}
+    versions = getattr(state, "_metadata", None)
+    grids, strides = _grids(model, wants), _strides(model)
+    return Reference(label, tuple(wants), frozenset(absent), kinds, grids, strides, versions, values=True)
+
+
+def _strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        stride, dilation, groups = (getattr(module, name, None) for name in ("stride", "dilation", "groups"))
+        if isinstance(stride, tuple) and isinstance(dilation, tuple) and isinstance(groups, int):
+            found[path] = (*stride, *dilation, groups)
+    return found
+
+
+def _tensors(model: nn.Module) -> dict[str, Any]:
+    """The tensors themselves: `state_dict()` hands out a new object for each name."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _grids(model: nn.Module, wants: list[Want]) -> dict[str, tuple[int, int]]:
+    """The grid of every position embedding, as the modules of timm and torchvision say it."""
+    grid: tuple[int, int] | None = None
+    for module in model.modules():
+        found = getattr(module, "grid_size", None)
+        if isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(side, int) for side in found):
+            grid = (found[0], found[1])
+            break
+        side, patch = getattr(module, "image_size", None), getattr(module, "patch_size", None)
+        if isinstance(side, int) and isinstance(patch, int) and patch:
+            grid = (side // patch, side // patch)
+            break
+    return {want.name: grid for want in wants if grid and is_position(want.name) and len(want.shape) == 3}
+
+
+def is_position(name: str) -> bool:
+    """Whether the last word of a name is that of a learned position embedding."""
+    last = name.rpartition(".")[2]
+    return last in ("pos_embed", "pos_embedding", "position_embeddings", "positional_embedding")
+
+
+def reference_of_checkpoint(found: Checkpoint, branch: Branch | None = None) -> Reference:
+    """What another weight file holds in its branch. It says nothing about what a model would compute itself."""
+    branch = branch or found.branch
+    if branch is None:
+        return Reference(found.path, ())
+    wants, seen = [], dict[tuple[object, ...], str]()
+    for entry in state_entries(found, branch):
+        name = ".".join(entry.path[len(branch.path) :])
+        key = (entry.storage, entry.offset, entry.shape, entry.strides) if entry.storage else (name,)
+        first = seen.setdefault(key, name) if entry.numel else name
+        wants.append(Want(name, entry.shape, entry.dtype, entry.role, first if first != name else ""))
+    return Reference(found.path, tuple(wants))
+
+
+def speaks_of(names: Iterable[str], reference: Reference) -> bool:
+    """Whether most names of a reference stand at the ends of these: they are of that network, and of no other's."""
+    ends: set[str] = set()
+    for name in names:
+        parts = name.split(".", DEEPEST)
+        ends.update(".".join(parts[index:]) for index in range(len(parts)))
+    return 2 * sum(1 for want in reference.wants if want.name in ends) > len(reference.wants)
+
+
+def state_entries(found: Checkpoint, branch: Branch) -> tuple[Any, ...]:
+    """The tensors of a branch that a state_dict would hold: no attributes, no buffers that are not saved."""
+    return tuple(
+        entry
+        for entry in found.tensors_in(branch)
+        if entry.role != "attribute" and "non-persistent" not in entry.flags and len(entry.path) > len(branch.path)
+    )

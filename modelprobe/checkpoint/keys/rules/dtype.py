@@ -1,0 +1,18 @@
+"""The rule for another floating-point type: integers and booleans stay what they are."""
+
+from __future__ import annotations
+
+from modelprobe.checkpoint.keys.draft import Draft, Stage, rule
+
+FLOATING = ("float64", "float32", "float16", "bfloat16")
+
+
+@rule("floating-point type", Stage.DTYPE)
+def cast(draft: Draft) -> None:
+    """`--dtype`: every floating tensor in one type. What would become infinite is found when values are read."""
+    wanted = draft.wishes.dtype
+    if not wanted:
+        return
+    moved = [part for part in draft.parts.values() if part.dtype in FLOATING and part.dtype != wanted]
+    made = [part.then("cast", FLOATING.index(wanted), dtype=wanted) for part in moved]
+    draft.make(made, "floating-point type", f"--dtype {wanted}", [part.name for part in moved])

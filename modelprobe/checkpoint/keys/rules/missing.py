@@ -1,0 +1,147 @@
+"""Rules for what a file has too much or too little of: counters, recomputed buffers, folded batch norms, adapters."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from modelprobe.checkpoint.keys.draft import Draft, Part, Stage, rule
+from modelprobe.checkpoint.records import BUFFER
+
+RECOMPUTED = frozenset(
+    (
+        *("relative_position_index", "relative_coords_table", "attn_mask", "position_ids", "token_type_ids"),
+        *("inv_freq", "anchor_grid", "cell_anchors", "pixel_mean", "pixel_std", "rel_pos_indices", "mask_token_ids"),
+    )
+)
+"""Buffers that a model computes for itself when it is built, by the last word of their names."""
+
+COUNTER = "num_batches_tracked"
+BATCH_NORM = ("running_mean", "running_var")
+ADAPTERS = frozenset(
+    ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save", "lora_magnitude_vector")
+)
+
+
+@rule("left out on request", Stage.REQUESTS)
+def request(draft: Draft) -> None:
+    """`--drop PATTERN`, by the names of the file; and what the reference asks for by those names."""
+    for pattern in draft.wishes.drop:
+        draft.excused |= {name for name in draft.wants if _matches(name, pattern)}
+        found = [name for name in draft.parts if _matches(name, pattern)]
+        draft.drop(found, "left out on request", f"--drop {pattern}")
+
+
+@rule("left out on request, by the new name", Stage.BUFFERS)
+def request_again(draft: Draft) -> None:
+    """`--drop PATTERN`, by the names without wrappers."""
+    for pattern in draft.wishes.drop:
+        reason = f"--drop {pattern}"
+        found = [name for name in draft.parts if _matches(name, pattern)]
+        draft.drop(found, "left out on request, by the new name", reason)
+        matched = found or any(dropped.reason == reason for dropped in draft.dropped)
+        if not matched and not any(_matches(name, pattern) for name in draft.excused):
+            draft.trouble("left out on request", f"{reason} matches no tensor", (), "patterns are such as 'fc.*'")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern)
+
+
+@rule("adapters", Stage.REQUESTS)
+def adapters(draft: Draft) -> None:
+    """PEFT: weights beside weights, which only its own merge can join."""
+    found = [name for name in draft.parts if ADAPTERS & set(name.split("."))]
+    if found:
+        text = f"{len(found):,} tensors belong to adapters of PEFT, such as {found[0]}"
+        draft.trouble("adapters", text, found, "merge them with peft (merge_and_unload) before this")
+
+
+@rule("batch counters added", Stage.FILLING)
+def counters(draft: Draft) -> None:
+    """`num_batches_tracked` came with torch 0.4.1: zero, where the batch norm itself is there."""
+    made = []
+    for want in draft.missing():
+        owner, _, last = want.name.rpartition(".")
+        if last == COUNTER and all(f"{owner}.{name}".lstrip(".") in draft.parts for name in BATCH_NORM):
+            made.append(Part(want.name, want.shape, want.dtype, (), role=BUFFER).then("zeros"))
+    draft.make(made, "batch counters added", "absent, as in files from before torch 0.4.1; they count from zero")
+
+
+@rule("batch counters left out", Stage.FILLING)
+def no_counters(draft: Draft) -> None:
+    """The file counts batches and the reference does not (frozen batch norms)."""
+    unexpected = draft.unexpected()
+    missing = {want.name.rpartition(".")[2] for want in draft.missing()}
+    found = [part.name for part in unexpected if part.name.rpartition(".")[2] == COUNTER]
+    if COUNTER not in missing:
+        wanted = draft.wants
+        fine = [n for n in found if f"{n.rpartition('.')[0]}.running_mean" in wanted]
+        draft.drop(fine, "batch counters left out", "the reference does not count batches; outputs do not depend on it")
+
+
+@rule("recomputed buffer left out", Stage.BUFFERS)
+def recomputed(draft: Draft) -> None:
+    """Buffers that the model computes for itself and does not save."""
+    absent = draft.reference.absent if draft.reference else frozenset()
+    found = [p.name for p in draft.unexpected() if p.name in absent or _last(p.name) in RECOMPUTED]
+    draft.drop(found, "recomputed buffer left out", "the model computes this buffer when it is built (not persistent)")
+
+
+@rule("buffer computed by the model", Stage.BUFFERS)
+def computed(draft: Draft) -> None:
+    """Buffers that the model saves and the file does not: as the constructor computes them."""
+    if draft.reference is None or not draft.reference.values:
+        return
+    made = [
+        Part(want.name, want.shape, want.dtype, (), role=BUFFER).then("model")
+        for want in draft.missing()
+        if want.role == BUFFER and _last(want.name) in RECOMPUTED
+    ]
+    draft.make(made, "buffer computed by the model", "not in the file; the model computes it when it is built")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@rule("batch norm folded", Stage.EXPLAINING)
+def folded(draft: Draft) -> None:
+    """Convolutions with a bias and no batch norm behind them: it was folded in, which cannot be undone."""
+    unexpected = {part.name for part in draft.unexpected()}
+    missing = [want.name for want in draft.missing()]
+    lost = [name for name in missing if _last(name) == "running_var"]
+    wanted = draft.wants
+    biases = [name for name in unexpected if _last(name) == "bias" and f"{name[:-4]}weight" in wanted]
+    if lost and len(biases) * 2 >= len(lost):
+        text = f"{len(lost):,} batch norms are gone and {len(biases):,} layers have a bias instead: they were folded in"
+        owners = {name.rpartition(".")[0] for name in lost}
+        names = [name for name in missing if name.rpartition(".")[0] in owners]
+        draft.trouble(
+            "batch norm folded", text, (*names, *biases), "use the file from before; folding cannot be undone"
+        )
+
+
+@rule("re-parameterised", Stage.EXPLAINING)
+def deployed(draft: Draft) -> None:
+    """RepVGG, MobileOne and their like after fusing their branches."""
+    found = [
+        p.name for p in draft.unexpected() if {"reparam_conv", "rbr_reparam", "conv_reparam"} & set(p.name.split("."))
+    ]
+    if found and draft.missing():
+        text = f"{len(found):,} tensors are of fused branches ({found[0]}): the file was saved for deployment"
+        draft.trouble("re-parameterised", text, found, "fuse the model in the same way, or use the file from before")
+
+
+@rule("letters stripped", Stage.EXPLAINING)
+def stripped(draft: Draft) -> None:
+    """`lstrip("module.")` eats letters of the names themselves."""
+    open_ = {want.name.lstrip("module."): want.name for want in draft.missing()}
+    found = {p.name: open_[p.name] for p in draft.unexpected() if p.name in open_ and p.name != open_[p.name]}
+    if found:
+        old, new = next(iter(found.items()))
+        text = (
+            f'{len(found):,} names have lost their first letters ({old} was {new}): that is what lstrip("module.") does'
+        )
+        draft.trouble(
+            "letters stripped", text, found, "strip the prefix from the original file: removeprefix, not lstrip"
+        )

@@ -1,0 +1,202 @@
+"""What is in this weight file? `open_checkpoint(path)` recognises the format, lists everything, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from modelprobe.checkpoint.branches import find_branches
+from modelprobe.checkpoint.bytes.source import FileSource, Source
+from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.formats.bare_pickle import read_any_pickle
+from modelprobe.checkpoint.formats.torch_zip import read_torch_zip
+from modelprobe.checkpoint.gc_off import uncollected
+from modelprobe.checkpoint.limits import DEFAULT, Limits
+from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind
+from modelprobe.checkpoint.records import Checkpoint, Finding
+from modelprobe.checkpoint.wrappers import find_wrappers, guess_buffers
+from modelprobe.errors import BadInput
+
+
+def _gguf(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.gguf import read_gguf
+
+    return read_gguf(source, limits)
+
+
+def _onnx(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.onnx import read_onnx
+
+    return read_onnx(source, limits)
+
+
+def _npy(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.numpy_files import read_npy
+
+    return read_npy(source, limits)
+
+
+def _npz(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.numpy_files import read_npz
+
+    return read_npz(archive, limits)
+
+
+def _exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.exported import read_exported
+
+    return read_exported(archive, root, limits)
+
+
+def _torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.torchscript import read_torchscript
+
+    return read_torchscript(archive, root, limits)
+
+
+def _safetensors(source: Source, limits: Limits) -> Checkpoint:
+    from modelprobe.checkpoint.formats.safetensors import read_safetensors
+
+    return read_safetensors(source, limits)
+
+
+# The readers of less common formats are imported when such a file turns up: starting is half of the time.
+READERS: dict[Kind, Callable[[Source, Limits], Checkpoint]] = {
+    Kind.PICKLE: read_any_pickle,
+    Kind.SAFETENSORS: _safetensors,
+    Kind.GGUF: _gguf,
+    Kind.ONNX: _onnx,
+    Kind.NPY: _npy,
+}
+ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
+    Kind.TORCH_ZIP: read_torch_zip,
+    Kind.TORCHSCRIPT: _torchscript,
+    Kind.EXPORTED: _exported,
+    Kind.NPZ: _npz,
+}
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
+
+
+def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> Checkpoint:
+    """List a weight file, a checkpoint directory or a file behind an address (http(s), s3, gs, hf),
+    without running, importing or loading anything of it.
+
+    Needs neither torch nor numpy. Raises BadInput, with a hint, for everything that cannot be listed.
+    """
+    target = os.fspath(path)
+    if "\0" in target:
+        raise BadInput("a file name cannot hold a NUL character")
+    with uncollected():
+        if _ADDRESS.match(target):
+            return _finish(_url(target, limits))
+        found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
+        return _finish(found)
+
+
+def _file(path: str, limits: Limits) -> Checkpoint:
+    with closing(FileSource(path)) as source:
+        return read_source(source, limits)
+
+
+def _url(url: str, limits: Limits) -> Checkpoint:
+    """A file on a web server or in a bucket; the storages of the listing have no place that could be read later."""
+    from modelprobe.checkpoint.bytes.bucket import BucketSource
+    from modelprobe.checkpoint.bytes.http import HttpSource
+
+    with closing((HttpSource if url.startswith("http") else BucketSource)(url)) as source:
+        found = read_source(source, limits)
+        metadata = {**found.metadata, "requests": source.requests, "fetched_bytes": source.fetched}
+    storages = {key: replace(storage, located="") for key, storage in found.storages.items()}
+    return replace(found, storages=storages, metadata=metadata)
+
+
+def read_source(source: Source, limits: Limits) -> Checkpoint:
+    """List whatever a source holds; without branches and wrappers."""
+    kind = recognise(source)
+    if kind is Kind.ZIP:
+        archive = ZipDirectory(source, limits)
+        kind, root = zip_kind(archive)
+        return ZIP_READERS[kind](archive, root, limits)
+    if kind is Kind.JSON:
+        return _json(source, limits)
+    return READERS[kind](source, limits)
+
+
+def _json(source: Source, limits: Limits) -> Checkpoint:
+    """A shard index; any other JSON is a configuration or the error message of a server."""
+    from modelprobe.checkpoint.bytes.json import parse_json
+    from modelprobe.checkpoint.formats.shards import is_index, read_shards
+
+    if source.size > limits.header:
+        raise BadInput(f"{source.name} is a JSON file of {source.size:,} bytes, no weight file")
+    value = parse_json(source.read(0, source.size), source.name, "text")
+    if isinstance(value, dict) and is_index(value):
+        if not isinstance(source, FileSource):
+            raise BadInput(
+                f"{source.name} is the index of a sharded checkpoint", "name one of its shards, or download all"
+            )
+        return read_shards(Path(source.name), value, lambda path: _shard(path, limits), limits)
+    if isinstance(value, dict) and ("error" in value or "message" in value):
+        raise BadInput(f"{source.name} is the error message of a server, not the file", "download the file again")
+    raise BadInput(f"{source.name} is a JSON file, not a weight file", "name the weight file beside it")
+
+
+def _shard(path: Path, limits: Limits) -> Checkpoint:
+    with closing(FileSource(path)) as source:
+        kind = recognise(source)
+        if kind is Kind.JSON:  # an index within an index could go on for ever
+            raise BadInput(f"{path} is a JSON file where a shard should be")
+        return read_source(source, limits)
+
+
+def _folder(folder: Path, limits: Limits) -> Checkpoint:
+    """A checkpoint that is a directory."""
+    from modelprobe.checkpoint.bytes.directory import file_names
+    from modelprobe.checkpoint.formats.deepspeed import read_deepspeed, step_folder
+    from modelprobe.checkpoint.formats.distributed import read_distributed
+
+    names = file_names(folder)
+    if ".metadata" in names:
+        return read_distributed(folder, limits)
+    step = step_folder(folder, names)
+    if step is not None:
+        return read_deepspeed(step, lambda path: _file(str(path), limits), limits)
+    for index in (*INDICES, *(name for name in names if name.endswith(".index.json"))):
+        if index in names:
+            return _file(str(folder / index), limits)
+    files = [name for name in names if name.endswith(WEIGHTS)]
+    if len(files) == 1:
+        return _file(str(folder / files[0]), limits)
+    if files:
+        raise BadInput(f"{folder} holds {len(files)} weight files", f"name one of them, such as {folder / files[0]}")
+    raise BadInput(f"{folder} is a directory without a weight file")
+
+
+def _finish(found: Checkpoint) -> Checkpoint:
+    """Add what is concluded from the listing: branches, wrappers, buffers by name."""
+    shard = SHARD.search(found.path)
+    if shard:
+        text = f"this is shard {int(shard[1])} of {int(shard[2])}: name the index beside it to list them all"
+        found = replace(found, findings=(*found.findings, Finding(text)))
+    branches = find_branches(found)
+    found = replace(found, branches=branches, tensors=guess_buffers(found.tensors))
+    if not branches:
+        note = Finding(f"no tensors were found; the root is {describe_root(found)}", serious=True)
+        return replace(found, findings=(*found.findings, note))
+    names = [".".join(entry.path[len(branches[0].path) :]) for entry in found.tensors_in(branches[0])]
+    return replace(found, wrappers=find_wrappers(names, found))
+
+
+def describe_root(found: Checkpoint) -> str:
+    """The root of a file in words: `a list of 3`."""
+    tree = found.tree
+    if tree.kind in ("dict", "list", "tuple", "set", "frozenset"):
+        return f"a {tree.kind} of {tree.length}"
+    return f"an object of class {tree.type}" if tree.type else f"a value of type {tree.kind}"

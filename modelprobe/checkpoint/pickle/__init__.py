@@ -1,0 +1,1 @@
+"""Reading a pickle without running anything in it."""

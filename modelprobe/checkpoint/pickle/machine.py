@@ -1,0 +1,252 @@
+"""How is a pickle read without being run? The state of the reader: its window, stack, memo and bounds.
+
+Every value it makes is one of `nodes`. Memory and time are bounded by the opcodes really present, never by a length or
+an index that the pickle declares; nesting costs no recursion.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from itertools import repeat
+
+from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, Packed, SetNode
+from modelprobe.errors import BadInput
+
+WINDOW = 1 << 16  # small beside what a remote source fetches at a time
+MARGIN = 16  # more than any opcode with arguments of fixed size
+KEEP = 4096  # bytes objects up to this size keep their data
+GAP = 4096
+
+UNSET = object()
+Handler = Callable[["Machine"], object]
+
+
+def _unknown(machine: Machine) -> None:
+    raise machine.broken(f"unknown instruction 0x{machine.buf[machine.pos - 1]:02x}")
+
+
+HANDLERS: list[Handler] = [_unknown] * 256
+
+
+def op(code: bytes) -> Callable[[Handler], Handler]:
+    """Enter a function into the table of opcodes; a second one for the same code raises."""
+
+    def enter(handler: Handler) -> Handler:
+        if HANDLERS[code[0]] is not _unknown:
+            raise ValueError(f"two handlers for opcode {code!r}")
+        HANDLERS[code[0]] = handler
+        return handler
+
+    return enter
+
+
+class BrokenPickle(BadInput):
+    """The pickle ends early or makes no sense. `globals` are those it would have imported before that point."""
+
+    def __init__(self, message: str, hint: str = "", found: tuple[Global, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.globals = found
+
+
+class Machine:
+    """The state of one pickle being read: a window of its bytes, the stack, the marks, the memo."""
+
+    __slots__ = (
+        *("blobs", "refs"),
+        *("base", "buf", "end", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
+        *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
+    )
+
+    def __init__(self, feed: Source, start: int, limits: Limits) -> None:
+        self.feed = feed
+        self.limits = limits
+        self.base = start  # where `buf` begins in the feed
+        self.buf = b""
+        self.pos = self.soft = 0
+        self.read = 0
+        self.stack: list[Node] = []
+        self.marks: list[int] = []
+        self.memo: list[Node] = []
+        self.sparse: dict[int, Node] = {}  # memo indices far beyond the others: a huge index costs one entry
+        self.refs: dict[bytes, tuple[Node, ...]] = {}  # of records read in one go; void once an index is used again
+        self.gaps = 0
+        self.nodes = 0
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.findings: dict[str, None] = {}
+        self.persistent: list[Node] = []
+        self.blobs: list[Blob] = []
+        self.protocol = 0
+        self.end = 0
+
+    def run(self) -> Node:
+        """Read up to STOP and return what stands on the stack then."""
+        handlers = HANDLERS
+        try:
+            for _ in repeat(None, self.limits.opcodes):
+                pos = self.pos
+                if pos >= self.soft:
+                    self.refill(0)
+                    pos = self.pos
+                self.pos = pos + 1
+                if handlers[self.buf[pos]](self):
+                    self.end = self.base + self.pos
+                    return self.stack.pop()
+        except (IndexError, struct.error):
+            early = self.pos >= len(self.buf)
+            raise self.broken("it ends in the middle" if early else "it takes what is not there") from None
+        except BrokenPickle as error:
+            error.globals = tuple(self.globals.values())
+            raise
+        raise self.broken(f"it has more than {self.limits.opcodes:,} instructions")
+
+    def refill(self, need: int) -> None:
+        """Move the window so that it starts at the next byte and holds `need` bytes, if the feed has them."""
+        at = self.base + self.pos
+        self.read += self.pos
+        if self.read > self.limits.pickle_bytes:
+            raise self.broken(f"it is longer than the {self.limits.pickle_bytes:,} bytes that are read")
+        held = len(self.memo) + len(self.sparse) * 4 + len(self.stack) + len(self.marks) * 4
+        if self.nodes > self.limits.nodes or held > self.limits.stack * 4:
+            raise self.broken("it builds more objects than a weight file could need")
+        self.buf = self.feed.read(at, max(need, WINDOW))
+        self.base = at
+        self.pos = 0
+        at_end = at + len(self.buf) >= self.feed.size
+        self.soft = len(self.buf) if at_end else len(self.buf) - MARGIN
+        if self.soft <= 0:
+            raise self.broken("it ends in the middle" if at else "it is empty")
+
+    def broken(self, why: str) -> BrokenPickle:
+        """The error for this place in the pickle."""
+        message = f"{self.feed.name}: the pickle cannot be read at byte {self.base + max(0, self.pos - 1):,}: {why}"
+        return BrokenPickle(
+            message, "the file is damaged or incomplete: download it again", tuple(self.globals.values())
+        )
+
+    def take(self, length: int) -> bytes:
+        """The next `length` bytes."""
+        if length > len(self.buf) - self.pos:
+            self.want(length)
+        pos = self.pos
+        self.pos = pos + length
+        return self.buf[pos : pos + length]
+
+    def want(self, length: int) -> None:
+        """Make sure that `length` bytes stand in the window."""
+        if length < 0 or length > self.feed.size - self.base - self.pos:
+            raise self.broken("it ends in the middle")
+        if length > self.limits.text:
+            raise self.broken(f"it holds a text of {length:,} bytes")
+        self.refill(length + MARGIN)
+        if len(self.buf) < length:
+            raise self.broken("it ends in the middle")
+
+    def line(self) -> bytes:
+        """The bytes up to the next newline, which is dropped."""
+        need = WINDOW
+        while True:
+            stop = self.buf.find(b"\n", self.pos)
+            if stop >= 0:
+                found = self.buf[self.pos : stop]
+                self.pos = stop + 1
+                return found
+            if self.base + len(self.buf) >= self.feed.size or need > self.limits.text:
+                raise self.broken("it ends in the middle of a line")
+            need *= 4
+            self.refill(need)
+
+    def blob(self, kind: str, length: int) -> Blob:
+        """Bytes of which only the place is kept; the declared length is believed only if the file is that long."""
+        at = self.base + self.pos
+        if length < 0 or length > self.feed.size - at:
+            raise self.broken(f"it announces {length:,} bytes that are not there")
+        self.nodes += 2
+        found = Blob(kind, self.feed, at, length, self.take(length) if length <= KEEP else None)
+        self.blobs.append(found)
+        if found.data is not None:
+            return found
+        if self.pos + length <= len(self.buf):
+            self.pos += length
+        else:
+            self.read += self.pos
+            self.base, self.buf, self.pos, self.soft = at + length, b"", 0, 0
+        return found
+
+    def mark(self) -> int:
+        """The height of the stack at the last mark, which is taken away."""
+        height = self.marks.pop()
+        if height > len(self.stack):
+            raise self.broken("a mark is missing")
+        return height
+
+    def put(self, index: int) -> None:
+        """Remember the top of the stack under `index`."""
+        value, memo = self.stack[-1], self.memo
+        if index < len(memo):
+            if memo[index] is UNSET:
+                self.gaps -= 1
+            memo[index] = value
+            self.refs.clear()
+        elif index - len(memo) < GAP:
+            self.gaps += index - len(memo)
+            memo.extend(repeat(UNSET, index - len(memo)))
+            memo.append(value)
+        else:
+            self.sparse[index] = value
+
+    def get(self, index: int) -> None:
+        """Push what is remembered under `index`."""
+        value = self.memo[index] if 0 <= index < len(self.memo) else self.sparse.get(index, UNSET)
+        if value is UNSET:
+            value = self.sparse.get(index, UNSET)
+        if value is UNSET:
+            raise self.broken("it refers to something it never remembered")
+        if type(value) is Packed:  # a part of a tensor's record, which is seldom asked for
+            value = self.memo[index] = value.nodes()[index - value.base]
+        self.stack.append(value)
+
+    def use(self, module: str, name: str) -> Global:
+        """Record a global and return its node, the same one for the same name."""
+        found = self.globals.get((module, name))
+        if found is None:
+            if len(self.globals) >= self.limits.globals:
+                raise self.broken(f"it imports more than {self.limits.globals:,} names")
+            found = self.globals[module, name] = Global(module, name)
+        found.count += 1
+        return found
+
+    def call(self, func: Node, args: Node) -> Call:
+        """Record that `func` would be called, and return the inert object in place of its result."""
+        self.nodes += 1
+        if type(func) is Global:
+            func.called = True
+        else:
+            self.findings["the pickle calls something that is not a plain name"] = None
+        return Call(func, args)
+
+    def set_pairs(self, target: Node, flat: list[Node]) -> None:
+        """What SETITEM and SETITEMS do, on anything that could take items."""
+        if type(target) is Dict:
+            target.pairs.extend(flat)
+        elif type(target) is Call:
+            if target.pairs is None:
+                target.pairs = []
+            target.pairs.extend(flat)
+        else:
+            self.findings["the pickle sets items on something that takes none"] = None
+
+    def extend(self, target: Node, values: list[Node]) -> None:
+        """What APPEND, APPENDS and ADDITEMS do."""
+        if type(target) is list:
+            target.extend(values)
+        elif type(target) is SetNode:
+            target.items.extend(values)
+        elif type(target) is Call:
+            if target.items is None:
+                target.items = []
+            target.items.extend(values)
+        else:
+            self.findings["the pickle appends to something that takes nothing"] = None

@@ -1,0 +1,356 @@
+"""What does each opcode that builds, fills, imports or calls do? One small function per opcode.
+
+How to add one: write the function, decorate it with its code, add a case to `tests/checkpoints/test_pickles.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from modelprobe.checkpoint.pickle.fast_tensor import read_record
+from modelprobe.checkpoint.pickle.machine import Machine, op
+from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, PersistentId, SetNode
+
+_U32 = struct.Struct("<I").unpack_from
+_U64 = struct.Struct("<Q").unpack_from
+
+
+# The most frequent ones first: together they are nine tenths of a state dict.
+
+
+@op(b"q")
+def binput(m: Machine) -> None:
+    index = m.buf[m.pos]
+    m.pos += 1
+    if index == len(m.memo):
+        m.memo.append(m.stack[-1])
+    else:
+        m.put(index)
+
+
+@op(b"r")
+def long_binput(m: Machine) -> None:
+    (index,) = _U32(m.buf, m.pos)
+    m.pos += 4
+    if index == len(m.memo):
+        m.memo.append(m.stack[-1])
+    else:
+        m.put(index)
+
+
+@op(b"\x94")
+def memoize(m: Machine) -> None:
+    if m.gaps or m.sparse:
+        m.put(len(m.memo) - m.gaps + len(m.sparse))
+    else:
+        m.memo.append(m.stack[-1])
+
+
+@op(b"h")
+def binget(m: Machine) -> None:
+    index = m.buf[m.pos]
+    m.pos += 1
+    m.get(index)
+
+
+@op(b"j")
+def long_binget(m: Machine) -> None:
+    (index,) = _U32(m.buf, m.pos)
+    m.pos += 4
+    m.get(index)
+
+
+@op(b"(")
+def mark(m: Machine) -> None:
+    if m.buf.startswith(b"(", m.pos) and read_record(m):
+        return
+    m.marks.append(len(m.stack))
+
+
+@op(b"t")
+def tuple_(m: Machine) -> None:
+    height = m.mark()
+    found = tuple(m.stack[height:])
+    del m.stack[height:]
+    m.nodes += 1
+    m.stack.append(found)
+
+
+@op(b"Q")
+def binpersid(m: Machine) -> None:
+    value = m.stack[-1]
+    m.nodes += 1
+    if type(value) is tuple and len(value) > 1 and value[0] == "module" and type(value[1]) is Global:
+        m.stack[-1] = value[1]  # before torch 1.6: a class beside the source it was written in
+        return
+    m.persistent.append(value)
+    m.stack[-1] = PersistentId(value)
+
+
+@op(b"R")
+def reduce(m: Machine) -> None:
+    args = m.stack.pop()
+    m.stack[-1] = m.call(m.stack[-1], args)
+
+
+@op(b"\x85")
+def tuple1(m: Machine) -> None:
+    m.nodes += 1
+    m.stack[-1] = (m.stack[-1],)
+
+
+@op(b"\x86")
+def tuple2(m: Machine) -> None:
+    _fixed(m, 2)
+
+
+@op(b"\x87")
+def tuple3(m: Machine) -> None:
+    _fixed(m, 3)
+
+
+def _fixed(m: Machine, count: int) -> None:
+    if len(m.stack) < count:
+        raise m.broken("it takes what is not there")
+    found = tuple(m.stack[-count:])
+    del m.stack[-count:]
+    m.nodes += 1
+    m.stack.append(found)
+
+
+@op(b")")
+def empty_tuple(m: Machine) -> None:
+    m.stack.append(())
+
+
+@op(b"]")
+def empty_list(m: Machine) -> None:
+    m.nodes += 1
+    m.stack.append([])
+
+
+@op(b"}")
+def empty_dict(m: Machine) -> None:
+    m.nodes += 2  # two objects each
+    m.stack.append(Dict())
+
+
+@op(b"N")
+def none(m: Machine) -> None:
+    m.stack.append(None)
+
+
+@op(b"\x88")
+def newtrue(m: Machine) -> None:
+    m.stack.append(True)
+
+
+@op(b"\x89")
+def newfalse(m: Machine) -> None:
+    m.stack.append(False)
+
+
+@op(b"c")
+def global_(m: Machine) -> None:
+    module, name = m.line(), m.line()
+    m.stack.append(m.use(_loose(module), _loose(name)))
+
+
+@op(b"\x93")
+def stack_global(m: Machine) -> None:
+    name, module = m.stack.pop(), m.stack.pop()
+    if type(name) is not str or type(module) is not str:
+        m.findings["the pickle computes the name of what it imports"] = None
+    m.stack.append(m.use(_name(module), _name(name)))
+
+
+def _name(node: Node) -> str:
+    if type(node) is Blob and node.data is not None:
+        return _loose(node.data)
+    return node if type(node) is str else "?"
+
+
+def _loose(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+# Containers being filled.
+
+
+@op(b"u")
+def setitems(m: Machine) -> None:
+    height = m.mark()
+    flat = m.stack[height:]
+    if len(flat) % 2:
+        raise m.broken("a key without a value")
+    del m.stack[height:]
+    m.set_pairs(m.stack[-1], flat)
+
+
+@op(b"s")
+def setitem(m: Machine) -> None:
+    value, key = m.stack.pop(), m.stack.pop()
+    m.set_pairs(m.stack[-1], [key, value])
+
+
+@op(b"a")
+def append(m: Machine) -> None:
+    value = m.stack.pop()
+    m.extend(m.stack[-1], [value])
+
+
+@op(b"e")
+@op(b"\x90")
+def appends(m: Machine) -> None:
+    height = m.mark()
+    values = m.stack[height:]
+    del m.stack[height:]
+    m.extend(m.stack[-1], values)
+
+
+@op(b"l")
+def list_(m: Machine) -> None:
+    height = m.mark()
+    values = m.stack[height:]
+    del m.stack[height:]
+    m.nodes += 1
+    m.stack.append(values)
+
+
+@op(b"d")
+def dict_(m: Machine) -> None:
+    height = m.mark()
+    found = Dict()
+    found.pairs = m.stack[height:]
+    if len(found.pairs) % 2:
+        raise m.broken("a key without a value")
+    del m.stack[height:]
+    m.nodes += 1
+    m.stack.append(found)
+
+
+@op(b"\x8f")
+def empty_set(m: Machine) -> None:
+    m.nodes += 1
+    m.stack.append(SetNode([], frozen=False))
+
+
+@op(b"\x91")
+def frozenset_(m: Machine) -> None:
+    height = m.mark()
+    values = m.stack[height:]
+    del m.stack[height:]
+    m.nodes += 1
+    m.stack.append(SetNode(values, frozen=True))
+
+
+# Objects.
+
+
+@op(b"b")
+def build(m: Machine) -> None:
+    state = m.stack.pop()
+    target = m.stack[-1]
+    if type(target) is Call:
+        target.state = state
+    else:
+        m.findings["the pickle gives a state to something that takes none"] = None
+
+
+@op(b"\x81")
+def newobj(m: Machine) -> None:
+    args = m.stack.pop()
+    m.stack[-1] = m.call(m.stack[-1], args)
+
+
+@op(b"\x92")
+def newobj_ex(m: Machine) -> None:
+    kwargs, args = m.stack.pop(), m.stack.pop()
+    found = m.call(m.stack[-1], args)
+    found.kwargs = kwargs
+    m.stack[-1] = found
+
+
+@op(b"i")
+def inst(m: Machine) -> None:
+    module, name = m.line(), m.line()
+    height = m.mark()
+    args = tuple(m.stack[height:])
+    del m.stack[height:]
+    m.stack.append(m.call(m.use(_loose(module), _loose(name)), args))
+
+
+@op(b"o")
+def obj(m: Machine) -> None:
+    height = m.mark()
+    values = m.stack[height:]
+    del m.stack[height:]
+    m.stack.append(m.call(values[0], tuple(values[1:])))
+
+
+@op(b"\x82")
+def ext1(m: Machine) -> None:
+    _extension(m, m.take(1))
+
+
+@op(b"\x83")
+def ext2(m: Machine) -> None:
+    _extension(m, m.take(2))
+
+
+@op(b"\x84")
+def ext4(m: Machine) -> None:
+    _extension(m, m.take(4))
+
+
+def _extension(m: Machine, raw: bytes) -> None:
+    m.findings["the pickle uses the extension registry"] = None
+    m.stack.append(m.use("copyreg extension", str(int.from_bytes(raw, "little"))))
+
+
+@op(b"P")
+def persid(m: Machine) -> None:
+    m.nodes += 1
+    m.stack.append(PersistentId(_loose(m.line())))
+
+
+# The stack and the memo.
+
+
+@op(b".")
+def stop(m: Machine) -> bool:
+    return True
+
+
+@op(b"0")
+def pop(m: Machine) -> None:
+    if m.marks and m.marks[-1] == len(m.stack):
+        m.marks.pop()
+    else:
+        m.stack.pop()
+
+
+@op(b"1")
+def pop_mark(m: Machine) -> None:
+    height = m.mark()
+    del m.stack[height:]
+
+
+@op(b"2")
+def dup(m: Machine) -> None:
+    m.stack.append(m.stack[-1])
+
+
+@op(b"\x80")
+def proto(m: Machine) -> None:
+    m.protocol = m.take(1)[0]
+    if m.protocol > 5:
+        raise m.broken(f"pickle protocol {m.protocol} does not exist")
+
+
+@op(b"\x95")
+def frame(m: Machine) -> None:
+    (length,) = _U64(m.buf, m.pos)
+    m.pos += 8
+    if length > m.feed.size - m.base - m.pos:
+        m.findings["a frame of the pickle announces more bytes than there are"] = None

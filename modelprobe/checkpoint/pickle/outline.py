@@ -1,0 +1,273 @@
+"""Which tensors and which other values hang on the root of a pickle? A walk without recursion, each container once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from modelprobe.checkpoint.dtypes import BITS, element_count
+from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.pickle.modules import MOST_MODULES, is_module, own_attributes, tensors_of
+from modelprobe.checkpoint.pickle.nodes import (
+    Call,
+    Dict,
+    Node,
+    Opaque,
+    SetNode,
+    attributes,
+    class_name,
+    is_mapping,
+    pairs,
+)
+from modelprobe.checkpoint.pickle.rebuild import View, view_of
+from modelprobe.checkpoint.pickle.scalars import key_text, scalar
+from modelprobe.checkpoint.pickle.storages import Shelf
+from modelprobe.checkpoint.records import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry, new_tensor
+
+Child = tuple[str, Node]
+
+
+class Frame:
+    """A container whose children are being visited."""
+
+    __slots__ = ("children", "key", "kind", "length", "nbytes", "path", "rest", "tensors", "type")
+
+    def __init__(
+        self, key: str, path: tuple[str, ...], kind: str, type_: str, length: int, rest: Iterator[Child]
+    ) -> None:
+        self.key = key
+        self.path = path
+        self.kind = kind
+        self.type = type_
+        self.length = length
+        self.rest = rest
+        self.children: list[Item] = []
+        self.tensors = 0
+        self.nbytes = 0
+
+    def item(self) -> Item:
+        """The finished record."""
+        shown = tuple(self.children)
+        return Item(self.key, self.kind, None, self.type, self.length, self.tensors, self.nbytes, shown)
+
+
+class Outline:
+    """Collects the tensors, the modules and the tree of everything else under one root."""
+
+    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+        self.shelf = shelf
+        self.limits = limits
+        self.tensors: list[TensorEntry] = []
+        self.modules: list[ModuleEntry] = []
+        self.notes: dict[str, bool] = {}
+        self._seen: dict[int, tuple[str, ...]] = {}
+        self._items = 0
+        self._steps = 0
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was odd on the way."""
+        return tuple(Finding(text, serious) for text, serious in self.notes.items())
+
+    def build(self, root: Node, path: tuple[str, ...] = ()) -> Item:
+        """Walk everything under `root`, which stands at `path`."""
+        key = path[-1] if path else ""
+        if self.add(path, root):
+            entry = self.tensors[-1]
+            return Item(key, "tensor", None, "", 1, 1, entry.nbytes)
+        if not is_container(root):
+            return self._leaf(key, root)
+        stack = [self._open(key, path, root)]
+        while True:
+            top = stack[-1]
+            child = next(top.rest, None)
+            self._steps += 1
+            if child is not None and self._steps > self.limits.steps:
+                self.notes[f"only the first {self.limits.steps:,} values are listed"] = True
+            elif child is not None:
+                self._visit(stack, top, *child)
+                continue
+            stack.pop()
+            item = top.item()
+            if not stack:
+                return item
+            stack[-1].tensors += item.tensors
+            stack[-1].nbytes += item.nbytes
+            self._show(stack[-1], item)
+
+    def _visit(self, stack: list[Frame], top: Frame, key: str, node: Node) -> None:
+        path = (*top.path, key)
+        if type(node) is Call and self.add(path, node, ATTRIBUTE if top.kind == "module" else None):
+            top.tensors += 1
+            top.nbytes += self.tensors[-1].nbytes
+        elif not is_container(node):
+            if self._room(top):
+                self._show(top, self._leaf(key, node))
+        elif id(node) in self._seen:
+            self._show(top, Item(key, "same", ".".join(self._seen[id(node)]), "", 0))
+        elif len(stack) >= self.limits.depth:
+            self.notes[f"values nested more than {self.limits.depth} deep are not listed"] = True
+            self._show(top, Item(key, "deep"))
+        else:
+            stack.append(self._open(key, path, node))
+
+    def _show(self, frame: Frame, item: Item) -> None:
+        # What holds tensors is always listed: totals and branches are read from it.
+        if self._room(frame) or (item.tensors and len(frame.children) < self.limits.children * 10):
+            self._items += 1
+            frame.children.append(item)
+
+    def _room(self, frame: Frame) -> bool:
+        return len(frame.children) < self.limits.children and self._items < self.limits.items
+
+    def _leaf(self, key: str, node: Node) -> Item:
+        kind, value, type_ = scalar(node)
+        return Item(key, kind, value, type_)
+
+    def _open(self, key: str, path: tuple[str, ...], node: Node) -> Frame:
+        self._seen[id(node)] = path
+        if is_module(node):
+            return self._module(key, path, node)
+        kind, type_ = kind_of(node)
+        length, children = self._children(node, path)
+        return Frame(key, path, kind, type_, length, children)
+
+    def _module(self, key: str, path: tuple[str, ...], node: Node) -> Frame:
+        rest: Iterator[Child] = ((key_text(name), value) for name, value in own_attributes(node))
+        frame = Frame(key, path, "module", class_name(node), 0, rest)
+        modules = 0
+        for found in tensors_of(node, path):
+            if found.node is None:
+                self.modules.append(ModuleEntry(found.path, found.type))
+                modules += 1
+            elif self.add(found.path, found.node, found.role, () if found.persistent else ("non-persistent",)):
+                frame.tensors += 1
+                frame.nbytes += self.tensors[-1].nbytes
+                self._seen[id(found.node)] = found.path
+        if modules >= MOST_MODULES:
+            self.notes[f"only the first {MOST_MODULES:,} modules are listed"] = True
+        frame.length = modules
+        taken = {entry.path for entry in self.tensors[len(self.tensors) - frame.tensors :]} if frame.tensors else set()
+        frame.rest = (child for child in frame.rest if (*path, child[0]) not in taken)
+        return frame
+
+    def _children(self, node: Node, path: tuple[str, ...]) -> tuple[int, Iterator[Child]]:
+        if type(node) in (list, tuple):
+            return len(node), ((str(index), value) for index, value in enumerate(node))
+        if type(node) is SetNode:
+            return len(node.items), ((str(index), value) for index, value in enumerate(node.items))
+        if is_mapping(node):
+            found = self._unique(list(pairs(node)), path)
+            extra: list[Child] = []
+            if type(node) is Call and is_mapping(node.state):
+                extra = [(key_text(key), _versions(key, value)) for key, value in pairs(node.state)]
+            return len(found), chain(found, extra)
+        return self._object(node)
+
+    def _object(self, node: Call) -> tuple[int, Iterator[Child]]:
+        state = attributes(node)
+        if state is not None:
+            found = [(key_text(key), value) for key, value in pairs(state)]
+            return len(found), chain(found, _numbered(node.items or ()))
+        given = [*(node.args if type(node.args) is tuple else ()), *([node.state] if node.state is not None else ())]
+        return len(given), chain(_numbered(given), _numbered(node.items or ()))
+
+    def _unique(self, found: list[tuple[Node, Node]], path: tuple[str, ...]) -> list[Child]:
+        """Of two equal keys the last counts, as it does in Python."""
+        children = [(key if type(key) is str else key_text(key), value) for key, value in found]
+        if len({key for key, _ in children}) == len(children):
+            return children
+        last = dict(children)
+        twice = next(key for index, (key, value) in enumerate(children) if last[key] is not value or index >= len(last))
+        where = ".".join(path) or "the root"
+        self.notes[f"a key stands more than once in {where}: {twice}; the last one counts"] = True
+        return list(last.items())
+
+    def add(self, path: tuple[str, ...], node: Node, role: str | None = None, flags: tuple[str, ...] = ()) -> bool:
+        """Record the tensor that `node` stands for; False when it is something else."""
+        if len(self.tensors) >= self.limits.tensors:
+            self.notes[f"only the first {self.limits.tensors:,} tensors are listed"] = True
+            return type(node) is Call
+        view = view_of(self.shelf, node)
+        if view is None:
+            return False
+        self.tensors.append(tensor_entry(self.shelf, path, view, role or view.role, flags))
+        return True
+
+
+def tensor_entry(
+    shelf: Shelf, path: tuple[str, ...], view: View, role: str | None, flags: tuple[str, ...]
+) -> TensorEntry:
+    """The record of a view, checked against its storage."""
+    found = [*view.flags, *flags]
+    if view.storage in shelf.flags:
+        found += shelf.flags[view.storage]
+    numel = element_count(view.shape, view.dtype)
+    bits = BITS.get(view.dtype, 0)
+    length = shelf.length(view.storage)
+    if numel is None or (view.strides is not None and len(view.strides) != len(view.shape)):
+        found.append("impossible-shape")
+        numel = 0
+    elif not bits:
+        found.append("unknown-dtype")
+    elif view.strides is not None and numel and "no-storage" not in found:
+        found += _bounds(view, view.strides, length * 8 // bits)
+    nbytes = view.extra or (numel * bits + 7) // 8
+    if found:
+        found = list(dict.fromkeys(found))
+    return new_tensor(
+        path=path,
+        shape=view.shape,
+        dtype=view.dtype or "?",
+        strides=view.strides,
+        offset=view.offset * bits // 8,
+        nbytes=0 if "no-storage" in found else nbytes,
+        numel=numel,
+        storage=view.storage,
+        storage_nbytes=length,
+        device=view.device,
+        role=role,
+        requires_grad=view.requires_grad,
+        flags=tuple(found),
+    )
+
+
+def _bounds(view: View, strides: tuple[int, ...], available: int) -> tuple[str, ...]:
+    """Whether a view stays inside its storage; all in elements."""
+    if not view.storage:
+        return ("missing-storage",)
+    if view.offset < 0:
+        return ("negative-view",)
+    end = view.offset + 1
+    for dim, step in zip(view.shape, strides, strict=True):
+        if step < 0:
+            return ("negative-view",)
+        end += (dim - 1) * step
+    return ("beyond-storage",) if end > available else ()
+
+
+def _versions(key: Node, value: Node) -> Node:
+    """What `state_dict()` hangs on its result: one version per module, not worth a line each."""
+    if key == "_metadata" and is_mapping(value):
+        return Opaque(f"versions of {sum(1 for _ in pairs(value)):,} modules")
+    return value
+
+
+def is_container(node: Node) -> bool:
+    """Whether a node has children worth a visit."""
+    if type(node) in (Dict, list, tuple, SetNode):
+        return True
+    return type(node) is Call and scalar(node)[0] == "object"
+
+
+def kind_of(node: Node) -> tuple[str, str]:
+    """The kind of a container, and the class it names."""
+    if type(node) is Call:
+        return ("dict" if is_mapping(node) else "object"), class_name(node)
+    if type(node) is SetNode:
+        return ("frozenset" if node.frozen else "set"), ""
+    return {Dict: "dict", list: "list", tuple: "tuple"}[type(node)], ""
+
+
+def _numbered(values: list[Node] | tuple[Node, ...]) -> Iterator[Child]:
+    return ((str(index), value) for index, value in enumerate(values))

@@ -1,0 +1,250 @@
+"""Which tensor does a call in a pickle stand for? The rebuild functions of torch and numpy, understood, never called.
+
+How to add one: write a function from (shelf, call) to a `View`, decorate it with the function's name and the first part
+of its module, add a case to `tests/checkpoints/test_rebuild.py`. It returns None when the arguments make no sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from modelprobe.checkpoint.dtypes import ALIASES, BITS, numpy_dtype
+from modelprobe.checkpoint.pickle.nodes import Blob, Call, Global, Node, called, integers, last_part
+from modelprobe.checkpoint.pickle.storages import Shelf
+from modelprobe.checkpoint.records import BUFFER, PARAMETER
+
+
+@dataclass(slots=True)
+class View:
+    """A tensor as a call declares it. `offset` counts elements of the dtype; `extra` bytes lie in other storages.
+
+    Not frozen, since one is made for every tensor and lives for a moment: freezing takes longer than all the rest.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    strides: tuple[int, ...] | None = None
+    offset: int = 0
+    storage: str = ""
+    device: str = ""
+    role: str | None = None
+    requires_grad: bool | None = None
+    flags: tuple[str, ...] = ()
+    extra: int = 0
+
+
+DEEPEST = 5
+"""Calls within calls: a parameter of a subclass of a sparse tensor is four; a forged file could nest without end."""
+
+Rule = Callable[[Shelf, Call], "View | None"]
+RULES: dict[str, tuple[str, Rule]] = {}
+
+
+def rule(names: str, module: str = "torch") -> Callable[[Rule], Rule]:
+    """Enter a rule for every name of `names`; a second one for the same name raises."""
+
+    def enter(function: Rule) -> Rule:
+        for name in names.split():
+            if name in RULES:
+                raise ValueError(f"two rules for {name}")
+            RULES[name] = (module, function)
+        return function
+
+    return enter
+
+
+def view_of(shelf: Shelf, node: Node) -> View | None:
+    """The tensor that `node` stands for, or None when it is something else."""
+    if type(node) is not Call or type(node.func) is not Global:
+        return None
+    module, function = RULES.get(node.func.name, ("", None))
+    if function is None or node.func.module.partition(".")[0] != module:
+        return None
+    if node.packed is None and type(node.args) is not tuple:
+        return None
+    if shelf.depth >= DEEPEST:
+        return None
+    shelf.depth += 1
+    found = function(shelf, node)
+    shelf.depth -= 1
+    return found
+
+
+@rule("_rebuild_tensor_v2 _rebuild_tensor _rebuild_tensor_v3")
+def strided(shelf: Shelf, call: Call) -> View | None:
+    """`(storage, offset, size, stride, requires_grad, hooks, …)`; v1 has four arguments, v3 carries the dtype."""
+    packed = call.packed
+    if packed is not None:
+        if packed.word != "storage":
+            return View(packed.shape, "", packed.strides, packed.offset, requires_grad=packed.grad)
+        key, dtype, device = shelf.named(packed.kind, packed.key, packed.device, packed.numel)
+        return View(packed.shape, dtype, packed.strides, packed.offset, key, device, None, packed.grad)
+    args = call.args
+    if len(args) < 4:
+        return None
+    shape, strides = integers(args[2]), integers(args[3])
+    if shape is None or strides is None or type(args[1]) is not int:
+        return None
+    key, dtype, device = shelf.storage(args[0])
+    third = call.func.name == "_rebuild_tensor_v3"
+    if third and len(args) > 6:
+        dtype = dtype_name(args[6])
+    grad = args[4] if len(args) > 4 and type(args[4]) is bool else None
+    meta = args[7 if third else 6] if len(args) > (7 if third else 6) else None
+    return View(shape, dtype, strides, args[1], key, device, None, grad, ("conjugate",) if _set(meta) else ())
+
+
+def _set(metadata: Node) -> bool:
+    flat = getattr(metadata, "pairs", None) or ()
+    return any(value is True for value in flat[1::2])
+
+
+@rule("_rebuild_parameter _rebuild_parameter_with_state")
+def parameter(shelf: Shelf, call: Call) -> View | None:
+    """`(data, requires_grad, hooks[, state])`."""
+    inner = view_of(shelf, call.args[0]) if call.args else None
+    grad = call.args[1] if len(call.args) > 1 and type(call.args[1]) is bool else None
+    return replace(inner, role=PARAMETER, requires_grad=grad) if inner else None
+
+
+@rule("Parameter Buffer Variable")
+def old_parameter(shelf: Shelf, call: Call) -> View | None:
+    """Before torch 0.4 a parameter was an object: the tensor is its argument or the first item of its state."""
+    given = call.args or (call.state if type(call.state) is tuple else ())
+    inner = view_of(shelf, given[0]) if given else None
+    role = {"Parameter": PARAMETER, "Buffer": BUFFER}.get(call.func.name)
+    grad = next((item for item in given[1:] if type(item) is bool), None)
+    return replace(inner, role=role, requires_grad=grad) if inner else None
+
+
+@rule("_rebuild_from_type_v2 _rebuild_from_type")
+def typed(shelf: Shelf, call: Call) -> View | None:
+    """`(function, class, arguments, state)`: a tensor subclass or a tensor with attributes."""
+    if len(call.args) < 3 or type(call.args[2]) is not tuple:
+        return None
+    inner = view_of(shelf, Call(call.args[0], call.args[2]))
+    kind = call.args[1].spelled if type(call.args[1]) is Global else "?"
+    if inner is None or kind in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"):
+        return inner
+    role = BUFFER if kind == "torch.nn.parameter.Buffer" else inner.role
+    return replace(inner, role=role, flags=(*inner.flags, "subclass"))
+
+
+@rule("_rebuild_qtensor")
+def quantised(shelf: Shelf, call: Call) -> View | None:
+    """`(storage, offset, size, stride, quantizer, requires_grad, hooks)`."""
+    found = strided(shelf, Call(Global("torch._utils", "_rebuild_tensor"), call.args[:4]))
+    return replace(found, flags=(*found.flags, "quantised")) if found else None
+
+
+@rule("_rebuild_sparse_tensor _rebuild_sparse_csr_tensor")
+def sparse(shelf: Shelf, call: Call) -> View | None:
+    """`(layout, (indices, values, size[, coalesced]))`, compressed layouts with two index tensors."""
+    parts = call.args[1] if len(call.args) > 1 and type(call.args[1]) is tuple else ()
+    parts = parts[:4]
+    inner = [view for view in (view_of(shelf, part) for part in parts) if view]
+    shape = next((found for found in map(integers, reversed(parts)) if found is not None), None)
+    if not inner or shape is None:
+        return None
+    values = inner[-1]
+    extra = sum(shelf.length(view.storage) for view in inner)
+    return View(shape, values.dtype, None, 0, values.storage, values.device, None, None, ("sparse",), extra)
+
+
+@rule("_rebuild_nested_tensor")
+def nested(shelf: Shelf, call: Call) -> View | None:
+    """`(buffer, sizes, strides, offsets)`: shown as its flat buffer."""
+    inner = view_of(shelf, call.args[0]) if call.args else None
+    return replace(inner, flags=(*inner.flags, "nested")) if inner else None
+
+
+@rule("_rebuild_meta_tensor_no_storage")
+def meta(shelf: Shelf, call: Call) -> View | None:
+    """`(dtype, size, stride, requires_grad)`."""
+    if len(call.args) < 3:
+        return None
+    shape, strides = integers(call.args[1]), integers(call.args[2])
+    if shape is None:
+        return None
+    return View(shape, dtype_name(call.args[0]), strides, device="meta", flags=("no-storage",))
+
+
+@rule("_rebuild_wrapper_subclass")
+def wrapper(shelf: Shelf, call: Call) -> View | None:
+    """`(class, dtype, size, stride, offset, layout, device, requires_grad)`: the data stand in inner tensors."""
+    if len(call.args) < 4 or integers(call.args[2]) is None:
+        return None
+    return View(integers(call.args[2]) or (), dtype_name(call.args[1]), integers(call.args[3]), flags=("no-storage",))
+
+
+@rule("_rebuild_device_tensor_from_numpy _rebuild_device_tensor_from_cpu_tensor _rebuild_xla_tensor")
+def moved(shelf: Shelf, call: Call) -> View | None:
+    """`(data, dtype, device, requires_grad)`."""
+    inner = view_of(shelf, call.args[0]) if call.args else None
+    if inner is None or len(call.args) < 3:
+        return None
+    return replace(inner, device=call.args[2] if type(call.args[2]) is str else inner.device)
+
+
+@rule("_reconstruct", "numpy")
+def array(shelf: Shelf, call: Call) -> View | None:
+    """numpy's array: the state is `(version, shape, dtype, fortran order, bytes)`."""
+    state = call.state
+    if type(state) is not tuple or len(state) < 4 or not class_of(call).endswith("ndarray"):
+        return None
+    shape, fortran, data = integers(state[-4]), state[-2], state[-1]
+    return _array(shelf, shape, state[-3], fortran is True or fortran == 1, data)
+
+
+@rule("_frombuffer", "numpy")
+def frombuffer(shelf: Shelf, call: Call) -> View | None:
+    """numpy's array under pickle protocol 5: `(buffer, dtype, shape, order)`."""
+    if len(call.args) < 4:
+        return None
+    return _array(shelf, integers(call.args[2]), call.args[1], call.args[3] == "F", call.args[0])
+
+
+def class_of(call: Call) -> str:
+    """The class that is the first argument of a call."""
+    return call.args[0].spelled if call.args and type(call.args[0]) is Global else ""
+
+
+def _array(shelf: Shelf, shape: tuple[int, ...] | None, dtype: Node, fortran: bool, data: Node) -> View | None:
+    name, big = array_dtype(dtype)
+    if shape is None or not name:
+        return None
+    if type(data) is Call and called(data).endswith("bytearray") and type(data.args) is tuple and data.args:
+        data = data.args[0]
+    if called(data) == "_codecs.encode" and type(data.args) is tuple and data.args:
+        data = data.args[0]  # how Python 3 writes bytes for protocols below 3: as Latin-1 text
+    key = shelf.inline(data if type(data) in (Blob, str) else None)
+    flags = ("big-endian",) if big else ()
+    return View(shape, name, packed_strides(shape, fortran), 0, key, "cpu", None, None, flags)
+
+
+def packed_strides(shape: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]:
+    """The strides of a tensor without gaps, last dimension fastest (first with `fortran`)."""
+    strides, step = [], 1
+    for dim in shape if fortran else reversed(shape):
+        strides.append(step)
+        step *= max(dim, 1)
+    return tuple(strides if fortran else reversed(strides))
+
+
+def array_dtype(node: Node) -> tuple[str, bool]:
+    """A pickled numpy dtype: `dtype('f4', …)` with the byte order in its state."""
+    if type(node) is not Call or last_part(called(node)) != "dtype" or type(node.args) is not tuple or not node.args:
+        return "", False
+    descr = node.args[0]
+    name, big = numpy_dtype(descr) if type(descr) is str else ("", False)
+    order = node.state[1] if type(node.state) is tuple and len(node.state) > 1 else "<"
+    return name, big or order == ">"
+
+
+def dtype_name(node: Node) -> str:
+    """The dtype that `torch.float32` names; empty for anything else."""
+    if type(node) is Global and node.module == "torch":
+        name = ALIASES.get(node.name, node.name)
+        return name if name in BITS else ""
+    return ""

@@ -1,0 +1,1 @@
+"""Reading tensors out of weight files, a piece at a time."""

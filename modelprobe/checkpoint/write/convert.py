@@ -1,0 +1,161 @@
+"""How does a checkpoint become a file of another format: one file, or shards beside an index?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.values.gather import gather, hinted, left_behind, skipped
+from modelprobe.checkpoint.values.gathered import Gathered
+from modelprobe.checkpoint.write.extras import Dropped
+from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.checkpoint.write.writer import Format, Written, write, write_shards
+from modelprobe.errors import BadInput
+
+FORMATS: tuple[Format, ...] = ("safetensors", "pt")
+SUFFIXES: dict[str, Format] = {".safetensors": "safetensors"} | dict.fromkeys(
+    (".pt", ".pth", ".bin", ".ckpt", ".th"), "pt"
+)  # type: ignore[assignment]
+FORMAL = frozenset({"format"})
+"""Metadata that say nothing of the model: the library that wrote the file."""
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was read, what was written, and what became of the rest. `kept` are entries beside the model's tensors."""
+
+    source: str
+    source_format: str
+    source_size: int
+    branch: str
+    rule: str
+    format: Format
+    written: Written
+    kept: tuple[str, ...]
+    changed: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def format_of(path: Path, asked: str | None) -> Format:
+    """The format asked for, else the one the suffix means. Raises BadInput when neither tells."""
+    for known in FORMATS:
+        if asked == known:
+            return known
+    if asked is not None:
+        raise BadInput(f"unknown format {asked!r}", f"choose one of {', '.join(FORMATS)}")
+    found = SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise BadInput(
+            f"the name {path.name} tells no format",
+            f"end it in {', '.join(SUFFIXES)}, or say --format safetensors",
+        )
+    return found
+
+
+def parse_size(text: str) -> int:
+    """`2GB`, `500MB` (powers of 1000, as on the Hub), `2GiB` or plain bytes. Raises BadInput for anything else."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text.strip())
+    step = UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * step) if match and step else 0
+    if size < 1:
+        raise BadInput(f"--shard-size {text!r} is no size", "for example 2GB, 500MB or 2GiB")
+    return size
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    shard_size: int | None = None,
+    force: bool = False,
+) -> Converted:
+    """Write the checkpoint `source` to `out`. Raises BadInput, and then has written nothing."""
+    target = format_of(out, format)
+    found = open_checkpoint(source)
+    with hinted(source), ExitStack() as stack:
+        single = shard_size is None
+        parts = gather(found, stack, branch, keep_others=target == "pt" and single)
+        inputs = [Path(source), *map(Path, found.files)]
+        if shard_size is None:
+            written = _one(out, parts, target, inputs, force)
+        else:
+            written = _shards(out, parts, target, shard_size, inputs, force)
+    return _record(found, parts, target, written)
+
+
+def _one(out: Path, parts: Gathered, target: Format, inputs: Sequence[Path], force: bool) -> Written:
+    others = parts.others
+    tensors = () if parts.whole else parts.tensors
+    return write(
+        out, tensors, target, metadata=parts.metadata, extras=others.extras, versions=others.versions,
+        sources=inputs, force=force,
+    )  # fmt: skip
+
+
+def _shards(out: Path, parts: Gathered, target: Format, size: int, inputs: Sequence[Path], force: bool) -> Written:
+    groups = split(parts.tensors, size)
+    if len(groups) < 2:
+        return _one(out, parts, target, inputs, force)
+    names = [f"{out.stem}-{number:05}-of-{len(groups):05}{out.suffix}" for number in range(1, len(groups) + 1)]
+    shards = dict(zip(names, groups, strict=True))
+    index = out.with_name(f"{out.name}.index.json")
+    return write_shards(index, shards, target, metadata=parts.metadata, sources=inputs, force=force)
+
+
+def split(tensors: Sequence[Outgoing], size: int) -> list[list[Outgoing]]:
+    """Tensors in order, cut where a shard would outgrow `size`; tied ones stay together, a larger one stands alone."""
+    groups: list[list[Outgoing]] = [[]]
+    homes: dict[str, list[Outgoing]] = {}
+    room = size
+    for tensor in tensors:
+        home = homes.get(tensor.shares) if tensor.shares is not None else None
+        if home is not None:
+            home.append(tensor)
+            continue
+        if tensor.nbytes > room and groups[-1]:
+            groups.append([])
+            room = size
+        groups[-1].append(tensor)
+        room -= tensor.nbytes
+        if tensor.shares is not None:
+            homes[tensor.shares] = groups[-1]
+    return groups
+
+
+def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[Dropped, ...]:
+    """What a safetensors or GGUF header says beside its tensors. Only safetensors has a place for it, and for texts."""
+    said = parts.metadata if found.format == "safetensors" else found.metadata if found.format == "GGUF" else None
+    texts = sorted(key for key in said or () if key not in FORMAL)
+    if not texts or (found.format == target == "safetensors"):
+        return ()
+    more = f" and {len(texts) - 3:,} more" if len(texts) > 3 else ""
+    name = "__metadata__" if found.format == "safetensors" else "the key-value block"
+    kind = "torch" if target == "pt" else "safetensors"
+    return (Dropped(name, f"{len(texts):,} values that a {kind} file has no place for: {', '.join(texts[:3])}{more}"),)
+
+
+def _record(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
+    behind = parts.others.dropped
+    kept: tuple[str, ...] = ()
+    left = () if parts.whole else skipped(found, parts.branch)
+    behind += tuple(Dropped(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
+    if parts.keeps:
+        lost = {entry.path for entry in behind}
+        kept = tuple(child.key for child in found.tree.children if child.key not in lost)
+    else:
+        behind = (*behind, *left_behind(found, parts.branch))
+    behind = (*behind, *_header_texts(found, parts, target))
+    return Converted(
+        source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
+        rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,
+    )  # fmt: skip

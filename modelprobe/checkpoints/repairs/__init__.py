@@ -1,3 +1,0 @@
-"""The rules of a repair, a file for each family. Importing this enters them all, in the order in which they run."""
-
-from modelprobe.checkpoints.repairs import wrappers, filling, spelling, shaping, structure, dtypes  # noqa: F401, I001 - the order is that of the rules

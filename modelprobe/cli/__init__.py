@@ -1,0 +1,1 @@
+"""The command line: the app, its shared options, and one file for each command."""

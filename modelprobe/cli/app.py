@@ -1,0 +1,202 @@
+"""The command line: the list of commands, and the one place where an error becomes a line and an exit code.
+
+To add a command:
+1. Write `cli/commands/x.py` with a function `command(...)` of shared options.
+2. Add one line to `COMMANDS`: its name, the panel of `--help` it stands in, its help in one line.
+3. Add a test that runs it through `main([...])`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from modelprobe._version import __version__
+from modelprobe.cli import output
+from modelprobe.cli.options import FLAG
+from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
+
+COST, FILES, MACHINE = "What a model costs", "Weight files", "This machine"
+SEES = "What a model sees"
+
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
+    ("flops", COST, "MACs and FLOPs of a forward pass: total, by module, operator or kind, and what was not counted."),
+    ("summary", COST, "The layers of a model, with shapes, parameters, MACs; or all that a weight file holds, safely."),
+    ("params", COST, "Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups."),
+    ("buffers", COST, "Buffers against parameters: owner, shape, bytes, saved or not, changed by training or not."),
+    ("models", COST, "The names of torchvision's and timm's models, without importing or building them."),
+    ("features", SEES, "What layers put out for a picture: figures, grids of channels, heat maps, tensors as files."),
+    ("predict", SEES, "The classes that a model sees in pictures, with labels and probabilities."),
+    ("cam", SEES, "Class activation maps: where a picture speaks for a class, at a layer that is chosen and said."),
+    ("attention", SEES, "Attention maps of transformers, fused or not: per head, their mean, rollout; of any patch."),
+    ("scan", FILES, "Every name that a pickle would import, by danger; nested pickles; code in archives."),
+    ("keys", FILES, "What in a weight file fits a model and what does not, with reasons."),
+    ("repair", FILES, "Rename and convert the tensors of a file until they fit: the plan, or with -o a new file."),
+    ("diff", FILES, "Tensors added, removed, renamed, reshaped or changed in value between two weight files."),
+    ("convert", FILES, "Write a checkpoint as safetensors or torch file, in one piece or in shards."),
+    ("env", MACHINE, "Show the versions, devices and memory that modelprobe finds here: what a bug report needs."),
+)
+"""The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
+
+INTERNAL, READER_LEFT, INTERRUPTED = 70, 141, 130
+
+USAGE_ERRORS = tuple(
+    base for base in typer.BadParameter.__mro__ if issubclass(base, Exception) and hasattr(base, "format_message")
+)
+"""Click's errors, reached through the one that Typer shows: newer Typers carry a Click of their own."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """A group that answers a misspelt command with the nearest names."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if args and not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, list(self.commands), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(self.commands)}"
+            raise BadInput(f"there is no command {name!r}", hint)
+        return super().resolve_command(ctx, args)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"modelprobe {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", metavar=FLAG, help="Show the traceback of an error. May stand after the command too."),
+    ] = False,
+) -> None:
+    """Both options are dealt with before this runs: `--version` by its callback, `--debug` by `main`."""
+
+
+def application(asked: str | None) -> typer.Typer:
+    """The Typer app with the command `asked` for in full, and the names and help of the others; None: all in full."""
+    app = typer.Typer(
+        cls=_Commands,
+        help="What does this PyTorch model cost, and what is in this weight file? Never silently wrong.",
+        epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name, panel, text in COMMANDS:
+        if asked in (None, name):
+            app.command(name, rich_help_panel=panel)(load(name))  # its help is its docstring
+        else:
+            app.command(name, rich_help_panel=panel, help=text)(_not_asked_for)
+    return app
+
+
+def load(name: str) -> Callable[..., None]:
+    """The function of a command."""
+    command: Callable[..., None] = importlib.import_module(f"modelprobe.cli.commands.{name}").command
+    return command
+
+
+def _not_asked_for() -> None:
+    """Stands for a command that only its line in `--help` is needed of."""
+    raise AssertionError("only the command that was asked for is run")
+
+
+def _asked(arguments: Sequence[str]) -> str | None:
+    """The command on the command line, "" for none; None while a shell completes one, which wants them all."""
+    if any(variable.endswith("_COMPLETE") for variable in os.environ if variable.startswith("_")):
+        return None
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Nothing but SystemExit of shell completion gets past it."""
+    arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # help texts too must never fail on what an encoding lacks
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments or ["--help"])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - sorted in `_explain`, which lets nothing unknown pass in silence
+        if debug and not isinstance(error, (SystemExit, BrokenPipeError)):
+            for line in traceback.format_exc().splitlines():
+                output.say(line)
+        return _explain(error, arguments)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code; Typer returns the code of an early exit, and a command's own return value, which is None."""
+    command = typer.main.get_command(application(_asked(arguments)))
+    code = command.main(args=arguments, prog_name="modelprobe", standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """`--debug` taken out wherever it stands before `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    asked = len(kept) < end or os.environ.get("MODELPROBE_DEBUG", "0") not in ("", "0")
+    return kept + arguments[end:], asked
+
+
+def _explain(error: BaseException, arguments: Sequence[str] = ()) -> int:
+    """Say what went wrong on stderr, in one line and a hint; the exit code."""
+    if isinstance(error, ProbeError):
+        output.complain(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        output.say("interrupted")
+        return INTERRUPTED
+    if _reader_left(error):
+        output.silence(sys.stdout)
+        return READER_LEFT
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, USAGE_ERRORS):
+        return _explain_usage(error, arguments)
+    if isinstance(error, MemoryError):
+        output.complain("out of memory", "a smaller --input or --batch, or --device meta, needs less")
+        return 2
+    text = " ".join(str(error).split())
+    output.complain(
+        f"internal error: {type(error).__name__}{': ' if text else ''}{text}",
+        "run it again with --debug, and report what that shows together with `modelprobe env -f markdown`",
+    )
+    return INTERNAL
+
+
+def _reader_left(error: BaseException) -> bool:
+    """Typer turns a broken pipe into `sys.exit(1)`; what it was still stands behind that."""
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+
+
+def _explain_usage(error: Any, arguments: Sequence[str]) -> int:
+    message = " ".join(str(error.format_message()).split()).rstrip(".")
+    known = arguments[0] if arguments and arguments[0] in [name for name, *_ in COMMANDS] else ""
+    path = getattr(getattr(error, "ctx", None), "command_path", f"modelprobe {known}".strip())
+    output.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
+    return int(getattr(error, "exit_code", 2))

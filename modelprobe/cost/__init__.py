@@ -1,0 +1,1 @@
+"""What a model costs: functions of a recorded trace and the module tree."""

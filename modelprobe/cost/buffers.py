@@ -1,0 +1,199 @@
+"""Which tensors does a model hold that are not parameters, are they saved, and does training change them?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, size
+from modelprobe.tracing.records import ModuleTree, StateTensor
+
+MANY = 40
+"""More buffers than this are shown in groups, unless all are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BufferRow:
+    """One buffer. `changes` says whether a forward in train mode writes to it; None where that was not observed.
+
+    `saved` says whether it stands in the `state_dict`: what `persistent` promises, unless the model's own hooks differ.
+    """
+
+    path: str
+    owner: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    persistent: bool
+    saved: bool
+    changes: bool | None
+    same_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuffersResult(Result):
+    """The buffers of a model beside its parameters."""
+
+    model: str
+    buffers: int
+    elements: int
+    nbytes: int
+    parameters: int
+    parameter_tensors: int
+    parameter_bytes: int
+    state_dict_entries: int
+    rows: tuple[BufferRow, ...]
+    grouped: bool = False
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def report(self) -> Report:
+        """Buffers against parameters, then every buffer; of many, those alike together."""
+        tables = (_grouped_table(self.rows) if self.grouped else _table(self.rows),) if self.rows else ()
+        return Report(
+            f"{self.model}: buffers against parameters",
+            "modelprobe.buffers/1",
+            (Facts(_facts(self)), *tables, *self.notes, *_own_notes(self)),
+            self.to_dict(),
+            self.env,
+        )
+
+
+def list_buffers(
+    tree: ModuleTree,
+    *,
+    changed: frozenset[str] | None = None,
+    saved: frozenset[str] | None = None,
+    everyone: bool = True,
+    model: str = "",
+    notes: Sequence[Note] = (),
+    env: Mapping[str, Any] | None = None,
+) -> BuffersResult:
+    """Every buffer of `tree` by path.
+
+    `changed` are those that a train-mode forward wrote to (`Trace.changed`), `saved` the names in the `state_dict`
+    (`saved_names`); without it, what is persistent counts as saved. Unless `everyone`, the report of more than
+    MANY buffers shows those that share owner, name and fate as one row; `rows` holds all of them either way.
+    """
+    buffers = [entry for entry in tree.state if entry.role == "buffer"]
+    unique = [entry for entry in tree.unique_state() if entry.role == "buffer"]
+    parameters = [entry for entry in tree.unique_state() if entry.role == "parameter"]
+    first: dict[int, str] = {}
+    rows = tuple(_row(entry, changed, saved, first) for entry in buffers)
+    return BuffersResult(
+        model=model or tree.cls,
+        buffers=len(unique),
+        elements=sum(entry.numel for entry in unique),
+        nbytes=sum(entry.nbytes for entry in unique),
+        parameters=sum(entry.numel for entry in parameters),
+        parameter_tensors=len(parameters),
+        parameter_bytes=sum(entry.nbytes for entry in parameters),
+        state_dict_entries=sum(entry.persistent for entry in tree.state) if saved is None else len(saved),
+        rows=rows,
+        grouped=not everyone and len(rows) > MANY,
+        notes=tuple(notes),
+        env=env or {},
+    )
+
+
+def _row(
+    entry: StateTensor, changed: frozenset[str] | None, saved: frozenset[str] | None, first: dict[int, str]
+) -> BufferRow:
+    same = first.setdefault(entry.identity, entry.path)
+    return BufferRow(
+        entry.path,
+        entry.owner,
+        entry.shape,
+        entry.dtype,
+        entry.nbytes,
+        entry.persistent,
+        entry.persistent if saved is None else entry.path in saved,
+        None if changed is None else entry.path in changed or same in changed,
+        "" if same == entry.path else same,
+    )
+
+
+def _facts(result: BuffersResult) -> tuple[Fact, ...]:
+    saved = sum(row.saved for row in result.rows)
+    facts = [
+        Fact("Buffers", result.buffers, Unit.COUNT, _size("tensors", result.elements, result.nbytes)),
+        Fact(
+            "Parameters",
+            result.parameter_tensors,
+            Unit.COUNT,
+            _size("tensors", result.parameters, result.parameter_bytes),
+        ),
+        Fact("state_dict", result.state_dict_entries, Unit.COUNT, f"entries, {saved} of them buffers"),
+    ]
+    if any(row.changes is not None for row in result.rows):
+        changing = sum(bool(row.changes) for row in result.rows)
+        facts.append(Fact("Updated", changing, Unit.COUNT, "buffers are written by a forward in train mode"))
+    return tuple(facts)
+
+
+def _size(what: str, elements: int, nbytes: int) -> str:
+    return f"{what}, {elements:,} elements, {size(nbytes)}"
+
+
+def _table(rows: tuple[BufferRow, ...]) -> Table:
+    columns = (
+        Column("path", "Buffer"),
+        Column("owner", "Owner", priority=2),
+        Column("shape", "Shape", Unit.SHAPE),
+        Column("dtype", "Dtype", priority=1),
+        Column("nbytes", "Size", Unit.BYTES, priority=1),
+        Column("saved", "In state_dict", Unit.YESNO),
+        Column("changes", "Updated", Unit.YESNO),
+    )
+    return Table(
+        columns,
+        tuple(
+            Row(
+                tuple(getattr(row, column.key) for column in columns),
+                mark=f"is {row.same_as}" if row.same_as else "",
+                quiet=row.changes is False,
+            )
+            for row in rows
+        ),
+        key="buffers",
+    )
+
+
+def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
+    groups: dict[tuple[object, ...], list[BufferRow]] = {}
+    for row in rows:
+        key = (row.path.rpartition(".")[2], row.owner, row.dtype, row.saved, row.changes)
+        groups.setdefault(key, []).append(row)
+    columns = (
+        Column("name", "Buffers"),
+        Column("count", "Tensors", Unit.COUNT),
+        Column("owner", "Owner"),
+        Column("dtype", "Dtype", priority=1),
+        Column("nbytes", "Size", Unit.BYTES, priority=1),
+        Column("saved", "In state_dict", Unit.YESNO),
+        Column("changes", "Updated", Unit.YESNO),
+    )
+    found = []
+    for group in groups.values():
+        first, size_of_all = group[0], sum(row.nbytes for row in group if not row.same_as)
+        name = first.path.rpartition(".")[2] if len(group) > 1 else first.path
+        name = f"*.{name}" if len(group) > 1 else name
+        found.append(Row((name, len(group), first.owner, first.dtype, size_of_all, first.saved, first.changes)))
+    return Table(columns, tuple(found), key="groups")
+
+
+def _own_notes(result: BuffersResult) -> list[Note]:
+    if not result.rows:
+        return [Note("The model has no buffers.", Level.INFO)]
+    notes = []
+    if result.grouped:
+        notes.append(Note(f"{len(result.rows)} buffers, those alike in one row: --all lists each.", Level.INFO))
+    lost = [row.path for row in result.rows if not row.persistent]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        text = f"Not persistent: made by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
+        notes.append(Note(text, Level.INFO))
+    return notes

@@ -1,0 +1,334 @@
+"""How many parameters are there, where, of what dtype, which are shared, and which would train?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelprobe.cost.patterns import matching
+from modelprobe.cost.rollup import fitting_depth
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, exact
+from modelprobe.tracing.records import ModuleTree, StateTensor, parents
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleParameters:
+    """One module and everything below it; a tensor that it holds twice is counted once.
+
+    `same_as` names the first place of a module that stands at several.
+    """
+
+    path: str
+    cls: str
+    depth: int
+    tensors: int
+    total: int
+    trainable: int
+    nbytes: int
+    share: float
+    same_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters with something in common: a dtype, or a role in the optimiser."""
+
+    name: str
+    tensors: int
+    total: int
+    nbytes: int
+    share: float
+    decays: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParameter:
+    """One tensor under several names. `saved` is what counting each name would add."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    saved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """What would still train if the parameters that `patterns` name were frozen."""
+
+    patterns: tuple[str, ...]
+    tensors: int
+    frozen: int
+    trainable: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParamsResult(Result):
+    """The parameters of a model, tied and shared ones counted once."""
+
+    model: str
+    total: int
+    trainable: int
+    frozen: int
+    tensors: int
+    nbytes: int
+    buffers: int
+    buffer_bytes: int
+    depth: int
+    hidden: int
+    modules: tuple[ModuleParameters, ...]
+    dtypes: tuple[Group, ...]
+    groups: tuple[Group, ...]
+    shared: tuple[SharedParameter, ...]
+    freeze: Freeze | None
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def report(self) -> Report:
+        """Totals, the module tree, dtypes, optimiser groups, shared tensors."""
+        tables = [_module_table(self)]
+        if self.groups:
+            tables.append(_group_table("Optimiser groups", "groups", self.groups))
+        if len(self.dtypes) > 1:
+            tables.append(_group_table("By dtype", "dtypes", self.dtypes))
+        if self.shared:
+            tables.append(_shared_table(self.shared))
+        notes = list(self.notes)
+        if self.hidden:
+            notes.append(Note(f"Shown to depth {self.depth}; {self.hidden} modules lie deeper (--depth).", Level.INFO))
+        return Report(
+            f"{self.model}: parameters",
+            "modelprobe.params/1",
+            (Facts(_facts(self)), *tables, *notes),
+            self.to_dict(),
+            self.env,
+        )
+
+
+def count_params(
+    tree: ModuleTree,
+    *,
+    model: str = "",
+    depth: int | None = None,
+    freeze: Sequence[str] = (),
+    notes: Sequence[Note] = (),
+    env: Mapping[str, Any] | None = None,
+) -> ParamsResult:
+    """The parameters of `tree`, by module to `depth`. `freeze` holds wildcard patterns of modules or parameters.
+
+    Raises BadInput for a pattern that matches nothing.
+    """
+    unique = [entry for entry in tree.unique_state() if entry.role == "parameter"]
+    buffers = [entry for entry in tree.unique_state() if entry.role == "buffer"]
+    rows = _module_rows(tree, sum(entry.numel for entry in unique))
+    shown = fitting_depth(row.depth for row in rows) if depth is None else depth
+    visible = tuple(row for row in rows if row.depth <= shown)
+    notes = [*notes, *_lazy_notes(tree)]
+    total = sum(entry.numel for entry in unique)
+    trainable = sum(entry.numel for entry in unique if entry.requires_grad)
+    return ParamsResult(
+        model=model or tree.cls,
+        total=total,
+        trainable=trainable,
+        frozen=total - trainable,
+        tensors=len(unique),
+        nbytes=sum(entry.nbytes for entry in unique),
+        buffers=sum(entry.numel for entry in buffers),
+        buffer_bytes=sum(entry.nbytes for entry in buffers),
+        depth=shown,
+        hidden=len(rows) - len(visible),
+        modules=visible,
+        dtypes=_groups(unique, lambda entry: entry.dtype),
+        groups=_optimiser_groups(unique),
+        shared=_shared(tree),
+        freeze=_freeze(tree, tuple(freeze)) if freeze else None,
+        notes=tuple(notes),
+        env=env or {},
+    )
+
+
+def _lazy_notes(tree: ModuleTree) -> list[Note]:
+    lazy = [entry.path for entry in tree.state if entry.role == "parameter" and entry.lazy]
+    if not lazy:
+        return []
+    more = f" and {len(lazy) - 3} more" if len(lazy) > 3 else ""
+    text = (
+        f"{len(lazy)} parameters of lazy modules have no size before a forward pass and count as 0 here: "
+        f"{', '.join(lazy[:3])}{more}. `summary` runs one and counts them."
+    )
+    return [Note(text, Level.WARNING)]
+
+
+def _module_rows(tree: ModuleTree, total: int) -> list[ModuleParameters]:
+    inside: dict[str, dict[int, StateTensor]] = {}
+    for entry in tree.state:
+        if entry.role == "parameter":
+            for place in parents(entry.path):
+                inside.setdefault(place, {}).setdefault(entry.identity, entry)
+    rows = []
+    for node in tree.modules:
+        entries = list(inside.get(node.path, {}).values())
+        if entries or not node.path:
+            count = sum(entry.numel for entry in entries)
+            rows.append(
+                ModuleParameters(
+                    node.path,
+                    node.cls,
+                    node.depth,
+                    len(entries),
+                    count,
+                    sum(entry.numel for entry in entries if entry.requires_grad),
+                    sum(entry.nbytes for entry in entries),
+                    count / total if total else 0.0,
+                    tree.aliases.get(node.path, ""),
+                )
+            )
+    return rows
+
+
+def _groups(entries: Iterable[StateTensor], key: Callable[[StateTensor], str]) -> tuple[Group, ...]:
+    found: dict[str, list[StateTensor]] = {}
+    for entry in entries:
+        found.setdefault(key(entry), []).append(entry)
+    total = sum(entry.numel for group in found.values() for entry in group)
+    rows = [
+        Group(
+            name,
+            len(group),
+            sum(entry.numel for entry in group),
+            sum(entry.nbytes for entry in group),
+            sum(entry.numel for entry in group) / total if total else 0.0,
+        )
+        for name, group in found.items()
+    ]
+    return tuple(sorted(rows, key=lambda group: -group.total))
+
+
+_ROLES = {"weight": True, "bias": False, "norm": False, "scale or token": False}
+
+
+def _optimiser_groups(entries: Sequence[StateTensor]) -> tuple[Group, ...]:
+    """Weight, bias, norm and the rest, with whether weight decay is applied by the field's rule:
+
+    not to vectors and scalars, not to biases (timm's `param_groups_weight_decay`, and most training recipes).
+    """
+    return tuple(
+        Group(g.name, g.tensors, g.total, g.nbytes, g.share, _ROLES[g.name]) for g in _groups(entries, optimiser_role)
+    )
+
+
+def optimiser_role(entry: StateTensor) -> str:
+    """`norm`, `bias`, `weight` or, for other vectors and scalars, `scale or token`."""
+    name = entry.path.rpartition(".")[2]
+    if "norm" in entry.owner.lower() and len(entry.shape) <= 1:
+        return "norm"
+    if name == "bias" or name.endswith("_bias") or name.startswith("bias_"):
+        return "bias" if len(entry.shape) <= 1 or name == "bias" else "weight"
+    return "weight" if len(entry.shape) > 1 else "scale or token"
+
+
+def _shared(tree: ModuleTree) -> tuple[SharedParameter, ...]:
+    names: dict[int, list[StateTensor]] = {}
+    for entry in tree.state:
+        if entry.role == "parameter":
+            names.setdefault(entry.identity, []).append(entry)
+    return tuple(
+        SharedParameter(tuple(entry.path for entry in entries), entries[0].shape, entries[0].numel * (len(entries) - 1))
+        for entries in names.values()
+        if len(entries) > 1
+    )
+
+
+def _freeze(tree: ModuleTree, patterns: tuple[str, ...]) -> Freeze:
+    named = [entry for entry in tree.state if entry.role == "parameter"]
+    hit = matching([entry.path for entry in named], patterns)
+    # A tied tensor is frozen under all of its names.
+    frozen = {entry.identity for entry in named if entry.path in hit}
+    unique = [entry for entry in tree.unique_state() if entry.role == "parameter"]
+    return Freeze(
+        patterns,
+        sum(entry.identity in frozen for entry in unique),
+        sum(entry.numel for entry in unique if entry.identity in frozen or not entry.requires_grad),
+        sum(entry.numel for entry in unique if entry.identity not in frozen and entry.requires_grad),
+    )
+
+
+def _facts(result: ParamsResult) -> tuple[Fact, ...]:
+    facts = [
+        Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
+        Fact("Trainable", result.trainable, Unit.QUANTITY, exact(result.trainable)),
+        Fact("Frozen", result.frozen, Unit.QUANTITY, exact(result.frozen)),
+        Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
+        Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not among the parameters"),
+    ]
+    if result.shared:
+        saved = sum(item.saved for item in result.shared)
+        facts.append(Fact("Shared", saved, Unit.QUANTITY, f"{saved:,} more if every name were counted"))
+    if result.freeze:
+        what = ", ".join(result.freeze.patterns)
+        left = f"{result.freeze.trainable:,}, with {what} frozen"
+        facts.append(Fact("Would train", result.freeze.trainable, Unit.QUANTITY, left))
+    return tuple(facts)
+
+
+def _module_table(result: ParamsResult) -> Table:
+    # Where nothing is frozen, a column that repeats the one beside it is the first to give way.
+    trainable = 3 if result.frozen else 5
+    columns = (
+        Column("module", "Module"),
+        Column("cls", "Class", priority=2),
+        Column("tensors", "Tensors", Unit.COUNT, priority=4),
+        Column("total", "Params", Unit.COUNT),
+        Column("share", "Share", Unit.SHARE, bar=True, priority=1),
+        Column("trainable", "Trainable", Unit.COUNT, priority=trainable),
+        Column("nbytes", "Size", Unit.BYTES, priority=3),
+    )
+    rows = tuple(
+        Row(
+            (
+                row.path.rpartition(".")[2] or result.model,
+                row.cls,
+                row.tensors,
+                row.total,
+                row.share,
+                row.trainable,
+                row.nbytes,
+            ),
+            depth=row.depth,
+            mark=_mark(row),
+        )
+        for row in result.modules
+    )
+    return Table(columns, rows, tree=True, key="modules")
+
+
+def _mark(row: ModuleParameters) -> str:
+    marks = [f"is {row.same_as}"] if row.same_as else []
+    if row.trainable != row.total:
+        marks.append("partly frozen" if row.trainable else "frozen")
+    return ", ".join(marks)
+
+
+def _group_table(title: str, key: str, groups: tuple[Group, ...]) -> Table:
+    decay = any(group.decays is not None for group in groups)
+    columns = [
+        Column("name", "Group"),
+        Column("tensors", "Tensors", Unit.COUNT),
+        Column("total", "Params", Unit.COUNT),
+        Column("share", "Share", Unit.SHARE),
+        Column("nbytes", "Size", Unit.BYTES, priority=1),
+        *([Column("decays", "Weight decay", Unit.YESNO, priority=1)] if decay else []),
+    ]
+    rows = tuple(Row(tuple(getattr(group, column.key) for column in columns)) for group in groups)
+    return Table(tuple(columns), rows, title=title, key=key)
+
+
+def _shared_table(shared: tuple[SharedParameter, ...]) -> Table:
+    columns = (
+        Column("names", "One tensor under several names"),
+        Column("shape", "Shape", Unit.SHAPE),
+        Column("saved", "Counted once, saves", Unit.COUNT, priority=1),
+    )
+    rows = tuple(Row((" = ".join(item.names), item.shape, item.saved)) for item in shared)
+    return Table(columns, rows, title="Shared", key="shared")

@@ -1,0 +1,1 @@
+"""Writing files and directories of output without losing anything."""

@@ -1,0 +1,147 @@
+"""A directory that a command fills: nothing of others is touched, nothing half-written, and it can be gone on with.
+
+`modelprobe.json` in it says which command line it belongs to. Each piece of work ends with its own record, written
+last: what has one is complete, and is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelprobe.cli.output import atomic_write
+from modelprobe.errors import BadInput, one_line
+
+MANIFEST = "modelprobe.json"
+RECORD = "done.json"
+LONGEST_NAME = 80
+
+_PLAIN = re.compile(r"[^\w.#\[\]-]+", re.ASCII)
+
+
+class CannotWriteError(BadInput):
+    """A file cannot be written: no other one will fare better, so the whole run ends."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An output directory. `resumed` tells that the same command line began it before."""
+
+    path: Path
+    resumed: bool = False
+    _fresh: list[Path] = field(default_factory=list, repr=False)
+    """What was made since a piece was last complete, in order: files, and directories before what is in them."""
+
+    def write(self, name: str, data: bytes | str) -> Path:
+        """Write a file of this command's at `name` below the directory, whole or not at all.
+
+        Where that fails, what belongs to no complete piece of work is taken away again. Raises CannotWriteError.
+        """
+        place = self.path / name
+        try:
+            for parent in (self.path, place.parent):
+                if not parent.is_dir():
+                    parent.mkdir(parents=True)
+                    self._fresh.append(parent)
+            existed = place.exists()
+            atomic_write(place, data, force=True)
+            if not existed:
+                self._fresh.append(place)
+        except BadInput as error:
+            self.undo()
+            raise CannotWriteError(error.message, error.hint) from error
+        except OSError as error:
+            self.undo()
+            raise CannotWriteError(
+                f"cannot write {place}: {one_line(error)}", "choose another place with -o"
+            ) from error
+        return place
+
+    def undo(self) -> None:
+        """Remove what was made since a piece was last complete."""
+        for made in reversed(self._fresh):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                made.rmdir() if made.is_dir() else made.unlink()
+        self._fresh.clear()
+
+    def record_of(self, piece: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was recorded of a completed piece of work; None when it was not, or was about something else."""
+        try:
+            found = json.loads((self.path / piece / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict) or found.get("about") != json.loads(json.dumps(about)):
+            return None
+        files = found.get("files")
+        there = isinstance(files, list) and all((self.path / piece / str(name)).is_file() for name in files)
+        return found if there else None
+
+    def complete(self, piece: str, about: Mapping[str, Any], files: list[str], values: Any) -> None:
+        """Record a piece of work as complete: `files` are in the directory `piece`, `values` are its results."""
+        text = json.dumps({"about": about, "files": files, "values": values}, allow_nan=True)
+        self.write(f"{piece}/{RECORD}", text)
+        self._fresh.clear()
+
+
+def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) -> Folder:
+    """The directory `path` for the work that `question` describes, made if need be.
+
+    One with files of others in it is refused without `force`; with it new files are put beside them, and only files of
+    the same names are replaced. One that the same question began is gone on with, unless `force` asks for all anew.
+    Raises BadInput.
+    """
+    try:
+        exists, is_folder = path.exists() or path.is_symlink(), path.is_dir()
+        there = sorted(entry.name for entry in path.iterdir()) if is_folder else []
+    except OSError as error:
+        raise BadInput(f"cannot use the directory {path}: {one_line(error)}", "choose another with -o") from error
+    if exists and not is_folder:
+        raise BadInput(f"{path} is a file", "-o names a directory for the pictures; the report goes to stdout")
+    known = _manifest(path) if MANIFEST in there else None
+    same = not force and known is not None and known.get("question") == json.loads(json.dumps(question))
+    if there and not same and not force:
+        if known is not None:
+            raise BadInput(f"{path} holds the pictures of another command line", "choose another -o, or --force")
+        raise BadInput(
+            f"the directory {path} exists and holds {_listed(there)}",
+            "choose another -o; --force puts the pictures beside them, and replaces files of the same names",
+        )
+    if not path.parent.is_dir() and not exists:
+        raise BadInput(f"there is no directory {path.parent}", "make it first, or choose another place with -o")
+    folder = Folder(path, resumed=same)
+    if not same:
+        folder.write(MANIFEST, json.dumps({"schema": "modelprobe.folder/1", "question": question}, indent=1))
+    return folder
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == "modelprobe.folder/1" else None
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} other files, such as {names[0]}" if len(names) > 1 else f"another file, {names[0]}"
+
+
+def file_name(name: str, taken: set[str]) -> str:
+    """A name for a file or directory after a layer or a picture: no separators, not too long, not `taken` yet.
+
+    `taken` gets it, in lower case: some file systems do not tell cases apart.
+    """
+    plain = _PLAIN.sub("_", name).strip(".") or "_"
+    if len(plain) > LONGEST_NAME:
+        plain = f"{plain[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    chosen, number = plain, 2
+    while chosen.lower() in taken:
+        chosen, number = f"{plain}-{number}", number + 1
+    taken.add(chosen.lower())
+    return chosen

@@ -1,0 +1,298 @@
+"""What a command is asked about: the target built, its example inputs made, its forward pass recorded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from modelprobe.checkpoint.names_file import names_weights
+from modelprobe.cli.output import stdout_kept, working
+from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
+from modelprobe.report.blocks import Level, Note
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelprobe.checkpoint.records import Checkpoint
+    from modelprobe.model.inputs.example import ExampleInputs
+    from modelprobe.model.target import Target
+    from modelprobe.tracing.failures import NeedsValuesError
+    from modelprobe.tracing.records import ModuleTree, Trace
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Recording(Protocol[T_co]):
+    """Runs a model in one way or another and returns what happened, as `tracing.recorder.trace` does."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        /,
+        *args: Any,
+        kwargs: Mapping[str, Any],
+        device: str,
+        notes: Sequence[Note],
+        env: Mapping[str, Any],
+    ) -> T_co:
+        """What happened."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the command line said about the target and its input."""
+
+    target: str
+    settings: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    inputs_from: str | None = None
+    batch: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    seed: int = 0
+    arch: str | None = None
+    unsafe_load: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A target that was built, on `meta` unless a device was asked for."""
+
+    question: Question
+    target: Target
+    model: nn.Module
+    notes: tuple[Note, ...]
+    env: Mapping[str, Any] = field(default_factory=dict)
+    fused: bool = False
+
+    @property
+    def tree(self) -> ModuleTree:
+        """The modules, parameters and buffers."""
+        from modelprobe.tracing.module_tree import read_tree
+
+        return read_tree(self.model)
+
+
+@stdout_kept()
+def build(question: Question) -> Subject:
+    """Resolve and build the target. Raises ProbeError for whatever stands in the way."""
+    from modelprobe.environment import brief
+    from modelprobe.model.inputs.sizes import resize
+    from modelprobe.model.inputs.spec import parse_floating, parse_input
+
+    # What is wrong on the command line is said before anybody's code is run.
+    specs = [parse_input(text) for text in question.inputs]
+    if question.dtype is not None:
+        parse_floating(question.dtype)
+    named, weights = _named(question)
+    target = resize(named, specs)
+    device = _device(question)
+    try:
+        model, notes = _built(target, question, device)
+    except ModelRaised as raised:
+        told = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
+        if not told:
+            raise
+        raise ModelRaised(raised.message, f"{told} is from --input: choose another size") from raised.__cause__
+    if weights is not None and question.arch is not None:
+        from modelprobe.model.weights.as_target import fit_notes
+
+        notes = (*notes, *fit_notes(weights, model, target.spec))
+    env = {
+        **brief(),
+        "target": question.target,
+        **({"weights": weights.path} if weights is not None else {}),
+        "model": target.name,
+        "origin": target.origin,
+        "settings": dict(target.given),
+        "device": device,
+        "mode": "eval",
+        "seed": question.seed,
+    }
+    return Subject(question, target, model, (*target.notes, *notes), env)
+
+
+def _named(question: Question) -> tuple[Target, Checkpoint | None]:
+    """The target, and the listing of the weight file if it is one."""
+    from modelprobe.model.target import resolve
+
+    if not names_weights(question.target) and question.arch is None and not question.unsafe_load:
+        return resolve(question.target, question.settings), None
+    from modelprobe.model.weights.as_target import named_target  # which loads the reader
+
+    return named_target(question.target, question.settings, question.arch, question.unsafe_load)
+
+
+def _built(target: Target, question: Question, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
+    from modelprobe.model.inputs.spec import parse_floating
+
+    with _memory(device, target.name):
+        built = target.build(device, question.seed)
+        if question.dtype is None:
+            return built.module, built.notes
+        import torch
+
+        # `.to` works in place: an instance of the user's is not ours to change.
+        module = copy.deepcopy(built.module) if target.is_instance else built.module
+        return module.to(getattr(torch, parse_floating(question.dtype))), built.notes
+
+
+def _device(question: Question) -> str:
+    """The device asked for, else `meta`. Raises BadInput for one that does not exist, or not here."""
+    if question.device is None:
+        return "meta"
+    import torch
+
+    device = question.device
+    try:
+        known = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"there is no device {device!r}", f"here are {', '.join(_devices())}") from error
+    try:
+        if known.type != "meta":
+            torch.empty(0, device=known)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error).partition(". ")[0].rstrip(".")
+        if isinstance(error, NotImplementedError):
+            reason = "this torch was built without it"
+        raise BadInput(f"--device {device} cannot be used: {reason}", f"here are {', '.join(_devices())}") from error
+    return device
+
+
+def _devices() -> list[str]:
+    import torch
+
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["meta (no weights needed)", "cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+@contextmanager
+def _memory(device: str, what: str) -> Iterator[None]:
+    """An allocation that fails in the body is a size too large for this machine: BadInput, not a defect."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = one_line(error)
+        if not (isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text):
+            raise
+        raise BadInput(
+            f"not enough memory on {device} for {what}: {text}",
+            "a smaller --input or --batch needs less; --device meta needs none, where the model allows it",
+        ) from error
+
+
+@stdout_kept()
+def fuse(subject: Subject) -> Subject:
+    """The subject with its model fused for inference. Raises BadInput when it has nothing to fuse."""
+    from modelprobe.model.fusion import fused
+
+    model, done = fused(subject.model)
+    if not done:
+        raise BadInput(
+            f"{subject.target.name} has no module that can be fused",
+            "--fused is for models that re-parameterise themselves, such as timm:repvgg_a0; leave it out",
+        )
+    note = Note(f"Fused for inference: {', '.join(done)}.", Level.INFO)
+    env = {**subject.env, "fused": True}
+    return replace(subject, model=model, notes=(*subject.notes, note), env=env, fused=True)
+
+
+@stdout_kept()
+def record(subject: Subject, *, train: bool = False, functions: bool = False) -> Trace:
+    """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values.
+
+    `functions` records the calls of torch's Python functions as well.
+    """
+    from modelprobe.tracing.recorder import trace
+
+    return recorded(subject, partial(trace, train=train, functions=functions), "train" if train else "eval")
+
+
+def recorded(
+    subject: Subject,
+    recording: Recording[T],
+    mode: str,
+    complete: Callable[[nn.Module, ExampleInputs], ExampleInputs] | None = None,
+) -> T:
+    """What `recording` makes of the subject with its example inputs, on `meta`, or for real where values are needed.
+
+    `complete` adds to the inputs what the forward of that mode takes beside them.
+    """
+    from modelprobe.model.inputs.example import make_inputs
+    from modelprobe.tracing.failures import NeedsValuesError
+
+    asked = subject.question
+    example = make_inputs(
+        subject.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=subject.model
+    )
+    example = complete(subject.model, example) if complete is not None else example
+    env = {**subject.env, "inputs": example.describe(), "mode": mode}
+    subject = replace(subject, env=env, notes=(*subject.notes, *example.notes))
+    try:
+        return _run(subject, subject.model, example, recording)
+    except NeedsValuesError as needs:
+        if asked.device == "meta":  # asked for in so many words: no other place will do
+            raise
+        return _run_for_real(subject, example, recording, needs)
+
+
+def _run_for_real(subject: Subject, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
+    from modelprobe.model.fusion import fused
+    from modelprobe.tracing.failures import real_run_note
+
+    with working(f"running {subject.target.name} for real on the CPU"):
+        model, _ = _built(subject.target, subject.question, "cpu")
+        if subject.fused:
+            model, _ = fused(model)
+        note = real_run_note(needs, "on the CPU with seeded random weights and input")
+        real = replace(subject, notes=(*subject.notes, note), env={**subject.env, "device": "cpu"})
+        return _run(real, model, example, recording)
+
+
+def _run(subject: Subject, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
+    """The model on the subject's device. What it raises is told with the last line of the user's own code."""
+    from modelprobe.model.user_code.failure import place
+
+    device = str(subject.env["device"])
+    with _memory(device, f"the input {', '.join(example.describe())}"):
+        args, kwargs = example.build(device, subject.question.seed)
+    where = "meta" if device == "meta" else "real"
+    try:
+        return recording(model, *args, kwargs=kwargs, device=where, notes=subject.notes, env=subject.env)
+    except ModelRaised as raised:
+        home = getattr(subject.target.source, "directory", None)
+        line = place(raised.__cause__, home) if raised.__cause__ else ""
+        hint = f"it was raised at {line}; {raised.hint}" if line else raised.hint
+        raise type(raised)(raised.message, hint) from raised.__cause__
+
+
+def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
+    """The buffers that a train-mode forward writes to, and notes; None when no forward could be recorded.
+
+    Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm. An input
+    that was asked for and does not fit is an error; that the default one does not is a note.
+    """
+    if not any(entry.role == "buffer" for entry in subject.tree.state):
+        return frozenset(), subject.notes
+    asked = subject.question
+    given = asked.batch is not None or bool(asked.inputs) or asked.inputs_from is not None
+    # Two examples first; then what the model itself offers, which may have a batch of its own.
+    questions = (asked,) if given else (replace(asked, batch=2), asked)
+    problem: ProbeError | None = None
+    for question in questions:
+        try:
+            found = record(replace(subject, question=question), train=True)
+        except ProbeError as error:
+            problem = error
+        else:
+            return found.changed, found.notes
+    assert problem is not None
+    if given:
+        raise problem
+    reason = f"Whether training changes a buffer was not observed: {problem.message}."
+    return None, (*subject.notes, Note(reason, Level.WARNING))

@@ -1,0 +1,1 @@
+"""Example inputs: given, declared by the model, or guessed from its first layer."""

@@ -1,0 +1,264 @@
+"""Does a weight file fit a model: what matches, what does not and why, and which command makes it fit?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelprobe.checkpoint.keys.plan import Applied, Dropped, KeyPlan, Part, Trouble, entries_by_name
+from modelprobe.checkpoint.keys.reference import Want
+from modelprobe.checkpoint.records import TensorEntry
+from modelprobe.model.weights.load import Fit, refusals
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, shape
+
+if TYPE_CHECKING:
+    from modelprobe.model.weights.equivalence import Proof  # which imports torch
+
+MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "other dtype"
+BECAUSE = {
+    "position embedding resized": "a position embedding of another grid",
+    "first convolution adapted": "a first convolution of other channels",
+    "query, key and value fused": "query, key and value are apart in the file",
+    "query, key and value split": "query, key and value are one tensor in the file",
+    "tied tensor": "tied to another tensor; the file keeps it once",
+    "batch counters added": "num_batches_tracked is absent",
+    "buffer computed by the model": "a buffer that the model computes itself",
+    "names of another library": "another library's name for the same layer",
+    "parametrisation spelled anew": "weight norm or spectral norm in its other spelling",
+    "pruning mask": "pruned: the weight and its mask are apart",
+    "floating-point type": "another floating-point type",
+}
+"""What a conversion says about the file. Rules that only rename speak for themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A tensor that does not fit as it is. `expected` and `found` are shapes or dtypes in words; `reason` says why."""
+
+    kind: str
+    name: str
+    expected: str
+    found: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeysResult(Result):
+    """How the names of a file compare with what is expected. Without a reference `fits` is None.
+
+    `repairable` tells whether `command` would make it fit. `refusals` say why not, and what would help.
+    """
+
+    path: str
+    format: str
+    branch: str
+    branch_rule: str
+    alternatives: tuple[str, ...]
+    reference: str
+    tensors: int
+    expected: int
+    matched: int
+    misfits: tuple[Misfit, ...]
+    applied: tuple[Applied, ...]
+    dropped: tuple[Dropped, ...]
+    troubles: tuple[Trouble, ...]
+    refusals: tuple[tuple[str, str], ...]
+    presumed: tuple[str, ...]
+    fits: bool | None
+    repairable: bool
+    command: str
+    proof: Proof | None
+    all_rows: bool
+
+    def count(self, kind: str) -> int:
+        """How many misfits are of a kind."""
+        return sum(1 for misfit in self.misfits if misfit.kind == kind)
+
+    def report(self) -> Report:
+        """Counts, the misfits by reason, the rules that a repair would apply, and the command."""
+        blocks: list[Block] = [Facts(_facts(self))]
+        blocks += [table for table in (_misfits(self), rules_table(self.applied)) if table.rows]
+        title = f"{self.path} for {self.reference}" if self.reference else f"The names in {self.path}"
+        return Report(title, "modelprobe.keys/1", (*blocks, *_notes(self)), self.to_dict())
+
+
+def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False) -> KeysResult:
+    """Compare the names as they are, with the reasons that the plan of a repair gives. `asked` is for the command."""
+    plan, found = fitted.plan, fitted.found
+    entries = entries_by_name(found, plan.branch)
+    wants = fitted.reference.by_name if fitted.reference else {}
+    misfits = _compared(plan, entries, wants) if fitted.reference else ()
+    matched = sum(1 for name, want in wants.items() if name in entries and entries[name].shape == want.shape)
+    standing = any(misfit.kind != DTYPE for misfit in misfits)
+    stopped = tuple(refusals(fitted))
+    changes = bool(plan.applied or plan.dropped)
+    return KeysResult(
+        path=found.path,
+        format=found.format,
+        branch=plan.branch.name,
+        branch_rule=plan.branch.rule,
+        alternatives=tuple(other.name or "." for other in found.branches if other.path != plan.branch.path),
+        reference=plan.reference,
+        tensors=len(entries),
+        expected=len(wants),
+        matched=matched,
+        misfits=misfits,
+        applied=plan.applied,
+        dropped=plan.dropped,
+        troubles=plan.troubles,
+        refusals=stopped,
+        presumed=plan.presumed,
+        fits=not standing if fitted.reference else None,
+        repairable=changes and not stopped,
+        command=_command(found.path, plan, asked) if changes and not stopped else "",
+        proof=fitted.proof,
+        all_rows=all_rows,
+    )
+
+
+def _command(path: str, plan: KeyPlan, asked: Sequence[str]) -> str:
+    stem = path.rpartition("/")[2].rpartition(".")
+    out = f"{stem[0] or stem[2]}.repaired.{stem[2] if stem[0] and stem[2] in ('safetensors', 'pt', 'pth') else 'pt'}"
+    given = ["--for", plan.reference] if plan.reference else []
+    return shlex.join(["modelprobe", "repair", path, *given, *asked, "-o", out])
+
+
+def _compared(plan: KeyPlan, entries: dict[str, TensorEntry], wants: dict[str, Want]) -> tuple[Misfit, ...]:
+    made = {part.name: part for part in plan.parts}
+    used = {source: part for part in plan.parts for source in part.sources}
+    left = {dropped.name: dropped.reason for dropped in plan.dropped}
+    said = {name: trouble.text for trouble in plan.troubles for name in trouble.names}
+    found = []
+    for want in wants.values():
+        entry = entries.get(want.name)
+        if entry is None:
+            part = made.get(want.name)
+            reason = said.get(want.name) or _made(part) or "nothing in the file stands for it"
+            there = entries[part.sources[0]].shape if part is not None and len(part.sources) == 1 else None
+            found.append(
+                Misfit(MISSING, want.name, shape(want.shape), shape(there) if there is not None else "", reason)
+            )
+        elif entry.shape != want.shape:
+            reason = (
+                said.get(want.name) or _made(made.get(want.name)) or "the shapes have nothing to do with each other"
+            )
+            found.append(Misfit(SHAPE, want.name, shape(want.shape), shape(entry.shape), reason))
+        elif entry.dtype != want.dtype:
+            found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted when it is loaded"))
+    for name, entry in entries.items():
+        if name not in wants:
+            reason = (
+                left.get(name)
+                or _became(name, used.get(name), wants)
+                or said.get(name)
+                or "nothing like it is expected"
+            )
+            found.append(Misfit(UNEXPECTED, name, "", shape(entry.shape), reason))
+    return tuple(found)
+
+
+def _made(part: Part | None) -> str:
+    """How a repair comes by a tensor that is missing."""
+    if part is None or not part.rules:
+        return ""
+    return _by(part)
+
+
+def _by(part: Part) -> str:
+    """The rules that made a part, in words."""
+    rules = list(dict.fromkeys(part.rules))
+    said = [BECAUSE[rule] for rule in rules if rule in BECAUSE]
+    names = [rule for rule in rules if rule not in BECAUSE]
+    return "; ".join([*said, *([f"another name: {', '.join(names)}"] if names else [])])
+
+
+def _became(name: str, part: Part | None, wants: dict[str, Want]) -> str:
+    """What a repair makes of a tensor that is not expected."""
+    if part is None or part.name not in wants:
+        return ""
+    return _by(part)
+
+
+def _facts(result: KeysResult) -> tuple[Fact, ...]:
+    facts = [Fact("Format", result.format), Fact("Model", result.branch or "the root", detail=result.branch_rule)]
+    if result.alternatives:
+        facts.append(Fact("Others", ", ".join(result.alternatives[:6]), detail="--branch takes one of them"))
+    facts.append(Fact("Tensors", result.tensors, Unit.COUNT, "in the file"))
+    if result.fits is not None:
+        facts.append(Fact("Expected", result.expected, Unit.COUNT, f"by {result.reference}"))
+        facts.append(Fact("Matched", result.matched, Unit.COUNT, "the same name and shape"))
+        for kind in (MISSING, UNEXPECTED, SHAPE, DTYPE):
+            if result.count(kind):
+                facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
+        facts.append(Fact("Fits", result.fits, Unit.YESNO, "load_state_dict(strict=True)"))
+    if result.proof is not None:
+        facts.append(Fact("Proof", difference(result.proof), detail="random weights, float64"))
+    return tuple(facts)
+
+
+def difference(proof: Proof) -> str:
+    """What a comparison of outputs gave, in words."""
+    if proof.reason:
+        return f"not compared with {proof.source}: {proof.reason}"
+    if not proof.difference:
+        return f"{proof.source} and {proof.target} compute the same, bit for bit"
+    return f"{proof.source} and {proof.target} differ by {proof.difference:.3g} (relative {proof.relative:.3g})"
+
+
+def _misfits(result: KeysResult) -> Table:
+    columns = (
+        Column("kind", "What", wrap=True),
+        Column("count", "Tensors", Unit.COUNT),
+        Column("name", "Such as"),
+        Column("expected", "Expected", priority=2),
+        Column("found", "In the file", priority=2),
+        Column("reason", "Why", wrap=True),
+    )
+    groups: dict[tuple[str, str], list[Misfit]] = {}
+    for index, misfit in enumerate(result.misfits):
+        key = (misfit.kind, f"{misfit.reason}{index}") if result.all_rows else (misfit.kind, misfit.reason)
+        groups.setdefault(key, []).append(misfit)
+    rows = []
+    for held in groups.values():
+        first = held[0]
+        rows.append(Row((first.kind, len(held), first.name, first.expected, first.found, first.reason)))
+    return Table(columns, tuple(rows), "What does not fit as it is", key="misfits")
+
+
+def rules_table(applied: Sequence[Applied]) -> Table:
+    """The rules of a plan with an example each."""
+    columns = (
+        Column("rule", "Rule"),
+        Column("tensors", "Tensors", Unit.COUNT),
+        Column("before", "Before"),
+        Column("after", "After"),
+        Column("reason", "Why", priority=1, wrap=True),
+    )
+    rows = []
+    for rule in applied:
+        before, after = rule.examples[0] if rule.examples else ("", "")
+        rows.append(Row((rule.rule, rule.tensors, before, after or ("left out" if before else ""), rule.reason)))
+    return Table(columns, tuple(rows), "What a repair does", key="rules")
+
+
+def _notes(result: KeysResult) -> list[Note]:
+    notes = []
+    if result.command:
+        notes.append(Note(f"{'This makes it fit' if result.reference else 'This does it'}: {result.command}"))
+    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]
+    if not result.reference:
+        notes.append(Note("Nothing says what is expected: --for MODEL or --for FILE compares."))
+    if result.fits:
+        return notes
+    for text, hint in result.refusals:
+        notes.append(Note(sentences(text, "" if hint.startswith("`modelprobe keys") else hint), Level.WARNING))
+    return notes
+
+
+def sentences(*texts: str) -> str:
+    """Texts as they stand in errors, as sentences."""
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in texts if text)

@@ -1,0 +1,1 @@
+"""The names and builders of torchvision and timm."""

@@ -1,0 +1,50 @@
+"""Import torchvision and timm when they are needed, and say in one line why that cannot be done."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from modelprobe.errors import BadInput
+from modelprobe.model.zoo import light_import
+from modelprobe.model.zoo import names as zoo
+from modelprobe.model.zoo.names import TIMM, TORCHVISION
+
+_TOGETHER = "install both from the same place: pip install --force-reinstall torch torchvision"
+
+
+def torchvision_models() -> ModuleType:
+    """`torchvision.models`. Raises BadInput when torchvision is missing or was built for another torch."""
+    return _imported(TORCHVISION, light_import.import_torchvision_models)
+
+
+def timm() -> ModuleType:
+    """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
+    if zoo.installed(TIMM):
+        torchvision_models()  # timm imports it as well: here it comes the quick way
+    return _imported(TIMM, lambda: importlib.import_module("timm"))
+
+
+def default_weights(name: str) -> Any:
+    """The DEFAULT weights entry of a torchvision builder (a record; nothing is loaded), or None where it has none."""
+    try:
+        return torchvision_models().get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):
+        return None
+
+
+def _imported(library: str, load: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or library).partition(".")[0]
+        if missing in (library, "torch", "torchvision"):
+            raise BadInput(f"{missing} is not installed", f"pip install {missing}") from error
+        raise BadInput(f"{library} cannot be imported: {error}", f"pip install {missing}") from error
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        # A torchvision built against another torch: its operators do not register ("operator torchvision::nms does not
+        # exist"), or its shared library does not load.
+        reason = " ".join(str(error).split())
+        raise BadInput(f"the installed torchvision does not match the installed torch ({reason})", _TOGETHER) from error

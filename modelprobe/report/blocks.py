@@ -1,0 +1,157 @@
+"""What a report is made of: facts, tables (flat or tree), notes and figures. No torch, no rich.
+
+An analyzer turns its frozen result into one `Report`; a renderer turns any `Report` into one format.
+Cells are raw values. The unit of a column or a fact says how a renderer writes them, through `units`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from modelprobe.report.units import Unit
+
+Cell: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
+"""A raw value: a number, a text, a shape (tuple of ints), or None where there is nothing to show."""
+
+
+class Level(str, Enum):
+    """How loudly a note is said. `--strict` turns every note above INFO into exit code 3."""
+
+    INFO = "info"
+    ASSUMED = "assumed"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One labelled value. `detail` is a short text in a quieter voice after it."""
+
+    label: str
+    value: Cell
+    unit: Unit = Unit.TEXT
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The head of a report: a few labelled values, in order."""
+
+    items: tuple[Fact, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    `priority` decides which columns give way on a narrow terminal: the highest number goes first, 0 never goes.
+    `bar` draws the cell (a share from 0 to 1) as a bar beside its number where the format can. `wrap` marks prose:
+    where it does not fit it goes on below, instead of being cut in the middle as a name is.
+    """
+
+    key: str
+    title: str
+    unit: Unit = Unit.TEXT
+    priority: int = 0
+    bar: bool = False
+    wrap: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `cells` in the order of the table's columns. `depth` places it in a tree (0 is a root).
+
+    `mark` is a short tag for the reader (`x12`, `reused`, `never ran`); `quiet` rows are drawn dim.
+    """
+
+    cells: tuple[Cell, ...]
+    depth: int = 0
+    mark: str = ""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns. With `tree`, rows stand in pre-order and the first column carries the tree."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    title: str = ""
+    tree: bool = False
+    footer: tuple[Cell, ...] | None = None
+    key: str = "rows"
+
+    def __post_init__(self) -> None:
+        for row in (*self.rows, *([] if self.footer is None else [Row(self.footer)])):
+            if len(row.cells) != len(self.columns):
+                raise ValueError(f"a row of {len(row.cells)} cells under {len(self.columns)} columns")
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the reader must know: what was assumed, defaulted, left out, or is missing."""
+
+    text: str
+    level: Level = Level.INFO
+
+
+Pixel: TypeAlias = "tuple[int, int, int]"
+Pixels: TypeAlias = "tuple[tuple[Pixel, ...], ...]"
+"""Rows of colours: red, green, blue from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture on disk. HTML embeds it; the other formats carry the path.
+
+    `preview` is a small version that a terminal shows, at most some thirty pixels wide. Without a `path` there is
+    nothing but that.
+    """
+
+    path: Path | None
+    caption: str = ""
+    preview: Pixels = ()
+
+
+Block: TypeAlias = "Facts | Table | Note | Figure"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole answer. `data` holds the plain values that JSON prints; `main` names the table that CSV prints."""
+
+    title: str
+    schema: str
+    blocks: tuple[Block, ...]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """The notes, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, Note))
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in order; the first is the one that CSV prints."""
+        return tuple(block for block in self.blocks if isinstance(block, Table))
+
+
+def plain(value: Any) -> Any:
+    """A frozen result as dicts, lists and plain values, ready for JSON. Raises TypeError for anything else."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (Sequence, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    raise TypeError(f"a result may hold plain values only, not {type(value).__name__}")

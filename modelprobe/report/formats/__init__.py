@@ -1,0 +1,59 @@
+"""How is a report written down? The table of formats, and one function that uses it.
+
+To add a format:
+1. Write `report/formats/x.py` with `render(report, style) -> str`; import `report` and `units` only.
+2. Add one line `register("x", (".x",), "modelprobe.report.formats.x")` below.
+3. Add a golden text: `pytest tests/test_renderers_golden.py --update-golden`, and read what it wrote.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from modelprobe.report.blocks import Report
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the place that a report goes to can show. Only the terminal format looks at it."""
+
+    width: int = 80
+    colour: bool = False
+    unicode: bool = True
+
+
+class _Module(Protocol):
+    def render(self, report: Report, style: Style) -> str: ...
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """One format: its name, the file suffixes that ask for it, and the module that writes it."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    module: str  # imported at first use, so that JSON need not wait for rich
+
+    def render(self, report: Report, style: Style) -> str:
+        """The whole report as text that ends in one newline."""
+        return cast(_Module, importlib.import_module(self.module)).render(report, style)
+
+
+RENDERERS: dict[str, Renderer] = {}
+
+
+def register(name: str, suffixes: tuple[str, ...], module: str) -> None:
+    """Add a format. A name or a suffix that is taken raises ValueError."""
+    taken = {suffix for renderer in RENDERERS.values() for suffix in renderer.suffixes}
+    if name in RENDERERS or taken.intersection(suffixes):
+        raise ValueError(f"the format {name!r} or one of its suffixes {suffixes} is registered already")
+    RENDERERS[name] = Renderer(name, suffixes, module)
+
+
+register("terminal", (".txt",), "modelprobe.report.formats.terminal")
+register("json", (".json",), "modelprobe.report.formats.json")
+register("csv", (".csv",), "modelprobe.report.formats.csv")
+register("markdown", (".md", ".markdown"), "modelprobe.report.formats.markdown")
+register("html", (".html", ".htm"), "modelprobe.report.formats.html")

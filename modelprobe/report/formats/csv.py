@@ -1,0 +1,66 @@
+"""A report for a spreadsheet: its first table, raw values under the columns' keys.
+
+To add a format like this one:
+1. Write `report/formats/x.py` with `render(report, style) -> str`.
+2. Register it in `report/formats/__init__.py`.
+3. Add its golden text.
+
+What a CSV cannot carry (notes, facts beside a table, the footer) is said on stderr or left to the other formats.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from modelprobe.report.blocks import Cell, Facts, Report, Table
+from modelprobe.report.formats import Style
+from modelprobe.report.units import Unit, printable, shape
+
+FORMULA = ("=", "+", "-", "@")
+"""What a spreadsheet would take for the start of a formula."""
+
+
+def render(report: Report, style: Style) -> str:
+    """The first table; of a report without tables, its facts."""
+    rows = _table(report.tables[0]) if report.tables else _facts(report)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _table(table: Table) -> list[list[str]]:
+    keys = [column.key for column in table.columns]
+    depth = table.tree and "depth" not in keys
+    mark = any(row.mark for row in table.rows) and "mark" not in keys
+    rows = [[*(["depth"] if depth else []), *map(_safe, keys), *(["mark"] if mark else [])]]
+    for row in table.rows:
+        cells = [raw(cell, column.unit) for cell, column in zip(row.cells, table.columns, strict=True)]
+        rows.append([*([str(row.depth)] if depth else []), *cells, *([_safe(row.mark)] if mark else [])])
+    return rows
+
+
+def _facts(report: Report) -> list[list[str]]:
+    rows = [["fact", "value", "detail"]]
+    for block in report.blocks:
+        if isinstance(block, Facts):
+            rows += [[_safe(fact.label), raw(fact.value, fact.unit), _safe(fact.detail)] for fact in block.items]
+    return rows
+
+
+def raw(value: Cell, unit: Unit) -> str:
+    """A cell as a program reads it back: integers without grouping, shapes as `1x3x224x224`, counts with spaces."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if unit is Unit.HISTOGRAM:
+        return " ".join(map(str, value))
+    return _safe(value if isinstance(value, str) else shape(value))
+
+
+def _safe(text: str) -> str:
+    """Text that neither a spreadsheet runs nor a terminal obeys."""
+    return f"'{printable(text)}" if text.startswith(FORMULA) else printable(text)

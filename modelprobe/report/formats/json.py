@@ -1,0 +1,40 @@
+"""A report for programs: the plain values of the result, with what is needed to trust them.
+
+To add a format like this one:
+1. Write `report/formats/x.py` with `render(report, style) -> str`.
+2. Register it in `report/formats/__init__.py`.
+3. Add its golden text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from modelprobe.report.blocks import Report, plain
+from modelprobe.report.formats import Style
+
+RESERVED = ("schema", "title", "env", "notes")
+"""Keys of the report itself. A result that has a field of such a name would hide it, so it may not."""
+
+
+def render(report: Report, style: Style) -> str:
+    """`schema` and `title`, the result's own fields in their order, then `env` and `notes`."""
+    document: dict[str, Any] = {"schema": report.schema, "title": report.title}
+    document.update({key: value for key, value in report.data.items() if key not in RESERVED})
+    document["env"] = report.env or report.data.get("env", {})
+    document["notes"] = [{"level": note.level.value, "text": note.text} for note in report.notes]
+    text = json.dumps(_finite(plain(document)), indent=2, ensure_ascii=True, allow_nan=False)
+    return text.replace("\x7f", "\\u007f") + "\n"  # the one control character that ASCII JSON lets through
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,337 @@
+"""Sees every operator of a forward pass and writes it into the ledger, at the level at which the model wrote it.
+
+Recording runs in inference mode. There autograd does not take composite operators apart before the dispatch mode sees
+them, so a `linear` arrives as `aten.linear` and attention as `aten.scaled_dot_product_attention`, on every device
+alike. A composite that has a formula is recorded whole; one that has none is taken apart under our eyes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
+from modelprobe.tracing.higher_order import BODIES
+from modelprobe.tracing.meta_kernels.backward import TRAINING_SHORTCUTS
+from modelprobe.tracing.meta_kernels.forward import SHORTCUTS, Shortcut
+from modelprobe.tracing.operands import refuse_mixed
+from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
+from modelprobe.tracing.tensors import shape_of
+
+_EVERY_SHORTCUT = {**SHORTCUTS, **TRAINING_SHORTCUTS}
+
+_PACKED = frozenset(
+    f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
+)
+"""Operators on packed sequences: their second argument, lengths, is read on the CPU whatever the device of the data."""
+
+
+class Operator(NamedTuple):
+    """What the observer knows of an operator overload; looked up once per recording.
+
+    `parts` runs an operator without a rule by its parts, each of which is then seen; None when it has none.
+    """
+
+    name: str
+    kind: str
+    status: Status
+    formula: Callable[..., Any] | None
+    parts: Callable[..., Any] | None
+    writes: tuple[int, ...]
+    written_names: tuple[str, ...]
+    returned_names: tuple[str, ...]
+    shortcut: Shortcut | None = None
+
+
+def describe(func: Any) -> Operator:
+    """The rule, the written arguments and the nature of an overload (or higher-order operator)."""
+    schema = getattr(func, "_schema", None)
+    qualified = operator_name(func)
+    rule = rule_for(qualified)
+    status: Status = rule.status if rule else "uncounted"
+    kind, formula = (rule.kind, rule.formula) if rule else ("unknown", None)
+    # `name` of an overload is "aten::linear"; people know it as aten.linear.
+    shown = qualified.replace("::", ".")
+    if schema is None:
+        return Operator(shown, kind, status, formula, None if rule else BODIES.get(qualified), (), (), ())
+    written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    composite = rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+    names = tuple(schema.arguments[i].name for i in written)
+    returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
+    parts = func.decompose if composite else None
+    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, _EVERY_SHORTCUT.get(shown))
+
+
+class Values:
+    """Numbers for tensors: the same tensor object is the same value, the same memory the same storage."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], TensorRef]] = {}
+        self._next_value = 0
+        self._next_storage = 0
+        self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
+        self.complex = False  # whether any complex tensor has been seen
+
+    def get(self, tensor: Tensor) -> TensorRef:
+        """The record of `tensor`; a tensor never seen before is a value of its own."""
+        known = self._known.get(id(tensor))
+        # An id may be reused once its tensor is gone: the weak reference tells.
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        return self.new(tensor)
+
+    def new(self, tensor: Tensor, storage: int | None = None) -> TensorRef:
+        """A new value, on the storage with that number or on one of its own."""
+        if storage is None:
+            storage, self._next_storage = self._next_storage, self._next_storage + 1
+        name, size = self._dtype(tensor.dtype)
+        strides = tensor.stride() if tensor.layout is torch.strided and not tensor.is_nested else ()
+        ref = TensorRef(self._next_value, storage, shape_of(tensor), name, tensor.numel() * size, strides)
+        self._next_value += 1
+        self._known[id(tensor)] = (weakref.ref(tensor), ref)
+        return ref
+
+    def _dtype(self, dtype: torch.dtype) -> tuple[str, int]:
+        known = self._dtypes.get(dtype)
+        if known is None:
+            known = self._dtypes[dtype] = (str(dtype).removeprefix("torch."), dtype.itemsize)
+            self.complex = self.complex or dtype.is_complex
+        return known
+
+
+_Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
+
+
+class Observer(_Base):  # type: ignore[misc]
+    """The dispatch mode. `ops` grows with every operator; `where` tells the running module's path and call."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, values: Values, where: Callable[[], tuple[str, int]], meta: bool) -> None:
+        super().__init__()
+        self.ops: list[OpCall] = []
+        self.composites: list[Composite] = []
+        self.broken: dict[str, str] = {}
+        self.written: set[int] = set()
+        self._values = values
+        self._where = where
+        self._meta = meta
+        self._operators: dict[Any, Operator] = {}
+        self._inside = -1  # the composite that is being taken apart
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch's base class would wrap every call below in `torch._dynamo.disable`, whose import takes a second.
+        # Compiled parts are run eagerly while we look, so there is no compiler to keep out.
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = describe(func)
+        if operator.parts is not None:
+            return self._by_parts(operator, args, kwargs)
+        tensors = _tensors(args, kwargs)
+        if self._meta:
+            refuse_mixed(operator.name, args)
+        if self._meta and _mixed(tensors):
+            given, kwargs = args, {key: _all_meta(value) for key, value in kwargs.items()}
+            args = _all_meta(args)
+            if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
+                args = (args[0], given[1], *args[2:])
+        refs = tuple(map(self._values.get, tensors))
+        memories = {_memory(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
+        out = self._shortcut(operator, args, kwargs, tensors) if self._meta and operator.shortcut else None
+        if out is None:
+            out = func(*args, **kwargs)
+        self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
+        return out
+
+    def _by_parts(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        assert operator.parts is not None
+        if self._inside >= 0:
+            with self:
+                return operator.parts(*args, **kwargs)
+        number = self._inside = len(self.composites)
+        refs = tuple(map(self._values.get, _tensors(args, kwargs)))
+        self.composites.append(Composite(operator.name, refs, (), _plain(args)))
+        try:
+            # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
+            with self:
+                out = operator.parts(*args, **kwargs)
+        finally:
+            self._inside = -1
+        made = tuple(map(self._values.get, _results(out)))
+        self.composites[number] = self.composites[number]._replace(outputs=made)
+        return out
+
+    def _shortcut(
+        self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+    ) -> Tensor | tuple[Tensor | None, ...] | None:
+        if operator.shortcut is None or kwargs or not all(tensor.is_meta for tensor in tensors):
+            return None
+        return operator.shortcut(*args)
+
+    def _record(
+        self,
+        operator: Operator,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        refs: tuple[TensorRef, ...],
+        memories: dict[int, int],
+        out: Any,
+    ) -> OpCall:
+        results = _results(out)
+        outputs = tuple(self._values.new(tensor, memories.get(_memory(tensor))) for tensor in results)
+        for target in _written(operator, args, kwargs):
+            storage = memories.get(_memory(target))
+            if storage is not None:
+                self.written.add(storage)
+            if not any(target is result for result in results):
+                self._values.new(target, storage)
+        cost, bound = self._cost(operator, args, kwargs, refs, outputs, out)
+        read, written = _traffic(operator, refs, outputs)
+        path, call = self._where()
+        return OpCall(
+            operator.name,
+            operator.kind if operator.name not in self.broken else "unknown",
+            operator.status if operator.name not in self.broken else "uncounted",
+            path,
+            call,
+            refs,
+            outputs,
+            cost.macs,
+            cost.flops,
+            read if cost.read is None else cost.read,
+            written if cost.written is None else cost.written,
+            bound,
+            _plain(args),
+            self._inside,
+        )
+
+    def _cost(
+        self,
+        operator: Operator,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        refs: tuple[TensorRef, ...],
+        outputs: tuple[TensorRef, ...],
+        out: Any,
+    ) -> tuple[Cost, int]:
+        if operator.status == "uncounted" or operator.name in self.broken:
+            return Cost(), upper_bound(refs, outputs)
+        if operator.formula is None:
+            return Cost(), 0
+        for name in operator.returned_names:  # the tensors of `out=` come back as the result
+            kwargs = {key: value for key, value in kwargs.items() if key != name}
+        try:
+            found = operator.formula(*args, out=out, **kwargs)
+        except Exception as error:  # noqa: BLE001 - a user's formula may raise anything; the operator is then uncounted
+            self.broken[operator.name] = f"{type(error).__name__}: {error}"
+            return Cost(), upper_bound(refs, outputs)
+        cost = found if isinstance(found, Cost) else Cost(int(found))
+        if self._values.complex and any(ref.dtype.startswith("complex") for ref in (*outputs, *refs)):
+            cost = in_real_numbers(cost, operator.name, operator.kind)
+        return cost, 0
+
+
+def upper_bound(inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> int:
+    """At most this many MACs, from the sizes alone.
+
+    With two operands or more: every output element a product over the whole smaller of the two largest operands
+    (a contraction cannot need more). With one: n^1.5, the cost of dense cubic algebra on a matrix of n elements.
+    """
+    sizes = sorted((ref.numel for ref in inputs), reverse=True)
+    out = sum(ref.numel for ref in outputs)
+    if len(sizes) >= 2 and sizes[1] > 1:
+        return out * sizes[1]
+    largest = max([*sizes, out], default=0)
+    return int(largest**1.5)
+
+
+def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments, those in lists included (`cat`, `index`, LSTM weights)."""
+    found: list[Tensor] = []
+    for arg in args if not kwargs else (*args, *kwargs.values()):
+        if isinstance(arg, Tensor):
+            found.append(arg)
+        elif isinstance(arg, (list, tuple)):
+            found.extend(item for item in arg if isinstance(item, Tensor))
+    return found
+
+
+def _results(out: Any) -> list[Tensor]:
+    return [out] if isinstance(out, Tensor) else _tensors(out, {}) if isinstance(out, (tuple, list)) else []
+
+
+def _mixed(tensors: Sequence[Tensor]) -> bool:
+    meta = [tensor.is_meta for tensor in tensors]
+    return any(meta) and not all(meta)
+
+
+def _all_meta(value: Any) -> Any:
+    """A model that holds plain tensors, or makes some on the CPU, mixes them with meta ones: sizes are all we need.
+
+    Numbers wrapped as 0-d tensors may mix, as they may between real devices.
+    """
+    if isinstance(value, Tensor):
+        return value if value.is_meta or value.dim() == 0 else torch.empty_like(value, device="meta")
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return type(value)(_all_meta(item) for item in value)
+    return value
+
+
+def _memory(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
+        return id(tensor)
+
+
+def _written(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operator changes in place. Batch norm says so by `training`, not in its schema."""
+    if operator.kind == "norm" and "batch_norm" in operator.name and len(args) > 5 and args[5] is True:
+        return [item for item in args[3:5] if isinstance(item, Tensor)]
+    found = [args[i] for i in operator.writes if i < len(args)]
+    found += [kwargs[name] for name in operator.written_names if name in kwargs]
+    return [item for item in found if isinstance(item, Tensor)]
+
+
+def _traffic(operator: Operator, inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> tuple[int, int]:
+    """Bytes read and written when every operand is read once and every result written once; a view moves nothing."""
+    if operator.kind == "view":
+        known = {ref.storage for ref in inputs}
+        fresh = sum(ref.nbytes for ref in outputs if ref.storage not in known)
+        return fresh, fresh
+    if operator.kind in ("creation", "random") and operator.formula is None and _reads_nothing(operator, inputs):
+        # Memory that is only reserved is written by whoever fills it.
+        return 0, 0 if "empty" in operator.name else sum(ref.nbytes for ref in outputs)
+    read = sum(ref.nbytes for ref in dict.fromkeys(inputs))
+    return read, sum(ref.nbytes for ref in outputs)
+
+
+def _reads_nothing(operator: Operator, inputs: Sequence[TensorRef]) -> bool:
+    # `bernoulli(p)` and its like read their parameters; what is made like a tensor, or in its place, does not.
+    made = operator.kind == "creation" or not inputs or operator.name.endswith("_like")
+    return made or bool(operator.writes)
+
+
+def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(map(plain_value, args))
+
+
+def plain_value(value: Any) -> Any:
+    """An argument as the ledger keeps it: numbers, texts and tuples of them, None in the place of a tensor."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain_value, value))
+    return None if isinstance(value, Tensor) else str(value)

@@ -1,0 +1,1 @@
+"""Kernels for `meta` tensors that spare an import of `torch._dynamo`."""

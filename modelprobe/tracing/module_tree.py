@@ -1,0 +1,118 @@
+"""What exists in a model: every module, parameter and buffer, under every name it has."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from modelprobe.tracing.records import ModuleNode, ModuleTree, StateTensor
+
+
+def read_tree(model: nn.Module) -> ModuleTree:
+    """The module tree of `model` as plain records. Runs nothing, changes nothing."""
+    modules: list[ModuleNode] = []
+    state: list[StateTensor] = []
+    numbers: dict[Hashable, int] = {}
+    for path, module in walk(model):
+        number = numbers.setdefault(id(module), len(numbers))
+        training, home = getattr(module, "training", False), type(module).__module__
+        modules.append(ModuleNode(path, class_name(module), number, training, _extra(module), home))
+        state.extend(_own_state(path, module, numbers))
+    return ModuleTree(tuple(modules), tuple(state))
+
+
+def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All (path, module) pairs in pre-order, shared modules under every name.
+
+    A module that contains itself is listed once on its own branch, so the walk ends.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    stack: list[tuple[str, nn.Module, frozenset[int]]] = [("", model, frozenset())]
+    while stack:
+        path, module, above = stack.pop()
+        found.append((path, module))
+        inside = above | {id(module)}
+        children = [
+            (f"{path}.{name}" if path else name, child, inside)
+            for name, child in module._modules.items()
+            if child is not None and id(child) not in inside
+        ]
+        stack.extend(reversed(children))
+    return found
+
+
+def class_name(module: nn.Module) -> str:
+    """The class as a person knows it; for TorchScript the class that was scripted."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", type(module).__name__))
+    return type(module).__name__
+
+
+def _extra(module: nn.Module) -> str:
+    # extra_repr is user code: a model whose repr is broken is still a model.
+    try:
+        return module.extra_repr() if not module._modules else ""
+    except Exception:  # noqa: BLE001
+        return ""
+
+
+def _own_state(path: str, module: nn.Module, numbers: dict[Hashable, int]) -> list[StateTensor]:
+    transient: set[str] = getattr(module, "_non_persistent_buffers_set", set())
+    found: list[StateTensor] = []
+    for role, table in state_tables(module):
+        for name, tensor in table.items():
+            if tensor is not None:
+                full = f"{path}.{name}" if path else name
+                found.append(_entry(full, class_name(module), role, tensor, name not in transient, numbers))
+    return found
+
+
+def state_tables(module: nn.Module) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """The module's own tables of parameters and buffers, as (role, name -> tensor or None). Writable."""
+    return ("parameter", module._parameters), ("buffer", module._buffers)
+
+
+def _entry(
+    path: str, owner: str, role: str, tensor: torch.Tensor, persistent: bool, numbers: dict[Hashable, int]
+) -> StateTensor:
+    lazy = is_lazy(tensor)
+    return StateTensor(
+        path=path,
+        owner=owner,
+        role="parameter" if role == "parameter" else "buffer",
+        shape=(0,) if lazy else tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        nbytes=0 if lazy else tensor.numel() * tensor.element_size(),
+        requires_grad=tensor.requires_grad,
+        persistent=persistent,
+        identity=numbers.setdefault(identity(tensor), len(numbers)),
+        storage=numbers.setdefault(storage(tensor), len(numbers)),
+        lazy=lazy,
+    )
+
+
+def storage(tensor: torch.Tensor) -> Hashable:
+    """A key that tensors on the same memory share. Valid while one of them lives."""
+    try:
+        return ("storage", tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError, ValueError):  # lazy, sparse and other layouts have no storage
+        return ("tensor", id(tensor))
+
+
+def identity(tensor: torch.Tensor) -> Hashable:
+    """A key that two names of one tensor share: the same object, or the same memory seen in the same way."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.numel() == 0:
+        return ("tensor", id(tensor))
+    return (storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def saved_names(model: nn.Module) -> frozenset[str] | None:
+    """The names in the model's `state_dict`; None when its own hooks raise."""
+    try:
+        return frozenset(model.state_dict(keep_vars=True))
+    except Exception:  # noqa: BLE001 - a state_dict hook is user code
+        return None

@@ -1,0 +1,298 @@
+"""The records of one forward pass: plain values only, from which every question is answered.
+
+A `Trace` holds what ran (`ops`, `calls`), what exists (`tree`), and what is needed to reproduce it (`env`).
+Tensors appear as `TensorRef`: `value` says which value feeds which operator, `storage` which of them share memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from modelprobe.report.blocks import Note
+
+Shape = tuple[int, ...]
+Status = Literal["counted", "free", "uncounted"]
+
+WEIGHTED_KINDS = frozenset({"conv", "matmul", "attention", "rnn"})
+"""Kinds that multiply by weights or mix positions; their outputs are what the field calls `activations`."""
+
+
+class TensorRef(NamedTuple):
+    """One value. The same `value` is the same data; views of one memory share `storage`.
+
+    An operator that writes in place returns a new `value` on an old `storage`. `strides` are in elements, none for
+    layouts that have none.
+    """
+
+    value: int
+    storage: int
+    shape: Shape
+    dtype: str
+    nbytes: int
+    strides: tuple[int, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return numel(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in memory in the order of their indices, without gaps."""
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.strides), strict=False):
+            if size != 1 and step != expected:
+                return False
+            expected *= size
+        return bool(self.strides) or not self.shape
+
+
+class OpCall(NamedTuple):
+    """One call of an operator, at the level at which the model wrote it (`aten.linear`, not `aten.addmm`).
+
+    `macs` are multiply-accumulates of contractions; `flops` is the arithmetic beside them. FLOPs in total are
+    `2 * macs + flops`. `arguments` holds the call's arguments in order with None in the place of every tensor.
+    `bound` is an upper bound on `macs` for an operator without a formula, 0 otherwise. `composite` is the index in
+    `Trace.composites` of the outermost operator that was taken apart into this one, -1 for none.
+    """
+
+    name: str
+    kind: str
+    status: Status
+    module: str
+    call: int
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    macs: int
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    bound: int
+    arguments: tuple[Any, ...]
+    composite: int = -1
+
+    @property
+    def activations(self) -> int:
+        """Elements put out by a convolution, matrix product, attention or recurrent operator; 0 for the others."""
+        return self.outputs[0].numel if self.kind in WEIGHTED_KINDS and self.outputs else 0
+
+
+class Composite(NamedTuple):
+    """An operator that has no formula of its own and was recorded by its parts (`einsum` by its products)."""
+
+    name: str
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    arguments: tuple[Any, ...]
+
+
+class FunctionCall(NamedTuple):
+    """A call of one of torch's Python functions, as the model's code spelled it (`F.relu`, `torch.mul`).
+
+    `keys`, `shapes` and `arguments` have an entry per argument: the keyword or "", the shape of a tensor or None, the
+    plain value or None. `op` is the first operator it ran. Recorded only when asked for.
+    """
+
+    name: str
+    module: str
+    call: int
+    op: int
+    keys: tuple[str, ...]
+    shapes: tuple[Shape | None, ...]
+    arguments: tuple[Any, ...]
+
+
+class ModuleCall(NamedTuple):
+    """One call of a module: the `number`-th of that module; its operators are `ops[first_op:end_op]`."""
+
+    path: str
+    cls: str
+    parent: int
+    number: int
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    first_op: int
+    end_op: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """A parameter or buffer where it is registered. Entries with the same `identity` are one tensor,
+
+    those with the same `storage` share memory. A parameter of a lazy module that has no shape yet is empty.
+    """
+
+    path: str
+    owner: str
+    role: Literal["parameter", "buffer"]
+    shape: Shape
+    dtype: str
+    nbytes: int
+    requires_grad: bool
+    persistent: bool
+    identity: int
+    storage: int
+    lazy: bool = False
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return numel(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleNode:
+    """A module where it stands in the tree. Nodes with the same `identity` are one module under several names.
+
+    `home` is the Python module that defines the class.
+    """
+
+    path: str
+    cls: str
+    identity: int
+    training: bool
+    extra: str = ""
+    home: str = ""
+
+    @property
+    def depth(self) -> int:
+        """0 for the model itself."""
+        return self.path.count(".") + 1 if self.path else 0
+
+    @property
+    def name(self) -> str:
+        """The last segment of the path."""
+        return self.path.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class ModuleTree:
+    """What exists in a model: its modules in pre-order and its parameters and buffers, every name of each."""
+
+    modules: tuple[ModuleNode, ...]
+    state: tuple[StateTensor, ...]
+
+    @property
+    def cls(self) -> str:
+        """The class of the model."""
+        return self.modules[0].cls
+
+    def unique_state(self) -> Iterator[StateTensor]:
+        """Every parameter and buffer once, at its first name."""
+        seen: set[int] = set()
+        for entry in self.state:
+            if entry.identity not in seen:
+                seen.add(entry.identity)
+                yield entry
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names of a shared module -> its first name."""
+        first: dict[int, str] = {}
+        return {n.path: first[n.identity] for n in self.modules if first.setdefault(n.identity, n.path) != n.path}
+
+    def parameter_count(self) -> int:
+        """Parameters, tied and shared ones counted once."""
+        return sum(entry.numel for entry in self.unique_state() if entry.role == "parameter")
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """An operator without a rule: how often it ran, where, and at most how many MACs its sizes allow."""
+
+    name: str
+    count: int
+    modules: tuple[str, ...]
+    bound: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name.
+
+    `functions` is empty unless the recording was asked for them.
+    """
+
+    tree: ModuleTree
+    ops: tuple[OpCall, ...]
+    calls: tuple[ModuleCall, ...]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    named: Mapping[int, str]
+    changed: frozenset[str]
+    notes: tuple[Note, ...]
+    env: Mapping[str, Any] = field(default_factory=dict)
+    composites: tuple[Composite, ...] = ()
+    functions: tuple[FunctionCall, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of everything counted."""
+        return sum(op.macs for op in self.ops)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: 2 per MAC and the elementwise ones."""
+        return sum(2 * op.macs + op.flops for op in self.ops)
+
+    @cached_property
+    def uncounted(self) -> tuple[Uncounted, ...]:
+        """The operators without a rule, dearest bound first."""
+        return uncounted(self.ops)
+
+    @cached_property
+    def uncalled(self) -> tuple[str, ...]:
+        """Paths of modules that exist and never ran, outermost only; containers whose members ran are not named."""
+        ran = {call.path for call in self.calls}
+        alive = ran | {self.tree.aliases.get(path, path) for path in ran}
+        for path in tuple(alive):
+            alive.update(parents(path))
+        # An operator may use a parameter of a module without calling it (weight passed to F.linear): that ran too.
+        used = {ref.value for op in self.ops for ref in op.inputs}
+        for value, name in self.named.items():
+            if value in used:
+                alive.update(parents(name))
+        dead: list[str] = []
+        for node in self.tree.modules:
+            known = self.tree.aliases.get(node.path, node.path)
+            inside_dead = bool(dead) and node.path.startswith(dead[-1] + ".")
+            if known not in alive and node.path not in alive and not inside_dead:
+                dead.append(node.path)
+        return tuple(dead)
+
+    @cached_property
+    def call_counts(self) -> Mapping[str, int]:
+        """How often each module was called, by path."""
+        return Counter(call.path for call in self.calls)
+
+
+def uncounted(ops: Iterable[OpCall]) -> tuple[Uncounted, ...]:
+    """The operators without a rule among `ops`, dearest bound first."""
+    groups: dict[str, list[OpCall]] = {}
+    for op in ops:
+        if op.status == "uncounted":
+            groups.setdefault(op.name, []).append(op)
+    found = [
+        Uncounted(name, len(calls), tuple(dict.fromkeys(op.module for op in calls)), sum(op.bound for op in calls))
+        for name, calls in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda item: -item.bound))
+
+
+def numel(shape: Iterable[int]) -> int:
+    """The number of elements of a shape."""
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def parents(path: str) -> Iterator[str]:
+    """The paths above `path`, nearest first, ending with the root (the empty path)."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path

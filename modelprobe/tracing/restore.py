@@ -1,0 +1,170 @@
+"""What a recording borrows and gives back: the model's state, the global switches, the random generators."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from modelprobe.tracing.module_tree import state_tables, walk
+
+Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
+
+_CONTAINERS = (dict, list, set, OrderedDict)
+
+
+@contextmanager
+def pristine(model: nn.Module) -> Iterator[None]:
+    """Give back `model` and the process as they were, also when the body raises.
+
+    Restored are every module's attributes (mode, hooks, buffers, parameters, anything that a forward cached), the
+    values of buffers on real devices, the attention fast path, the default dtype, grad mode, and the random
+    generators of the CPU, of the CUDA devices in use, of Python and of numpy. Inside, the attention fast path is off:
+    under `eval()` it replaces whole encoder layers by operators whose parts cannot be told apart.
+    """
+    snapshot = _snapshot(model)
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
+    fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
+    rng, cuda_rng, others = torch.get_rng_state(), _cuda_rng(), _other_rng()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(rng)
+        if cuda_rng is not None:
+            torch.cuda.set_rng_state_all(cuda_rng)
+        for give_back, state in others:
+            give_back(state)
+        _restore(snapshot)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
+
+
+def _cuda_rng() -> list[torch.Tensor] | None:
+    # Asking for the state would initialise CUDA: leave it alone unless somebody already has.
+    cuda: Any = torch.cuda
+    return list(cuda.get_rng_state_all()) if cuda.is_initialized() else None
+
+
+def _other_rng() -> list[tuple[Callable[[Any], Any], Any]]:
+    """The generators of Python and, where it is loaded, numpy: how to set each, and its state."""
+    found: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is not None:
+        found.append((numpy.set_state, numpy.get_state()))
+    return found
+
+
+def _snapshot(model: nn.Module) -> Snapshot:
+    """Every module's own attributes, and a shallow copy of those that are containers (hooks, tables, caches)."""
+    found: Snapshot = []
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its state lives in C++ and its attributes are views of it
+        own = dict(module.__dict__)
+        found.append((module, own, {key: value.copy() for key, value in own.items() if type(value) in _CONTAINERS}))
+    return found
+
+
+def _restore(snapshot: Snapshot) -> None:
+    for module, own, containers in snapshot:
+        for key, before in containers.items():
+            current = own[key]
+            if isinstance(current, list):
+                current[:] = before
+            else:
+                current.clear()
+                current.update(before)
+        module.__dict__.clear()
+        module.__dict__.update(own)
+
+
+@contextmanager
+def on_meta(model: nn.Module) -> Iterator[None]:
+    """Let `model` hold its parameters and buffers as `meta` tensors of the same shapes; values stay untouched.
+
+    To be used inside `pristine`, which puts the real tensors back. Tied tensors stay tied, views of one memory stay
+    views of one memory.
+    """
+    twins: dict[int, torch.Tensor] = {}
+    memories: dict[int, Any] = {}
+    for module in model.modules():
+        for _, table in state_tables(module):
+            for name, tensor in list(table.items()):
+                if tensor is not None and not tensor.is_meta:
+                    table[name] = twins.setdefault(id(tensor), meta_twin(tensor, memories))
+    yield
+
+
+def meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
+    """The tensor on `meta`; `memories` keeps what was given for each memory, so that views of one stay views of one."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+        return tensor
+    memory = tensor.untyped_storage()
+    storage_class: Any = torch.UntypedStorage
+    shared = memories.setdefault(memory._cdata, storage_class(memory.nbytes(), device="meta"))
+    twin: Any = torch.empty(0, dtype=tensor.dtype, device="meta")
+    with torch.no_grad():
+        twin.set_(shared, tensor.storage_offset(), tensor.shape, tensor.stride())
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+@contextmanager
+def own_parameters(model: nn.Module, meta: bool, frozen: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
+    """Let `model` hold copies of its parameters (on `meta` shapes alone), whose gradients are nobody else's.
+
+    To be used inside `pristine`, which puts the parameters back. Tied ones stay tied; those that go by a name in
+    `frozen` want no gradient. Gives the copies by their first names.
+    """
+    names: dict[int, list[str]] = {}
+    originals: dict[int, nn.Parameter] = {}
+    for path, module in walk(model):
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                names.setdefault(id(tensor), []).append(f"{path}.{name}" if path else name)
+                originals[id(tensor)] = tensor
+    memories: dict[int, Any] = {}
+    copies: dict[int, nn.Parameter] = {}
+    for key, tensor in originals.items():
+        twin = meta_twin(tensor, memories).detach() if meta else tensor.detach().clone()
+        copies[key] = nn.Parameter(twin, tensor.requires_grad and not any(name in frozen for name in names[key]))
+    for module in model.modules():
+        _exchange(module, copies)
+    yield {names[key][0]: copy for key, copy in copies.items()}
+
+
+def _exchange(module: nn.Module, copies: dict[int, nn.Parameter]) -> None:
+    """Put the copies where the parameters stand: in their table, and in attributes and lists (as an LSTM's)."""
+    for own in (module._parameters, module.__dict__):
+        for name, value in own.items():
+            if id(value) in copies:
+                own[name] = copies[id(value)]
+            elif type(value) is list:
+                value[:] = [copies.get(id(item), item) for item in value]
+
+
+@contextmanager
+def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
+    """Put every module into train or eval mode. To be used inside `pristine`."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        module.training = train
+    yield

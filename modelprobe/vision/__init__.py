@@ -1,0 +1,1 @@
+"""What a model sees: features, class activation maps, attention maps, predictions."""

@@ -1,0 +1,159 @@
+"""What `attention` does between its options and its result: pictures in, attention followed, maps drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.attention.maps import (
+    Attention,
+    Query,
+    attentions,
+    check_heads,
+    chosen_attentions,
+    query_of,
+    rollout,
+    weights_of_query,
+)
+from modelprobe.vision.attention.result import (
+    MEAN_HEAD,
+    ROLLOUT,
+    AttentionBlock,
+    AttentionEntry,
+    AttentionResult,
+    Maps,
+    block_of,
+    draw,
+    entries_of,
+)
+from modelprobe.vision.cam.layer import lay_out
+from modelprobe.vision.images import Photo
+from modelprobe.vision.photos import Progress, View, each_photo
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line said. `heads` None is all of them and their mean; an empty tuple the mean alone."""
+
+    blocks: tuple[str, ...] = ()
+    heads: tuple[int, ...] | None = None
+    mean: bool = True
+    query: Query | None = None
+    rollout: bool = False
+    listed: bool = False
+    cmap: str = "viridis"
+
+
+def heads_of(text: str | None) -> tuple[tuple[int, ...] | None, bool]:
+    """The heads that `--heads` names and whether their mean is wanted. Raises BadInput for anything else."""
+    if text is None or text.strip() == "all":
+        return None, True
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    numbers = [word for word in words if word != MEAN_HEAD]
+    if not words or not all(word.isdecimal() for word in numbers):
+        raise BadInput(f"--heads {text!r} names no heads", "numbers from 0, mean, or all: --heads 0,3,mean")
+    return tuple(dict.fromkeys(map(int, numbers))), len(numbers) < len(words)
+
+
+def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, progress: Progress) -> AttentionResult:
+    """The maps of every picture, drawn into `folder` where one is given."""
+    entries: list[AttentionEntry] = []
+    blocks: tuple[AttentionBlock, ...] = ()
+    notes: list[Note] = []
+    remarks: dict[Note, None] = {}
+    for stem, photo in each_photo(view, files, progress, notes):
+        found = followed(view, photo)
+        blocks = tuple(map(block_of, found))
+        if not asked.listed:
+            maps, said = maps_of(found, asked)
+            remarks.update(dict.fromkeys(said))
+            entries += _shown(view, asked, stem, photo, maps, folder)
+    if folder is None and not asked.listed:
+        remarks[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
+    return AttentionResult(
+        model=view.name,
+        weights=view.origin,
+        head=view.weights,
+        preprocessing=view.preprocessing.describe(),
+        blocks=blocks,
+        entries=tuple(entries),
+        listed=asked.listed,
+        notes=(*view.notes, *notes, *remarks),
+        env=view.env,
+    )
+
+
+def _shown(
+    view: View, asked: Asked, stem: str, photo: Photo, maps: Sequence[Maps], folder: Path | None
+) -> list[AttentionEntry]:
+    """The entries of one picture, drawn and stored in `folder` where one is given."""
+    entries: list[AttentionEntry] = []
+    arrays: dict[str, Any] = {}
+    for item in maps:
+        made = entries_of(photo.path.name, item)
+        if folder is not None:
+            made = draw(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
+            arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
+        entries += made
+    if folder is not None:
+        np.savez_compressed(folder / f"{stem}.npz", **arrays)
+    return entries
+
+
+def followed(view: View, photo: Photo) -> tuple[Attention, ...]:
+    """The attentions of a forward pass on a picture. Raises BadInput when the model has none on the image."""
+    image = view.image(photo, "attention")
+    found = attentions(lay_out(view.model, image).attended, image.shape[-1])
+    if not found:
+        raise BadInput(
+            f"{view.name} has no attention over places: no softmax over them ran",
+            "attention is for transformers; `cam` shows what any classifier looks at",
+        )
+    return found
+
+
+def maps_of(found: Sequence[Attention], asked: Asked) -> tuple[list[Maps], list[Note]]:
+    """The maps of the blocks, heads and query that were asked for, and what to say of them."""
+    maps, notes = [], []
+    if asked.rollout:
+        like, product, part = rollout(found)
+        query = query_of(like, asked.query)
+        values, rest = weights_of_query(like, product, query)
+        maps.append(Maps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),)))
+        if len(part) < len(found):
+            text = f"Rollout is over {len(part)} of {len(found)} blocks, {part[0].path} to {part[-1].path}: the others "
+            notes.append(Note(f"{text}have windows, or other queries than keys.", Level.ASSUMED))
+        if not asked.blocks:
+            return maps, notes
+    for item in chosen_attentions(found, asked.blocks):
+        maps.append(_of_block(item, asked))
+        if maps[-1].query.kind == MEAN_HEAD and asked.query is None:
+            text = f"{item.path} has no class token: what each place receives, on the average over queries, is shown."
+            notes.append(Note(text, Level.INFO))
+    return maps, notes
+
+
+def asking(item: Attention) -> tuple[int, int]:
+    """The grid of queries, (rows, columns)."""
+    return item.queries.height, item.queries.width
+
+
+def _of_block(item: Attention, asked: Asked) -> Maps:
+    check_heads(item, asked.heads or ())
+    heads = range(item.heads) if asked.heads is None else asked.heads
+    query = query_of(item, asked.query)
+    every = asked.mean or asked.heads is None
+    weights = item.weights(None if every else list(heads))
+    values, rest = weights_of_query(item, weights, query)
+    rows = list(heads) if every else list(range(len(values)))
+    names = [str(head) for head in heads]
+    maps, elsewhere = [values[row] for row in rows], [float(rest[row]) for row in rows]
+    if asked.mean:
+        names, maps, elsewhere = [MEAN_HEAD, *names], [values.mean(0), *maps], [float(rest.mean()), *elsewhere]
+    return Maps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere))

@@ -1,0 +1,242 @@
+"""What attends to what, as a report: the maps of `attention_maps`, drawn, stored and listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit
+from modelprobe.vision.attention.maps import Attention, Query
+from modelprobe.vision.cam.result import where
+from modelprobe.vision.pictures.canvas import png
+from modelprobe.vision.pictures.colour import Limits
+from modelprobe.vision.pictures.grids import channel_grid
+from modelprobe.vision.pictures.heat import SIDE, with_bar
+from modelprobe.vision.pictures.overlay import overlay
+
+MEAN_HEAD, ROLLOUT = "mean", "rollout"
+MOST_ROWS = 24
+"""More rows than this are left to --format csv and json: heads are many."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBlock:
+    """One attention that ran. `queries` and `keys` are grids (rows, columns); (0, 0) where class tokens alone ask."""
+
+    path: str
+    index: int
+    heads: int
+    windows: int
+    queries: tuple[int, int]
+    keys: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionEntry:
+    """One map. `head` is a number, `mean` or `rollout`; `peak` is (row, column) on the `grid` of keys.
+
+    `elsewhere` is the share that goes to tokens of no place (class tokens, padding); `places` tells over how many the
+    rest is spread: the exponential of its entropy, from 1 to the number of places. `figure` and `arrays` name files.
+    """
+
+    image: str
+    block: str
+    head: str
+    query: str
+    grid: tuple[int, int]
+    peak: tuple[int, int]
+    most: float
+    elsewhere: float
+    places: float
+    figure: str = ""
+    arrays: str = ""
+    array: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionResult(Result):
+    """Every map that was asked for, and the blocks that there are."""
+
+    model: str
+    weights: Mapping[str, Any]
+    preprocessing: str
+    blocks: tuple[AttentionBlock, ...]
+    entries: tuple[AttentionEntry, ...]
+    listed: bool = False
+    directory: str = ""
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    head: Fact = field(repr=False, default=Fact("Weights", None))
+
+    def report(self) -> Report:
+        """The blocks when they were asked for, else the maps and their pictures."""
+        heads = sum(block.heads for block in self.blocks)
+        facts = [
+            self.head,
+            Fact("Pictures", self.preprocessing),
+            Fact("Attention", f"{len(self.blocks)} blocks", detail=f"{heads} heads"),
+            *([Fact("Written to", self.directory)] if self.directory else []),
+        ]
+        table = _block_table(self.blocks) if self.listed else _entry_table(self.entries)
+        blocks: tuple[Block, ...] = (Facts(tuple(facts)), table, *self._figures(), *self.notes)
+        title = f"{self.model}: what attends to what"
+        return Report(title, "modelprobe.attention/1", blocks, self.to_dict(), self.env)
+
+    def at(self, directory: Path) -> AttentionResult:
+        """The same with its files in another directory."""
+        return dataclasses.replace(self, directory=str(directory))
+
+    def _figures(self) -> list[Figure]:
+        if not self.directory:
+            return []
+        figures: dict[str, str] = {}
+        for entry in self.entries:
+            heads = "each head" if entry.head.isdecimal() else _head(entry.head)
+            said = ROLLOUT if entry.head == ROLLOUT else f"{entry.block}, {heads}"
+            figures.setdefault(entry.figure, f"{entry.image}: {said}, of {entry.query}")
+        return [Figure(Path(self.directory) / name, said) for name, said in figures.items()]
+
+
+def block_of(item: Attention) -> AttentionBlock:
+    """The plain values of an attention."""
+    queries, keys = item.queries, item.keys
+    return AttentionBlock(
+        item.path, item.index, item.heads, item.windows, (queries.height, queries.width), (keys.height, keys.width)
+    )
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What is shown of one block for one query: [h, w] for each head by name, and its share elsewhere.
+
+    `asking` is the grid of queries, (rows, columns), which may be finer than that of keys.
+    """
+
+    block: str
+    query: Query
+    asking: tuple[int, int]
+    heads: tuple[str, ...]
+    maps: tuple[Tensor, ...]
+    elsewhere: tuple[float, ...]
+
+
+def entries_of(image: str, found: Maps) -> tuple[AttentionEntry, ...]:
+    """The plain values of the maps of a block."""
+    entries = []
+    for head, values, elsewhere in zip(found.heads, found.maps, found.elsewhere, strict=True):
+        height, width = values.shape
+        row, column = divmod(int(values.argmax()), width)
+        shares = values.flatten() / values.sum().clamp(min=1e-30)
+        entropy = float(-(shares * shares.clamp(min=1e-30).log()).sum())
+        entries.append(
+            AttentionEntry(
+                image,
+                found.block,
+                head,
+                found.query.said,
+                (height, width),
+                (row, column),
+                float(values.max()),
+                elsewhere,
+                float(np.exp(entropy)),
+            )
+        )
+    return tuple(entries)
+
+
+def _entry_table(entries: Sequence[AttentionEntry]) -> Table:
+    columns = (
+        Column("image", "Picture", priority=3),
+        Column("block", "Block"),
+        Column("head", "Head"),
+        Column("peak", "Most at"),
+        Column("most", "Most", Unit.SHARE, priority=1),
+        Column("places", "Spread over (places)", Unit.RATIO, priority=2),
+        Column("elsewhere", "On no place", Unit.SHARE, priority=1),
+        Column("grid", "Grid", Unit.SHAPE, priority=2),
+    )
+    rows = tuple(
+        Row((e.image, e.block, e.head, where(e.peak, e.grid), e.most, e.places, e.elsewhere, e.grid)) for e in entries
+    )
+    return Table(columns, rows, key="maps")
+
+
+def _block_table(blocks: Sequence[AttentionBlock]) -> Table:
+    columns = (
+        Column("index", "Index", Unit.COUNT),
+        Column("path", "Block"),
+        Column("heads", "Heads", Unit.COUNT),
+        Column("windows", "Windows", Unit.COUNT, priority=1),
+        Column("queries", "Queries", Unit.SHAPE, priority=2),
+        Column("keys", "Keys", Unit.SHAPE),
+    )
+    rows = tuple(
+        Row((b.index, b.path, b.heads, b.windows, b.queries if any(b.queries) else "class tokens", b.keys))
+        for b in blocks
+    )
+    return Table(columns, rows, key="blocks")
+
+
+def _head(name: str) -> str:
+    return "mean of its heads" if name == MEAN_HEAD else f"head {name}"
+
+
+# Files
+
+
+def draw(
+    stem: str, seen: Image.Image, found: Maps, entries: Sequence[AttentionEntry], folder: Path, cmap: str
+) -> tuple[AttentionEntry, ...]:
+    """Write a picture of the single heads, and one of the mean or the rollout over the photograph."""
+    name = f"{stem}.{_file_name(found.block)}"
+    image, grid = entries[0].image, "x".join(map(str, entries[0].grid))
+    told = f"{image}: what {found.query.said} attends to, {grid} places"
+    singles = [index for index, head in enumerate(found.heads) if head.isdecimal()]
+    if singles:
+        maps = [found.maps[index].numpy() for index in singles]
+        limits = Limits(0.0, max(float(values.max()) for values in maps))
+        captions = [f"head {found.heads[index]}" for index in singles]
+        sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
+        (folder / f"{name}.heads.png").write_bytes(png(sheet))
+    drawn = []
+    for entry, values in zip(entries, found.maps, strict=True):
+        figure = f"{name}.heads.png" if entry.head.isdecimal() else f"{name}.png"
+        if not entry.head.isdecimal():
+            title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_head(entry.head)}"
+            laid = over_photo(seen, values, found, cmap)
+            limits = Limits(0.0, float(values.max()))
+            (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
+        array = f"{found.block}.{entry.head}" if entry.head != ROLLOUT else ROLLOUT
+        drawn.append(dataclasses.replace(entry, figure=figure, arrays=f"{stem}.npz", array=array))
+    return tuple(drawn)
+
+
+def over_photo(seen: Image.Image, values: Tensor, found: Maps, cmap: str) -> Image.Image:
+    """The map over the photograph, its patches kept square; the patch that asks has a frame."""
+    scale = max(1, -(-SIDE // max(seen.size)))
+    photo = seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)
+    height, width = values.shape
+    # every value at the resolution of the picture, so that the overlay has nothing to smooth
+    rows = np.arange(photo.height) * height // photo.height
+    columns = np.arange(photo.width) * width // photo.width
+    fine = values.numpy()[rows][:, columns]
+    laid = overlay(photo, fine, cmap=cmap, limits=Limits(0.0, float(values.max())), fade=True)
+    if found.query.kind == "patch":
+        across, down = photo.width / found.asking[1], photo.height / found.asking[0]
+        left, top = found.query.column * across, found.query.row * down
+        box = (round(left), round(top), round(left + across) - 1, round(top + down) - 1)
+        ImageDraw.Draw(laid).rectangle(box, outline=(255, 0, 255), width=3)
+    return laid
+
+
+def _file_name(block: str) -> str:
+    return "".join(character if character.isalnum() or character in "._-" else "_" for character in block)

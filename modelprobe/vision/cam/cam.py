@@ -1,0 +1,187 @@
+"""What `cam` does between its options and its result: pictures in, a layer chosen, maps computed and drawn."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.cam.layer import Choice, Layout, choose_layer, lay_out
+from modelprobe.vision.cam.methods import LAYERED, METHODS, ClassMap, class_map, scores
+from modelprobe.vision.cam.result import CamEntry, CamResult, Drawn, draw, entry_of, remarks_of
+from modelprobe.vision.images import Photo
+from modelprobe.vision.photos import Progress, View, each_photo
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line said about maps."""
+
+    methods: tuple[str, ...]
+    targets: tuple[str, ...]
+    layer: str | None
+    cmap: str
+
+
+def methods_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """The methods that `--method` names, each once; Grad-CAM when it names none. Raises BadInput for an unknown one."""
+    names = [name.strip().lower() for text in texts for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in METHODS:
+            close = difflib.get_close_matches(name, METHODS, n=2, cutoff=0.4)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"choose of {', '.join(METHODS)}"
+            raise BadInput(f"there is no method {name!r}", hint)
+    return tuple(dict.fromkeys(names)) or ("gradcam",)
+
+
+class Chooser:
+    """The layer for pictures of each size: found once, and kept."""
+
+    def __init__(self, model: nn.Module, layer: str | None) -> None:
+        self._model, self._layer = model, layer
+        self._known: dict[tuple[int, ...], Choice] = {}
+
+    def choice(self, image: Tensor, target: int) -> Choice:
+        """The layer for an image [1, C, H, W]. Raises BadInput for a layer that was named and will not do."""
+        size = tuple(image.shape)
+        if size not in self._known:
+            found = lay_out(self._model, image)
+            self._known[size] = (
+                choose_layer(self._model, image, target, found)
+                if self._layer is None
+                else named_layer(self._model, self._layer, found)
+            )
+        return self._known[size]
+
+
+def named_layer(model: nn.Module, name: str, found: Layout) -> Choice:
+    """The last call of the layer called `name`. Raises BadInput when it is unknown, never ran, or is no grid."""
+    known = [path for path, _ in model.named_modules() if path]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`modelprobe summary` shows the layers"
+        raise BadInput(f"there is no layer {name!r}", hint)
+    if name not in found.ran:
+        raise BadInput(f"the layer {name} never ran on this picture", "leave --layer out: one is chosen")
+    layers = [layer for layer in found.layers if layer.path == name]
+    if not layers:
+        what = found.other[name]
+        shape = what.replace("x", "").isdigit()
+        raise BadInput(
+            f"the layer {name} puts out {what}, {'which is no grid of places' if shape else 'no tensor'}",
+            "leave --layer out: one is chosen",
+        )
+    calls = f", its call {layers[-1].call + 1}" if layers[-1].call else ""
+    return Choice(layers[-1], f"asked for{calls}: {layers[-1].grid.layout}")
+
+
+def cam(
+    model: nn.Module, x: Tensor, target: int | None = None, *, method: str = "gradcam", layer: str | None = None
+) -> ClassMap:
+    """Where `x` speaks for class `target` of a classifier: `.map` [H, W], a float32 tensor on the CPU, not negative.
+
+    `x` is one image as the model takes it, [C, H, W] or [1, C, H, W]; `target` an index, by default the top prediction;
+    `method` one of gradcam, layercam, guided-gradcam, integrated-gradients, saliency, occlusion. The layer is chosen by
+    the paths from the image to the scores, and `.reason` says why; `layer` names another. The model runs in eval mode
+    and is left as it was. Raises BadInput for a model that is no classifier, a class or layer that it does not have,
+    ModelRaised for what the model itself raises.
+    """
+    image = x[None] if x.dim() == 3 else x
+    if image.dim() != 4 or len(image) != 1 or not image.is_floating_point():
+        shape = "x".join(map(str, x.shape))
+        raise BadInput(f"cam takes one image of floats, [C, H, W] or [1, C, H, W], not {shape} {x.dtype}", "x[:1]")
+    (known,) = methods_of([method])
+    logits = scores(model, image)
+    chosen = int(logits.argmax()) if target is None else target
+    check_class(chosen, len(logits), type(model).__name__)
+    choice = Chooser(model, layer).choice(image, chosen) if known in LAYERED else None
+    return class_map(model, image, chosen, known, choice, logits)
+
+
+def check_class(index: int, count: int, name: str) -> None:
+    """Raise BadInput for a class that a model of `count` classes does not have."""
+    if not 0 <= index < count:
+        raise BadInput(
+            f"{name} has {count} classes, 0 to {count - 1}: there is no class {index}",
+            "`modelprobe predict` lists the likely ones",
+        )
+
+
+def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, progress: Progress) -> CamResult:
+    """The maps of every picture, drawn into `folder` where one is given."""
+    chooser = Chooser(view.model, asked.layer)
+    entries: list[CamEntry] = []
+    comparisons: list[tuple[str, str]] = []
+    notes: list[Note] = []
+    remarks: dict[Note, None] = {}
+    choice: Choice | None = None
+    for stem, photo in each_photo(view, files, progress, notes):
+        maps, choice = _maps(view, asked, photo, chooser)
+        listed, more = _listed(view, photo.path, maps)
+        remarks.update(dict.fromkeys(more))
+        if folder is not None:
+            drawn = Drawn(stem, view.preprocessing.seen(photo), maps, listed)
+            listed, sheet = draw(drawn, folder, asked.cmap)
+            comparisons += [(photo.path.name, sheet)] if sheet else []
+        entries += listed
+    said = (*view.notes, *notes, *remarks, *_closing(choice, folder))
+    return CamResult(
+        model=view.name,
+        weights=view.origin,
+        head=view.weights,
+        preprocessing=view.preprocessing.describe(),
+        layer=choice.layer.path if choice else "",
+        reason=choice.reason if choice else "",
+        entries=tuple(entries),
+        comparisons=tuple(comparisons),
+        notes=said,
+        env=view.env,
+    )
+
+
+def _maps(view: View, asked: Asked, photo: Photo, chooser: Chooser) -> tuple[tuple[ClassMap, ...], Choice | None]:
+    """The maps of one picture: for each class, each method."""
+    image = view.image(photo, "cam")
+    logits = scores(view.model, image)
+    classes = _classes(view, asked.targets, len(logits)) or (int(logits.argmax()),)
+    choice = chooser.choice(image, classes[0]) if any(method in LAYERED for method in asked.methods) else None
+    maps = tuple(
+        class_map(view.model, image, index, method, choice, logits) for index in classes for method in asked.methods
+    )
+    return maps, choice
+
+
+def _classes(view: View, texts: Sequence[str], count: int) -> tuple[int, ...]:
+    labels = view.labels.for_classes(count)
+    found = []
+    for text in texts:
+        index = labels.find(text)
+        check_class(index, count, view.name)
+        found.append(index)
+    return tuple(dict.fromkeys(found))
+
+
+def _listed(view: View, file: Path, maps: Sequence[ClassMap]) -> tuple[tuple[CamEntry, ...], tuple[Note, ...]]:
+    names = [view.labels.of(found.target) for found in maps]
+    entries = tuple(entry_of(file.name, found, label) for found, label in zip(maps, names, strict=True))
+    return entries, remarks_of([(file.name, found) for found in maps], names)
+
+
+def _closing(choice: Choice | None, folder: Path | None) -> list[Note]:
+    notes = []
+    if choice is not None and not choice.whole:
+        notes.append(
+            Note(
+                f"No single layer carries everything from the picture to the scores: at {choice.layer.path} the map "
+                "shows a part. --layer names another.",
+                Level.ASSUMED,
+            )
+        )
+    if folder is None:
+        notes.append(Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO))
+    return notes

@@ -1,0 +1,221 @@
+"""At which layer is a class activation map taken, and why there? From two runs, not from a list of models.
+
+The first run follows positions: it tells how every layer lies on the image. The second records gradients. Chosen is
+the last layer that (1) lies on the image as a grid, (2) every path from the image to the scores passes through, and
+(3) has a gradient somewhere on that grid. In a convolutional network that is the last map before pooling. In a
+transformer that reads its class token alone it is the input of the last block: behind it, no patch has any influence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.tracing.restore import mode_set, pristine
+from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
+from modelprobe.vision.grid import Grid, grid_of
+from modelprobe.vision.logits import logits_of
+from modelprobe.vision.positions import Attended, Positions
+
+AT_ONCE = 6
+"""Layers whose gradients are asked for in one pass backwards."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a module whose output lies on the image. `call` counts the calls of this module, from 0."""
+
+    path: str
+    call: int
+    grid: Grid = field(repr=False)
+    weighty: bool = True
+    """Whether there are parameters in it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a run that follows positions tells: the layers on the image, in order, and all paths that ran."""
+
+    layers: tuple[Layer, ...]
+    ran: frozenset[str]
+    other: dict[str, str] = field(default_factory=dict)
+    """Paths whose output is something else, and what."""
+    attended: tuple[Attended, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layer, and the reason in words. `whole` is False where no one layer carries everything to the scores."""
+
+    layer: Layer
+    reason: str
+    whole: bool = True
+
+
+def first_tensor(out: Any) -> Tensor | None:
+    """The tensor that an output is, or that stands first in it."""
+    if isinstance(out, Tensor):
+        return out
+    items = list(out.values()) if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
+    return next((found for item in items if (found := first_tensor(item)) is not None), None)
+
+
+def lay_out(model: nn.Module, image: Tensor) -> Layout:
+    """Run `model` once on `image` [1, C, H, W] and follow the pixels. Raises ModelRaised when the model raises."""
+    stack: list[str] = []
+    layers: list[Layer] = []
+    calls: dict[str, int] = {}
+    other: dict[str, str] = {}
+    with pristine(model), mode_set(model, False), torch.inference_mode():
+        image = image.detach().clone()
+        watched = Positions(image, lambda: stack[-1] if stack else "")
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+
+            def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+                stack.append(path)
+
+            def leave(module: nn.Module, _args: Any, out: Any, path: str = path) -> None:
+                stack.pop()
+                call = calls[path] = calls.get(path, -1) + 1
+                found = first_tensor(out)
+                place = None if found is None else watched.place(found)
+                grid = None if place is None else grid_of(place.here, image.shape[-1])
+                if grid is None:
+                    other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
+                else:
+                    layers.append(Layer(path, call, grid, next(module.parameters(), None) is not None))
+
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+        with as_model_error(), watched:
+            model(image)
+    return Layout(tuple(layers), frozenset(calls), other, tuple(watched.attended))
+
+
+class as_model_error:  # noqa: N801 - reads as a phrase
+    """What the model raises, as ModelRaised."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (BadInput, ModelRaised)):
+            raise ModelRaised(
+                f"the model raised {type(error).__name__}: {one_line(error)}", "--debug shows where; is the size right?"
+            ) from error
+
+
+def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: Layout) -> Choice:
+    """The layer for `target` (the top prediction when None). Raises BadInput when no layer will do."""
+
+    def choice() -> Choice | None:
+        return _choice(model, image, target, layout)
+
+    with as_model_error():
+        found = with_gradients(model, choice)
+        if found is None:
+            with nothing_zero(model):
+                found = with_gradients(model, choice)
+    if found is None:
+        raise BadInput(
+            "no layer lies on the image as a grid and has a gradient",
+            "--method saliency, integrated-gradients or occlusion need no layer; --layer names one",
+        )
+    return found
+
+
+def _choice(model: nn.Module, image: Tensor, target: int | None, layout: Layout) -> Choice | None:
+    wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
+    edges: dict[tuple[str, int], Edge] = {}
+    with pristine(model), mode_set(model, False):
+        calls: dict[str, int] = {}
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+
+            def leave(_module: nn.Module, _args: Any, out: Any, path: str = path) -> None:
+                call = calls[path] = calls.get(path, -1) + 1
+                found = first_tensor(out)
+                edge = None if found is None or (path, call) not in wanted else edge_of(found)
+                if edge is not None:
+                    edges[path, call] = edge
+
+            module.register_forward_hook(leave)
+        pixels = image.detach().clone().requires_grad_()
+        with never_off():
+            logits = logits_of(model(pixels * 1), model)
+        if not logits.requires_grad:
+            raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")
+        score = logits[0].max() if target is None else logits[0, target]
+        return _chosen(_grouped(wanted, edges), score, Paths(score, pixels))
+
+
+def _grouped(wanted: dict[tuple[str, int], Layer], edges: dict[tuple[str, int], Edge]) -> list[tuple[Edge, Layer]]:
+    """One layer for each tensor, the outermost module that puts it out, in the order of the forward pass."""
+    best: dict[Edge, Layer] = {}
+    for key, edge in edges.items():
+        layer = wanted[key]
+        known = best.get(edge)
+        if known is None or _rank(layer) < _rank(known):
+            best[edge] = layer
+    return list(best.items())
+
+
+def _rank(layer: Layer) -> tuple[bool, int, int]:
+    """Layers with weights first, then the outermost."""
+    return not layer.weighty, layer.path.count("."), len(layer.path)
+
+
+def _chosen(groups: Sequence[tuple[Edge, Layer]], score: Tensor, paths: Paths) -> Choice | None:
+    for weighty in (True, False):
+        through = [(edge, layer) for edge, layer in groups if layer.weighty is weighty and paths.through(edge)]
+        layer, silent = _last_with_gradient(through, score)
+        if layer is not None:
+            return Choice(layer, _reason(layer, silent))
+    return _widest(groups, score, paths)
+
+
+def _widest(groups: Sequence[tuple[Edge, Layer]], score: Tensor, paths: Paths) -> Choice | None:
+    """Where no layer carries everything (branches that meet behind their pooling): the last that carries most."""
+    counts = {edge: paths.count(edge) for edge, layer in groups if layer.weighty}
+    most = max(counts.values(), default=0)
+    wide = [(edge, layer) for edge, layer in groups if 10 * counts.get(edge, 0) >= 9 * most > 0]
+    layer, _ = _last_with_gradient(wide, score)
+    if layer is None:
+        layer, _ = _last_with_gradient([entry for entry in groups if entry[1].weighty], score)
+    if layer is None:
+        return None
+    reason = f"of {_places(layer)}; no layer carries everything from the image to the scores, and this one most"
+    return Choice(layer, reason, whole=False)
+
+
+def _places(layer: Layer) -> str:
+    return f"{layer.grid.height}x{layer.grid.width} places ({layer.grid.layout})"
+
+
+def _reason(layer: Layer, silent: Sequence[Layer]) -> str:
+    reason = f"the last layer of {_places(layer)} through which everything passes from the image to the scores"
+    if silent:
+        reason += f"; behind it, in {silent[0].path}, no place has any influence"
+    return reason
+
+
+def _last_with_gradient(found: Sequence[tuple[Edge, Layer]], score: Tensor) -> tuple[Layer | None, list[Layer]]:
+    """The last layer with a gradient on its grid, and those behind it that have none."""
+    silent: list[Layer] = []
+    left = list(found)
+    while left:
+        left, part = left[:-AT_ONCE], left[-AT_ONCE:]
+        values = gradients(score, [edge for edge, _ in part])
+        for (_, layer), value in reversed(list(zip(part, values, strict=True))):
+            if value is not None and bool(layer.grid.gather(value).any()):
+                return layer, silent
+            silent.append(layer)
+    return None, silent

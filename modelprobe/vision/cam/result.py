@@ -1,0 +1,230 @@
+"""What in a picture speaks for a class, as a report: the maps of `class_maps`, drawn, stored and listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit
+from modelprobe.vision.cam.methods import LAYERED, ClassMap
+from modelprobe.vision.pictures.canvas import png, side_by_side
+from modelprobe.vision.pictures.colour import Limits
+from modelprobe.vision.pictures.heat import SIDE, heat_map, with_bar
+from modelprobe.vision.pictures.overlay import overlay
+
+NAMES = {
+    "gradcam": "Grad-CAM",
+    "layercam": "Layer-CAM",
+    "guided-gradcam": "Guided Grad-CAM",
+    "integrated-gradients": "Integrated gradients",
+    "saliency": "Saliency",
+    "occlusion": "Occlusion",
+}
+"""The methods as the field writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CamEntry:
+    """One map. `peak` is its largest value's (row, column) in the picture that the model saw, of `size` pixels.
+
+    `heat` and `overlay` are file names in the output directory; `array` the name in the file `arrays`. They are empty
+    when nothing was written. `layer` and `grid` are those of the map before it was enlarged.
+    """
+
+    image: str
+    method: str
+    target: int
+    label: str
+    score: float
+    probability: float
+    peak: tuple[int, int]
+    size: tuple[int, int]
+    layer: str
+    grid: tuple[int, ...]
+    blank: bool
+    heat: str = ""
+    overlay: str = ""
+    arrays: str = ""
+    array: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CamResult(Result):
+    """Every map that was asked for, and what it was made with."""
+
+    model: str
+    weights: Mapping[str, Any]
+    preprocessing: str
+    layer: str
+    reason: str
+    entries: tuple[CamEntry, ...]
+    comparisons: tuple[tuple[str, str], ...]
+    """(image, file name) of the pictures that show several maps side by side."""
+    directory: str = ""
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    head: Fact = field(repr=False, default=Fact("Weights", None))
+
+    def report(self) -> Report:
+        """The layer and why, the scores, then the pictures."""
+        facts = [
+            self.head,
+            Fact("Pictures", self.preprocessing),
+            *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
+            *([Fact("Written to", self.directory)] if self.directory else []),
+        ]
+        blocks: tuple[Block, ...] = (Facts(tuple(facts)), _table(self.entries), *self._figures(), *self.notes)
+        return Report(f"{self.model}: what speaks for a class", "modelprobe.cam/1", blocks, self.to_dict(), self.env)
+
+    def at(self, directory: Path) -> CamResult:
+        """The same with its files in another directory."""
+        return dataclasses.replace(self, directory=str(directory))
+
+    def _figures(self) -> list[Figure]:
+        if not self.directory:
+            return []
+        place = Path(self.directory)
+        figures = [Figure(place / name, f"{image}: side by side") for image, name in self.comparisons]
+        for entry in self.entries:
+            said = f"{entry.image}: {NAMES[entry.method]} for {entry.label}"
+            figures += [Figure(place / entry.overlay, said)]
+        return figures
+
+
+def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
+    """The plain values of a map."""
+    height, width = found.map.shape
+    row, column = divmod(int(found.map.argmax()), width)
+    return CamEntry(
+        image=image,
+        method=found.method,
+        target=found.target,
+        label=label,
+        score=found.score,
+        probability=found.probability,
+        peak=(row, column),
+        size=(height, width),
+        layer=found.layer,
+        grid=tuple(found.raw.shape),
+        blank=not bool(found.map.any()),
+    )
+
+
+def _table(entries: Sequence[CamEntry]) -> Table:
+    columns = (
+        Column("image", "Picture"),
+        Column("label", "Class"),
+        Column("target", "Index", Unit.COUNT, priority=3),
+        Column("score", "Score", Unit.RATIO, priority=1),
+        Column("probability", "Probability", Unit.SHARE, bar=True),
+        Column("method", "Method"),
+        Column("peak", "Largest at", priority=2),
+        Column("grid", "Map", Unit.SHAPE, priority=4),
+    )
+    rows = tuple(
+        Row(
+            (
+                entry.image,
+                entry.label,
+                entry.target,
+                entry.score,
+                entry.probability,
+                NAMES[entry.method],
+                "nowhere" if entry.blank else where(entry.peak, entry.size),
+                entry.grid,
+            ),
+            quiet=entry.blank,
+        )
+        for entry in entries
+    )
+    return Table(columns, rows, key="maps")
+
+
+def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
+    """A place (row, column) of a picture in words, by thirds: `upper left`."""
+    thirds = [min(2, 3 * at // span) for at, span in zip(peak, size, strict=True)]
+    vertical, horizontal = ("upper", "middle", "lower")[thirds[0]], ("left", "centre", "right")[thirds[1]]
+    return "centre" if thirds == [1, 1] else f"{vertical} {horizontal}"
+
+
+def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> tuple[Note, ...]:
+    """What must be said of maps: empty ones, and what their methods remarked, each text once."""
+    notes: dict[Note, None] = {}
+    for (image, item), label in zip(found, labels, strict=True):
+        for remark in item.remarks:
+            notes[Note(f"{NAMES[item.method]} of {image}: {remark}.", Level.ASSUMED)] = None
+        if not bool(item.map.any()):
+            why = (
+                "no place speaks for it at that layer"
+                if item.method in LAYERED
+                else "the score does not change with it"
+            )
+            notes[Note(f"{NAMES[item.method]} of {image} for {label} is zero everywhere: {why}.", Level.WARNING)] = None
+    return tuple(notes)
+
+
+# Files
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for one picture: as the model saw it, and its maps with their entries."""
+
+    stem: str
+    seen: Image.Image
+    maps: tuple[ClassMap, ...]
+    entries: tuple[CamEntry, ...]
+
+
+def draw(drawn: Drawn, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
+    """Write the heat maps, overlays, arrays and, of several maps, the comparison; the entries with their files' names.
+
+    The second value is the comparison's file name, or empty.
+    """
+    photo = _large(drawn.seen)
+    entries, cells = [], [(f"{drawn.entries[0].image}, as the model sees it", photo)]
+    arrays: dict[str, Any] = {}
+    for found, entry in zip(drawn.maps, drawn.entries, strict=True):
+        name = f"{drawn.stem}.{entry.target}.{entry.method}"
+        title, told = f"{NAMES[entry.method]} for {entry.label}", _subtitle(entry)
+        values = found.map.numpy()
+        shown = found.raw.clamp(min=0).numpy() if entry.method in ("gradcam", "layercam") else values
+        limits = Limits(0.0, float(values.max()))
+        laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
+        (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap)))
+        (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
+        cells.append((f"{title}, {entry.probability:.1%}", laid))
+        key = f"{entry.method}.{entry.target}"
+        arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
+        entries.append(
+            dataclasses.replace(
+                entry, heat=f"{name}.heat.png", overlay=f"{name}.png", arrays=f"{drawn.stem}.npz", array=key
+            )
+        )
+    np.savez_compressed(folder / f"{drawn.stem}.npz", **arrays)
+    comparison = f"{drawn.stem}.compare.png" if len(entries) > 1 else ""
+    if comparison:
+        columns = min(4, len(cells)) if len(cells) != 5 else 3
+        sheet = side_by_side(cells, "Where the model looks", columns=columns)
+        (folder / comparison).write_bytes(png(sheet))
+    return tuple(entries), comparison
+
+
+def _subtitle(entry: CamEntry) -> str:
+    size = f"{entry.grid[0]}x{entry.grid[1]}"
+    at = f", {size} at {entry.layer}" if entry.layer and entry.method != "guided-gradcam" else ""
+    return f"{entry.image}: score {entry.score:.3g}, probability {entry.probability:.1%}{at}"
+
+
+def _large(seen: Image.Image) -> Image.Image:
+    """A small picture enlarged, its pixels kept square, so that a map over it can be smooth."""
+    scale = max(1, -(-SIDE // max(seen.size)))
+    return seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,1 @@
+"""Activations of layers for an image."""

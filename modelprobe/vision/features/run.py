@@ -1,0 +1,305 @@
+"""`features` at work: a model looks at one picture after the other; what its layers put out is measured and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelprobe.cli.output import progress, stdout_kept
+from modelprobe.errors import BadInput, ProbeError, one_line
+from modelprobe.files.directory import CannotWriteError, Folder, file_name, open_folder
+from modelprobe.report.blocks import Fact, Level, Note
+from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
+from modelprobe.vision.looker import Looking, Sight, load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modelprobe.tracing.capture import Captured
+    from modelprobe.vision.features.features import Drawn, FeaturesResult, LayerFeature, LayerList, PictureFeatures
+    from modelprobe.vision.features.layouts import Place
+    from modelprobe.vision.images import Photo
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line said beside the model."""
+
+    looking: Looking
+    images: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    drawing: Drawing = field(default_factory=Drawing)
+    directory: Path | None = None
+    save: str | None = None
+    force: bool = False
+
+    def question(self, paths: Sequence[str]) -> dict[str, Any]:
+        """What decides the contents of the output directory."""
+        looking = {key: str(value) for key, value in vars(self.looking).items()}
+        return {"command": "features", **looking, "layers": list(paths), **vars(self.drawing), "save": self.save}
+
+
+@stdout_kept()
+def look(asked: Asked) -> FeaturesResult:
+    """Look at every picture and say what was seen. Raises ProbeError for what keeps it from looking at any."""
+    from modelprobe.tracing.capture import chosen_layers
+    from modelprobe.vision.images import find_images
+    from modelprobe.vision.pictures.colour import colour_map
+
+    colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
+    files = find_images(asked.images) if asked.images else []
+    sight = load(asked.looking)
+    paths, exact = chosen_layers(sight.model, asked.layers)
+    look = Look(sight, paths, exact, asked)
+    if len(files) == 1:
+        look.open(files[0])  # the only picture: what is wrong with it is an error
+    folder = open_folder(asked.directory, asked.question(paths), asked.force) if asked.directory is not None else None
+    return look.at(files, folder)
+
+
+class Look:
+    """One model with its chosen layers. Their places are found once for every size of input."""
+
+    def __init__(self, sight: Sight, paths: Sequence[str], exact: Sequence[str], asked: Asked) -> None:
+        self.sight, self.paths, self.exact, self.asked = sight, paths, exact, asked
+        from modelprobe.tracing.capture import first_names
+
+        self.first = first_names(sight.model)
+        self._memory: dict[str, Tensor] = {}
+        self.previews: dict[str, Any] = {}
+        self.told: list[tuple[Path, Note]] = []
+        self._surveys: dict[Any, tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]] = {}
+
+    def open(self, file: Path) -> Photo:
+        """The photograph. Raises BadInput."""
+        from modelprobe.vision.images import open_image
+
+        return open_image(file)
+
+    def at(self, files: Sequence[Path], folder: Folder | None) -> FeaturesResult:
+        """Every picture in turn; one that cannot be looked at is reported, and the others go on."""
+        from modelprobe.vision.features.features import PictureFeatures
+
+        done: list[PictureFeatures] = []
+        names: set[str] = set()
+        if not files:
+            done.append(self._one(_noise(self.sight), "seeded noise", file_name("noise", names), folder, {}))
+        with progress("looking at pictures", len(files)) as advance:
+            for file in files:
+                piece = file_name(file.stem, names)
+                try:
+                    done.append(self._file(file, piece, folder))
+                except CannotWriteError:
+                    raise
+                except BadInput as error:
+                    if len(files) == 1:
+                        raise
+                    done.append(PictureFeatures(str(file), error=error.message))
+                advance()
+        if not any(not picture.error for picture in done):
+            raise BadInput(f"none of {len(done)} pictures could be looked at; the first: {done[0].error}",
+                           "give pictures that Pillow can read")  # fmt: skip
+        return self._result(done, folder)
+
+    def _file(self, file: Path, piece: str, folder: Folder | None) -> PictureFeatures:
+        about = _about(file)
+        known = folder.record_of(piece, about) if folder is not None and folder.resumed else None
+        if known is not None:
+            from modelprobe.vision.features.features import PictureFeatures, of_json
+
+            try:
+                return PictureFeatures(str(file), of_json(known["values"]), folder=piece, resumed=True)
+            except (KeyError, TypeError, ValueError):
+                pass  # written by another version: done anew
+        return self._one(self.open(file), str(file), piece, folder, about)
+
+    def _one(
+        self, photo: Photo, image: str, piece: str, folder: Folder | None, about: Mapping[str, Any]
+    ) -> PictureFeatures:
+        """Run the model on one picture, and measure and draw what was captured."""
+        from modelprobe.report.blocks import plain
+        from modelprobe.vision.features.features import PictureFeatures
+
+        seeing = self.sight.preprocessing
+        self.told += [(photo.path, note) for note in seeing.notes_on(photo)]
+        seen = seeing.seen(photo)
+        arguments = seeing.arguments_of(seen)
+        places, until = self._survey(arguments)
+        captured = self._captured(arguments, until)
+        taken: set[str] = set()
+        files = [self._save(captured, folder, piece)] if folder is not None and self.asked.save is not None else []
+        if folder is not None:
+            from modelprobe.vision.pictures.canvas import png
+
+            folder.write(f"{piece}/seen.png", png(seen.convert("RGB")))
+            files.append("seen.png")
+        layers = tuple(
+            self._layer(name, captured, places, seen, photo.path.name, folder, piece, taken) for name in captured
+        )
+        files += [Path(one.path).name for layer in layers for one in layer.drawn]
+        if folder is not None:
+            folder.complete(piece, about, files, plain(layers))
+        return PictureFeatures(image, layers, folder=piece if folder is not None else "")
+
+    def _survey(self, arguments: Any) -> tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]:
+        """Where the outputs of this size of input stand, and the last call that is wanted; recorded on meta."""
+        from modelprobe.tracing.recorder import trace
+        from modelprobe.tracing.tensors import shapes
+        from modelprobe.vision.features.layouts import layouts
+
+        size = shapes(arguments)
+        if size not in self._surveys:
+            wanted = {self.first[path] for path in self.paths}
+            found = [place for place in layouts(trace(self.sight.model, *arguments)) if place.path in wanted]
+            named = {self.first[path]: path for path in self.paths}
+            last = (named[found[-1].path], found[-1].call) if found else None
+            self._surveys[size] = {(place.path, place.call, place.index): place for place in found}, last
+        return self._surveys[size]
+
+    def _captured(self, arguments: Any, until: tuple[str, int] | None) -> Captured:
+        from modelprobe.errors import ModelRaised
+        from modelprobe.tracing.capture import captured_until, check_captured
+
+        try:
+            captured = captured_until(self.sight.model, arguments, self.paths, until, self._memory)
+        except (ProbeError, KeyboardInterrupt, MemoryError):
+            raise
+        except Exception as error:
+            raise ModelRaised(
+                f"{self.sight.target.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
+            ) from error
+        check_captured(self.sight.model, captured, self.exact)
+        if not captured:
+            raise BadInput("none of the layers put out a tensor", "--list shows the layers that do")
+        return captured
+
+    def _layer(
+        self,
+        name: str,
+        captured: Captured,
+        places: Mapping[tuple[str, int, int], Place],
+        seen: Any,
+        picture: str,
+        folder: Folder | None,
+        piece: str,
+        taken: set[str],
+    ) -> LayerFeature:
+        from modelprobe.vision.features.features import LayerFeature
+        from modelprobe.vision.features.layouts import layout_of
+        from modelprobe.vision.features.maps import maps_of
+        from modelprobe.vision.features.stats import stats_of
+
+        tensor, (path, call, index) = captured[name], captured.origins[name]
+        place = places.get((self.first[path], call, index))
+        layout = (
+            place.layout if place and place.shape == tuple(tensor.shape) else layout_of(tuple(tensor.shape), (), {})
+        )
+        drawn: list[Drawn] = []
+        first = name not in self.previews and len(self.previews) < 6
+        if folder is not None or first:
+            maps = maps_of(tensor, layout)
+            if first:
+                self.previews[name] = preview_of(maps, self.asked.drawing.cmap)
+            drawn = _drawn(maps, seen, name, picture, self.asked.drawing, folder, piece, taken) if folder else []
+        return LayerFeature(
+            name, path, place.cls if place else "", call, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."),
+            layout.describe(), layout.how != "operators" and layout.covers, stats_of(tensor, layout.channels),
+            tuple(drawn),
+        )  # fmt: skip
+
+    def _save(self, captured: Mapping[str, Tensor], folder: Folder, piece: str) -> str:
+        from modelprobe.vision.features.tensor_files import serialised
+
+        name = f"features.{self.asked.save}"
+        folder.write(f"{piece}/{name}", serialised(captured, str(self.asked.save)))
+        return name
+
+    def _result(self, done: list[PictureFeatures], folder: Folder | None) -> FeaturesResult:
+        from modelprobe.vision.features.features import FeaturesResult, as_figures, notes_on, over_all
+        from modelprobe.vision.features.gallery import write_gallery
+        from modelprobe.vision.images import gathered
+
+        layers = over_all(done)
+        first = next(picture for picture in done if not picture.error)
+        notes = (*self.sight.notes, *gathered(self.told), *self._input_notes(done), *notes_on(layers, done))
+        directory = folder.path if folder is not None else Path()
+        weights, seeing = self.sight.weights.plain(), self.sight.preprocessing.describe()
+        result = FeaturesResult(
+            self.sight.target.name, weights, seeing, tuple(done), layers,
+            str(folder.path) if folder is not None else "", notes, self.sight.env, self._facts(done, folder),
+            as_figures(first, directory, self.previews),
+        )  # fmt: skip
+        if folder is not None:
+            write_gallery(folder, result)
+        return result
+
+    def _input_notes(self, done: Sequence[PictureFeatures]) -> Iterator[Note]:
+        if not self.asked.images:
+            yield Note("No picture was given: seeded noise was looked at (--image).", Level.ASSUMED)
+        again = sum(picture.resumed for picture in done)
+        if again:
+            yield Note(f"{again:,} of {len(done):,} pictures were complete before and not done again.", Level.INFO)
+        if self.asked.directory is None:
+            yield Note(
+                "-o DIR writes the pictures: grids of channels, heat maps, overlays, a gallery page.", Level.INFO
+            )
+
+    def _facts(self, done: Sequence[PictureFeatures], folder: Folder | None) -> tuple[Fact, ...]:
+        good = [picture for picture in done if not picture.error]
+        facts = [
+            self.sight.weights.fact(),
+            Fact("Pictures", good[0].image if len(done) == 1 else f"{len(good):,} of {len(done):,}"),
+        ]
+        if folder is not None:
+            facts.append(Fact("Written", str(folder.path), detail="index.html shows all of it"))
+        return (*facts, Fact("Input", self.sight.preprocessing.describe()))
+
+
+def _drawn(
+    maps: Any, seen: Any, name: str, picture: str, drawing: Drawing, folder: Folder, piece: str, taken: set[str]
+) -> list[Drawn]:
+    """Write the pictures of one output."""
+    from modelprobe.vision.features.features import Drawn
+    from modelprobe.vision.pictures.canvas import png
+
+    stem = file_name(name, taken)
+    found = []
+    for one in pictures_of(maps, seen, name, picture, drawing):
+        folder.write(f"{piece}/{stem}.{one.kind}.png", png(one.image))
+        found.append(Drawn(one.kind, f"{piece}/{stem}.{one.kind}.png", one.caption))
+    return found
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """What tells that a picture is still the one that was looked at before."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise BadInput(f"there is no picture {file}", "check the path") from error
+    return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
+
+
+def _noise(sight: Sight) -> Photo:
+    """Seeded uniform noise of the size that the model is used to."""
+    import numpy as np
+
+    from modelprobe.vision.images import Photo
+    from modelprobe.vision.pictures.colour import coloured
+
+    height, width = sight.preprocessing.crop or sight.preprocessing.resize or (224, 224)
+    values = np.random.default_rng(sight.asked.seed).random((height, width))
+    return Photo(Path("seeded noise"), coloured(values, "gray"))
+
+
+def listed(looking: Looking) -> LayerList:
+    """The layers that run, with what they put out; recorded on meta, without weights."""
+    from modelprobe.model.build import Question, build, record
+    from modelprobe.vision.features.features import LayerList
+    from modelprobe.vision.features.layouts import layouts
+
+    subject = build(Question(looking.target, looking.settings, arch=looking.arch, unsafe_load=looking.unsafe_load))
+    trace = record(subject)
+    facts = (Fact("Input", ", ".join(str(item) for item in trace.env["inputs"])),)
+    return LayerList(subject.target.name, layouts(trace), trace.notes, trace.env, facts)

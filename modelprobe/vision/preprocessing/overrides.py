@@ -1,0 +1,84 @@
+"""What does the command line change of a model's preprocessing: `--resize`, `--crop/--no-crop`, `--mean`, `--std`?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from modelprobe.errors import BadInput
+from modelprobe.vision.images import MOST_PIXELS
+from modelprobe.vision.preprocessing.transform import SHORTER, SQUASH, Preprocessing
+
+UNKNOWN = "How pictures were prepared for this model is not known"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line said: `--resize`, `--crop/--no-crop`, `--mean`, `--std`. None leaves the model's own."""
+
+    resize: str | None = None
+    crop: bool | None = None
+    mean: str | None = None
+    std: str | None = None
+
+
+def changed(found: Preprocessing, wishes: Wishes) -> Preprocessing:
+    said = []
+    if wishes.crop is not None:
+        found = _uncropped(found) if not wishes.crop else _cropped(found)
+        said.append("--crop" if wishes.crop else "--no-crop")
+    if wishes.resize is not None:
+        height, width = parse_size(wishes.resize)
+        lone = "x" not in wishes.resize
+        found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH)
+        said.append("--resize")
+    if wishes.mean is not None:
+        found = replace(found, mean=parse_numbers(wishes.mean, "mean", found.channels))
+        said.append("--mean")
+    if wishes.std is not None:
+        found = replace(found, std=parse_numbers(wishes.std, "std", found.channels))
+        said.append("--std")
+    if not said:
+        return found
+    told = wishes.mean is not None or wishes.std is not None
+    notes = tuple(note for note in found.notes if not (told and note.text.startswith(UNKNOWN)))
+    return replace(found, source=f"{found.source}, changed by {', '.join(said)}", notes=notes)
+
+
+def _uncropped(found: Preprocessing) -> Preprocessing:
+    """The whole picture, squeezed into the size that the model was made for."""
+    if found.crop is None:
+        return found
+    return replace(found, fit=SQUASH, resize=found.crop, crop=None)
+
+
+def _cropped(found: Preprocessing) -> Preprocessing:
+    """The centre, its aspect kept."""
+    if found.crop is None and found.resize is None:
+        raise BadInput("this model takes pictures of any size: there is nothing to crop to", "leave --crop out")
+    return replace(found, fit=SHORTER, crop=found.crop or found.resize)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`256` or `256x320` (height x width). Raises BadInput."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and part.isascii() and int(part[:7]) > 0 for part in parts):
+        raise BadInput(f"--resize {text!r} is no size", "for example --resize 256 (the shorter side) or 256x320")
+    height, width = int(parts[0]), int(parts[-1])
+    if height * width > MOST_PIXELS:
+        raise BadInput(f"--resize {text} is more than {MOST_PIXELS // 10**6} million pixels", "choose a smaller size")
+    return height, width
+
+
+def parse_numbers(text: str, name: str, channels: int) -> tuple[float, ...]:
+    """`0.5` or `0.5,0.4,0.3`: one for each channel. Raises BadInput."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    wrong = not all(math.isfinite(number) for number in numbers) or (name == "std" and 0.0 in numbers)
+    if len(numbers) not in (1, channels) or wrong:
+        need = "one number" if channels == 1 else f"one number or {channels}"
+        raise BadInput(f"--{name} {text!r}: {need} is wanted, finite{', not 0' if name == 'std' else ''}",
+                       f"for example --{name} 0.5")  # fmt: skip
+    return tuple(numbers * channels) if len(numbers) == 1 else tuple(numbers)

@@ -1,0 +1,194 @@
+"""From a picture to what `forward` takes: one record of sizes and numbers that can be read, changed and applied.
+
+Geometry and interpolation are those of torchvision's presets and timm's evaluation transforms, to the bit: both resize
+a PIL picture with Pillow's own resampling, cut the centre out (or pad), divide by 255 and normalise. (torchvision's
+video preset resizes tensors without antialiasing; a picture repeated as frames is resized here as pictures are.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from modelprobe.errors import BadInput
+from modelprobe.model.inputs.declared import IMAGE, IMAGES, PAIR, VIDEO
+from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.images import MOST_PIXELS, Photo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHORTER, SQUASH, LONGER, NEVER = "shorter side", "squash", "longer side", "never"
+"""How a picture is resized: its shorter side to a length; both sides, whatever the aspect; its longer side, the rest
+padded; not at all."""
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+ENLARGED = 8
+"""A picture enlarged by more than this shows little but its resampling: a warning."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to a tensor. Sizes are (height, width) in pixels; `mean` and `std` are of values in 0..1.
+
+    `kind` is what `forward` takes (`image`, `images`, `video`, `pair`, see `declared`); `crop` None cuts nothing off.
+    """
+
+    channels: int
+    fit: str
+    resize: tuple[int, int] | None
+    crop: tuple[int, int] | None
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+    kind: str = IMAGE
+    frames: int = 1
+    notes: tuple[Note, ...] = ()
+
+    def describe(self) -> str:
+        """All of it in one line."""
+        parts = [_resizing(self.fit, self.resize, self.interpolation)]
+        if self.crop is not None:
+            parts.append(f"{'padded to' if self.fit == LONGER else 'centre'} {self.crop[0]}x{self.crop[1]}")
+        parts.append("grey" if self.channels == 1 else "RGB")
+        if self.plain_values:
+            parts.append("values 0..1")
+        else:
+            parts.append(f"mean {_numbers(self.mean)}, std {_numbers(self.std)}")
+        return f"{', '.join(parts)}; {self.source}"
+
+    @property
+    def plain_values(self) -> bool:
+        """Whether values stay in 0..1."""
+        return not any(self.mean) and set(self.std) == {1.0}
+
+    def seen(self, photo: Photo) -> Image.Image:
+        """What the model sees: resized and cropped, in its channels, not normalised."""
+        wanted = "L" if self.channels == 1 else "RGB"
+        return self._geometry(photo.picture if photo.picture.mode == wanted else photo.picture.convert(wanted))
+
+    def tensor(self, photo: Photo) -> Tensor:
+        """1xCxHxW float32, as the model takes it."""
+        return self.tensor_of(self.seen(photo))
+
+    def tensor_of(self, picture: Image.Image) -> Tensor:
+        """The tensor of a picture that was resized and cropped already."""
+        import torch
+
+        flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        values = flat.view(picture.height, picture.width, self.channels).permute(2, 0, 1).contiguous()
+        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return values.to(torch.float32).div(255).sub_(mean).div_(std).unsqueeze(0)
+
+    def arguments(self, photo: Photo) -> tuple[Any, ...]:
+        """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same picture twice."""
+        return self.arguments_of(self.seen(photo))
+
+    def arguments_of(self, picture: Image.Image) -> tuple[Any, ...]:
+        """The same for a picture that was resized and cropped already."""
+        tensor = self.tensor_of(picture)
+        if self.kind == IMAGES:
+            return ([tensor[0]],)
+        if self.kind == VIDEO:
+            return (tensor.unsqueeze(2).expand(-1, -1, self.frames, -1, -1).contiguous(),)
+        return (tensor, tensor.clone()) if self.kind == PAIR else (tensor,)
+
+    def notes_on(self, photo: Photo) -> tuple[Note, ...]:
+        """What was converted of this picture: in the file, and for this model."""
+        notes = list(photo.notes)
+        if self.channels == 3 and photo.picture.mode == "L":
+            notes.append(Note("grey, given to the model as three equal channels", Level.INFO))
+        if self.channels == 1 and photo.picture.mode == "RGB":
+            notes.append(Note("colour, made grey for a model of one channel", Level.INFO))
+        height, width = self._resized(photo.size)
+        factor = max(height / photo.size[0], width / photo.size[1])
+        if factor > ENLARGED:
+            text = f"only {photo.size[1]} x {photo.size[0]} pixels, enlarged {factor:,.0f} times"
+            notes.append(Note(text, Level.WARNING))
+        return tuple(notes)
+
+    # Geometry
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width after resizing, before anything is cut off."""
+        height, width = size
+        if self.fit == NEVER or self.resize is None:
+            return height, width
+        if self.fit == SQUASH:
+            return self.resize
+        if self.fit == LONGER or self.resize[0] != self.resize[1]:
+            ratios = height / self.resize[0], width / self.resize[1]
+            ratio = max(ratios) if self.fit == LONGER else min(ratios)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
+        short = self.resize[0]
+        if height <= width:
+            return short, int(short * width / height)
+        return int(short * height / width), short
+
+    def _geometry(self, picture: Image.Image) -> Image.Image:
+        height, width = self._resized((picture.height, picture.width))
+        method = RESAMPLING[self.interpolation]
+        if height * width > MOST_PIXELS:
+            return self._sliver(picture, height, width, method)
+        if (height, width) != (picture.height, picture.width):
+            picture = picture.resize((width, height), method)
+        return picture if self.crop is None else self._cut(picture, self.crop)
+
+    def _sliver(self, picture: Image.Image, height: int, width: int, method: Image.Resampling) -> Image.Image:
+        """Of a picture so long and thin that all of it would not fit in memory, resize what the crop keeps alone."""
+        if self.crop is None:
+            raise BadInput(
+                f"{picture.width:,} x {picture.height:,} pixels would be resized to {width:,} x {height:,}",
+                "give --resize HEIGHTxWIDTH, or leave --no-crop out",
+            )
+        kept = min(self.crop[0], height), min(self.crop[1], width)
+        top, left = _offset(height, kept[0]), _offset(width, kept[1])
+        down, right = picture.height / height, picture.width / width
+        box = (left * right, top * down, (left + kept[1]) * right, (top + kept[0]) * down)
+        return self._cut(picture.resize((kept[1], kept[0]), method, box=box), self.crop)
+
+    def _cut(self, picture: Image.Image, crop: tuple[int, int]) -> Image.Image:
+        """The centre; where the picture is smaller it is padded, with the mean where that is timm's way, else black."""
+        height, width = crop
+        if width > picture.width or height > picture.height:
+            colour: Any = (
+                tuple(round(255 * value) for value in self.mean) if self.fit == LONGER else (0,) * self.channels
+            )
+            page = Image.new(
+                picture.mode,
+                (max(width, picture.width), max(height, picture.height)),
+                colour if self.channels > 1 else colour[0],
+            )
+            page.paste(picture, (max(0, width - picture.width) // 2, max(0, height - picture.height) // 2))
+            picture = page
+        top, left = _offset(picture.height, height), _offset(picture.width, width)
+        return picture.crop((left, top, left + width, top + height))
+
+
+def _offset(size: int, crop: int) -> int:
+    return round((size - crop) / 2)
+
+
+def _resizing(fit: str, resize: tuple[int, int] | None, interpolation: str) -> str:
+    if fit == NEVER or resize is None:
+        return "not resized"
+    height, width = resize
+    if fit == SQUASH:
+        return f"resized to {height}x{width}, its aspect not kept ({interpolation})"
+    to = f"{height}" if height == width else f"fill {height}x{width}" if fit == SHORTER else f"fit {height}x{width}"
+    return f"{fit} resized to {to} ({interpolation})" if height == width else f"resized to {to} ({interpolation})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
