@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoints.seeds import SEEDS
+from tests.checkpoint.seeds import SEEDS
 from tests.conftest import GOLDEN
 from tests.samples import ROOT
 
@@ -113,6 +113,7 @@ def steady(value: Any, replaced: dict[str, str]) -> Any:
     if isinstance(value, list):
         return [steady(item, replaced) for item in value]
     if isinstance(value, str):
+        value = value.replace("tests.checkpoint.seeds", "seeds")
         for text, name in replaced.items():
             value = value.replace(text, name)
         return re.sub(r"\d+\.\d+\.\d+(\.post\d+|\+\w+)?", "VERSION", value)

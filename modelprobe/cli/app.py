@@ -20,8 +20,8 @@ import typer
 import typer.core
 import typer.main
 
+from modelprobe import console
 from modelprobe._version import __version__
-from modelprobe.cli import output
 from modelprobe.cli.options import FLAG
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - sorted in `_explain`, which lets nothing unknown pass in silence
         if debug and not isinstance(error, (SystemExit, BrokenPipeError)):
             for line in traceback.format_exc().splitlines():
-                output.say(line)
+                console.say(line)
         return _explain(error, arguments)
     return code
 
@@ -164,23 +164,23 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 def _explain(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Say what went wrong on stderr, in one line and a hint; the exit code."""
     if isinstance(error, ProbeError):
-        output.complain(error.message, error.hint)
+        console.complain(error.message, error.hint)
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        output.say("interrupted")
+        console.say("interrupted")
         return INTERRUPTED
     if _reader_left(error):
-        output.silence(sys.stdout)
+        console.silence(sys.stdout)
         return READER_LEFT
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, USAGE_ERRORS):
         return _explain_usage(error, arguments)
     if isinstance(error, MemoryError):
-        output.complain("out of memory", "a smaller --input or --batch, or --device meta, needs less")
+        console.complain("out of memory", "a smaller --input or --batch, or --device meta, needs less")
         return 2
     text = " ".join(str(error).split())
-    output.complain(
+    console.complain(
         f"internal error: {type(error).__name__}{': ' if text else ''}{text}",
         "run it again with --debug, and report what that shows together with `modelprobe env -f markdown`",
     )
@@ -198,5 +198,5 @@ def _explain_usage(error: Any, arguments: Sequence[str]) -> int:
     message = " ".join(str(error.format_message()).split()).rstrip(".")
     known = arguments[0] if arguments and arguments[0] in [name for name, *_ in COMMANDS] else ""
     path = getattr(getattr(error, "ctx", None), "command_path", f"modelprobe {known}".strip())
-    output.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
+    console.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
     return int(getattr(error, "exit_code", 2))

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 import typer
 
 from modelprobe.cli import options
-from modelprobe.cli.output import stdout_kept
+from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Report
 from modelprobe.report.formats import RENDERERS, Style

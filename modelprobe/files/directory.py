@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelprobe.cli.output import atomic_write
 from modelprobe.errors import BadInput, one_line
+from modelprobe.files.atomic import atomic_write
 
 MANIFEST = "modelprobe.json"
 RECORD = "done.json"

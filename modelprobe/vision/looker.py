@@ -12,7 +12,7 @@ import typer
 
 from modelprobe.checkpoint.names_file import names_weights
 from modelprobe.cli import options
-from modelprobe.cli.output import stdout_kept, working
+from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput, CheckFailed
 from modelprobe.report.blocks import Fact, Level, Note
 

@@ -31,7 +31,7 @@ def made(folder: Path, kind: str, count: int, total: int) -> Path:
     """A file of a kind, with so many tensors and bytes. Another process writes it: it needs torch, and what a child
     uses at its peak is at least what its parent uses."""
     path = folder / f"{count}_{total}.{kind}"
-    run([sys.executable, "-m", "tests.checkpoints.sparse", kind, str(path), str(count), str(total)])
+    run([sys.executable, "-m", "tests.checkpoint.sparse", kind, str(path), str(count), str(total)])
     return path
 
 

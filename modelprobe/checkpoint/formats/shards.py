@@ -1,7 +1,7 @@
 """What is in a Hugging Face checkpoint cut into shards? One listing; the index is a hint, the shards are the truth.
 
 How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoints/seeds.py`.
+own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
 """
 
 from __future__ import annotations

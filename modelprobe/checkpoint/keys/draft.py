@@ -2,7 +2,7 @@
 
 How to add a rule: write a function that takes a `Draft` in the file of its family, decorate it with its name and the
 stage at which it runs, let it change the draft through `rename`, `make` and `drop` alone, and add a before/after pair
-to `tests/checkpoints/test_repair_rules.py`.
+to `tests/checkpoint/keys/rules/test_rules.py`.
 """
 
 from __future__ import annotations

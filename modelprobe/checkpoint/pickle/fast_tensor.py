@@ -2,7 +2,7 @@
 
 `torch.save` spells every tensor alike, but for its numbers. What matches is kept in one `Packed` instead of a dozen
 nodes, and becomes those nodes when somebody asks; whatever is spelled in any other way goes through the opcodes.
-The effect is the same to the last node: `tests/checkpoints/test_packed.py` reads files both ways.
+The effect is the same to the last node: `tests/checkpoint/pickle/test_fast_tensor.py` reads files both ways.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does each opcode that carries a value do: numbers, texts, bytes? One small function per opcode.
 
-How to add one: write the function, decorate it with its code, add a case to `tests/checkpoints/test_pickles.py`.
+How to add one: write the function, decorate it with its code, add a case to `tests/checkpoint/pickle/test_read.py`.
 """
 
 from __future__ import annotations

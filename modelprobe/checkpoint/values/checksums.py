@@ -1,7 +1,7 @@
 """Do the bytes of a weight file agree with what it, its name or a file beside it says of them?
 
 How to add a check: write a function from an open file to a `Check`, or None where it does not apply, enter it in
-`CHECKS`, add a case to `tests/checkpoints/test_verify.py`.
+`CHECKS`, add a case to `tests/checkpoint/values/test_checksums.py`.
 """
 
 from __future__ import annotations

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -22,14 +20,12 @@ from modelprobe.checkpoint.write.plan import Plan, compare
 from modelprobe.checkpoint.write.safetensors import SafetensorsPlan
 from modelprobe.checkpoint.write.torch import STATE, TorchPlan
 from modelprobe.errors import BadInput
-from modelprobe.files.atomic import unwound
+from modelprobe.files.atomic import ELSEWHERE, check_target, forget, put_in_place, stage, temporary_beside, unwound
 from modelprobe.report.units import size as size_text
 
-__all__ = ["STATE", "Format", "Outgoing", "Written", "check_target", "outgoing", "write", "write_shards"]
+__all__ = ["STATE", "Format", "Outgoing", "Written", "outgoing", "write", "write_shards"]
 
 Format = Literal["safetensors", "pt"]
-
-ELSEWHERE = "choose another place with -o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ def write(
     `versions` becomes its `_metadata`. `sources` are files that must not be touched. Raises BadInput, and then
     leaves no trace.
     """
-    target = check_target(path, sources, force)
+    target = check_target(path, force=force, sources=sources, links=False)
     plan = _plan(tensors, format, metadata, extras, versions)
     (size,) = _write_all([(target, plan)], sources, force)
     return Written(target, size, len(plan.expected), plan.notes, (target,))
@@ -95,13 +91,13 @@ def write_shards(
     notes: list[str] = []
     for name, tensors in shards.items():
         plan = _plan(tensors, format, metadata, STATE, None)
-        plans.append((check_target(path.with_name(name), sources, force), plan))
+        plans.append((check_target(path.with_name(name), force=force, sources=sources, links=False), plan))
         weight_map.update({expected.path[-1]: name for expected in plan.expected})
         tied.update(plan.tied)
         notes += plan.notes
     total = sum(tensor.nbytes for held in shards.values() for tensor in held if tensor.name in weight_map)
     index = json.dumps({"metadata": {"total_size": total, **tied}, "weight_map": weight_map}, indent=2) + "\n"
-    plans.append((check_target(path, sources, force), _Index(index.encode())))
+    plans.append((check_target(path, force=force, sources=sources, links=False), _Index(index.encode())))
     sizes = _write_all(plans, sources, force)
     return Written(path, sum(sizes), len(weight_map), tuple(notes), tuple(target for target, _ in plans))
 
@@ -122,52 +118,19 @@ def _plan(
     return TorchPlan(tensors, extras, versions)
 
 
-def check_target(path: Path, sources: Sequence[Path] = (), force: bool = False) -> Path:
-    """The place to write to. Raises BadInput for an input, a link, a directory; without force for an existing file."""
-    try:
-        link = path.is_symlink()
-        found = path.stat() if path.exists() else None
-        parent = path.parent.is_dir()
-        same = found is not None and any(_same(found, source) for source in sources)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"cannot write {path}: {getattr(error, 'strerror', None) or error}", ELSEWHERE) from None
-    if same:
-        raise BadInput(f"{path} is the input itself", "a weight file is never written in place: choose another name")
-    if link:
-        raise BadInput(f"{path} is a symbolic link", "weight files are not written through links: name the file itself")
-    if found is not None and stat.S_ISDIR(found.st_mode):
-        raise BadInput(f"{path} is a directory", "name a file in it")
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        raise BadInput(f"{path} is not a regular file", ELSEWHERE)
-    if found is not None and not force:
-        raise BadInput(f"{path} exists", "--force replaces it")
-    if not parent:
-        raise BadInput(f"there is no directory {path.parent}", f"make it first, or {ELSEWHERE}")
-    return path
-
-
-def _same(found: os.stat_result, source: Path) -> bool:
-    """Whether an existing file is one of the inputs, by whatever path or link."""
-    try:
-        other = source.stat()
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
-
-
 def _write_all(plans: Sequence[tuple[Path, Plan]], sources: Sequence[Path], force: bool) -> list[int]:
     """Write and compare every file under a temporary name; rename them when all are good."""
     _room(plans[-1][0].parent, sum(plan.nbytes for _, plan in plans))
     staged = []
     with unwound(), ExitStack() as stack:
         for target, plan in plans:
-            temporary = target.with_name(f".modelprobe-{secrets.token_hex(8)}.tmp")
-            stack.callback(_forget, temporary)
-            _stage(target, temporary, plan)
+            temporary = temporary_beside(target)
+            stack.callback(forget, temporary)
+            compare(temporary, plan, stage(target, temporary, plan.emit))
             staged.append((temporary, temporary.stat().st_size))
         for (target, _), (temporary, _) in zip(plans, staged, strict=True):
-            check_target(target, sources, force)  # it may have come into being meanwhile
-            _rename(temporary, target)
+            check_target(target, force=force, sources=sources, links=False)  # it may have come into being meanwhile
+            put_in_place(temporary, target)
         _sync(plans[-1][0].parent)
     return [size for _, size in staged]
 
@@ -182,26 +145,6 @@ def _room(folder: Path, need: int) -> None:
         raise BadInput(few, f"make room, or {ELSEWHERE}")
 
 
-def _stage(target: Path, temporary: Path, plan: Plan) -> None:
-    try:
-        with temporary.open("xb") as file:  # opened by name, so that the umask decides its mode
-            if target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            digests = plan.emit(file)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise BadInput(f"cannot write {target}: {(error.strerror or str(error)).lower()}", ELSEWHERE) from error
-    compare(temporary, plan, digests)
-
-
-def _rename(temporary: Path, target: Path) -> None:
-    try:
-        temporary.replace(target)
-    except OSError as error:
-        raise BadInput(f"cannot write {target}: {(error.strerror or str(error)).lower()}", ELSEWHERE) from error
-
-
 def _sync(folder: Path) -> None:
     """Make the new names last through a power cut, where the system can."""
     with suppress(OSError):
@@ -210,8 +153,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _forget(temporary: Path) -> None:
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)

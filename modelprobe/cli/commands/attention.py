@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from modelprobe import console
 from modelprobe.cli import directory_options as delivery
 from modelprobe.cli import options, output
 from modelprobe.vision import looker as sight
@@ -98,5 +99,5 @@ def command(
     files = find_images(image or ())
     view = sight.load(sight.Looking(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std)).view()
     place = None if listed else out
-    result = delivery.deliver(place, force, lambda place: look(view, asked, files, place, output.working))
+    result = delivery.deliver(place, force, lambda place: look(view, asked, files, place, console.working))
     output.emit(result.report(), format, strict=strict)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from modelprobe import console
 from modelprobe.cli import options, output
 from modelprobe.report.formats import RENDERERS
 
@@ -96,13 +97,13 @@ def command(
     """Write a checkpoint as safetensors or torch file, in one piece or in shards; says what was left behind."""
     from modelprobe.checkpoint.answers.convert import convert_weights
     from modelprobe.checkpoint.write.convert import format_of, parse_size
-    from modelprobe.checkpoint.write.writer import check_target
     from modelprobe.environment import brief
+    from modelprobe.files.atomic import check_target
 
     format_of(out, format)
     size = parse_size(shard_size) if shard_size is not None else None
     if size is None:
-        check_target(out, [Path(file)], force)
-    with output.working(f"converting {file}"):
+        check_target(out, force=force, sources=[Path(file)], links=False)
+    with console.working(f"converting {file}"):
         result = convert_weights(file, out, format=format, branch=branch, shard_size=size, force=force)
     output.emit(replace(result.report(), env=brief()), report)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from modelprobe import console
 from modelprobe.cli import options, output
 from modelprobe.errors import BadInput, CheckFailed
 
@@ -58,7 +59,7 @@ def command(
     from modelprobe.checkpoint.answers.diff import diff_weights
     from modelprobe.environment import brief
 
-    with output.working(f"comparing {a} and {b}"):
+    with console.working(f"comparing {a} and {b}"):
         result = diff_weights(a, b, branches=branch or (), tolerance=tolerance, top=top)
     output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)
     if result.differ:

@@ -9,7 +9,7 @@ import typer
 
 from modelprobe.cli import options
 from modelprobe.cli.commands import peer_child
-from modelprobe.cli.output import working
+from modelprobe.console import working
 from modelprobe.cost.peers import PEERS, Peer
 from modelprobe.cost.peers.answer import Answer
 from modelprobe.cost.peers.process import Order, ask_all, cores, free_memory

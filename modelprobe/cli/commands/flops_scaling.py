@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelprobe.cli import options
-from modelprobe.cli.output import atomic_write, working
+from modelprobe.console import working
 from modelprobe.errors import BadInput
+from modelprobe.files.atomic import atomic_write
 from modelprobe.model.build import Question, build, fuse, record
 from modelprobe.report.blocks import Level, Note, Report
 

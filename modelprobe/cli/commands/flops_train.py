@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelprobe.cli import options
-from modelprobe.cli.output import stdout_kept
+from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
 from modelprobe.model.build import Question, Subject, build, recorded
 from modelprobe.report.blocks import Level, Note

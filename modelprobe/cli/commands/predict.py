@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelprobe import console
 from modelprobe.cli import options, output
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Fact, Level, Note
@@ -55,7 +56,7 @@ def command(
     output.emit(predict(looking, image, top).report(), format, out, force=force, strict=strict)
 
 
-@output.stdout_kept()
+@console.stdout_kept()
 def predict(looking: sight.Looking, images: Sequence[str], top: int) -> PredictResult:
     """Look at every picture in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     from modelprobe.vision.images import find_images, gathered
@@ -64,7 +65,7 @@ def predict(looking: sight.Looking, images: Sequence[str], top: int) -> PredictR
     files = find_images(images)
     seeing = sight.load(looking)
     run = _Run(seeing, top)
-    with output.progress("looking at pictures", len(files)) as advance:
+    with console.progress("looking at pictures", len(files)) as advance:
         for file in files:
             try:
                 run.look(file)

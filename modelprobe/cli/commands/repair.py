@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from modelprobe import console
 from modelprobe.cli import options, output
 from modelprobe.cli.commands.convert import ForceOpt, ReportOpt, WeightsFormatOpt
 from modelprobe.errors import CheckFailed
@@ -71,7 +72,7 @@ def command(
     from modelprobe.environment import brief
     from modelprobe.model.weights.repair_result import repair
 
-    with output.stdout_kept(), output.working(f"repairing {file}"):
+    with console.stdout_kept(), console.working(f"repairing {file}"):
         keep = branch is None and not prefix
         result = repair(
             fitted, out, format, keep_others=keep, allow_infinite=allow_infinite, all_rows=all_rows, force=force

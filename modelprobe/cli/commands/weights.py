@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelprobe import console
 from modelprobe.cli import output
 from modelprobe.errors import CheckFailed
 
@@ -30,7 +31,7 @@ def summarize_file(
     from modelprobe.environment import brief
 
     spelled = path if "://" in path else str(Path(path).expanduser())
-    with uncollected(), output.working(f"reading {path}"):
+    with uncollected(), console.working(f"reading {path}"):
         found = open_checkpoint(spelled)
         result = summarize_weights(found, view.depth, view.all_tensors, view.branch, view.stats, view.verify)
     output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)

@@ -3,7 +3,7 @@
 To add a convention:
 1. write `tracing/conventions/name.py` with a pure function from a `Trace` to a `Count`, and a `CONVENTION`;
 2. add it to `CONVENTIONS` below;
-3. add nets with the arithmetic by hand to tests/tracing/test_conventions.py, the live tool to tests/zoo.
+3. add nets with the arithmetic by hand to tests/cost/conventions/test_conventions.py, the live tool to tests/zoo.
 """
 
 from __future__ import annotations

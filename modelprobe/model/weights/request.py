@@ -11,7 +11,7 @@ import typer
 
 from modelprobe.checkpoint.names_file import SCHEMES, names_weights
 from modelprobe.cli import options
-from modelprobe.cli.output import stdout_kept, working
+from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ def _grid(text: str | None) -> tuple[int, int] | None:
 def check_output(asked: Asked, out: Path | None, format: str | None, force: bool) -> None:
     """Raise now what writing would raise about the place and the format: planning may take a while."""
     from modelprobe.checkpoint.write.convert import format_of
-    from modelprobe.checkpoint.write.writer import check_target
+    from modelprobe.files.atomic import check_target
 
     if out is not None:
         format_of(out, format)
-        check_target(out, [Path(asked.file).expanduser()], force)
+        check_target(out, force=force, sources=[Path(asked.file).expanduser()], links=False)

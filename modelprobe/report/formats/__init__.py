@@ -3,7 +3,7 @@
 To add a format:
 1. Write `report/formats/x.py` with `render(report, style) -> str`; import `report` and `units` only.
 2. Add one line `register("x", (".x",), "modelprobe.report.formats.x")` below.
-3. Add a golden text: `pytest tests/test_renderers_golden.py --update-golden`, and read what it wrote.
+3. Add a golden text: `pytest tests/report/formats/test_golden.py --update-golden`, and read what it wrote.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.cli.output import progress, stdout_kept
+from modelprobe.console import progress, stdout_kept
 from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.files.directory import CannotWriteError, Folder, file_name, open_folder
 from modelprobe.report.blocks import Fact, Level, Note

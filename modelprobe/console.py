@@ -1,0 +1,161 @@
+"""What a person sees while a command runs: stderr, progress, the width and colours of a terminal; stdout kept clean.
+
+stdout is the report, stderr is everything else. Nothing else writes to either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import TextIO
+
+from modelprobe.errors import BadInput
+from modelprobe.report.formats import Style
+from modelprobe.report.units import printable
+
+NARROWEST = 20
+"""Below this a report is unreadable however it is laid out; the terminal may wrap it."""
+
+PIECE = 8192
+"""Written at once. An unbuffered stdout (`python -u`) takes what a pipe took of one write for all of it."""
+
+STDOUT, STDERR = 1, 2
+"""What child processes and libraries write to, whatever `sys.stdout` is."""
+
+DRAWING = "├─│└…█▏▁▇"
+
+
+def style_of(stream: TextIO | None) -> Style:
+    """Width, colour and characters that `stream` can show."""
+    return Style(columns(), colour=_colour(stream), unicode=_unicode(stream))
+
+
+def columns() -> int:
+    """COLUMNS, else the terminal's own width, else 80 (also when stdout is no terminal)."""
+    return max(NARROWEST, shutil.get_terminal_size(fallback=(80, 24)).columns)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at `stream`."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def _colour(stream: TextIO | None) -> bool:
+    """https://no-color.org: NO_COLOR, when not empty, wins; FORCE_COLOR comes next; then the terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def _unicode(stream: TextIO | None) -> bool:
+    try:
+        DRAWING.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """Write `text` whole; what the encoding lacks as an escape. A reader that left raises BrokenPipeError."""
+    if stream is None:  # started with stdout closed
+        raise BadInput("stdout is closed", "use -o FILE")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        for start in range(0, len(shown), PIECE):
+            stream.write(shown[start : start + PIECE])
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(stream)
+        raise BadInput(f"cannot write to stdout: {error.strerror or error}", "use -o FILE") from error
+
+
+def say(text: str) -> None:
+    """One line on stderr: a note, progress, a hint. Foreign text in it is made printable; this never raises."""
+    try:
+        write(sys.stderr, f"{printable(text)}\n")
+    except (OSError, ValueError, BadInput):
+        silence(sys.stderr)
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error as a person meets it: one line, and one hint."""
+    red, plain = ("\x1b[1;31m", "\x1b[0m") if _colour(sys.stderr) else ("", "")
+    lines = f"{red}error:{plain} {printable(message)}\n" + (f"hint: {printable(hint)}\n" if hint else "")
+    try:
+        write(sys.stderr, lines)
+    except (OSError, ValueError, BadInput):
+        silence(sys.stderr)
+
+
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr, while the body runs, that something is being done; nothing where stderr is no terminal.
+
+    What the body is given changes the text.
+    """
+    if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True, no_color=not _colour(sys.stderr)).status(Text(printable(text))) as shown:
+        yield lambda said: shown.update(Text(printable(said)))
+
+
+@contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for `total` pieces of work; what is given is called after each. Nothing where no person looks."""
+    if total < 2 or not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(printable(text), markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, no_color=not _colour(sys.stderr))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """While the body runs somebody else's code, what it prints to stdout goes to stderr: stdout is the report alone.
+
+    That includes what child processes and libraries write past Python, where both streams are the system's own.
+    """
+    saved = None
+    if sys.stdout is not None and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # one of them is closed
+            sys.stdout.flush()
+            saved = os.dup(STDOUT)
+            os.dup2(STDERR, STDOUT)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, STDOUT)
+            os.close(saved)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Point a stream that cannot be written at nothing, so that the flush at exit does not complain once more."""
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):  # not a stream of the system's: nothing is flushed at exit
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
