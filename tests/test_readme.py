@@ -47,8 +47,8 @@ def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def marked(command: str, shown: str) -> Any:
-    """`--compare` starts every tool there is, in processes of their own: not every day."""
-    live = "--compare" in command
+    """`reconcile` starts every tool there is, in processes of their own: not every day."""
+    live = " reconcile " in command
     missing = live and not all(peer.installed for peer in PEERS.values())
     marks = [pytest.mark.zoo, pytest.mark.skipif(missing, reason="not all tools are installed")] if live else []
     return pytest.param(command, shown, marks=marks, id=command[:60])

@@ -1,9 +1,9 @@
 """The command line: the list of commands, and the one place where an error becomes a line and an exit code.
 
 To add a command:
-1. Write `cli/commands/x.py` with a function `command(...)` of shared options.
+1. Write `cli/commands/x.py` with a function `command(...)` of options and groups of them, and `EXAMPLES` for `--help`.
 2. Add one line to `COMMANDS`: its name, the panel of `--help` it stands in, its help in one line.
-3. Add a test that runs it through `main([...])`.
+3. Add a test that runs it through `main([...])`. Its examples are run by `tests/cli/test_app.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -22,31 +23,49 @@ import typer.main
 
 from modelprobe import console
 from modelprobe._version import __version__
-from modelprobe.cli.options import FLAG
+from modelprobe.cli.options import RARE, unfolded
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
-COST, FILES, MACHINE = "What a model costs", "Weight files", "This machine"
-SEES = "What a model sees"
+COST, SEES, FILES, OTHER = "What a model costs", "What a model sees", "Weight files", "Other"
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
-    ("flops", COST, "MACs and FLOPs of a forward pass: total, by module, operator or kind, and what was not counted."),
-    ("summary", COST, "The layers of a model, with shapes, parameters, MACs; or all that a weight file holds, safely."),
+    ("flops", COST, "MACs and FLOPs of a forward pass, by module, operator, kind or call."),
+    ("training", COST, "MACs, FLOPs and kept memory of a training step: forward, backward, optimizer."),
+    ("scaling", COST, "MACs against input size and batch, and the exact polynomial through them."),
+    ("reconcile", COST, "What other tools count for the same model, and why it differs."),
+    ("summary", COST, "Layers of a model with shapes, parameters, MACs; or the contents of a weight file."),
     ("params", COST, "Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups."),
-    ("buffers", COST, "Buffers against parameters: owner, shape, bytes, saved or not, changed by training or not."),
-    ("models", COST, "The names of torchvision's and timm's models, without importing or building them."),
-    ("features", SEES, "What layers put out for a picture: figures, grids of channels, heat maps, tensors as files."),
-    ("predict", SEES, "The classes that a model sees in pictures, with labels and probabilities."),
-    ("cam", SEES, "Class activation maps: where a picture speaks for a class, at a layer that is chosen and said."),
-    ("attention", SEES, "Attention maps of transformers, fused or not: per head, their mean, rollout; of any patch."),
-    ("scan", FILES, "Every name that a pickle would import, by danger; nested pickles; code in archives."),
-    ("keys", FILES, "What in a weight file fits a model and what does not, with reasons."),
-    ("repair", FILES, "Rename and convert the tensors of a file until they fit: the plan, or with -o a new file."),
-    ("diff", FILES, "Tensors added, removed, renamed, reshaped or changed in value between two weight files."),
+    ("buffers", COST, "Buffers: owner, shape, bytes, in the state_dict or not, updated by training or not."),
+    ("features", SEES, "Layer activations for an image: statistics, channel grids, heat maps, tensors as files."),
+    ("predict", SEES, "Predictions for images: the top classes with labels and probabilities."),
+    ("cam", SEES, "Class activation maps: which part of an image speaks for a class."),
+    ("attention", SEES, "Attention maps of transformers: per head, averaged, rolled out, or for one patch."),
+    ("scan", FILES, "Code that loading a weight file could execute: imports by risk, nested pickles, archives."),
+    ("keys", FILES, "Which keys of a weight file match a model, which do not, and why."),
+    ("repair", FILES, "Rename and convert the keys of a weight file until they match a model."),
+    ("diff", FILES, "Tensors added, removed, renamed, reshaped or changed between two weight files."),
     ("convert", FILES, "Write a checkpoint as safetensors or torch file, in one piece or in shards."),
-    ("env", MACHINE, "Show the versions, devices and memory that modelprobe finds here: what a bug report needs."),
+    ("models", OTHER, "Names of torchvision and timm models, without importing or building them."),
+    ("env", OTHER, "Versions, devices and memory: what a bug report needs."),
 )
 """The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
+
+REMOVED: dict[tuple[str, str], str] = {
+    # (command, former option) -> what takes its place
+    ("flops", "--train"): "`modelprobe training` counts a training step",
+    ("flops", "--freeze"): "`modelprobe training` takes --freeze",
+    ("flops", "--optimizer"): "`modelprobe training` takes --optimizer",
+    ("flops", "--compare"): "`modelprobe reconcile` asks other tools",
+    ("flops", "--timeout"): "`modelprobe reconcile` takes --timeout",
+    ("flops", "--plot"): "`modelprobe scaling` takes --plot",
+    ("keys", "--for"): "--arch names the network",
+    ("repair", "--for"): "--arch names the network",
+    ("repair", "--report"): "-f, --format is the report's format",
+    ("convert", "--report"): "-f, --format is the report's format",
+    ("cam", "--target"): "--class names the class",
+    ("cam", "--layer"): "--layers names the layers",
+}
 
 INTERNAL, READER_LEFT, INTERRUPTED = 70, 141, 130
 
@@ -54,6 +73,18 @@ USAGE_ERRORS = tuple(
     base for base in typer.BadParameter.__mro__ if issubclass(base, Exception) and hasattr(base, "format_message")
 )
 """Click's errors, reached through the one that Typer shows: newer Typers carry a Click of their own."""
+
+
+class _Command(typer.core.TyperCommand):
+    """A command whose `--help` ends with examples, and whose switches show no `<bool>`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        params[-1].rich_help_panel = RARE  # Typer puts --help last
+        return params
 
 
 class _Commands(typer.core.TyperGroup):
@@ -77,13 +108,11 @@ def _version(asked: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", "-V", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and exit."
-        ),
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", metavar=FLAG, help="Show the traceback of an error. May stand after the command too."),
+        typer.Option("--debug", help="Show the traceback of an error. May stand after the command too."),
     ] = False,
 ) -> None:
     """Both options are dealt with before this runs: `--version` by its callback, `--debug` by `main`."""
@@ -102,16 +131,17 @@ def application(asked: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, panel, text in COMMANDS:
         if asked in (None, name):
-            app.command(name, rich_help_panel=panel)(load(name))  # its help is its docstring
+            module = load(name)
+            examples = "\n".join(("Examples:", *(f"  {line}" for line in getattr(module, "EXAMPLES", ()))))
+            app.command(name, cls=_Command, rich_help_panel=panel, epilog=examples)(unfolded(module.command))
         else:
             app.command(name, rich_help_panel=panel, help=text)(_not_asked_for)
     return app
 
 
-def load(name: str) -> Callable[..., None]:
-    """The function of a command."""
-    command: Callable[..., None] = importlib.import_module(f"modelprobe.cli.commands.{name}").command
-    return command
+def load(name: str) -> ModuleType:
+    """The file of a command: `command`, whose docstring is its help, and `EXAMPLES`."""
+    return importlib.import_module(f"modelprobe.cli.commands.{name}")
 
 
 def _not_asked_for() -> None:
@@ -198,5 +228,9 @@ def _explain_usage(error: Any, arguments: Sequence[str]) -> int:
     message = " ".join(str(error.format_message()).split()).rstrip(".")
     known = arguments[0] if arguments and arguments[0] in [name for name, *_ in COMMANDS] else ""
     path = getattr(getattr(error, "ctx", None), "command_path", f"modelprobe {known}".strip())
-    console.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
+    option = getattr(error, "option_name", "")
+    if (known, option) in REMOVED:
+        console.complain(f"{known} has no option {option}", REMOVED[known, option])
+    else:
+        console.complain(message[:1].lower() + message[1:], f"{path} --help shows what it takes")
     return int(getattr(error, "exit_code", 2))

@@ -1,19 +1,33 @@
-"""Which options do commands share? One `Annotated` type each, so that a word means the same everywhere."""
+"""The options that commands share: one `Annotated` type each, so that a word means the same everywhere, and groups.
+
+A group is a dataclass of options. A command takes it as one parameter, and `unfolded` gives each of its fields an
+option of its own: `def command(model: ModelOptions, report: ReportOptions) -> None`.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
+from modelprobe.errors import BadInput
 from modelprobe.report.formats import RENDERERS
 
-TARGET, MODEL, INPUT, OUTPUT = "Target", "Model", "Input", "Output"
+if TYPE_CHECKING:
+    from modelprobe.model.build import Question
+    from modelprobe.report.blocks import Report
+
+TARGET, MODEL, INPUT, COUNTING, OUTPUT = "Target", "Model", "Input", "Counting", "Output"
 """The panels of `--help`."""
 
 FLAG = ""
-"""The metavar of a switch, which takes no value: newer Typers write `<bool>` there otherwise."""
+RARE = "Rare options"
+"""The last panel of `--help`: its options stand behind all others, wherever a command's signature has them."""
 
 
 def _complete_format(incomplete: str) -> list[str]:
@@ -24,6 +38,8 @@ def known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer 
     """The callback of every option that names a report format: refuses an unknown one before anything is done."""
     from modelprobe.cli.output import choose
 
+    if value in ("pt", "safetensors"):  # what --format of `repair` and `convert` took in earlier releases
+        raise BadInput(f"{value} is no format of reports", f"--to {value} chooses the format of a weight file")
     return choose(value, None).name if value is not None else None
 
 
@@ -43,7 +59,7 @@ SetOpt = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="An argument for the model's constructor, such as --set num_classes=10. May be given again.",
+        help="An argument for the model's constructor, such as --set num_classes=10. Repeatable.",
         show_default=False,
         rich_help_panel=MODEL,
     ),
@@ -65,9 +81,8 @@ UnsafeLoadOpt = Annotated[
     bool,
     typer.Option(
         "--unsafe-load",
-        metavar=FLAG,
         help="Unpickle a whole model the ordinary way, which runs any code that the file names. For files you trust.",
-        rich_help_panel=MODEL,
+        rich_help_panel=RARE,
     ),
 ]
 
@@ -78,20 +93,19 @@ InputOpt = Annotated[
         "-i",
         metavar="[NAME=]SHAPE[:DTYPE]",
         help="An input of forward: 224 (a square image), 3x224x224, 8x3x224x224, ids=1x128:int64. Give it once for "
-        "each input, in order. Left out: what the model declares, and the report says so.",
+        "each input, in order. Default: what the model declares, and the report says so.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
 ]
 
 BatchOpt = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--batch",
         "-b",
         metavar="N",
-        min=1,
-        help="How many examples in the batch. Left out: one.",
+        help="Examples in the batch. Default: 1.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -114,7 +128,7 @@ DeviceOpt = Annotated[
         "--device",
         metavar="DEVICE",
         help="Where to run: cpu, cuda, cuda:1, mps, or meta (no weights in memory, "
-        "nothing computed). Left out: meta, where that is enough.",
+        "nothing computed). Default: meta, where that is enough.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -126,7 +140,7 @@ DtypeOpt = Annotated[
         "--dtype",
         metavar="DTYPE",
         help="The floating-point type of weights and inputs: float16, bfloat16, float32, float64. "
-        "Left out: the model's own.",
+        "Default: the model's own.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -164,7 +178,7 @@ FormatOpt = Annotated[
         "--format",
         "-f",
         metavar="|".join(RENDERERS),
-        help="How to write the report. Left out: as the suffix of -o says, else for a terminal.",
+        help="How to write the report. Default: by the suffix of -o, else terminal.",
         show_default=False,
         callback=known_format,
         autocompletion=_complete_format,
@@ -187,15 +201,164 @@ OutputOpt = Annotated[
 
 ForceOpt = Annotated[
     bool,
-    typer.Option("--force", metavar=FLAG, help="Replace the file that -o names, if it exists.", rich_help_panel=OUTPUT),
+    typer.Option("--force", help="Replace the file that -o names, if it exists.", rich_help_panel=OUTPUT),
 ]
 
 StrictOpt = Annotated[
     bool,
     typer.Option(
         "--strict",
-        metavar=FLAG,
         help="Exit with code 3 when anything was assumed, not counted or left out.",
         rich_help_panel=OUTPUT,
     ),
 ]
+
+
+FusedOpt = Annotated[
+    bool,
+    typer.Option(
+        "--fused",
+        help="Count the model as deployed: branches re-parameterized, batch norms folded, where it knows how.",
+        rich_help_panel=RARE,
+    ),
+]
+
+FreezeOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze",
+        metavar="PATTERN[,PATTERN]",
+        help="Parameters that do not train: 'conv1,layer1.*'. Modules or parameters, with wildcards. Repeatable.",
+        show_default=False,
+        rich_help_panel=COUNTING,
+    ),
+]
+
+
+def one_of(option: str, known: Sequence[str]) -> Callable[[str], str]:
+    """The callback of an option that takes one of a table's names. It raises BadInput for any other."""
+
+    def chosen(value: str) -> str:
+        if value not in known:
+            raise BadInput(f"{option} {value!r} is not known", f"choose one of {', '.join(known)}")
+        return value
+
+    return chosen
+
+
+# Groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model."""
+
+    target: TargetArg
+    settings: SetOpt = None
+    arch: ArchOpt = None
+    unsafe_load: UnsafeLoadOpt = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions:
+    """What the model is given: shapes and types."""
+
+    input: InputOpt = None
+    inputs_from: InputsFromOpt = None
+    dtype: DtypeOpt = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(ShapeOptions):
+    """What the model is given, and where it runs."""
+
+    batch: BatchOpt = None
+    device: DeviceOpt = None
+
+
+def target_request(
+    model: ModelOptions, inputs: ShapeOptions | None = None, *, batch: str | None = None, device: str | None = None
+) -> Question:
+    """What these options ask for. Raises BadInput for a batch that is no number, or a list."""
+    from modelprobe.model.build import Question
+    from modelprobe.model.inputs.series import parse_batches
+
+    inputs = inputs or ShapeOptions()
+    if isinstance(inputs, InputOptions):
+        batch, device = inputs.batch, inputs.device
+    batches = parse_batches(batch)
+    if len(batches) > 1:
+        raise BadInput(f"--batch {batch} lists several", "`modelprobe scaling` takes a list in --batch")
+    return Question(
+        model.target,
+        model.settings or (),
+        inputs.input or (),
+        inputs.inputs_from,
+        batches[0] if batches else None,
+        inputs.dtype,
+        device,
+        arch=model.arch,
+        unsafe_load=model.unsafe_load,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Where the report goes, and in which format."""
+
+    format: FormatOpt = None
+    output: OutputOpt = None
+    force: ForceOpt = False
+    strict: StrictOpt = False
+
+    def check(self) -> None:
+        """Raise now what `emit` would raise about the format and the path later. For commands that compute for long."""
+        from modelprobe.cli.output import check
+
+        check(self.format, self.output, force=self.force)
+
+    def emit(self, report: Report) -> None:
+        """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer."""
+        from modelprobe.cli.output import emit
+
+        emit(report, self.format, self.output, force=self.force, strict=self.strict)
+
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options are options of their own, with those of the panel `RARE` at the end."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        found = _options_of(parameter.annotation)
+        groups[name] = (parameter.annotation, [option.name for option in found])
+        parameters += found
+    parameters.sort(key=lambda parameter: _is_rare(parameter.annotation))  # stable: all others keep their order
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {name: group(**{field: values.pop(field) for field in taken}) for name, (group, taken) in groups.items()}
+        command(**made, **values)
+
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]
+
+
+def _is_rare(annotation: Any) -> bool:
+    return any(getattr(option, "rich_help_panel", None) == RARE for option in getattr(annotation, "__metadata__", ()))

@@ -144,7 +144,7 @@ def _chosen(
 ) -> tuple[tuple[TrainingRow, ...], int | None, int]:
     """The rows to show, to which depth, and how many are left out."""
     if by not in BY:
-        raise BadInput(f"--by {by} is not known with --train", f"choose one of {', '.join(BY)}")
+        raise BadInput(f"--by {by} is not known", f"choose one of {', '.join(BY)}")
     everything = ledger.rows(by, ranked=top is not None)
     if top is not None:
         return tuple(everything[:top]), depth, max(0, len(everything) - top)

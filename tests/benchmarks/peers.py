@@ -1,6 +1,6 @@
 """Of 32 well-known models, how many does each tool count right? `python -m tests.benchmarks.peers`, about ten minutes.
 
-Every tool is asked itself, by `flops --compare`. Right is what differs from the multiply-accumulates of convolutions,
+Every tool is asked itself, by `reconcile`. Right is what differs from the multiply-accumulates of convolutions,
 matrix products, attention and recurrent cells by less than 0.1 %.
 """
 
@@ -10,7 +10,7 @@ import argparse
 import time
 from collections import Counter
 
-from modelprobe.cli.commands.flops_compare import compare
+from modelprobe.cli.commands.reconcile import compare
 from modelprobe.cost.peers import PEERS
 from modelprobe.cost.peers.comparison import PeerComparison, PeerRow
 from modelprobe.model.build import Question

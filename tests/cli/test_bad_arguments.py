@@ -25,7 +25,7 @@ def refused(cli, *arguments, code=2):
     [
         ("flop", "there is no command 'flop' | did you mean flops?"),
         ("sumary", "there is no command 'sumary' | did you mean summary?"),
-        ("xyzzy", "there is no command 'xyzzy' | the commands are flops, summary"),
+        ("xyzzy", "there is no command 'xyzzy' | the commands are flops, training"),
         ("", "there is no command '' | the commands are"),
     ],
 )

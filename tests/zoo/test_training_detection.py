@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelprobe.cli.commands.flops_train import training_of
+from modelprobe.cost.training_step import record_training_step
 from modelprobe.model.build import Question, build
 from modelprobe.report.blocks import Level
 
@@ -20,7 +20,7 @@ SMALL = ("min_size=256", "max_size=256")
 def test_detectors(name: str) -> None:
     sized = not name.startswith("ssd")
     question = Question(f"torchvision:{name}", SMALL if sized else (), ("256",) if sized else ())
-    found = training_of(build(question))
+    found = record_training_step(build(question))
     forward, backward = found.forward.macs, sum(step.op.macs for step in found.gradients)
     assert found.uncounted == ()
     assert found.forward_macs == forward

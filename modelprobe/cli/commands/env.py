@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from modelprobe.cli.options import ForceOpt, FormatOpt, OutputOpt, StrictOpt
+from modelprobe.cli.options import ReportOptions
+
+EXAMPLES = (
+    "modelprobe env",
+    "modelprobe env -f markdown",
+)
 
 
-def command(
-    format: FormatOpt = None, output: OutputOpt = None, force: ForceOpt = False, strict: StrictOpt = False
-) -> None:
-    """Show the versions, devices and memory that modelprobe finds here: what a bug report needs."""
-    from modelprobe.cli.output import check, emit
+def command(report: ReportOptions) -> None:
+    """Versions, devices and memory that modelprobe finds here: what a bug report needs."""
     from modelprobe.environment import describe
 
-    check(format, output, force=force)
-    emit(describe().report(), format, output, force=force, strict=strict)
+    report.check()
+    report.emit(describe().report())

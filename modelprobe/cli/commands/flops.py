@@ -2,99 +2,98 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from modelprobe.cli import options, output
-from modelprobe.cli.commands import flops_compare, flops_scaling, flops_train
-from modelprobe.cli.commands.flops_way import BY, CAUSAL, CONVENTIONS, Way, answer, check
-from modelprobe.model.build import Question
+from modelprobe.cli.options import (
+    COUNTING,
+    DepthOpt,
+    FusedOpt,
+    InputOptions,
+    ModelOptions,
+    ReportOptions,
+    TopOpt,
+    one_of,
+    target_request,
+)
+from modelprobe.errors import BadInput
+from modelprobe.model.inputs.series import parse_series
+
+GROUPINGS = ("module", "operator", "kind", "call")
+CAUSAL = ("dense", "exact")
+CONVENTIONS = ("modelprobe", "torchvision", "torch", "fvcore", "thop", "torchinfo", "ptflops", "ptflops-aten")
+
+EXAMPLES = (
+    "modelprobe flops resnet50 --input 224 --depth 1",
+    "modelprobe flops samples/models.py:TinyAttention --by operator",
+    "modelprobe flops vit_b_16 --convention fvcore --depth 0",
+)
 
 ByOpt = Annotated[
     str,
     typer.Option(
         "--by",
-        metavar="|".join(BY),
+        metavar="|".join(GROUPINGS),
         help="What the rows are; call lists every call in order.",
-        rich_help_panel="Output",
+        callback=one_of("--by", GROUPINGS),
+        rich_help_panel=COUNTING,
     ),
 ]
-
 ConventionOpt = Annotated[
     str,
     typer.Option(
         "--convention",
         metavar="|".join(CONVENTIONS),
         help="Count as another tool does, to its own integer, without running it.",
-        rich_help_panel="Output",
+        callback=one_of("--convention", CONVENTIONS),
+        rich_help_panel=COUNTING,
     ),
 ]
-
-FusedOpt = Annotated[
-    bool,
-    typer.Option(
-        "--fused",
-        metavar=options.FLAG,
-        help="Count the model as it is deployed: branches re-parameterised, batch norms folded, where it knows how.",
-        rich_help_panel=options.MODEL,
-    ),
-]
-
 CausalOpt = Annotated[
     str,
     typer.Option(
         "--causal",
         metavar="|".join(CAUSAL),
         help="Causal attention as published figures count it, or only the scores that a kernel computes.",
-        rich_help_panel="Output",
+        callback=one_of("--causal", CAUSAL),
+        rich_help_panel=COUNTING,
     ),
 ]
 
 
 def command(
-    target: options.TargetArg,
-    settings: options.SetOpt = None,
-    arch: options.ArchOpt = None,
-    unsafe_load: options.UnsafeLoadOpt = False,
-    input: options.InputOpt = None,
-    batch: flops_scaling.BatchesOpt = None,
-    inputs_from: options.InputsFromOpt = None,
-    dtype: options.DtypeOpt = None,
-    device: options.DeviceOpt = None,
+    model: ModelOptions,
+    inputs: InputOptions,
+    *,
     fused: FusedOpt = False,
-    convention: ConventionOpt = "modelprobe",
-    causal: CausalOpt = "dense",
-    compare: flops_compare.CompareOpt = False,
-    timeout: flops_compare.TimeoutOpt = None,
-    plot: flops_scaling.PlotOpt = None,
-    train: flops_train.TrainOpt = False,
-    freeze: flops_train.FreezeOpt = None,
-    optimizer: flops_train.OptimizerOpt = None,
-    by: ByOpt = "module",
-    depth: options.DepthOpt = None,
-    top: options.TopOpt = None,
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
-    strict: options.StrictOpt = False,
+    by: ByOpt = GROUPINGS[0],
+    convention: ConventionOpt = CONVENTIONS[0],
+    causal: CausalOpt = CAUSAL[0],
+    depth: DepthOpt = None,
+    top: TopOpt = None,
+    report: ReportOptions,
 ) -> None:
-    """MACs and FLOPs of a forward pass: total, by module, operator or kind, and what was not counted."""
-    series, batches = flops_scaling.parse(input, batch)
-    way = Way(
-        by, depth, top, convention, causal, fused, compare, timeout, train, tuple(freeze or ()), optimizer, plot, force
-    )
-    check(way, series, batches)
-    output.check(format, out, force=force)
-    question = Question(
-        target,
-        settings or (),
-        series.points[0],
-        inputs_from,
-        batches[0] if batches else None,
-        dtype,
-        device,
-        arch=arch,
-        unsafe_load=unsafe_load,
-    )
-    output.emit(answer(question, way, series, batches), format, out, force=force, strict=strict)
+    """MACs and FLOPs of a forward pass: total, by module, operator, kind or call, and what was not counted."""
+    if causal == "exact" and convention != CONVENTIONS[0]:
+        raise BadInput(f"--causal exact is not how {convention} counts", "drop either --causal or --convention")
+    if len(parse_series(inputs.input or ()).points) > 1:
+        raise BadInput("flops counts one size, not a list", "`modelprobe scaling` takes a list in --input")
+    request = target_request(model, inputs)
+    report.check()
+
+    from modelprobe.cost.causal import exactly_causal
+    from modelprobe.cost.conventions.report import cost
+    from modelprobe.cost.data_dependent import ranges
+    from modelprobe.cost.flops import FlopsResult
+    from modelprobe.model.build import build, fuse, record
+
+    subject = build(request)
+    subject = fuse(subject) if fused else subject
+    trace = record(subject, functions=convention == "ptflops")
+    trace = exactly_causal(trace) if causal == "exact" else trace
+    result = cost(trace, convention, by=by, depth=depth, top=top)
+    if isinstance(result, FlopsResult):
+        result = replace(result, ranges=ranges(subject.model, trace))
+    report.emit(result.report())

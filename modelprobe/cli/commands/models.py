@@ -1,4 +1,4 @@
-"""`modelprobe models`: the names of both zoos."""
+"""`modelprobe models`: the names of torchvision's and timm's models."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ from typing import Annotated
 
 import typer
 
-from modelprobe.cli import options, output
+from modelprobe.cli.options import TARGET, ReportOptions
+
+EXAMPLES = (
+    "modelprobe models 'convnext_*tiny*'",
+    "modelprobe models resnet",
+)
 
 PatternArg = Annotated[
     str,
-    typer.Argument(metavar="[PATTERN]", help="A part of the name, or wildcards: 'vit_*_384'.", show_default=False),
+    typer.Argument(
+        metavar="[PATTERN]",
+        help="A part of the name, or wildcards: 'vit_*_384'.",
+        show_default=False,
+        rich_help_panel=TARGET,
+    ),
 ]
 
 
 def command(
+    *,
     pattern: PatternArg = "",
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
+    report: ReportOptions,
 ) -> None:
-    """The names of torchvision's and timm's models, without importing or building them."""
-    output.check(format, out, force=force)
+    """Names of torchvision and timm models, without importing or building them."""
+    report.check()
     from modelprobe.environment import brief
     from modelprobe.model.zoo_listing import list_models
 
-    output.emit(list_models(pattern, brief()).report(), format, out, force=force)
+    report.emit(list_models(pattern, brief()).report())

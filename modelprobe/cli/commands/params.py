@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from modelprobe.cli import options, output
+from modelprobe.cli.options import DepthOpt, DtypeOpt, FreezeOpt, ModelOptions, ReportOptions
 from modelprobe.model.build import Question, build
 
-FreezeOpt = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--freeze",
-        metavar="PATTERN[,PATTERN]",
-        help="What would still train if these were frozen: 'conv1,layer1.*'. Modules or parameters, with wildcards.",
-        show_default=False,
-        rich_help_panel=options.OUTPUT,
-    ),
-]
+EXAMPLES = (
+    "modelprobe params resnet18 --depth 1",
+    "modelprobe params resnet18 --freeze 'conv1,layer[12].*'",
+)
 
 
 def command(
-    target: options.TargetArg,
-    settings: options.SetOpt = None,
-    arch: options.ArchOpt = None,
-    unsafe_load: options.UnsafeLoadOpt = False,
-    dtype: options.DtypeOpt = None,
+    model: ModelOptions,
+    *,
+    dtype: DtypeOpt = None,
     freeze: FreezeOpt = None,
-    depth: options.DepthOpt = None,
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
-    strict: options.StrictOpt = False,
+    depth: DepthOpt = None,
+    report: ReportOptions,
 ) -> None:
-    """Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups, what-if freezing."""
-    output.check(format, out, force=force)
+    """Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups. With --freeze, what would
+    still train."""
+    report.check()
     from modelprobe.cost.params import count_params
     from modelprobe.cost.patterns import split_patterns
 
-    subject = build(Question(target, settings or (), dtype=dtype, arch=arch, unsafe_load=unsafe_load))
+    subject = build(
+        Question(model.target, model.settings or (), dtype=dtype, arch=model.arch, unsafe_load=model.unsafe_load)
+    )
     result = count_params(
         subject.tree,
         model=subject.target.name,
@@ -48,4 +36,4 @@ def command(
         notes=subject.notes,
         env=subject.env,
     )
-    output.emit(result.report(), format, out, force=force, strict=strict)
+    report.emit(result.report())

@@ -7,9 +7,14 @@ from typing import Annotated
 import typer
 
 from modelprobe.checkpoint.names_file import names_weights
-from modelprobe.cli import options, output
 from modelprobe.cli.commands.weights import View, summarize_file
-from modelprobe.model.build import Question, build, record
+from modelprobe.cli.options import OUTPUT, DepthOpt, InputOptions, ModelOptions, ReportOptions, target_request
+
+EXAMPLES = (
+    "modelprobe summary swin_t --depth 3",
+    "modelprobe summary samples/tiny_ddp.pth",
+    "modelprobe summary samples/digit_cnn.pth --stats",
+)
 
 WEIGHTS = "Weight file"
 
@@ -20,14 +25,12 @@ ColumnsOpt = Annotated[
         metavar="NAME[,NAME]",
         help="What to show: class, input, output, params, macs, share, calls, flops, activations, bytes, arguments.",
         show_default=False,
-        rich_help_panel=options.OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 FoldOpt = Annotated[
     bool,
-    typer.Option(
-        "--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=options.OUTPUT
-    ),
+    typer.Option("--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=OUTPUT),
 ]
 AllOpt = Annotated[
     bool,
@@ -62,38 +65,27 @@ VerifyOpt = Annotated[
 
 
 def command(
-    target: options.TargetArg,
-    settings: options.SetOpt = None,
-    arch: options.ArchOpt = None,
-    unsafe_load: options.UnsafeLoadOpt = False,
-    input: options.InputOpt = None,
-    batch: options.BatchOpt = None,
-    inputs_from: options.InputsFromOpt = None,
-    dtype: options.DtypeOpt = None,
-    device: options.DeviceOpt = None,
-    depth: options.DepthOpt = None,
+    model: ModelOptions,
+    inputs: InputOptions,
+    *,
+    depth: DepthOpt = None,
     columns: ColumnsOpt = None,
     fold: FoldOpt = True,
     all_tensors: AllOpt = False,
     branch: BranchOpt = None,
     stats: StatsOpt = False,
     verify: VerifyOpt = False,
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
-    strict: options.StrictOpt = False,
+    report: ReportOptions,
 ) -> None:
-    """The layers of a model with shapes, parameters and MACs; or, of a weight file, all that it holds, safely."""
-    output.check(format, out, force=force)
-    if names_weights(target) and arch is None and not unsafe_load:
+    """Layers of a model with shapes, parameters and MACs. Of a weight file, everything in it; no code in it is run."""
+    report.check()
+    if names_weights(model.target) and model.arch is None and not model.unsafe_load:
         view = View(depth, all_tensors, branch, stats, verify)
-        summarize_file(target, view, format, out, force, strict)
+        summarize_file(model.target, view, report.format, report.output, report.force, report.strict)
         return
     from modelprobe.cost.summary import known_columns, summarize
+    from modelprobe.model.build import build, record
 
     chosen = known_columns(columns or ())
-    question = Question(
-        target, settings or (), input or (), inputs_from, batch, dtype, device, arch=arch, unsafe_load=unsafe_load
-    )
-    result = summarize(record(build(question)), depth=depth, columns=chosen, folded=fold)
-    output.emit(result.report(), format, out, force=force, strict=strict)
+    trace = record(build(target_request(model, inputs)))
+    report.emit(summarize(trace, depth=depth, columns=chosen, folded=fold).report())

@@ -158,11 +158,11 @@ def test_nothing_of_others_is_touched(cli: CommandLine) -> None:
 
 def test_a_full_disk(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "no space left on device")
 
     monkeypatch.setattr("modelprobe.files.atomic.os.fsync", full)
     answer = cli("features", CNN, "--layers", "head", "--image", SHAPES, *SMALL, "-o", "out")
-    assert "No space left on device" in said(answer)
+    assert "no space left on device" in said(answer)
     assert not Path("out").exists()
 
 
@@ -174,12 +174,12 @@ def test_a_disk_that_fills_up_later(cli: CommandLine, monkeypatch: pytest.Monkey
     def full(descriptor: int) -> None:
         count[0] += 1
         if count[0] > 10:
-            raise OSError(28, "No space left on device")
+            raise OSError(28, "no space left on device")
         real(descriptor)
 
     monkeypatch.setattr("modelprobe.files.atomic.os.fsync", full)
     answer = cli("features", CNN, "--layers", "features.0", "--image", "*.png", *SMALL, "-o", "out")
-    assert "No space left on device" in said(answer)
+    assert "no space left on device" in said(answer)
     assert sorted(path.name for path in Path("out").iterdir()) == ["0", "modelprobe.json"]  # what was complete stays
 
 

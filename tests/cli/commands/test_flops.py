@@ -36,6 +36,7 @@ def test_causal_exact(cli, tmp_path):
         (("--causal", "triangle"), "--causal 'triangle' is not known | choose one of dense, exact"),
         (("--causal", "exact", "--convention", "thop"), "--causal exact is not how thop counts"),
         (("--convention", "mine"), "--convention 'mine' is not known | choose one of modelprobe, torchvision"),
+        (("--input", "224,256"), "flops counts one size, not a list | `modelprobe scaling` takes a list in --input"),
         (("--by", "colour"), "--by 'colour' is not known | choose one of module, operator"),
     ],
 )

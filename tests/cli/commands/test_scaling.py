@@ -1,4 +1,4 @@
-"""`flops` with lists of sizes and batches: points, exact laws, the crossover, the plot."""
+"""`scaling` with lists of sizes and batches: points, exact laws, the crossover, the plot."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def nets(tmp_path):
 @pytest.fixture
 def data(cli):
     def ask(*arguments):
-        answer = cli("flops", *arguments, "-f", "json")
+        answer = cli("scaling", *arguments, "-f", "json")
         assert (answer.code, answer.err) == (0, "")
         return json.loads(answer.out)
 
@@ -111,18 +111,18 @@ def test_a_model_that_needs_values_is_not_run_more_often_than_asked(data, nets):
 
 
 def test_what_a_person_reads(cli, golden):
-    answer = cli("flops", f"{SAMPLES}:TinyCNN", "--input", "32,64,96", "--batch", "1,8")
+    answer = cli("scaling", f"{SAMPLES}:TinyCNN", "--input", "32,64,96", "--batch", "1,8")
     assert answer.code == 0
-    golden("flops.scaling.80.txt", answer.out)
+    golden("scaling.TinyCNN.80.txt", answer.out)
 
 
 def test_plot(cli, nets, tmp_path):
     path = tmp_path / "plot.png"
-    answer = cli("flops", f"{nets}:Attention", "--input", "x=1x8x64,1x16x64", "--plot", str(path))
+    answer = cli("scaling", f"{nets}:Attention", "--input", "x=1x8x64,1x16x64", "--plot", str(path))
     assert answer.code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert "plot.png" in answer.out
-    again = cli("flops", f"{nets}:Attention", "--input", "x=1x8x64,1x16x64", "--plot", str(path))
+    again = cli("scaling", f"{nets}:Attention", "--input", "x=1x8x64,1x16x64", "--plot", str(path))
     assert again.code == 2
     assert "--force" in said(again)
 
@@ -131,16 +131,15 @@ def test_plot(cli, nets, tmp_path):
     ("arguments", "reason"),
     [
         (("--input", "3,224,224"), "looks like one shape | its sizes are separated by x: 3x224x224"),
-        (("--input", "32,64", "--by", "kind"), "--by is for one size"),
-        (("--input", "32,64", "--convention", "thop"), "--convention is for one size"),
-        (("--batch", "1,2", "--depth", "2"), "--depth is for one size"),
+        (("--input", "32,64", "--by", "kind"), "no such option: --by"),
+        (("--input", "32"), "scaling needs several sizes or batches | list them: --input 224,256,288"),
         (("--batch", "0"), "a batch has at least one example"),
         (("--batch", "1,x"), "--batch '1,x' is not a number of examples"),
-        (("--plot", "x.png"), "nothing to plot against"),
+        (("--plot", "x.png"), "scaling needs several sizes"),
         (("--input", "32,64", "--plot", "x.pdf"), "--plot x.pdf is not a PNG"),
     ],
 )
 def test_refusals(cli, arguments, reason):
-    answer = cli("flops", f"{SAMPLES}:TinyCNN", *arguments)
+    answer = cli("scaling", f"{SAMPLES}:TinyCNN", *arguments)
     assert answer.code == 2
     assert reason in said(answer)

@@ -1,4 +1,4 @@
-"""`flops --train` on the command line: what a person reads, what a program gets, and what is refused."""
+"""`training` on the command line: what a person reads, what a program gets, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.command_line import SAMPLES, CommandLine, said
 from tests.tracing.by_hand import TORCH
 
 CNN = f"{SAMPLES}:TinyCNN"
-SMALL = ("flops", CNN, "--train", "--input", "32")
+SMALL = ("training", CNN, "--input", "32")
 
 # TinyCNN on 1x3x32x32, as in test_commands: two convolutions and a head.
 FIRST, SECOND, HEAD = 221_184, 294_912, 160
@@ -33,7 +33,7 @@ def test_what_a_person_reads(cli, golden, monkeypatch, width):
     answer = cli(*SMALL, "--freeze", "features.1", "--optimizer", "adamw")
     assert (answer.code, answer.err) == (0, "")
     assert max(map(len, answer.out.splitlines())) <= width
-    golden(f"flops-train.TinyCNN.{width}.txt", answer.out)
+    golden(f"training.TinyCNN.{width}.txt", answer.out)
 
 
 def test_what_a_program_gets(cli):
@@ -64,13 +64,13 @@ def test_a_batch_of_two_where_batch_norm_needs_one(cli, tmp_path: Path):
         "        super().__init__(nn.Linear(4, 8), nn.BatchNorm1d(8))\n"
     )
     net = f"{tmp_path / 'net.py'}:Net"
-    answer = cli("flops", net, "--train", "-f", "json")
+    answer = cli("training", net, "-f", "json")
     found = json.loads(answer.out)
     # The default is one example, which batch norm refuses: 2 x 4 x 8.
     assert found["forward"]["macs"] == 64
-    assert any(note["level"] == "assumed" and "batch of two" in note["text"] for note in found["notes"])
-    assert cli("flops", net, "--train", "--strict").code == 3
-    refused = cli("flops", net, "--train", "--batch", "1")
+    assert any(note["level"] == "assumed" and "batch of 2" in note["text"] for note in found["notes"])
+    assert cli("training", net, "--strict").code == 3
+    refused = cli("training", net, "--batch", "1")
     assert refused.code == 4
     assert "a batch of two or more: --batch 2" in said(refused)
 
@@ -78,24 +78,15 @@ def test_a_batch_of_two_where_batch_norm_needs_one(cli, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--train", "--convention", "thop"), "by modelprobe's own rules: it takes no --convention"),
-        (("--train", "--causal", "exact"), "it takes no --causal"),
-        (("--train", "--fused"), "it takes no --fused"),
-        (("--train", "--by", "call"), "it takes no --by call"),
-        (("--train", "--batch", "1,2"), "it takes no list in --input or --batch"),
-        (("--train", "--compare"), "it takes no --compare"),
-        (("--train", "--optimizer", "lion"), "--optimizer 'lion' is not known | choose one of sgd, sgd-momentum, adam"),
-        (
-            ("--train", "--freeze", "featurs"),
-            "the pattern 'featurs' matches no module and no parameter | nearest: features",
-        ),
-        (("--train", "--freeze", "features,head"), "every parameter is frozen"),
-        (("--freeze", "head"), "--freeze is for --train | add --train"),
-        (("--optimizer", "adam"), "--optimizer is for --train | add --train"),
+        (("--convention", "thop"), "no such option: --convention"),
+        (("--by", "call"), "--by 'call' is not known | choose one of module, operator, kind"),
+        (("--optimizer", "lion"), "--optimizer 'lion' is not known | choose one of sgd, sgd-momentum, adam"),
+        (("--freeze", "featurs"), "the pattern 'featurs' matches no module and no parameter | nearest: features"),
+        (("--freeze", "features,head"), "every parameter is frozen"),
     ],
 )
 def test_what_is_refused(cli, arguments, message):
-    answer = cli("flops", CNN, *arguments)
+    answer = cli("training", CNN, *arguments)
     assert answer.code == 2
     assert message in said(answer)
 

@@ -1,4 +1,4 @@
-"""`flops --compare` with the real tools, as they are installed here, through the command line."""
+"""`reconcile` with the real tools, as they are installed here, through the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAGGER = (f"{SAMPLES}:Tagger", "--inputs-from", f"{SAMPLES}:tagger_inputs")
     ids=lambda arguments: arguments[0].rpartition(":")[2],
 )
 def test_every_figure_is_explained(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    answer = CommandLine(capsys)("flops", *arguments, "--compare", "-f", "json")
+    answer = CommandLine(capsys)("reconcile", *arguments, "-f", "json")
     assert answer.code == 0
     rows = {row["tool"]: row for row in json.loads(answer.out)["rows"]}
     for name, peer in PEERS.items():

@@ -1,19 +1,18 @@
-"""`modelprobe flops --compare`: the other tools asked, each in a child process, and their figures explained."""
+"""`modelprobe reconcile`: what other tools count, each asked in a child process, and why it differs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelprobe.cli import options
 from modelprobe.cli.commands import peer_child
+from modelprobe.cli.options import COUNTING, FusedOpt, InputOptions, ModelOptions, ReportOptions, target_request
 from modelprobe.console import working
 from modelprobe.cost.peers import PEERS, Peer
 from modelprobe.cost.peers.answer import Answer
 from modelprobe.cost.peers.process import Order, ask_all, cores, free_memory
-from modelprobe.errors import BadInput
 from modelprobe.model.build import Question, build, fuse, record
 from modelprobe.report.units import size
 
@@ -25,40 +24,34 @@ TIMEOUT = 120
 PROCESS = 600 * 2**20
 """What a child takes beside the model, in bytes: torch and torchvision imported."""
 
-CompareOpt = Annotated[
-    bool,
-    typer.Option(
-        "--compare",
-        metavar=options.FLAG,
-        help="Ask thop, torchinfo, torch's counter, and fvcore and ptflops where installed, each in a process of its "
-        "own, and say why their figures differ.",
-        rich_help_panel="Output",
-    ),
-]
+EXAMPLES = (
+    "modelprobe reconcile resnet18",
+    "modelprobe reconcile samples/models.py:TinyAttention --timeout 60",
+)
 
 TimeoutOpt = Annotated[
-    float | None,
+    float,
     typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        min=0.1,
-        help=f"How long --compare waits for one tool. Left out: {TIMEOUT}.",
-        show_default=False,
-        rich_help_panel="Output",
+        "--timeout", metavar="SECONDS", min=0.1, help="How long to wait for one tool.", rich_help_panel=COUNTING
     ),
 ]
 
 
-def check(compare: bool, timeout: float | None, others: Mapping[str, bool]) -> None:
-    """Raises BadInput for options that mean nothing together. `others` says which were given of those that would."""
-    if timeout is not None and not compare:
-        raise BadInput("--timeout is for --compare", "leave it out, or add --compare")
-    given = [name for name, there in others.items() if there]
-    if compare and given:
-        raise BadInput(f"--compare prints one table of its own: it takes no {given[0]}", f"leave {given[0]} out")
+def command(
+    model: ModelOptions,
+    inputs: InputOptions,
+    *,
+    fused: FusedOpt = False,
+    timeout: TimeoutOpt = TIMEOUT,
+    report: ReportOptions,
+) -> None:
+    """What other tools count for the same model, and why it differs, operator by operator: thop, torchinfo, torch's
+    counter, and fvcore and ptflops where installed. Each is asked in a process of its own."""
+    report.check()
+    report.emit(compare(target_request(model, inputs), fused=fused, timeout=timeout).report())
 
 
-def compare(question: Question, *, fused: bool = False, timeout: float | None = None) -> PeerComparison:
+def compare(question: Question, *, fused: bool = False, timeout: float = TIMEOUT) -> PeerComparison:
     """What every tool in `PEERS` says of the target, beside the ledger's own figure."""
     from modelprobe.cost.peers.comparison import compare_with_peers
     from modelprobe.model.zoo.published import published
@@ -66,7 +59,7 @@ def compare(question: Question, *, fused: bool = False, timeout: float | None = 
     subject = fuse(build(question)) if fused else build(question)
     trace = record(subject, functions=True)
     peers = list(PEERS.values())
-    answers = _answers(question, peers, trace, fused, TIMEOUT if timeout is None else timeout)
+    answers = _answers(question, peers, trace, fused, timeout)
     figures = published(subject.target.source, subject.target.given, [ref.shape for ref in trace.inputs])
     return compare_with_peers(trace, peers, answers, figures if not fused else ())
 

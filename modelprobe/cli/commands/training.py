@@ -1,0 +1,72 @@
+"""`modelprobe training`: what a training step costs: forward, backward, recomputation, the optimizer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from modelprobe.cli.options import (
+    COUNTING,
+    DepthOpt,
+    FreezeOpt,
+    InputOptions,
+    ModelOptions,
+    ReportOptions,
+    TopOpt,
+    one_of,
+    target_request,
+)
+from modelprobe.cost.optimizers import OPTIMIZERS
+
+TRAINING_GROUPINGS = ("module", "operator", "kind")
+
+EXAMPLES = (
+    "modelprobe training resnet18 --batch 8 --depth 1",
+    "modelprobe training samples/models.py:TinyAttention --optimizer adamw --by operator",
+    "modelprobe training resnet18 --freeze 'conv1,bn1,layer[12].*' --depth 1",
+)
+
+OptimizerOpt = Annotated[
+    str,
+    typer.Option(
+        "--optimizer",
+        metavar="|".join(OPTIMIZERS),
+        help="Whose update is counted.",
+        callback=one_of("--optimizer", tuple(OPTIMIZERS)),
+        rich_help_panel=COUNTING,
+    ),
+]
+ByOpt = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        metavar="|".join(TRAINING_GROUPINGS),
+        help="What the rows are.",
+        callback=one_of("--by", TRAINING_GROUPINGS),
+        rich_help_panel=COUNTING,
+    ),
+]
+
+
+def command(
+    model: ModelOptions,
+    inputs: InputOptions,
+    *,
+    freeze: FreezeOpt = None,
+    optimizer: OptimizerOpt = "sgd",
+    by: ByOpt = TRAINING_GROUPINGS[0],
+    depth: DepthOpt = None,
+    top: TopOpt = None,
+    report: ReportOptions,
+) -> None:
+    """MACs and FLOPs of a training step: the forward in training mode, the backward pass as autograd runs it, what
+    activation checkpointing computes again, and the optimizer's update. The loss is the sum of the outputs."""
+    report.check()
+
+    from modelprobe.cost.training import count_training
+    from modelprobe.cost.training_step import record_training_step
+    from modelprobe.model.build import build
+
+    recorded = record_training_step(build(target_request(model, inputs)), freeze or ())
+    report.emit(count_training(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())

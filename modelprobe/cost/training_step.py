@@ -1,0 +1,32 @@
+"""Recording a training step of a target that a command was given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from modelprobe.console import stdout_kept
+from modelprobe.cost.training import frozen_names
+from modelprobe.model.build import Subject, recorded
+from modelprobe.model.inputs.training_targets import with_targets
+from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.training import LoneValueError, TrainingTrace, record_training
+
+
+@stdout_kept()
+def record_training_step(subject: Subject, freeze: Sequence[str] = ()) -> TrainingTrace:
+    """The recorded step; of two examples where batch norm refuses the one that nobody asked for.
+
+    `freeze` holds patterns such as `layer1.*`. Raises BadInput when nothing would train, ModelRaised.
+    """
+    recording = partial(record_training, freeze=frozen_names(subject.model, freeze))
+    try:
+        return recorded(subject, recording, "train", with_targets)
+    except LoneValueError:
+        asked = subject.question
+        if asked.batch is not None or asked.inputs or asked.inputs_from is not None:
+            raise
+    note = Note("A batch of 2 was assumed: batch norm cannot train on the single values of one example.", Level.ASSUMED)
+    pair = replace(subject, question=replace(asked, batch=2), notes=(*subject.notes, note))
+    return recorded(pair, recording, "train", with_targets)

@@ -1,0 +1,75 @@
+"""`--help` of every command: its examples work, its switches are plain, and removed options name their successors."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from modelprobe.cli.app import COMMANDS, REMOVED, application, load, main
+from modelprobe.cost.conventions import CONVENTIONS
+from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.report.formats import RENDERERS
+from tests.samples import ROOT
+
+NAMES = [name for name, *_ in COMMANDS if hasattr(load(name), "EXAMPLES")]
+
+
+def examples() -> Iterator[Any]:
+    """Every example of every command's `--help`. `reconcile` starts every other tool: not every day."""
+    for name in NAMES:
+        marks = [pytest.mark.zoo] if name == "reconcile" else []
+        for line in load(name).EXAMPLES:
+            yield pytest.param(line, marks=marks, id=line[:60])
+
+
+@pytest.mark.parametrize("line", list(examples()))
+def test_the_examples_of_help_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    program, *arguments = shlex.split(line)
+    assert program == "modelprobe"
+    assert main(arguments) in ((0, 1) if arguments[0] in ("diff", "keys") else (0,))  # which say that something differs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert 2 <= len(load(name).EXAMPLES) <= 3
+    assert "Examples:" in text
+    assert "<bool>" not in text
+    panels = re.findall(r"^╭─ (.+?) ─", text, re.MULTILINE)
+    assert panels[-1] == "Rare options"
+
+
+@pytest.mark.parametrize(("command", "option"), REMOVED)
+def test_a_removed_option_names_what_takes_its_place(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "resnet18", option]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: {command} has no option {option}"
+    assert hint == f"hint: {REMOVED[command, option]}"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "table"),
+    [
+        ("flops", "--convention", ("modelprobe", *CONVENTIONS)),
+        ("training", "--optimizer", tuple(OPTIMIZERS)),
+        ("flops", "--format", tuple(RENDERERS)),
+    ],
+)
+def test_a_list_on_the_command_line_is_the_table_it_stands_for(
+    command: str, option: str, table: tuple[str, ...]
+) -> None:
+    group: Any = typer.main.get_command(application(command))
+    shown = [param.metavar for param in group.commands[command].params if option in param.opts]
+    assert [metavar.split("|") for metavar in shown] == [list(table)]
