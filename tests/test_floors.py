@@ -27,7 +27,8 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors"},
     },
     {"api": {"torch"}},
-    {"cli": {"typer"}},
+    {"guide": set()},
+    {"cli": {"typer", "rich"}},
     {"__main__": set(), "__init__": ZOOS},
 )
 ASIDE = {("checkpoint", "files"), ("report", "errors"), ("console", "errors"), ("files", "errors")}

@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("convert", FILES, "Write a checkpoint as safetensors or torch file, in one piece or in shards."),
     ("models", OTHER, "Names of torchvision and timm models, without importing or building them."),
     ("env", OTHER, "Versions, devices and memory: what a bug report needs."),
+    ("guide", OTHER, "The chapters of the guide."),
 )
 """The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
 
@@ -79,7 +80,7 @@ class _Command(typer.core.TyperCommand):
     """A command whose `--help` ends with examples, and whose switches show no `<bool>`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params = super().get_params(ctx)
+        params: list[Any] = list(super().get_params(ctx))
         for param in params:
             if getattr(param, "is_flag", False):
                 param.metavar = ""
