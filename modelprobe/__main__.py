@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def main() -> int:
+def start() -> int:
     """The console command. Nothing but the interpreter itself is imported before this runs."""
     try:
         from modelprobe.cli.app import main as run
@@ -17,4 +17,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -63,7 +63,7 @@ def _unicode(stream: TextIO | None) -> bool:
     return True
 
 
-def write(stream: TextIO | None, text: str) -> None:
+def write_text(stream: TextIO | None, text: str) -> None:
     """Write `text` whole; what the encoding lacks as an escape. A reader that left raises BrokenPipeError."""
     if stream is None:  # started with stdout closed
         raise BadInput("stdout is closed", "use -o FILE")
@@ -83,7 +83,7 @@ def write(stream: TextIO | None, text: str) -> None:
 def say(text: str) -> None:
     """One line on stderr: a note, progress, a hint. Foreign text in it is made printable; this never raises."""
     try:
-        write(sys.stderr, f"{printable(text)}\n")
+        write_text(sys.stderr, f"{printable(text)}\n")
     except (OSError, ValueError, BadInput):
         silence(sys.stderr)
 
@@ -93,7 +93,7 @@ def complain(message: str, hint: str = "") -> None:
     red, plain = ("\x1b[1;31m", "\x1b[0m") if _colour(sys.stderr) else ("", "")
     lines = f"{red}error:{plain} {printable(message)}\n" + (f"hint: {printable(hint)}\n" if hint else "")
     try:
-        write(sys.stderr, lines)
+        write_text(sys.stderr, lines)
     except (OSError, ValueError, BadInput):
         silence(sys.stderr)
 

@@ -100,7 +100,7 @@ class _Commands(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _version(asked: bool) -> None:
+def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"modelprobe {__version__}")
         raise typer.Exit
@@ -109,7 +109,7 @@ def _version(asked: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."),
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
     debug: Annotated[
         bool,
@@ -132,7 +132,7 @@ def application(asked: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, panel, text in COMMANDS:
         if asked in (None, name):
-            module = load(name)
+            module = load_command(name)
             examples = "\n".join(("Examples:", *(f"  {line}" for line in getattr(module, "EXAMPLES", ()))))
             app.command(name, cls=_Command, rich_help_panel=panel, epilog=examples)(unfolded(module.command))
         else:
@@ -140,7 +140,7 @@ def application(asked: str | None) -> typer.Typer:
     return app
 
 
-def load(name: str) -> ModuleType:
+def load_command(name: str) -> ModuleType:
     """The file of a command: `command`, whose docstring is its help, and `EXAMPLES`."""
     return importlib.import_module(f"modelprobe.cli.commands.{name}")
 
@@ -150,7 +150,7 @@ def _not_asked_for() -> None:
     raise AssertionError("only the command that was asked for is run")
 
 
-def _asked(arguments: Sequence[str]) -> str | None:
+def _command_in(arguments: Sequence[str]) -> str | None:
     """The command on the command line, "" for none; None while a shell completes one, which wants them all."""
     if any(variable.endswith("_COMPLETE") for variable in os.environ if variable.startswith("_")):
         return None
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # help texts too must never fail on what an encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(arguments or ["--help"])
+        code = _exit_code_of(arguments or ["--help"])
         if sys.stdout is not None:
             sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - sorted in `_explain`, which lets nothing unknown pass in silence
@@ -175,9 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _exit_code_of(arguments: list[str]) -> int:
     """The exit code; Typer returns the code of an early exit, and a command's own return value, which is None."""
-    command = typer.main.get_command(application(_asked(arguments)))
+    command = typer.main.get_command(application(_command_in(arguments)))
     code = command.main(args=arguments, prog_name="modelprobe", standalone_mode=False)
     if code == INTERRUPTED:
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from modelprobe.console import columns, say, style_of, write
+from modelprobe.console import columns, say, style_of, write_text
 from modelprobe.errors import BadInput, Incomplete
 from modelprobe.files.atomic import atomic_write, check_target
 from modelprobe.report.blocks import Level, Report
@@ -27,7 +27,7 @@ def emit(
     """
     renderer = choose(format, path)
     if path is None:
-        write(sys.stdout, renderer.render(report, style_of(sys.stdout)))
+        write_text(sys.stdout, renderer.render(report, style_of(sys.stdout)))
     else:
         style = Style(columns(), colour=False, unicode=True)
         atomic_write(path, renderer.render(report, style), force=force)

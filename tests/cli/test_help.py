@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import typer
 
-from modelprobe.cli.app import COMMANDS, REMOVED, application, load, main
+from modelprobe.cli.app import COMMANDS, REMOVED, application, load_command, main
 from modelprobe.cost.conventions import CONVENTIONS
 from modelprobe.cost.optimizers import OPTIMIZERS
 from modelprobe.report.formats import RENDERERS
 from tests.samples import ROOT
 
-NAMES = [name for name, *_ in COMMANDS if hasattr(load(name), "EXAMPLES")]
+NAMES = [name for name, *_ in COMMANDS if hasattr(load_command(name), "EXAMPLES")]
 
 
 def examples() -> Iterator[Any]:
     """Every example of every command's `--help`. `reconcile` starts every other tool: not every day."""
     for name in NAMES:
         marks = [pytest.mark.zoo] if name == "reconcile" else []
-        for line in load(name).EXAMPLES:
+        for line in load_command(name).EXAMPLES:
             yield pytest.param(line, marks=marks, id=line[:60])
 
 
@@ -42,7 +42,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert 2 <= len(load(name).EXAMPLES) <= 3
+    assert 2 <= len(load_command(name).EXAMPLES) <= 3
     assert "Examples:" in text
     assert "<bool>" not in text
     panels = re.findall(r"^╭─ (.+?) ─", text, re.MULTILINE)

@@ -11,7 +11,7 @@ import typer
 
 import modelprobe.guide
 from modelprobe.cli.options import TARGET, ReportOptions
-from modelprobe.console import is_terminal, style_of, write
+from modelprobe.console import is_terminal, style_of, write_text
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Column, Note, Report, Row, Table
 
@@ -31,7 +31,7 @@ def command(chapter: ChapterArg = "", *, report: ReportOptions) -> None:
     report.check()
     chapters = modelprobe.guide.chapters()
     if not chapter:
-        report.emit(_contents(chapters))
+        report.emit(_table_of_contents(chapters))
         return
     name = chapter.lower().removesuffix(".md")
     if name not in chapters:
@@ -41,10 +41,10 @@ def command(chapter: ChapterArg = "", *, report: ReportOptions) -> None:
     text = chapters[name].read_text(encoding="utf-8")
     if is_terminal(sys.stdout):
         text = _drawn_for_terminal(text)
-    write(sys.stdout, text)
+    write_text(sys.stdout, text)
 
 
-def _contents(chapters: dict[str, Path]) -> Report:
+def _table_of_contents(chapters: dict[str, Path]) -> Report:
     titles = {name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for name, path in chapters.items()}
     table = Table((Column("chapter", "Chapter"), Column("title", "What it covers")), tuple(map(Row, titles.items())))
     data = {"chapters": [{"chapter": name, "title": title} for name, title in titles.items()]}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelprobe.cost.peers.comparison import PeerComparison
     from modelprobe.tracing.records import Trace
 
-TIMEOUT = 120
+TOOL_TIMEOUT = 120
 PROCESS = 600 * 2**20
 """What a child takes beside the model, in bytes: torch and torchvision imported."""
 
@@ -42,7 +42,7 @@ def command(
     inputs: InputOptions,
     *,
     fused: FusedOpt = False,
-    timeout: TimeoutOpt = TIMEOUT,
+    timeout: TimeoutOpt = TOOL_TIMEOUT,
     report: ReportOptions,
 ) -> None:
     """What other tools count for the same model, and why it differs, operator by operator: thop, torchinfo, torch's
@@ -51,7 +51,7 @@ def command(
     report.emit(compare(target_request(model, inputs), fused=fused, timeout=timeout).report())
 
 
-def compare(question: Question, *, fused: bool = False, timeout: float = TIMEOUT) -> PeerComparison:
+def compare(question: Question, *, fused: bool = False, timeout: float = TOOL_TIMEOUT) -> PeerComparison:
     """What every tool in `PEERS` says of the target, beside the ledger's own figure."""
     from modelprobe.cost.peers.comparison import compare_with_peers
     from modelprobe.model.zoo.published import published

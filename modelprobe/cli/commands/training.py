@@ -37,7 +37,7 @@ OptimizerOpt = Annotated[
         rich_help_panel=COUNTING,
     ),
 ]
-ByOpt = Annotated[
+TrainingByOpt = Annotated[
     str,
     typer.Option(
         "--by",
@@ -55,7 +55,7 @@ def command(
     *,
     freeze: FreezeOpt = None,
     optimizer: OptimizerOpt = "sgd",
-    by: ByOpt = TRAINING_GROUPINGS[0],
+    by: TrainingByOpt = TRAINING_GROUPINGS[0],
     depth: DepthOpt = None,
     top: TopOpt = None,
     report: ReportOptions,
