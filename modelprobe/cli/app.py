@@ -30,24 +30,24 @@ COST, SEES, FILES, OTHER = "What a model costs", "What a model sees", "Weight fi
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
-    ("flops", COST, "MACs and FLOPs of a forward pass, by module, operator, kind or call."),
-    ("training", COST, "MACs, FLOPs and kept memory of a training step: forward, backward, optimizer."),
-    ("scaling", COST, "MACs against input size and batch, and the exact polynomial through them."),
+    ("flops", COST, "MACs and FLOPs of a forward pass, and what was not counted."),
+    ("training", COST, "MACs and FLOPs of a training step: forward, backward, optimizer."),
+    ("scaling", COST, "MACs against input size and batch, as an exact polynomial."),
     ("reconcile", COST, "What other tools count for the same model, and why it differs."),
-    ("summary", COST, "Layers of a model with shapes, parameters, MACs; or the contents of a weight file."),
-    ("params", COST, "Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups."),
-    ("buffers", COST, "Buffers: owner, shape, bytes, in the state_dict or not, updated by training or not."),
-    ("features", SEES, "Layer activations for an image: statistics, channel grids, heat maps, tensors as files."),
-    ("predict", SEES, "Predictions for images: the top classes with labels and probabilities."),
-    ("cam", SEES, "Class activation maps: which part of an image speaks for a class."),
-    ("attention", SEES, "Attention maps of transformers: per head, averaged, rolled out, or for one patch."),
-    ("scan", FILES, "Code that loading a weight file could execute: imports by risk, nested pickles, archives."),
-    ("keys", FILES, "Which keys of a weight file match a model, which do not, and why."),
-    ("repair", FILES, "Rename and convert the keys of a weight file until they match a model."),
-    ("diff", FILES, "Tensors added, removed, renamed, reshaped or changed between two weight files."),
-    ("convert", FILES, "Write a checkpoint as safetensors or torch file, in one piece or in shards."),
-    ("models", OTHER, "Names of torchvision and timm models, without importing or building them."),
-    ("env", OTHER, "Versions, devices and memory: what a bug report needs."),
+    ("summary", COST, "Layers, shapes and costs of a model; contents of a weight file."),
+    ("params", COST, "Parameters by module, dtype and weight-decay group; freezing."),
+    ("buffers", COST, "Buffers: owner, shape, in the state_dict, updated by training."),
+    ("features", SEES, "Layer activations for images: statistics, pictures, tensors."),
+    ("predict", SEES, "Top classes for images, with labels and probabilities."),
+    ("cam", SEES, "Class activation maps: where an image speaks for a class."),
+    ("attention", SEES, "Attention maps of transformers: heads, mean, rollout."),
+    ("scan", FILES, "Code that loading a weight file could execute."),
+    ("keys", FILES, "Which keys of a weight file match a model, and why not."),
+    ("repair", FILES, "Rename and convert keys of a weight file to match a model."),
+    ("diff", FILES, "What differs between two weight files, in names and values."),
+    ("convert", FILES, "A checkpoint as safetensors or torch file, whole or in shards."),
+    ("models", OTHER, "Names of torchvision and timm models."),
+    ("env", OTHER, "Versions, devices and memory, for a bug report."),
     ("guide", OTHER, "The chapters of the guide."),
 )
 """The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
@@ -76,20 +76,28 @@ USAGE_ERRORS = tuple(
 """Click's errors, reached through the one that Typer shows: newer Typers carry a Click of their own."""
 
 
+def _without_bool(params: list[Any]) -> list[Any]:
+    """The parameters of a command, with nothing after the names of switches, where Typer writes `<bool>`."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
 class _Command(typer.core.TyperCommand):
-    """A command whose `--help` ends with examples, and whose switches show no `<bool>`."""
+    """A command that shows `--help` itself among the rare options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = list(super().get_params(ctx))
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""
+        params = _without_bool(list(super().get_params(ctx)))
         params[-1].rich_help_panel = RARE  # Typer puts --help last
         return params
 
 
 class _Commands(typer.core.TyperGroup):
-    """A group that answers a misspelt command with the nearest names."""
+    """A group that answers a misspelt command with the nearest names, and whose switches show no `<bool>`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_bool(list(super().get_params(ctx)))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
@@ -124,7 +132,7 @@ def application(asked: str | None) -> typer.Typer:
     app = typer.Typer(
         cls=_Commands,
         help="What does this PyTorch model cost, and what is in this weight file? Never silently wrong.",
-        epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+        epilog="\n".join(("Exit codes:", *(f"  {code:<3} {meaning}" for code, meaning in EXIT_CODES.items()))),
         invoke_without_command=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
