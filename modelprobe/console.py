@@ -10,11 +10,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from modelprobe.errors import BadInput
-from modelprobe.report.formats import Style
 from modelprobe.report.units import printable
+
+if TYPE_CHECKING:
+    from modelprobe.report.formats import Style
 
 NARROWEST = 20
 """Below this a report is unreadable however it is laid out; the terminal may wrap it."""
@@ -30,6 +32,8 @@ DRAWING = "├─│└…█▏▁▇"
 
 def style_of(stream: TextIO | None) -> Style:
     """Width, colour and characters that `stream` can show."""
+    from modelprobe.report.formats import Style
+
     return Style(columns(), colour=_colour(stream), unicode=_unicode(stream))
 
 

@@ -23,7 +23,6 @@ import typer.main
 
 from modelprobe import console
 from modelprobe._version import __version__
-from modelprobe.cli.options import RARE, unfolded
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
 COST, SEES, FILES, OTHER = "What a model costs", "What a model sees", "Weight files", "Other"
@@ -89,7 +88,7 @@ class _Command(typer.core.TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         params = _without_bool(list(super().get_params(ctx)))
-        params[-1].rich_help_panel = RARE  # Typer puts --help last
+        params[-1].rich_help_panel = "Rare options"  # Typer puts --help last
         return params
 
 
@@ -140,6 +139,8 @@ def application(asked: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, panel, text in COMMANDS:
         if asked in (None, name):
+            from modelprobe.cli.options import unfolded
+
             module = load_command(name)
             examples = "\n".join(("Examples:", *(f"  {line}" for line in getattr(module, "EXAMPLES", ()))))
             app.command(name, cls=_Command, rich_help_panel=panel, epilog=examples)(unfolded(module.command))
