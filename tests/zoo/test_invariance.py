@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from modelprobe.cost.training import count_training
+from modelprobe.cost.training_step import record_training_step
 from modelprobe.model.build import Question, build, record
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
@@ -74,3 +76,13 @@ def test_batch(name: str) -> None:
     assert eight.macs == one.macs + 7 * per_example
     assert (per_example == one.macs) == (name not in ONCE_PER_CALL)
     assert len(eight.ops) == len(one.ops)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_v2_t", "timm:convnext_atto", "timm:xcit_nano_12_p16_224"])
+def test_training_step(name: str) -> None:
+    question = Question(name, batch=2)
+    expected, *found = (
+        count_training(record_training_step(build(replace(question, device=device)))) for device in ("meta", *DEVICES)
+    )
+    for result in found:
+        assert (result.forward, result.backward, result.uncounted) == (expected.forward, expected.backward, ())
