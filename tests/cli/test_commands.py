@@ -126,7 +126,7 @@ def test_meta_and_cpu_agree_and_a_batch_of_eight_is_eight_times_one(data, target
     on_meta = data("flops", target, "--device", "meta")
     on_cpu = data("flops", target, "--device", "cpu")
     eight = data("flops", target, "--batch", "8")
-    assert on_meta["env"]["device"], on_cpu["env"]["device"] == ("meta", "cpu")
+    assert (on_meta["env"]["device"], on_cpu["env"]["device"]) == ("meta", "cpu")
     for key in ("macs", "flops", "activations", "operators"):
         assert on_meta[key] == on_cpu[key]
     assert (eight["macs"], eight["flops"]) == (8 * on_meta["macs"], 8 * on_meta["flops"])

@@ -78,7 +78,9 @@ def test_batch(name: str) -> None:
     assert len(eight.ops) == len(one.ops)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_v2_t", "timm:convnext_atto", "timm:xcit_nano_12_p16_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_b_32", "swin_v2_t", "timm:convnext_atto", "timm:xcit_nano_12_p16_224"]
+)
 def test_training_step(name: str) -> None:
     question = Question(name, batch=2)
     expected, *found = (

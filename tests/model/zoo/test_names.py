@@ -8,18 +8,10 @@ import pytest
 from modelprobe.model.zoo import names as zoo
 
 UNIMPORTED = """
-import sys, time
+import sys
 from modelprobe.model.zoo import names as zoo
 zoo.zoo_names(), zoo.find("vit*"), zoo.nearest("resent50")
 print([name for name in ("torch", "torchvision", "timm") if name in sys.modules])
-zoo.zoo_names.cache_clear()
-best = 9.0
-for _ in range(3):
-    zoo.zoo_names.cache_clear()
-    start = time.perf_counter()
-    zoo.zoo_names()
-    best = min(best, time.perf_counter() - start)
-print(best)
 """
 
 
@@ -37,11 +29,9 @@ def test_the_names_of_timm_are_its_own():
     assert dict(zoo.zoo_names().renamed) == get_deprecated_models()
 
 
-def test_nothing_is_imported_and_it_is_quick():
+def test_nothing_is_imported():
     done = subprocess.run([sys.executable, "-c", UNIMPORTED], capture_output=True, text=True, check=True)
-    imported, seconds = done.stdout.splitlines()
-    assert imported == "[]"
-    assert float(seconds) < 0.5  # 0.08 s alone on the machine
+    assert done.stdout == "[]\n"
 
 
 def test_find_by_wildcard_by_part_and_by_origin():

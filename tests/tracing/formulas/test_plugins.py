@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.samples import ROOT
 
 FORMULAS = """
 import modelprobe
 import torch
 
-torch.library.define("plugged::twice", "(Tensor x) -> Tensor")
-torch.library.impl("plugged::twice", "default", lambda x: x * 2)
-torch.library.register_fake("plugged::twice", lambda x: torch.empty_like(x))
+for name in ("plugged::twice", "plugged::thrice"):
+    torch.library.define(name, "(Tensor x) -> Tensor")
+    torch.library.impl(name, "default", lambda x: x * 2)
+    torch.library.register_fake(name, lambda x: torch.empty_like(x))
 
 def rule(x, *, out):
     return modelprobe.Cost(macs=7 * x.numel())
@@ -27,7 +28,7 @@ import torch, plugged
 
 class Net(torch.nn.Module):
     def forward(self, x):
-        return torch.ops.plugged.twice(x)
+        return torch.ops.plugged.thrice(torch.ops.plugged.twice(x))
 """
 
 
@@ -40,36 +41,26 @@ def installed(folder: Path, points: dict[str, str], code: str) -> dict[str, str]
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in points.items()]
     (info / "entry_points.txt").write_text("[modelprobe.formulas]\n" + "\n".join(lines) + "\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
 
 
-def flops(folder: Path, environment: dict[str, str]) -> dict:
-    command = [sys.executable, "-m", "modelprobe", "flops", f"{folder}/net.py:Net", "--input", "x=3x5", "-f", "json"]
+def test_formulas_of_packages(tmp_path: Path) -> None:
+    """By importing a module and by calling a function; one that registers an operator again and one that is not there
+    are named, and do no harm."""
+    code = """
+modelprobe.formula('plugged::twice')(rule)
+
+def register():
+    modelprobe.formula('plugged::thrice')(rule)
+"""
+    points = {"a": "plugged", "b": "plugged:register", "c": "plugged:register", "d": "missing_module"}
+    command = [sys.executable, "-m", "modelprobe", "flops", f"{tmp_path}/net.py:Net", "--input", "x=3x5", "-f", "json"]
+    environment = installed(tmp_path, points, code)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("value", "code"),
-    [
-        ("plugged", "modelprobe.formula('plugged::twice')(rule)"),
-        ("plugged:register", "def register(): modelprobe.formula('plugged::twice')(rule)"),
-    ],
-    ids=["module", "function"],
-)
-def test_formula_of_a_package(tmp_path: Path, value: str, code: str) -> None:
-    found = flops(tmp_path, installed(tmp_path, {"plugged": value}, code))
-    assert found["macs"] == 7 * 15
+    found = json.loads(done.stdout)
+    assert found["macs"] == (7 + 7) * 15  # both operators once, on 3 x 5 elements
     assert found["uncounted"] == []
-
-
-def test_a_package_that_fails_is_named(tmp_path: Path) -> None:
-    # the second registers the operator again, the third is not there at all
-    points = {"a": "plugged:register", "b": "plugged:register", "c": "missing_module"}
-    code = "def register(): modelprobe.formula('plugged::twice')(rule)"
-    found = flops(tmp_path, installed(tmp_path, points, code))
-    assert found["macs"] == 7 * 15
-    said = " ".join(note["text"] for note in found["notes"])
-    assert "formulas of b (plugged:register) were not loaded: operator plugged::twice has a formula already" in said
-    assert "formulas of c (missing_module) were not loaded: No module named 'missing_module'" in said
+    text = " ".join(note["text"] for note in found["notes"])
+    assert "formulas of c (plugged:register) were not loaded: operator plugged::thrice has a formula already" in text
+    assert "formulas of d (missing_module) were not loaded: No module named 'missing_module'" in text
