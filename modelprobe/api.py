@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from modelprobe.cost import buffers as _buffers
-from modelprobe.cost import data_dependent as _ranges
+from modelprobe.cost import data_dependent as _bounds
 from modelprobe.cost import flops as _flops
 from modelprobe.cost import params as _params
 from modelprobe.cost import summary as _summary
@@ -54,7 +54,7 @@ def count_flops(
     """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
     recorded = _recorded(model, inputs, kwargs)
     found = _flops.count_flops(recorded, by=by, depth=depth, top=top)
-    return found if isinstance(model, Trace) else replace(found, ranges=_ranges.ranges(model, recorded))
+    return found if isinstance(model, Trace) else replace(found, ranges=_bounds.cost_bounds(model, recorded))
 
 
 def count_training(

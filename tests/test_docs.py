@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modelprobe.cli.app import COMMANDS, main
-from modelprobe.cost.peers import PEERS
+from modelprobe.cost.other_tools import OTHER_TOOLS
 from modelprobe.guide import chapters
 from tests.samples import ROOT
 
@@ -42,7 +42,7 @@ def transcripts() -> Iterator[Any]:
 def marked(path: Path, command: str, shown: str) -> Any:
     """`reconcile` starts every tool there is, in processes of their own: not every day."""
     live = command.startswith("modelprobe reconcile")
-    missing = live and not all(peer.installed for peer in PEERS.values())
+    missing = live and not all(tool.installed for tool in OTHER_TOOLS.values())
     marks = [pytest.mark.zoo, pytest.mark.skipif(missing, reason="not all tools are installed")] if live else []
     return pytest.param(path, command, shown, marks=marks, id=f"{path.stem}: {command[11:60]}")
 

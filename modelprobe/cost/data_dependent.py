@@ -1,4 +1,4 @@
-"""Between which bounds does a cost lie that depends on the data: proposals and detections, tokens sent to experts?"""
+"""Bounds of costs that depend on the data: heads of detectors, by proposals, and experts, by tokens routed to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelprobe.tracing.records import ModuleCall, ModuleNode, Trace, numel, par
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class CostBounds:
     """A part of the model that ran on `items` this time, and may run on none or on `most_items`.
 
     `macs` is what it cost this time; `most_macs` with the most items; with none it costs nothing. For experts,
@@ -34,21 +34,21 @@ class Range:
     active_parameters: int = 0
 
 
-def ranges(model: nn.Module, trace: Trace) -> tuple[Range, ...]:
+def cost_bounds(model: nn.Module, trace: Trace) -> tuple[CostBounds, ...]:
     """Every part of `model` whose cost in `trace` depended on the data."""
     images = sum(len(ref.shape) == 3 for ref in trace.inputs)
-    regions = (_of_stage(model, trace, stage, images) for stage in stages(model))
+    regions = (_head_bounds(model, trace, stage, images) for stage in stages(model))
     return (*(found for found in regions if found is not None), *_experts(trace))
 
 
-def _of_stage(model: nn.Module, trace: Trace, stage: Stage, images: int) -> Range | None:
+def _head_bounds(model: nn.Module, trace: Trace, stage: Stage, images: int) -> CostBounds | None:
     macs = sum(op.macs for op in trace.ops if _inside(op.module, stage.modules))
     items = next((call.inputs[0][0] for call in trace.calls if call.path == stage.modules[0] and call.inputs), 0)
     each, rest = divmod(macs, items) if items else (_macs_of_one(model, stage), 0)
     if rest:
         return None  # a head of somebody's own, whose cost is not so much for each item
     most = stage.most * images
-    return Range(stage.name, stage.unit, items, most, macs, each * most)
+    return CostBounds(stage.name, stage.unit, items, most, macs, each * most)
 
 
 def _inside(path: str, modules: Iterable[str]) -> bool:
@@ -62,7 +62,7 @@ def _macs_of_one(model: nn.Module, stage: Stage) -> int:
     return record(nn.Sequential(*heads), example).macs
 
 
-def _experts(trace: Trace) -> Iterator[Range]:
+def _experts(trace: Trace) -> Iterator[CostBounds]:
     """Mixtures of experts: like members of one list, called on unlike numbers of rows, under a router.
 
     The router shows in an operator of the same block whose last dimension is the number of experts. A block in which
@@ -78,19 +78,19 @@ def _experts(trace: Trace) -> Iterator[Range]:
             continue
         width = ran[0].inputs[0][-1]
         rows = sum(numel(call.inputs[0][:-1]) for call in ran)
-        tokens = _tokens(calls[block.path], width)
+        tokens = _tokens_in(calls[block.path], width)
         macs = sum(op.macs for op in trace.ops if _inside(op.module, members))
         if not rows or not tokens or macs % rows:
             continue
-        yield _expert_range(trace, members, rows, tokens, macs)
+        yield _expert_bounds(trace, members, rows, tokens, macs)
 
 
-def _expert_range(trace: Trace, members: Sequence[str], rows: int, tokens: int, macs: int) -> Range:
+def _expert_bounds(trace: Trace, members: Sequence[str], rows: int, tokens: int, macs: int) -> CostBounds:
     most = len(members) * tokens
     state = trace.tree.unique_state()
     held = sum(entry.numel for entry in state if entry.role == "parameter" and _inside(entry.path, members))
     name = members[0].rpartition(".")[0]
-    return Range(name, "tokens x experts", rows, most, macs, macs // rows * most, held, held * rows // most)
+    return CostBounds(name, "tokens x experts", rows, most, macs, macs // rows * most, held, held * rows // most)
 
 
 def _lists_of_equals(trace: Trace) -> Iterator[list[str]]:
@@ -120,12 +120,12 @@ def _routed(trace: Trace, block: ModuleCall, experts: int) -> bool:
     return any(ref.shape[-1:] == (experts,) for op in own if op.kind == "matmul" for ref in op.outputs)
 
 
-def _tokens(blocks: Sequence[ModuleCall], width: int) -> int:
+def _tokens_in(blocks: Sequence[ModuleCall], width: int) -> int:
     """The rows that arrived at a block, over its calls."""
     return sum(numel(call.inputs[0][:-1]) for call in blocks if call.inputs and call.inputs[0][-1:] == (width,))
 
 
-def range_table(found: Sequence[Range]) -> Table:
+def bounds_table(found: Sequence[CostBounds]) -> Table:
     """Least, this time and most, part by part."""
     columns = (
         Column("stage", "Depends on the data"),

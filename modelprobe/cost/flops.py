@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from modelprobe.cost.data_dependent import Range, range_table
+from modelprobe.cost.data_dependent import CostBounds, bounds_table
 from modelprobe.cost.rollup import Tally, by_module, fitting_depth, grouped, own, parameters_inside, tally
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, plain
 from modelprobe.report.result import Result
@@ -70,7 +70,7 @@ class FlopsResult(Result):
     hidden: int
     rows: tuple[CostRow, ...]
     notes: tuple[Note, ...]
-    ranges: tuple[Range, ...] = ()
+    ranges: tuple[CostBounds, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -97,7 +97,7 @@ class FlopsResult(Result):
         """Facts, the table, what depends on the data, what was not counted, and notes."""
         blocks: list[Block] = [Facts(_facts(self)), _table(self)]
         if self.ranges:
-            blocks.append(range_table(self.ranges))
+            blocks.append(bounds_table(self.ranges))
         if self.uncounted:
             blocks.append(uncounted_table(self.uncounted))
         return Report(

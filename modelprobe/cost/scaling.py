@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelprobe.cost.rollup import tally
-from modelprobe.cost.scaling_law import Crossover, Law, attention_macs
+from modelprobe.cost.scaling_law import CostPolynomial, Crossover, attention_macs
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact, scaled
@@ -36,7 +36,7 @@ class Scaling(Result):
 
     model: str
     points: tuple[ScalingPoint, ...]
-    laws: tuple[Law, ...]
+    laws: tuple[CostPolynomial, ...]
     crossover: Crossover | None
     notes: tuple[Note, ...]
     plot: str | None = None

@@ -1,4 +1,7 @@
-"""By which exact polynomial do MACs grow with a size or a batch, and from where on does attention overtake the rest?"""
+"""The exact polynomial by which MACs grow with a size or a batch, and the size from which attention dominates.
+
+Polynomials are fitted by finite differences on whole numbers and verified on points that were not used.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from modelprobe.cost.polynomial import Polynomial, crossover, find
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.tracing.records import Trace
+
+MAX_DEGREE = 4
+"""Of the side of an image: tokens grow with its square, attention with the square of that."""
 
 IMAGE_STEPS = (14, 16, 32, 64, 224)
 """Patches and strides of common backbones, and 7 windows of stride 32: within a step, padding and rounding break a
 polynomial."""
 
-LARGEST = 2**16
+MAX_CROSSOVER_SIZE = 2**16
 """The size up to which a crossover is looked for."""
 
 Measure = Callable[[int], tuple[int, int]]
@@ -25,7 +30,100 @@ Measure = Callable[[int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class Polynomial:
+    """`coefficients[i]` belongs to n**i; exact rational numbers."""
+
+    coefficients: tuple[Fraction, ...]
+
+    def __call__(self, n: int) -> Fraction:
+        """The value at n."""
+        total = Fraction(0)
+        for coefficient in reversed(self.coefficients):
+            total = total * n + coefficient
+        return total
+
+    @property
+    def degree(self) -> int:
+        """The highest power, 0 for a constant."""
+        return max((i for i, coefficient in enumerate(self.coefficients) if coefficient), default=0)
+
+    def __str__(self) -> str:
+        terms = [_term_text(c, i) for i, c in reversed(list(enumerate(self.coefficients))) if c]
+        text = " + ".join(terms) or "0"
+        return text.replace("+ -", "- ")
+
+
+def _term_text(coefficient: Fraction, power: int) -> str:
+    number = f"{coefficient.numerator:,}"
+    if coefficient.denominator != 1:
+        number += f"/{coefficient.denominator:,}"
+    variable = "" if power == 0 else "n" if power == 1 else f"n^{power}"
+    return variable if variable and number == "1" else f"{number} {variable}".rstrip()
+
+
+def through(first: int, values: Sequence[int]) -> Polynomial:
+    """The polynomial of least degree with p(first + i) = values[i], by Newton's forward differences."""
+    differences, row = [], [Fraction(value) for value in values]
+    while row:
+        differences.append(row[0])
+        row = [after - before for before, after in pairwise(row)]
+    # sum of differences[j] * binomial(n - first, j), multiplied out
+    total, basis = [Fraction(0)] * len(values), [Fraction(1)]
+    for j, difference in enumerate(differences):
+        for i, coefficient in enumerate(basis):
+            total[i] += difference * coefficient
+        basis = _times_linear(basis, -Fraction(first + j) / (j + 1), Fraction(1, j + 1))
+    while len(total) > 1 and not total[-1]:
+        total.pop()
+    return Polynomial(tuple(total))
+
+
+def _times_linear(basis: Sequence[Fraction], constant: Fraction, slope: Fraction) -> list[Fraction]:
+    """`basis` times (constant + slope n)."""
+    product = [Fraction(0)] * (len(basis) + 1)
+    for i, coefficient in enumerate(basis):
+        product[i] += coefficient * constant
+        product[i + 1] += coefficient * slope
+    return product
+
+
+def fit_least_degree(
+    first: int, value: Callable[[int], Sequence[int]], known: Mapping[int, Sequence[int]]
+) -> list[Polynomial]:
+    """The polynomials in n of every entry of `value(n)`, recovered from n = first, first + 1, …; or none.
+
+    They are verified on at least one n that was not used to fit them, and on all that are `known`; of degree
+    `MAX_DEGREE` at most. `value` is called for as few n as will do.
+    """
+    rows = [value(first + i) for i in range(3)]
+    for used in range(3, MAX_DEGREE + 2):
+        rows.append(value(first + used))
+        found = [through(first, [row[entry] for row in rows[:used]]) for entry in range(len(rows[0]))]
+        proof = {first + used: rows[used], **known}
+        if all(law(n) == row[entry] for n, row in proof.items() for entry, law in enumerate(found)):
+            return found
+    return []
+
+
+def crossover(above: Polynomial, below: Polynomial, first: int, last: int) -> int | None:
+    """The least n from `first` to `last` from where `above` exceeds `below` for good; None when it does not by then."""
+
+    def exceeds(n: int) -> bool:
+        return above(n) > below(n)
+
+    if not exceeds(last):
+        return None
+    low, high = first - 1, last  # exceeds(high); low is below or out of range
+    if exceeds(first):
+        return first
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if exceeds(middle) else (middle, high)
+    return high
+
+
+@dataclass(frozen=True, slots=True)
+class CostPolynomial:
     """MACs as a polynomial in n, where `variable` = `step` x n + `offset`, for every n from the smallest point on.
 
     `macs` and `attention_macs` are its coefficients from n**0 up, exact fractions as text. `found_at` are the sizes
@@ -85,8 +183,8 @@ def attention_macs(trace: Trace) -> int:
     )
 
 
-def find_law(variable: str, known: Mapping[int, tuple[int, int]], measure: Measure) -> Law | None:
-    """The law that the `known` points follow, recovered and proven by a few more; None where there is no polynomial.
+def fit_polynomial(variable: str, known: Mapping[int, tuple[int, int]], measure: Measure) -> CostPolynomial | None:
+    """The polynomial through the `known` points, fitted and verified on a few more; None where there is no polynomial.
 
     Steps are tried from the finest, which promises most, to the coarsest. A size that the model refuses ends a step.
     """
@@ -98,12 +196,15 @@ def find_law(variable: str, known: Mapping[int, tuple[int, int]], measure: Measu
         return asked[size]
 
     return next(
-        filter(None, (_stepwise(variable, step, known, value) for step in _steps(variable, sorted(known)))), None
+        filter(None, (_fit_with_step(variable, step, known, value) for step in _step_sizes(variable, sorted(known)))),
+        None,
     )
 
 
-def _stepwise(variable: str, step: int, known: Mapping[int, tuple[int, int]], measure: Measure) -> Law | None:
-    """The law over sizes `step` apart."""
+def _fit_with_step(
+    variable: str, step: int, known: Mapping[int, tuple[int, int]], measure: Measure
+) -> CostPolynomial | None:
+    """The polynomial over sizes `step` apart."""
     start = min(known)
     offset = start % step
     inside = {(size - offset) // step: row for size, row in known.items() if (size - offset) % step == 0}
@@ -116,20 +217,20 @@ def _stepwise(variable: str, step: int, known: Mapping[int, tuple[int, int]], me
         return measure(step * n + offset)
 
     try:
-        found = find(start // step, at, inside)
+        found = fit_least_degree(start // step, at, inside)
     except (BadInput, ModelRaised):
         return None
     recovered_from = used.copy()
-    far = _far(start // step, at) if found else {}
+    far = _far_points(start // step, at) if found else {}
     if not found or any([law(n) for law in found] != list(row) for n, row in far.items()):
         return None
     texts = [tuple(str(c) for c in law.coefficients) for law in found]
     *found_at, proof = recovered_from
     proven_at = {proof, *(step * n + offset for n in (*inside, *far))} - set(found_at)
-    return Law(variable, step, offset, texts[0], texts[1], tuple(found_at), tuple(sorted(proven_at)))
+    return CostPolynomial(variable, step, offset, texts[0], texts[1], tuple(found_at), tuple(sorted(proven_at)))
 
 
-def _far(first: int, value: Measure) -> dict[int, tuple[int, int]]:
+def _far_points(first: int, value: Measure) -> dict[int, tuple[int, int]]:
     """Points at about two and three times the first: what rounds or pads looks like a polynomial close by.
 
     What the model refuses (a table of positions ends) is left out.
@@ -141,18 +242,18 @@ def _far(first: int, value: Measure) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _steps(variable: str, sizes: Sequence[int]) -> list[int]:
+def _step_sizes(variable: str, sizes: Sequence[int]) -> list[int]:
     if variable == "batch":
         return [1]
     own = math.gcd(*(b - a for a, b in pairwise(sizes)))
     return sorted({1, *([own] if own else []), *(IMAGE_STEPS if min(sizes) >= 32 else ())})
 
 
-def find_crossover(law: Law, measure: Measure) -> Crossover | None:
-    """Where attention overtakes the rest by `law`, checked by recording that size and the one before."""
+def find_crossover(law: CostPolynomial, measure: Measure) -> Crossover | None:
+    """Where attention dominates by `law`, checked by recording that size and the one before."""
     total, attention = law.polynomial(law.macs), law.polynomial(law.attention_macs)
     doubled = Polynomial(tuple(2 * c for c in attention.coefficients))
-    first, last = (law.found_at[0] - law.offset) // law.step, (LARGEST - law.offset) // law.step
+    first, last = (law.found_at[0] - law.offset) // law.step, (MAX_CROSSOVER_SIZE - law.offset) // law.step
     n = crossover(doubled, total, first, last)
     if n is None:
         return None

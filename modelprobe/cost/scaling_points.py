@@ -8,7 +8,7 @@ from typing import Any
 
 from modelprobe.console import working
 from modelprobe.cost.scaling import Scaling, ScalingPoint, point
-from modelprobe.cost.scaling_law import attention_macs, find_crossover, find_law
+from modelprobe.cost.scaling_law import attention_macs, find_crossover, fit_polynomial
 from modelprobe.model.build import Question, build, fuse, record
 from modelprobe.model.inputs.series import Series
 from modelprobe.report.blocks import Level, Note
@@ -63,14 +63,14 @@ def _fitted_laws(recorder: PointRecorder, series: Series, batches: Sequence[int]
     by_size = _measure_macs(lambda size: recorder(series.at(size), first))
     by_batch = _measure_macs(lambda batch: recorder(series.points[0], batch))
     if series.sizes:
-        law = find_law("size", {size: by_size(size) for size in series.sizes}, by_size)
+        law = fit_polynomial("size", {size: by_size(size) for size in series.sizes}, by_size)
         crossover = find_crossover(law, by_size) if law else None
         laws += [law] if law else []
         notes += [] if law else [_no_polynomial("size")]
     elif len(series.points) > 1:
         notes.append(Note("No polynomial was fitted: the inputs differ in more than one number."))
     if len(batches) > 1:
-        law = find_law("batch", {batch: by_batch(batch) for batch in batches}, by_batch)
+        law = fit_polynomial("batch", {batch: by_batch(batch) for batch in batches}, by_batch)
         laws += [law] if law else []
         notes += [] if law else [_no_polynomial("batch")]
     return tuple(laws), crossover, notes

@@ -11,8 +11,8 @@ import time
 from collections import Counter
 
 from modelprobe.cli.commands.reconcile import compare
-from modelprobe.cost.peers import PEERS
-from modelprobe.cost.peers.comparison import PeerComparison, PeerRow
+from modelprobe.cost.other_tools import OTHER_TOOLS
+from modelprobe.cost.other_tools.comparison import ToolComparison, ToolRow
 from modelprobe.model.build import Question
 
 RIGHT, NEAR = 0.001, 0.03
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="take models whose names contain this only")
     given = parser.parse_args()
     wanted, start = [name for name in MODELS if given.only in name], time.perf_counter()
-    print(f"{'share of our MACs':<36}{'GMACs':>9}" + "".join(f"{name:>14}" for name in PEERS))
+    print(f"{'share of our MACs':<36}{'GMACs':>9}" + "".join(f"{name:>14}" for name in OTHER_TOOLS))
     right, near, failed, odd = Counter[str](), Counter[str](), Counter[str](), 0
     for name in wanted:
         found = compare(Question(name), timeout=given.timeout)
@@ -46,18 +46,18 @@ def main() -> None:
             right[row.tool] += off < RIGHT
             near[row.tool] += off < NEAR
             failed[row.tool] += bool(row.problem)
-            odd += row.tool in PEERS and bool(row.unexplained)
+            odd += row.tool in OTHER_TOOLS and bool(row.unexplained)
     for label, counts in ((f"right, within {RIGHT:.1%}", right), (f"within {NEAR:.0%}", near), ("no figure", failed)):
-        print(f"{f'{label}, of {len(wanted)}':<45}" + "".join(f"{counts[name]:>14}" for name in PEERS))
+        print(f"{f'{label}, of {len(wanted)}':<45}" + "".join(f"{counts[name]:>14}" for name in OTHER_TOOLS))
     print(f"{odd} figures not explained by their convention; {time.perf_counter() - start:.0f} s")
 
 
-def _line(name: str, found: PeerComparison) -> str:
+def _line(name: str, found: ToolComparison) -> str:
     rows = {row.tool: row for row in found.rows}
-    return f"{name:<36}{found.macs / 1e9:>9.3f}" + "".join(f"{_share(rows[tool]):>14}" for tool in PEERS)
+    return f"{name:<36}{found.macs / 1e9:>9.3f}" + "".join(f"{_share(rows[tool]):>14}" for tool in OTHER_TOOLS)
 
 
-def _share(row: PeerRow) -> str:
+def _share(row: ToolRow) -> str:
     return row.problem[:12] if row.ratio is None else f"{row.ratio:.1%}{' !' if row.unexplained else ''}"
 
 

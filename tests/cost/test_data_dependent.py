@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import modelprobe
-from modelprobe.cost.data_dependent import Range
+from modelprobe.cost.data_dependent import CostBounds
 from tests.command_line import SAMPLES, CommandLine
 from tests.samples import models
 
@@ -74,7 +74,7 @@ def test_experts() -> None:
     found = modelprobe.count_flops(models.TinyExperts(), torch.randn(2, 5, 8))
     # 10 tokens; an expert is 2 x 8 x 32 MACs a token and 8 x 32 + 32 + 32 x 8 + 8 parameters
     held = 4 * (8 * 32 + 32 + 32 * 8 + 8)
-    assert found.ranges == (Range("experts", "tokens x experts", 20, 40, 20 * 512, 40 * 512, held, held // 2),)
+    assert found.ranges == (CostBounds("experts", "tokens x experts", 20, 40, 20 * 512, 40 * 512, held, held // 2),)
     # router 10 x 8 x 4, head 10 x 8 x 3
     assert found.macs == 20 * 512 + 320 + 240
     assert (found.least_macs, found.most_macs) == (560, 40 * 512 + 560)

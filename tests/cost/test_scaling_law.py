@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelprobe.cost.polynomial import Polynomial, crossover, find, through
+from modelprobe.cost.scaling_law import Polynomial, crossover, fit_least_degree, through
 
 COEFFICIENTS = st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5)
 
@@ -16,7 +16,7 @@ COEFFICIENTS = st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5)
 @given(COEFFICIENTS, st.integers(0, 1000))
 def test_recovers_any_polynomial(coefficients: list[int], first: int) -> None:
     law = Polynomial(tuple(map(Fraction, coefficients)))
-    found = find(first, lambda n: [int(law(n)), 7], {})
+    found = fit_least_degree(first, lambda n: [int(law(n)), 7], {})
     assert [found[0](n) for n in (0, first + 9, 10**6)] == [law(n) for n in (0, first + 9, 10**6)]
     assert found[0].degree == law.degree
     assert str(found[1]) == "7"
@@ -28,16 +28,16 @@ def test_half_of_a_square() -> None:
 
 
 def test_what_is_no_polynomial_has_none() -> None:
-    assert find(1, lambda n: [2**n], {}) == []
-    assert find(1, lambda n: [n // 2], {}) == []
+    assert fit_least_degree(1, lambda n: [2**n], {}) == []
+    assert fit_least_degree(1, lambda n: [n // 2], {}) == []
 
 
 def test_a_known_point_that_does_not_fit_refutes() -> None:
     def padded(n: int) -> list[int]:
         return [n * n if n < 20 else n * n + 1]
 
-    assert str(find(1, padded, {})[0]) == "n^2"
-    assert find(1, padded, {30: padded(30)}) == []
+    assert str(fit_least_degree(1, padded, {})[0]) == "n^2"
+    assert fit_least_degree(1, padded, {30: padded(30)}) == []
 
 
 def test_as_few_values_as_will_do() -> None:
@@ -47,7 +47,7 @@ def test_as_few_values_as_will_do() -> None:
         asked.append(n)
         return [5 * n + 1]
 
-    assert str(find(4, line, {})[0]) == "5 n + 1"
+    assert str(fit_least_degree(4, line, {})[0]) == "5 n + 1"
     assert asked == [4, 5, 6, 7]  # three to find it, one to prove it
 
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelprobe.cost.peers import PEERS
-from modelprobe.cost.peers.answer import checked
+from modelprobe.cost.other_tools import OTHER_TOOLS
+from modelprobe.cost.other_tools.tool import plain_number
 
-INSTALLED = [name for name, peer in PEERS.items() if importlib.util.find_spec(peer.package)]
+INSTALLED = [name for name, tool in OTHER_TOOLS.items() if importlib.util.find_spec(tool.package)]
 
 
 def ask(tool: str, model: nn.Module, *args: Any) -> int | float:
     """The tool's own figure for a copy of `model` in eval mode."""
     with quiet():
-        return checked(PEERS[tool].ask(copy.deepcopy(model).eval(), args, {}))
+        return plain_number(OTHER_TOOLS[tool].ask(copy.deepcopy(model).eval(), args, {}))
 
 
 def fvcore_activations(model: nn.Module, x: Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelprobe.cost.conventions import CONVENTIONS
+from modelprobe.cost.conventions import CONVENTIONS, find_convention
 from modelprobe.tracing.recorder import trace
 from tests.zoo.live_tools import INSTALLED, ask
 
@@ -181,7 +181,7 @@ def test_equals_the_tool(tool: str, family: Callable[[], Iterator[Case]]) -> Non
                 ask(tool, model, *args)
             continue
         how = "real" if name.startswith("packed") else "meta"
-        found = CONVENTIONS[tool].predict(trace(model.eval(), *args, device=how, functions=tool == "ptflops"))
+        found = find_convention(tool).predict(trace(model.eval(), *args, device=how, functions=tool == "ptflops"))
         live = ask(tool, model, *args)
         if found.total != live:
             different[name] = (found.total, live)

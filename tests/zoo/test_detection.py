@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torchvision.models as torchvision_models
 
-from modelprobe.cost.data_dependent import ranges
+from modelprobe.cost.data_dependent import cost_bounds
 from modelprobe.cost.flops import FlopsResult, count_flops
 from modelprobe.model.build import Question, build, record
 
@@ -32,7 +32,7 @@ def counted(name: str) -> FlopsResult:
     found = count_flops(trace)
     assert found.uncounted == ()
 
-    return replace(found, ranges=ranges(subject.model, trace))
+    return replace(found, ranges=cost_bounds(subject.model, trace))
 
 
 @pytest.mark.parametrize(("name", "entry"), entries(), ids=lambda value: str(value))

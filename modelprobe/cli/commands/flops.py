@@ -18,12 +18,12 @@ from modelprobe.cli.options import (
     one_of,
     target_request,
 )
+from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.series import parse_series
 
 GROUPINGS = ("module", "operator", "kind", "call")
 CAUSAL = ("dense", "exact")
-CONVENTIONS = ("modelprobe", "torchvision", "torch", "fvcore", "thop", "torchinfo", "ptflops", "ptflops-aten")
 
 EXAMPLES = (
     "modelprobe flops resnet50 --input 224 --depth 1",
@@ -45,9 +45,9 @@ ConventionOpt = Annotated[
     str,
     typer.Option(
         "--convention",
-        metavar="|".join(CONVENTIONS),
-        help="Count as another tool does, to its own integer, without running it.",
-        callback=one_of("--convention", CONVENTIONS),
+        metavar="|".join((OWN_CONVENTION, *CONVENTIONS)),
+        help="ToolCount as another tool does, to its own integer, without running it.",
+        callback=one_of("--convention", (OWN_CONVENTION, *CONVENTIONS)),
         rich_help_panel=COUNTING,
     ),
 ]
@@ -69,14 +69,14 @@ def command(
     *,
     fused: FusedOpt = False,
     by: ByOpt = GROUPINGS[0],
-    convention: ConventionOpt = CONVENTIONS[0],
+    convention: ConventionOpt = OWN_CONVENTION,
     causal: CausalOpt = CAUSAL[0],
     depth: DepthOpt = None,
     top: TopOpt = None,
     report: ReportOptions,
 ) -> None:
     """MACs and FLOPs of a forward pass: total, by module, operator, kind or call, and what was not counted."""
-    if causal == "exact" and convention != CONVENTIONS[0]:
+    if causal == "exact" and convention != OWN_CONVENTION:
         raise BadInput(f"--causal exact is not how {convention} counts", "drop either --causal or --convention")
     if len(parse_series(inputs.input or ()).points) > 1:
         raise BadInput("flops counts one size, not a list", "`modelprobe scaling` takes a list in --input")
@@ -84,16 +84,19 @@ def command(
     report.check()
 
     from modelprobe.cost.causal import exactly_causal
-    from modelprobe.cost.conventions.report import cost
-    from modelprobe.cost.data_dependent import ranges
-    from modelprobe.cost.flops import FlopsResult
     from modelprobe.model.build import build, fuse, record
 
     subject = build(request)
     subject = fuse(subject) if fused else subject
-    trace = record(subject, functions=convention == "ptflops")
+    trace = record(subject, functions=needs_function_calls(convention))
     trace = exactly_causal(trace) if causal == "exact" else trace
-    result = cost(trace, convention, by=by, depth=depth, top=top)
-    if isinstance(result, FlopsResult):
-        result = replace(result, ranges=ranges(subject.model, trace))
-    report.emit(result.report())
+    if convention != OWN_CONVENTION:
+        from modelprobe.cost.conventions.report import count_by_convention
+
+        report.emit(count_by_convention(trace, convention, by=by, depth=depth, top=top).report())
+        return
+    from modelprobe.cost.data_dependent import cost_bounds
+    from modelprobe.cost.flops import count_flops
+
+    result = count_flops(trace, by=by, depth=depth, top=top)
+    report.emit(replace(result, ranges=cost_bounds(subject.model, trace)).report())

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelprobe.cli.commands import peer_child
 from modelprobe.cli.options import COUNTING, FusedOpt, InputOptions, ModelOptions, ReportOptions, target_request
 from modelprobe.console import working
-from modelprobe.cost.peers import PEERS, Peer
-from modelprobe.cost.peers.answer import Answer
-from modelprobe.cost.peers.process import Order, ask_all, cores, free_memory
+from modelprobe.cost.other_tools import OTHER_TOOLS
+from modelprobe.cost.other_tools.child import ENTRY, order_content
+from modelprobe.cost.other_tools.process import Order, ask_all, cores, free_memory
+from modelprobe.cost.other_tools.tool import Tool, ToolResult
 from modelprobe.model.build import Question, build, fuse, record
 from modelprobe.report.units import size
 
 if TYPE_CHECKING:
-    from modelprobe.cost.peers.comparison import PeerComparison
+    from modelprobe.cost.other_tools.comparison import ToolComparison
     from modelprobe.tracing.records import Trace
 
 TOOL_TIMEOUT = 120
@@ -51,34 +51,36 @@ def command(
     report.emit(compare(target_request(model, inputs), fused=fused, timeout=timeout).report())
 
 
-def compare(question: Question, *, fused: bool = False, timeout: float = TOOL_TIMEOUT) -> PeerComparison:
-    """What every tool in `PEERS` says of the target, beside the ledger's own figure."""
-    from modelprobe.cost.peers.comparison import compare_with_peers
+def compare(question: Question, *, fused: bool = False, timeout: float = TOOL_TIMEOUT) -> ToolComparison:
+    """What every tool in `OTHER_TOOLS` says of the target, beside the ledger's own figure."""
+    from modelprobe.cost.other_tools.comparison import compare_with_tools
     from modelprobe.model.zoo.published import published
 
     subject = fuse(build(question)) if fused else build(question)
     trace = record(subject, functions=True)
-    peers = list(PEERS.values())
-    answers = _answers(question, peers, trace, fused, timeout)
+    tools = list(OTHER_TOOLS.values())
+    answers = _answers(question, tools, trace, fused, timeout)
     figures = published(subject.target.source, subject.target.given, [ref.shape for ref in trace.inputs])
-    return compare_with_peers(trace, peers, answers, figures if not fused else ())
+    return compare_with_tools(trace, tools, answers, figures if not fused else ())
 
 
-def _answers(question: Question, peers: Sequence[Peer], trace: Trace, fused: bool, timeout: float) -> dict[str, Answer]:
+def _answers(
+    question: Question, tools: Sequence[Tool], trace: Trace, fused: bool, timeout: float
+) -> dict[str, ToolResult]:
     room, needed = free_memory(), _bytes_needed(trace)
-    refused: dict[str, Answer] = {}
+    refused: dict[str, ToolResult] = {}
     orders = []
-    for peer in peers:
-        empty = peer.on_meta and question.device in (None, "meta")
+    for tool in tools:
+        empty = tool.on_meta and question.device in (None, "meta")
         needs = PROCESS + (0 if empty else needed)
-        if not peer.installed:
-            refused[peer.name] = Answer(None, f"not installed: {peer.remedy}")
+        if not tool.installed:
+            refused[tool.name] = ToolResult(None, f"not installed: {tool.remedy}")
         elif room is not None and needs > room:
             text = f"not run: it needs {size(needs)} of memory for weights and activations, {size(room)} is free"
-            refused[peer.name] = Answer(None, text)
+            refused[tool.name] = ToolResult(None, text)
         else:
-            content = peer_child.content(question, peer.ask, fused=fused, on_meta=peer.on_meta)
-            orders.append(Order(peer.name, peer_child.ENTRY, content, needs))
+            content = order_content(question, tool.ask, fused=fused, on_meta=tool.on_meta)
+            orders.append(Order(tool.name, ENTRY, content, needs))
     workers = max(1, min(len(orders), cores()))
     with working("asking other tools") as show:
         told = ask_all(

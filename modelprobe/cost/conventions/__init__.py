@@ -1,26 +1,48 @@
-"""How do other tools count? Each convention re-weights the ledger to its tool's own figure, without the tool.
+"""The ways in which other tools count. Each convention re-weights the recorded operators to its tool's own figure.
 
 To add a convention:
-1. write `tracing/conventions/name.py` with a pure function from a `Trace` to a `Count`, and a `CONVENTION`;
-2. add it to `CONVENTIONS` below;
+1. write `cost/conventions/simple.py` with a `CONVENTION`, whose `items` is a pure function of the `Trace`;
+2. add the line `"simple": "simple",` to `CONVENTIONS` below, and `--convention simple` is known;
 3. add nets with the arithmetic by hand to tests/cost/conventions/test_conventions.py, the live tool to tests/zoo.
+
+Nothing here imports a convention before it is asked for: the command line reads the names alone.
 """
 
 from __future__ import annotations
 
-from modelprobe.cost.conventions import fvcore, ptflops, ptflops_aten, published, thop, torch_counter, torchinfo
-from modelprobe.cost.conventions.convention import Charge, Convention, Count
-from modelprobe.tracing.records import Trace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-CONVENTIONS: dict[str, Convention] = {
-    module.CONVENTION.name: module.CONVENTION
-    for module in (published, torch_counter, fvcore, thop, torchinfo, ptflops, ptflops_aten)
+if TYPE_CHECKING:
+    from modelprobe.cost.conventions.convention import Convention, ToolCount
+    from modelprobe.tracing.records import Trace
+
+OWN_CONVENTION = "modelprobe"
+"""How modelprobe itself counts, which re-weights nothing."""
+
+CONVENTIONS: dict[str, str] = {
+    "torchvision": "published",
+    "torch": "torch_counter",
+    "fvcore": "fvcore",
+    "thop": "thop",
+    "torchinfo": "torchinfo",
+    "ptflops": "ptflops",
+    "ptflops-aten": "ptflops_aten",
 }
-"""Name -> convention; modelprobe's own is not among them."""
-
-__all__ = ["CONVENTIONS", "Charge", "Convention", "Count", "count"]
+"""Name on the command line -> file of this folder."""
 
 
-def count(trace: Trace, convention: str) -> Count:
+def find_convention(name: str) -> Convention:
+    """The convention of that name. Raises KeyError for an unknown one."""
+    found: Convention = import_module(f"{__name__}.{CONVENTIONS[name]}").CONVENTION
+    return found
+
+
+def count(trace: Trace, convention: str) -> ToolCount:
     """What the tool behind `convention` counts of the recorded forward pass."""
-    return CONVENTIONS[convention].count(trace)
+    return find_convention(convention).count(trace)
+
+
+def needs_function_calls(convention: str) -> bool:
+    """Whether the forward has to be recorded with `functions=True`."""
+    return convention != OWN_CONVENTION and find_convention(convention).functions

@@ -1,4 +1,4 @@
-"""What an `einsum` costs by the report of numpy's path finder, which is where fvcore reads its figure.
+"""The cost of an `einsum` by the report of numpy's path finder, which is where fvcore reads its figure.
 
 Facts: numpy 2, `numpy.einsum_path(..., optimize="optimal")`: a contraction of n operands costs the product of all its
 indices, times n - 1, and once more when an index is summed; the report adds 1 and prints four significant digits.
@@ -18,7 +18,7 @@ _EXACT = ("abc,abd->acd", "abc,adc->adb")
 
 def contraction_macs(equation: str, shapes: Sequence[Shape]) -> float:
     """Half of the FLOPs of the cheapest order of contraction, as printed, rounded down."""
-    plain = _renamed(equation.replace(" ", ""))
+    plain = _canonical_letters(equation.replace(" ", ""))
     if plain in _EXACT:
         return numel(shapes[0]) * (shapes[1][-1] if plain == _EXACT[0] else shapes[1][1])
     terms, result, sizes = _parsed(plain, shapes)
@@ -29,7 +29,7 @@ def contraction_macs(equation: str, shapes: Sequence[Shape]) -> float:
     return float(math.floor(float(f"{flops + 1:.3e}") / 2))
 
 
-def _renamed(equation: str) -> str:
+def _canonical_letters(equation: str) -> str:
     letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
     return equation.translate({ord(letter): 97 + index for index, letter in enumerate(letters)})
 

@@ -1,4 +1,4 @@
-"""What ptflops charges for a call of a function that it has replaced.
+"""What ptflops counts for a call of a function that it has replaced.
 
 Facts: ptflops 0.7.5, `ptflops/pytorch_ops.py`.
 """
@@ -18,18 +18,18 @@ def function_cost(call: FunctionCall) -> float:
     """Products in MACs, and 1 per element of the input of everything else."""
     name = call.name.rpartition(".")[2]
     if name in _PRODUCTS:
-        return _product(_shape(call, 0, "input"), _shape(call, 1, "other", "mat2"))
+        return _matrix_product(_shape_of(call, 0, "input"), _shape_of(call, 1, "other", "mat2"))
     if name in _SUMS_OF_PRODUCTS:
-        product = _product(_shape(call, 1, "mat1", "batch1"), _shape(call, 2, "mat2", "batch2"))
-        added = _given(call, 3, "beta")
-        return product + (numel(_shape(call, 0, "input") or ()) if added is None or added != 0 else 0)
+        product = _matrix_product(_shape_of(call, 1, "mat1", "batch1"), _shape_of(call, 2, "mat2", "batch2"))
+        added = _argument(call, 3, "beta")
+        return product + (numel(_shape_of(call, 0, "input") or ()) if added is None or added != 0 else 0)
     if name in ("mul", "add"):
-        return _elementwise(_shape(call, 0, "input"), _shape(call, 1, "other"))
-    shape = _shape(call, 0, "input") or ()
+        return _elementwise(_shape_of(call, 0, "input"), _shape_of(call, 1, "other"))
+    shape = _shape_of(call, 0, "input") or ()
     return _resized(call, shape) if name in ("interpolate", "upsample") else numel(shape)
 
 
-def _product(first: Shape | None, second: Shape | None) -> int:
+def _matrix_product(first: Shape | None, second: Shape | None) -> int:
     return numel(first or ()) * (second or (1,))[-1]
 
 
@@ -42,11 +42,11 @@ def _elementwise(first: Shape | None, second: Shape | None) -> int:
 
 def _resized(call: FunctionCall, shape: Shape) -> float:
     """Output elements, as the arguments tell them: with a factor, elements times the factor in every direction."""
-    size = _given(call, 1, "size")
+    size = _argument(call, 1, "size")
     if size is not None:
         sizes = size if isinstance(size, tuple) else (int(size),) * (len(shape) - 2)
         return numel(sizes) * numel(shape[:2])
-    factor = _given(call, 2, "scale_factor")
+    factor = _argument(call, 2, "scale_factor")
     if isinstance(factor, tuple) and len(factor) == len(shape) - 2:
         product = 1.0
         for item in factor:
@@ -55,18 +55,18 @@ def _resized(call: FunctionCall, shape: Shape) -> float:
     return float(numel(shape) * factor ** (len(shape) - 2))
 
 
-def _place(call: FunctionCall, index: int, names: tuple[str, ...]) -> int | None:
+def _argument_index(call: FunctionCall, index: int, names: tuple[str, ...]) -> int | None:
     for name in names:
         if name in call.keys:
             return call.keys.index(name)
     return index if index < len(call.keys) and not call.keys[index] else None
 
 
-def _shape(call: FunctionCall, index: int, *names: str) -> Shape | None:
-    place = _place(call, index, names)
+def _shape_of(call: FunctionCall, index: int, *names: str) -> Shape | None:
+    place = _argument_index(call, index, names)
     return None if place is None else call.shapes[place]
 
 
-def _given(call: FunctionCall, index: int, *names: str) -> Any:
-    place = _place(call, index, names)
+def _argument(call: FunctionCall, index: int, *names: str) -> Any:
+    place = _argument_index(call, index, names)
     return None if place is None else call.arguments[place]

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, charged, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem, ToolCount, counted_call
 from modelprobe.cost.conventions.einsum import contraction_macs
+from modelprobe.cost.conventions.lowering import ATTENTION, CELL_GATES, CELLS
 from modelprobe.tracing.liveness import live_operators
 from modelprobe.tracing.records import Composite, OpCall, Trace, numel
 
-Rule = Callable[[OpCall], float]
+OperatorRule = Callable[[OpCall], float]
 Names = Mapping[int, str]
 
-ATTENTION = "aten.scaled_dot_product_attention"
 
-
-def _convolution(op: OpCall) -> float:
+def _convolution_macs(op: OpCall) -> float:
     """Products alone. `padding="same"` becomes an operator that has no handler."""
     return 0 if _padded_by_word(op) else op.macs
 
@@ -56,7 +55,7 @@ def _instance_norm(op: OpCall, named: Names) -> float:
     return op.inputs[0].numel * (5 if affine else 4)
 
 
-def _outputs(factor: int) -> Rule:
+def _per_output(factor: int) -> OperatorRule:
     return lambda op: factor * op.outputs[0].numel
 
 
@@ -64,24 +63,24 @@ def _macs(op: OpCall) -> float:
     return op.macs
 
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys((f"aten.conv{dims}d" for dims in (1, 2, 3)), _convolution),
+_OPERATOR_RULES: dict[str, OperatorRule] = {
+    **dict.fromkeys((f"aten.conv{dims}d" for dims in (1, 2, 3)), _convolution_macs),
     **dict.fromkeys((f"aten.conv_transpose{dims}d" for dims in (1, 2, 3)), _macs),
     **dict.fromkeys(("aten.convolution", "aten._convolution"), _macs),
     **dict.fromkeys(("aten.linear", "aten.addmm", "aten.bmm"), _macs),
     # Cells are taken apart into two linear operators before the tracer looks.
-    **dict.fromkeys(("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell"), _macs),
+    **dict.fromkeys(CELLS, _macs),
     "aten.matmul": _products,
     "aten.mm": _products,
     "aten.group_norm": _norm,
     "aten.layer_norm": _norm,
-    "aten.upsample_nearest2d": _outputs(1),
-    "aten.upsample_bilinear2d": _outputs(4),
+    "aten.upsample_nearest2d": _per_output(1),
+    "aten.upsample_bilinear2d": _per_output(4),
     "aten.adaptive_avg_pool2d": lambda op: op.inputs[0].numel,
-    "aten.grid_sampler": _outputs(4),
+    "aten.grid_sampler": _per_output(4),
 }
 
-NAMED_RULES: dict[str, Callable[[OpCall, Names], float]] = {
+_RULES_BY_BUFFERS: dict[str, Callable[[OpCall, Names], float]] = {
     "aten.batch_norm": _batch_norm,
     "aten.instance_norm": _instance_norm,
 }
@@ -89,43 +88,22 @@ NAMED_RULES: dict[str, Callable[[OpCall, Names], float]] = {
 
 _ACTIVATIONS = frozenset(
     name
-    for name in RULES
+    for name in _OPERATOR_RULES
     if name.startswith("aten.conv")
     or name in ("aten._convolution", "aten.linear", "aten.addmm", "aten.bmm", "aten.matmul")
 )
-
-_CELLS = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
 
 # Composites that the tracer takes apart as the ledger does, or knows under the name of what they become.
 _SEEN_THROUGH = frozenset({"aten.linalg_matmul", "higher_order.cond"})
 
 
-def count(trace: Trace) -> Count:
+def fvcore_items(trace: Trace) -> Iterator[CountedItem]:
     """fvcore's FLOPs and activations.
 
     timm's own models are counted as their authors publish them, with fused attention switched off: the scores and the
     weighted sum are two matrix products there.
     """
     homes = {node.path: node.home for node in trace.tree.modules}
-    charges = tuple(_charges(trace, homes))
-    fused = sum(charge.amount for charge in charges if charge.name == ATTENTION)
-    notes = []
-    if fused:
-        total = int(sum(charge.amount for charge in charges))
-        notes.append(
-            "Attention is counted as two matrix products, as in timm's published figures (fused attention off, "
-            f"TIMM_FUSED_ATTN=0). With it on, fvcore sees none of it: {total - int(fused):,}."
-        )
-    return summed(charges, notes)
-
-
-def count_live(trace: Trace) -> Count:
-    """fvcore's FLOPs of a model as it was built: fused attention is not seen, in timm's models either."""
-    homes = {node.path: node.home for node in trace.tree.modules}
-    return summed(charge for charge in _charges(trace, homes) if charge.name != ATTENTION)
-
-
-def _charges(trace: Trace, homes: dict[str, str]) -> Iterator[Charge]:
     live = live_operators(trace)
     seen: set[int] = set()
     weighted: set[tuple[int, int]] = set()
@@ -140,27 +118,43 @@ def _charges(trace: Trace, homes: dict[str, str]) -> Iterator[Charge]:
             continue
         if op.name == ATTENTION and homes.get(op.module, "").startswith("timm."):
             yield _unfused(index, op, weighted)
-        elif op.name in NAMED_RULES:
-            yield charged(index, op, NAMED_RULES[op.name](op, trace.named))
-        elif op.name in RULES:
-            yield charged(index, op, RULES[op.name](op), _activations(op))
+        elif op.name in _RULES_BY_BUFFERS:
+            yield counted_call(index, op, _RULES_BY_BUFFERS[op.name](op, trace.named))
+        elif op.name in _OPERATOR_RULES:
+            yield counted_call(index, op, _OPERATOR_RULES[op.name](op), _activations(op))
+
+
+def fvcore_items_as_installed(trace: Trace) -> Iterator[CountedItem]:
+    """fvcore's FLOPs of a model as it was built: fused attention is not seen, in timm's models either."""
+    return (item for item in fvcore_items(trace) if item.name != ATTENTION)
+
+
+def _unfused_note(trace: Trace, found: ToolCount) -> list[str]:
+    fused = sum(item.amount for item in found.items if item.name == ATTENTION)
+    if not fused:
+        return []
+    text = (
+        "Attention is counted as two matrix products, as in timm's published figures (fused attention off, "
+        f"TIMM_FUSED_ATTN=0). With it on, fvcore sees none of it: {found.total - int(fused):,}."
+    )
+    return [text]
 
 
 def _activations(op: OpCall) -> int:
-    """Elements put out by convolutions and matrix products (`mm` has no handler there)."""
-    if op.name in _CELLS:
-        return 2 * _CELLS[op.name] * op.outputs[0].numel
+    """Output elements of convolutions and matrix products (`mm` has no handler there)."""
+    if op.name in CELLS:
+        return 2 * CELL_GATES[op.name] * op.outputs[0].numel
     return op.outputs[0].numel if op.name in _ACTIVATIONS and not _padded_by_word(op) else 0
 
 
-def _einsum(index: int, op: OpCall, composite: Composite) -> Charge:
+def _einsum(index: int, op: OpCall, composite: Composite) -> CountedItem:
     equation: Any = composite.arguments[0]
     amount = contraction_macs(str(equation), [ref.shape for ref in composite.inputs])
     made = composite.outputs[0].numel if composite.outputs else 0
-    return Charge(composite.name, "matmul", op.module, op.call, index, amount, made)
+    return CountedItem(composite.name, "matmul", op.module, op.call, index, amount, made)
 
 
-def _unfused(index: int, op: OpCall, weighted: set[tuple[int, int]]) -> Charge:
+def _unfused(index: int, op: OpCall, weighted: set[tuple[int, int]]) -> CountedItem:
     """softmax(Q K^T) V as two products, Q [.., L, E], K [.., S, E], V [.., S, Ev].
 
     Differential attention subtracts the scores of two queries first and weighs the values, which both share, once.
@@ -171,7 +165,7 @@ def _unfused(index: int, op: OpCall, weighted: set[tuple[int, int]]) -> Charge:
     shared = (op.call, op.inputs[2].value)
     width = 0 if shared in weighted else value[-1]
     weighted.add(shared)
-    return charged(index, op, scores * (query[-1] + width), scores + rows * width)
+    return counted_call(index, op, scores * (query[-1] + width), scores + rows * width)
 
 
 CONVENTION = Convention(
@@ -180,13 +174,14 @@ CONVENTION = Convention(
     1,
     "fvcore 0.1.5.post20221221",
     "activation functions, recurrent layers, most pooling, and fused attention outside timm",
-    count,
+    fvcore_items,
     activations=True,
-    more={
+    reasons_more={
         "norm": "batch norm 2, layer norm 5 per element",
         "pooling": "1 per element",
         "interpolation": "bilinear 4 per element",
     },
-    less={"attention": "the fused kernel has no handler", "rnn": "recurrent layers have no handler"},
-    live=count_live,
+    reasons_fewer={"attention": "the fused kernel has no handler", "rnn": "recurrent layers have no handler"},
+    notes=_unfused_note,
+    as_installed=fvcore_items_as_installed,
 )

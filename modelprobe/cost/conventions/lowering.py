@@ -1,4 +1,4 @@
-"""What becomes of composite operators below autograd, where dispatch modes of other tools look.
+"""The operators that composite ones become below autograd, where dispatch modes of other tools look.
 
 Facts: torch 2.15 on the CPU, `aten/src/ATen/native/Linear.cpp` and `transformers/sdp_utils_cpp.h`, observed there.
 """
@@ -12,7 +12,8 @@ CONVOLUTIONS = frozenset(f"aten.conv{way}{dims}d" for way in ("", "_transpose") 
     "aten._convolution",
 }
 PRODUCTS = frozenset({"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.inner"})
-CELLS = frozenset({"aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell"})
+CELL_GATES = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
+CELLS = frozenset(CELL_GATES)
 _ALWAYS_UNROLLED = frozenset({"aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
 ATTENTION = "aten.scaled_dot_product_attention"
 

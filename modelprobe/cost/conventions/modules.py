@@ -1,12 +1,12 @@
-"""What tools that look at modules see: calls of modules with their exact class, and what ran inside."""
+"""What tools that look at modules see: module calls with their exact class, what ran inside, and rules by class."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from modelprobe.cost.conventions.convention import Charge
+from modelprobe.cost.conventions.convention import CountedItem
 from modelprobe.tracing.records import ModuleCall, ModuleNode, OpCall, Shape, TensorRef, Trace
 
 
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
         op = max(self.ops, key=lambda op: op.macs, default=None)
         return op.inputs[1] if op is not None and op.macs and len(op.inputs) > 1 else None
 
-    def charges(self, amount: float) -> Iterator[Charge]:
+    def items(self, amount: float) -> Iterator[CountedItem]:
         """The amount, parted over the kinds of operators that the module itself runs, in proportion to their MACs.
 
         Without any it is of the kind of the dearest operator inside.
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
         for number, (kind, share) in enumerate(macs.items(), 1):
             part = left if number == len(macs) else amount * share // total
             left -= part
-            yield Charge(self.node.cls, kind, self.call.path, self.number, -1, part)
+            yield CountedItem(self.node.cls, kind, self.call.path, self.number, -1, part)
 
 
 def seen(trace: Trace) -> Iterator[Seen]:
@@ -83,3 +83,35 @@ def parameters(trace: Trace) -> Mapping[str, tuple[tuple[str, int], ...]]:
             path, _, name = entry.path.rpartition(".")
             found.setdefault(path, {}).setdefault(entry.identity, (name, entry.numel))
     return {path: tuple(own.values()) for path, own in found.items()}
+
+
+ModuleRule = Callable[[Seen], float]
+ModuleRules = Mapping[tuple[str, str], ModuleRule]
+"""(package or module that defines a class, class) -> its rule. A subclass is another class."""
+
+
+def torch_nn(classes: str, rule: ModuleRule) -> dict[tuple[str, str], ModuleRule]:
+    """One rule for several classes of torch.nn."""
+    return {("torch.nn.modules", name): rule for name in classes.split()}
+
+
+def rule_of(node: ModuleNode, rules: ModuleRules) -> ModuleRule | None:
+    """The rule of a module's exact class."""
+    home = "torch.nn.modules" if node.home.startswith("torch.nn.modules.") else node.home
+    return rules.get((home, node.cls))
+
+
+def visits(trace: Trace, enter: Callable[[ModuleNode], bool]) -> Mapping[int, int]:
+    """Module -> how often a walk from the model meets it that looks into what `enter` says.
+
+    Two names of a module in the same parent are one.
+    """
+    below = children(trace)
+    found: Counter[int] = Counter()
+    stack = [trace.tree.modules[0]]
+    while stack:
+        node = stack.pop()
+        found[node.identity] += 1
+        if enter(node):
+            stack.extend(below.get(node.path, ()))
+    return found

@@ -8,16 +8,13 @@ spelled `*`, `+` and `@`, and fused attention, are not seen. Modules are divided
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem, ToolCount
 from modelprobe.cost.conventions.functionals import function_cost
 from modelprobe.cost.conventions.lowering import is_packed
-from modelprobe.cost.conventions.modules import Seen, children, seen
-from modelprobe.tracing.records import ModuleNode, OpCall, Trace, numel
-
-Rule = Callable[[Seen], float]
+from modelprobe.cost.conventions.modules import ModuleRules, Seen, rule_of, seen, torch_nn, visits
+from modelprobe.tracing.records import OpCall, Trace, numel
 
 
 def _convolution(call: Seen) -> float:
@@ -41,13 +38,13 @@ def _upsample(call: Seen) -> float:
     return numel(call.output[1:])
 
 
-_FIRST = "input[0]"
+_FIRST_ARGUMENT = "input[0]"
 """How the ledger calls the first argument by place."""
 
 _STATE = {"RNN": 1, "GRU": 7, "LSTM": 10}
 
 
-def _recurrent(call: Seen) -> float:
+def _recurrent_layer(call: Seen) -> float:
     """Forward weights and biases of every layer and a few sums of the state, per step; twice for both directions.
 
     Projections are ignored. On a packed sequence it raises.
@@ -109,10 +106,6 @@ def _deformable(call: Seen) -> float:
     return numel(weight[2:]) * per_tap * positions + (numel(call.output) if biased else 0)
 
 
-def _torch_nn(classes: str, rule: Rule) -> dict[tuple[str, str], Rule]:
-    return {("torch.nn.modules", name): rule for name in classes.split()}
-
-
 _SIZES = ("1d", "2d", "3d")
 _POOLS = " ".join(
     f"{name}{size}" for name in ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool") for size in _SIZES
@@ -120,73 +113,49 @@ _POOLS = " ".join(
 _NORMS = " ".join(f"{name}{size}" for name in ("BatchNorm", "InstanceNorm") for size in _SIZES)
 _CONVS = " ".join(f"{name}{size}" for name in ("Conv", "ConvTranspose") for size in _SIZES)
 
-RULES: dict[tuple[str, str], Rule] = {
-    **_torch_nn(_CONVS, _convolution),
-    **_torch_nn("ReLU PReLU ELU LeakyReLU ReLU6 GELU", lambda call: numel(call.output)),
-    **_torch_nn(_POOLS, lambda call: numel(call.input)),
-    **_torch_nn(f"{_NORMS} GroupNorm LayerNorm", _affine_norm),
-    **_torch_nn("Linear", _linear),
-    **_torch_nn("Upsample", _upsample),
-    **_torch_nn("RNN GRU LSTM RNNCell GRUCell LSTMCell", _recurrent),
-    **_torch_nn("MultiheadAttention", _multi_head),
+PTFLOPS_RULES: ModuleRules = {
+    **torch_nn(_CONVS, _convolution),
+    **torch_nn("ReLU PReLU ELU LeakyReLU ReLU6 GELU", lambda call: numel(call.output)),
+    **torch_nn(_POOLS, lambda call: numel(call.input)),
+    **torch_nn(f"{_NORMS} GroupNorm LayerNorm", _affine_norm),
+    **torch_nn("Linear", _linear),
+    **torch_nn("Upsample", _upsample),
+    **torch_nn("RNN GRU LSTM RNNCell GRUCell LSTMCell", _recurrent_layer),
+    **torch_nn("MultiheadAttention", _multi_head),
     ("torchvision.ops.deform_conv", "DeformConv2d"): _deformable,
     ("timm.layers.attention", "Attention"): _timm_attention,
     ("timm.models.vision_transformer", "Attention"): _timm_attention,
 }
-"""(package or module that defines a class, class) -> its rule. A subclass is another class."""
 
 
-def count(trace: Trace) -> Count:
-    """ptflops' MACs by its `pytorch` backend."""
-    batch = _batch(trace)
-    notes = [f"ptflops divides what modules cost by the batch, {batch}, not what functions cost."] if batch > 1 else []
-    return summed((*_modules(trace), *_functions(trace)), notes)
+def ptflops_items(trace: Trace) -> Iterator[CountedItem]:
+    """ptflops' MACs by its `pytorch` backend. The walk that adds up figures ends at classes with a rule."""
+    read, batch = visits(trace, lambda node: rule_of(node, PTFLOPS_RULES) is None), _batch_size(trace)
+    for call in seen(trace):
+        rule, times = rule_of(call.node, PTFLOPS_RULES), read.get(call.node.identity, 0)
+        amount = rule(call) * times if rule is not None and times else 0
+        if amount:
+            yield from call.items(amount if batch == 1 else amount / batch)
+    for function in trace.functions:
+        amount = function_cost(function)
+        kind = trace.ops[function.op].kind if function.op < len(trace.ops) else "none"
+        if amount:
+            yield CountedItem(function.name, kind, function.module, function.call, function.op, amount)
 
 
-def _batch(trace: Trace) -> int:
+def _batch_note(trace: Trace, found: ToolCount) -> list[str]:
+    batch = _batch_size(trace)
+    return [f"ptflops divides what modules cost by the batch, {batch}, not what functions cost."] if batch > 1 else []
+
+
+def _batch_size(trace: Trace) -> int:
     """The length of the only argument, a tensor or a list. It takes several by name alone, where it sees none."""
     names = [trace.named.get(ref.value, "") for ref in trace.inputs]
-    if not names or not all(name.startswith(_FIRST) for name in names):
+    if not names or not all(name.startswith(_FIRST_ARGUMENT) for name in names):
         return 1
-    if names[0] == _FIRST:
+    if names[0] == _FIRST_ARGUMENT:
         return trace.inputs[0].shape[0] if trace.inputs[0].shape else 1
-    return len({name.removeprefix(_FIRST).partition("]")[0] for name in names})
-
-
-def _modules(trace: Trace) -> Iterator[Charge]:
-    read, batch = _times_read(trace), _batch(trace)
-    for call in seen(trace):
-        rule, times = _rule(call.node), read.get(call.node.identity, 0)
-        if rule is not None and times:
-            amount = rule(call) * times
-            if amount:
-                yield from call.charges(amount if batch == 1 else amount / batch)
-
-
-def _functions(trace: Trace) -> Iterator[Charge]:
-    for call in trace.functions:
-        amount = function_cost(call)
-        kind = trace.ops[call.op].kind if call.op < len(trace.ops) else "none"
-        if amount:
-            yield Charge(call.name, kind, call.module, call.call, call.op, amount)
-
-
-def _rule(node: ModuleNode) -> Rule | None:
-    home = "torch.nn.modules" if node.home.startswith("torch.nn.modules.") else node.home
-    return RULES.get((home, node.cls))
-
-
-def _times_read(trace: Trace) -> Mapping[int, int]:
-    """Module -> how often its figure is added up on the way down, which ends at classes with a rule."""
-    below = children(trace)
-    found: Counter[int] = Counter()
-    stack = [trace.tree.modules[0]]
-    while stack:
-        node = stack.pop()
-        found[node.identity] += 1
-        if _rule(node) is None:
-            stack.extend(below.get(node.path, ()))
-    return found
+    return len({name.removeprefix(_FIRST_ARGUMENT).partition("]")[0] for name in names})
 
 
 CONVENTION = Convention(
@@ -195,13 +164,14 @@ CONVENTION = Convention(
     1,
     "ptflops 0.7.5, backend pytorch",
     "operators spelled * + @, fused attention, and classes that are not torch.nn's own",
-    count,
+    ptflops_items,
     functions=True,
-    less={
+    notes=_batch_note,
+    reasons_fewer={
         "conv": "averaged over the batch",
         "matmul": "no F.linear, no @, nothing inside a module with a rule",
     },
-    more={
+    reasons_more={
         "conv": "biases",
         "matmul": "biases",
         "attention": "scaling and softmax",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, charged, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem, counted_call
 from modelprobe.cost.conventions.lowering import (
     ATTENTION,
     CELLS,
@@ -24,26 +24,22 @@ from modelprobe.cost.conventions.lowering import (
 from modelprobe.tracing.records import OpCall, Trace
 
 
-def count(trace: Trace) -> Count:
+def ptflops_aten_items(trace: Trace) -> Iterator[CountedItem]:
     """ptflops' MACs by its `aten` backend."""
-    return summed(_charges(trace))
-
-
-def _charges(trace: Trace) -> Iterator[Charge]:
     trained = trained_values(trace)  # ptflops does not switch gradients off
     for index, op in enumerate(trace.ops):
         if op.name in CONVOLUTIONS:
-            yield charged(index, op, op.macs + (op.outputs[0].numel if len(op.inputs) > 2 else 0))
+            yield counted_call(index, op, op.macs + (op.outputs[0].numel if len(op.inputs) > 2 else 0))
         elif op.name == "aten.linear":
-            yield charged(index, op, op.macs + (op.outputs[0].numel if adds_bias_inside(op) else 0))
+            yield counted_call(index, op, op.macs + (op.outputs[0].numel if adds_bias_inside(op) else 0))
         elif op.name == "aten.addmm":
-            yield charged(index, op, op.macs + op.outputs[0].numel)
+            yield counted_call(index, op, op.macs + op.outputs[0].numel)
         elif op.name in CELLS or is_unrolled(op):
-            yield charged(index, op, op.macs + _gate_biases(op))
+            yield counted_call(index, op, op.macs + _gate_biases(op))
         elif (op.name in PRODUCTS and not is_vector_product(op)) or (
             op.name == ATTENTION and not is_fused_on_cpu(op, trained)
         ):
-            yield charged(index, op, op.macs)
+            yield counted_call(index, op, op.macs)
 
 
 def _gate_biases(op: OpCall) -> int:
@@ -69,7 +65,7 @@ CONVENTION = Convention(
     1,
     "ptflops 0.7.5, backend aten, on torch 2.15",
     "all elementwise work, normalisation, pooling, and attention in the fused kernel",
-    count,
-    more={"conv": "biases", "matmul": "biases", "rnn": "biases"},
-    less={"attention": "the fused kernel has no formula", "rnn": "the LSTM kernel has no formula"},
+    ptflops_aten_items,
+    reasons_more={"conv": "biases", "matmul": "biases", "rnn": "biases"},
+    reasons_fewer={"attention": "the fused kernel has no formula", "rnn": "the LSTM kernel has no formula"},
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from modelprobe.cost.conventions.convention import Convention, Count, charged, summed
+from collections.abc import Iterator
+
+from modelprobe.cost.conventions.convention import Convention, CountedItem, counted_call
 from modelprobe.tracing.records import Trace
 
-KINDS = frozenset({"conv", "matmul", "attention"})
 
-
-def count(trace: Trace) -> Count:
+def published_items(trace: Trace) -> Iterator[CountedItem]:
     """Convolutions, matrix products and attention as the two products it is; nothing else."""
-    return summed(charged(index, op, op.macs) for index, op in enumerate(trace.ops) if op.kind in KINDS)
+    for index, op in enumerate(trace.ops):
+        if op.kind in ("conv", "matmul", "attention"):
+            yield counted_call(index, op, op.macs)
 
 
 CONVENTION = Convention(
@@ -19,5 +21,5 @@ CONVENTION = Convention(
     1,
     "torchvision's weights.meta['_ops'] (0.29)",
     "anything but convolutions, matrix products and attention",
-    count,
+    published_items,
 )

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelprobe.cost.conventions import CONVENTIONS, Count
-from modelprobe.cost.flops import FlopsResult, count_flops
+from modelprobe.cost.conventions import find_convention
+from modelprobe.cost.conventions.convention import ToolCount
 from modelprobe.cost.rollup import by_module, fitting_depth, grouped, parameters_inside, tally
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, scaled
 from modelprobe.tracing.records import Trace, parents
-
-OWN = "modelprobe"
-"""The convention of modelprobe itself, which re-weights nothing."""
 
 _UNITS = {"MACs": Unit.MACS, "FLOPs": Unit.FLOPS}
 
@@ -85,15 +82,6 @@ class ConventionCost(Result):
         return Report(title, "modelprobe.flops-convention/1", blocks, self.to_dict(), self.env)
 
 
-def cost(
-    trace: Trace, convention: str, *, by: str = "module", depth: int | None = None, top: int | None = None
-) -> FlopsResult | ConventionCost:
-    """The cost that `trace` recorded, as modelprobe or as another tool counts."""
-    if convention == OWN:
-        return count_flops(trace, by=by, depth=depth, top=top)  # type: ignore[arg-type]
-    return count_by_convention(trace, convention, by=by, depth=depth, top=top)
-
-
 def count_by_convention(
     trace: Trace, convention: str, *, by: str = "module", depth: int | None = None, top: int | None = None
 ) -> ConventionCost:
@@ -101,7 +89,7 @@ def count_by_convention(
 
     Rows are as in `count_flops`: modules or calls (a tree to `depth`), operators or kinds; `top` keeps the dearest.
     """
-    rules = CONVENTIONS[convention]
+    rules = find_convention(convention)
     found = rules.count(trace)
     everything = _rows(trace, found, by) if top is None else _dearest(trace, found, by)
     if top is not None:
@@ -133,21 +121,21 @@ def count_by_convention(
     )
 
 
-def _rows(trace: Trace, found: Count, by: str) -> list[ConventionRow]:
+def _rows(trace: Trace, found: ToolCount, by: str) -> list[ConventionRow]:
     if by == "module":
         return _module_rows(trace, found)
     return _call_rows(trace, found) if by == "call" else _group_rows(trace, found, by)
 
 
-def _dearest(trace: Trace, found: Count, by: str) -> list[ConventionRow]:
+def _dearest(trace: Trace, found: ToolCount, by: str) -> list[ConventionRow]:
     """Rows by falling cost; modules and calls by what is counted at them alone, under their full paths."""
     if by in ("operator", "kind"):
         return _rows(trace, found, by)
     classes = {node.path: node.cls for node in trace.tree.modules}
     own = {path: tally(ops).macs for path, ops in grouped(trace.ops, lambda op: op.module).items()}
     made: dict[str, int] = {}
-    for charge in found.charges:
-        made[charge.module] = made.get(charge.module, 0) + charge.activations
+    for item in found.items:
+        made[item.module] = made.get(item.module, 0) + item.activations
     rows = [
         ConventionRow(
             path or trace.tree.cls,
@@ -159,22 +147,22 @@ def _dearest(trace: Trace, found: Count, by: str) -> list[ConventionRow]:
             None,
             own.get(path, 0),
         )
-        for path, amount in found.by(lambda charge: charge.module).items()
+        for path, amount in found.by(lambda item: item.module).items()
     ]
     return sorted(rows, key=lambda row: (-row.amount, row.name))
 
 
-def _share(amount: float, found: Count) -> float:
+def _share(amount: float, found: ToolCount) -> float:
     return amount / found.total if found.total else 0.0
 
 
-def _module_rows(trace: Trace, found: Count) -> list[ConventionRow]:
+def _module_rows(trace: Trace, found: ToolCount) -> list[ConventionRow]:
     amounts: dict[str, float] = {}
     activations: dict[str, int] = {}
-    for charge in found.charges:
-        for place in (charge.module, *parents(charge.module)):
-            amounts[place] = amounts.get(place, 0) + charge.amount
-            activations[place] = activations.get(place, 0) + charge.activations
+    for item in found.items:
+        for place in (item.module, *parents(item.module)):
+            amounts[place] = amounts.get(place, 0) + item.amount
+            activations[place] = activations.get(place, 0) + item.activations
     own, below = by_module(trace), parameters_inside(trace.tree)
     rows = []
     for node in trace.tree.modules:
@@ -186,13 +174,13 @@ def _module_rows(trace: Trace, found: Count) -> list[ConventionRow]:
     return rows
 
 
-def _call_rows(trace: Trace, found: Count) -> list[ConventionRow]:
+def _call_rows(trace: Trace, found: ToolCount) -> list[ConventionRow]:
     amounts, activations = [0.0] * len(trace.calls), [0] * len(trace.calls)
-    for charge in found.charges:
-        number = charge.call
+    for item in found.items:
+        number = item.call
         while number >= 0:
-            amounts[number] += charge.amount
-            activations[number] += charge.activations
+            amounts[number] += item.amount
+            activations[number] += item.activations
             number = trace.calls[number].parent
     rows: list[ConventionRow] = []
     for number, call in enumerate(trace.calls):
@@ -204,23 +192,23 @@ def _call_rows(trace: Trace, found: Count) -> list[ConventionRow]:
     return rows
 
 
-def _group_rows(trace: Trace, found: Count, by: str) -> list[ConventionRow]:
-    kinds = {charge.name: charge.kind for charge in found.charges}
+def _group_rows(trace: Trace, found: ToolCount, by: str) -> list[ConventionRow]:
+    kinds = {item.name: item.kind for item in found.items}
     own = {kind: tally(ops).macs for kind, ops in grouped(trace.ops, lambda op: op.kind).items()}
     activations: dict[str, int] = {}
-    for charge in found.charges:
-        key = charge.name if by == "operator" else charge.kind
-        activations[key] = activations.get(key, 0) + charge.activations
+    for item in found.items:
+        key = item.name if by == "operator" else item.kind
+        activations[key] = activations.get(key, 0) + item.activations
     rows = []
-    for name, amount in found.by(lambda charge: charge.name if by == "operator" else charge.kind).items():
+    for name, amount in found.by(lambda item: item.name if by == "operator" else item.kind).items():
         detail, macs = (kinds[name], None) if by == "operator" else ("", own.get(name, 0))
         rows.append(ConventionRow(name, detail, 0, amount, _share(amount, found), activations[name], None, macs))
     return sorted(rows, key=lambda row: (-row.amount, row.name))
 
 
-def _differences(trace: Trace, found: Count, per_mac: int) -> tuple[Difference, ...]:
+def _differences(trace: Trace, found: ToolCount, per_mac: int) -> tuple[Difference, ...]:
     """By kind of operator, the greatest difference first; kinds that neither counts are left out."""
-    counted = found.by(lambda charge: charge.kind)
+    counted = found.by(lambda item: item.kind)
     own = {kind: tally(ops).macs for kind, ops in grouped(trace.ops, lambda op: op.kind).items()}
     rows = [Difference(kind, _in_macs(counted.get(kind, 0), per_mac), own.get(kind, 0)) for kind in {**own, **counted}]
     return tuple(sorted((row for row in rows if row.counted or row.own), key=lambda row: -abs(row.difference)))
@@ -286,11 +274,11 @@ def _difference_table(cost: ConventionCost) -> Table:
 
 
 def _own_notes(cost: ConventionCost) -> list[Note]:
-    blind = CONVENTIONS[cost.convention].blind
+    not_seen = find_convention(cost.convention).not_seen
     missed = [row for row in cost.differences if row.own > row.counted]
     told = ", ".join(f"{row.kind} {scaled(row.difference)}" for row in missed)
     here = f" Of this model it leaves out, in MACs: {told}." if told else " Of this model's MACs it leaves out none."
-    notes = [Note(f"{cost.convention} does not see {blind}.{here}", Level.INFO)]
+    notes = [Note(f"{cost.convention} does not see {not_seen}.{here}", Level.INFO)]
     if cost.hidden:
         how = f"Shown to depth {cost.depth}; {cost.hidden} rows lie deeper (--depth)." if cost.tree else ""
         notes.append(Note(how or f"{cost.hidden} more rows are not shown (--top).", Level.INFO))

@@ -9,20 +9,17 @@ seen: F.*, `@`, attention, subclasses.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem
 from modelprobe.cost.conventions.lowering import is_packed
-from modelprobe.cost.conventions.modules import Seen, children, seen
-from modelprobe.tracing.records import ModuleNode, Trace, numel
-
-Rule = Callable[[Seen], int]
+from modelprobe.cost.conventions.modules import ModuleRules, Seen, rule_of, seen, torch_nn, visits
+from modelprobe.tracing.records import Trace, numel
 
 _GROUPS = re.compile(r"\bgroups=(\d+)")
 
 
-def _convolution(call: Seen) -> int:
+def _thop_convolution(call: Seen) -> int:
     """Output elements x input channels of a group x kernel, transposed convolutions alike; no bias."""
     weight, groups = call.weight(), _GROUPS.search(call.node.extra)
     if weight is None or len(call.input) < 2:
@@ -30,7 +27,7 @@ def _convolution(call: Seen) -> int:
     return numel(call.output) * (call.input[1] // (int(groups[1]) if groups else 1)) * numel(weight.shape[2:])
 
 
-def _norm(call: Seen) -> int:
+def _thop_norm(call: Seen) -> int:
     """2 per element, 4 with an affine pair."""
     return numel(call.input) * (4 if "affine=True" in call.node.extra else 2)
 
@@ -54,13 +51,13 @@ def _adaptive_average(call: Seen) -> int:
 _UPSAMPLE = {"nearest": 1, "linear": 5, "bilinear": 11, "bicubic": 259}
 
 
-def _upsample(call: Seen) -> int:
+def _thop_upsample(call: Seen) -> int:
     op = next((op for op in call.ops if op.name.startswith("aten.upsample_")), None)
     mode = op.name.removeprefix("aten.upsample_").rstrip("123d") if op is not None else ""
     return _UPSAMPLE.get(mode, 0) * numel(call.output)
 
 
-def _linear(call: Seen) -> int:
+def _thop_linear(call: Seen) -> int:
     return call.input[-1] * numel(call.output)
 
 
@@ -68,28 +65,28 @@ def _nothing(_: Seen) -> int:
     return 0
 
 
-def _cell(gates: int, rest: int, inputs: int, hidden: int, bias: bool) -> int:
+def _cell_step(gates: int, rest: int, inputs: int, hidden: int, bias: bool) -> int:
     """Per gate a product with input and state, a sum, both biases; `rest` sums and products of the state beside."""
     return hidden * (gates * (inputs + hidden + 1 + 2 * bias) + rest)
 
 
-_CELLS = {"RNN": (1, 0), "GRU": (3, 4), "LSTM": (4, 4)}
+_GATES_AND_SUMS = {"RNN": (1, 0), "GRU": (3, 4), "LSTM": (4, 4)}
 
 
 def _one_step(call: Seen) -> int:
     kind = call.node.cls.removesuffix("Cell")
-    gates, rest = _CELLS[kind]
+    gates, rest = _GATES_AND_SUMS[kind]
     op = call.operator("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
     if op is None:
         return 0
     matrices = op.inputs[3:] if kind == "LSTM" else op.inputs[2:]
     hidden, inputs = matrices[0].shape[0] // gates, matrices[0].shape[1]
-    return _cell(gates, rest, inputs, hidden, len(matrices) > 2) * call.input[0]
+    return _cell_step(gates, rest, inputs, hidden, len(matrices) > 2) * call.input[0]
 
 
-def _sequence(call: Seen) -> int:
+def _all_steps(call: Seen) -> int:
     """Every step of every layer; a packed batch as if its longest sequence were everybody's, projections ignored."""
-    gates, rest = _CELLS[call.node.cls]
+    gates, rest = _GATES_AND_SUMS[call.node.cls]
     op = call.operator("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
     if op is None:
         return 0
@@ -98,70 +95,40 @@ def _sequence(call: Seen) -> int:
     matrices = [ref for ref in op.inputs[1:] if len(ref.shape) == 2]
     hidden, inputs = matrices[0].shape[0] // gates, matrices[0].shape[1]
     ways = 2 if both else 1
-    first = _cell(gates, rest, inputs, hidden, bool(bias)) * ways
-    deeper = _cell(gates, rest, hidden * ways, hidden, bool(bias)) * ways * (int(layers) - 1)
+    first = _cell_step(gates, rest, inputs, hidden, bool(bias)) * ways
+    deeper = _cell_step(gates, rest, hidden * ways, hidden, bool(bias)) * ways * (int(layers) - 1)
     # Packed: [steps] batch sizes, [layers x ways, batch, H] states.
     steps = (op.inputs[1].shape[0], op.inputs[2].shape[1]) if packed else call.input[:2]
     return (first + deeper) * numel(steps)
 
 
-def _torch_nn(classes: str, rule: Rule) -> dict[str, Rule]:
-    return dict.fromkeys(classes.split(), rule)
-
-
-RULES: dict[str, Rule] = {
-    **_torch_nn("Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d", _convolution),
-    **_torch_nn("BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm LayerNorm", _norm),
-    **_torch_nn("InstanceNorm1d InstanceNorm2d InstanceNorm3d", _norm),
-    **_torch_nn("PReLU", lambda call: numel(call.input)),
-    **_torch_nn("Softmax", _softmax),
-    **_torch_nn("ReLU ReLU6 LeakyReLU Dropout PixelShuffle Sequential ZeroPad2d", _nothing),
-    **_torch_nn("MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d", _nothing),
-    **_torch_nn("AvgPool1d AvgPool2d AvgPool3d", lambda call: numel(call.output)),
-    **_torch_nn("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d", _adaptive_average),
-    **_torch_nn("Linear", _linear),
-    **_torch_nn("Upsample UpsamplingBilinear2d UpsamplingNearest2d", _upsample),
-    **_torch_nn("RNNCell GRUCell LSTMCell", _one_step),
-    **_torch_nn("RNN GRU LSTM", _sequence),
+THOP_RULES: ModuleRules = {
+    **torch_nn("Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d", _thop_convolution),
+    **torch_nn("BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm LayerNorm", _thop_norm),
+    **torch_nn("InstanceNorm1d InstanceNorm2d InstanceNorm3d", _thop_norm),
+    **torch_nn("PReLU", lambda call: numel(call.input)),
+    **torch_nn("Softmax", _softmax),
+    **torch_nn("ReLU ReLU6 LeakyReLU Dropout PixelShuffle Sequential ZeroPad2d", _nothing),
+    **torch_nn("MaxPool1d MaxPool2d MaxPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d", _nothing),
+    **torch_nn("AvgPool1d AvgPool2d AvgPool3d", lambda call: numel(call.output)),
+    **torch_nn("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d", _adaptive_average),
+    **torch_nn("Linear", _thop_linear),
+    **torch_nn("Upsample UpsamplingBilinear2d UpsamplingNearest2d", _thop_upsample),
+    **torch_nn("RNNCell GRUCell LSTMCell", _one_step),
+    **torch_nn("RNN GRU LSTM", _all_steps),
 }
-"""Class of torch.nn -> its rule. A subclass is another class."""
 
 
-def count(trace: Trace) -> Count:
+def thop_items(trace: Trace) -> Iterator[CountedItem]:
     """thop's operations."""
-    return summed(_charges(trace))
-
-
-def _charges(trace: Trace) -> Iterator[Charge]:
-    hooked = _visits(trace, lambda node: True)
-    # The figure of a class with a rule stands for what is inside, but for containers.
-    read = _visits(trace, lambda node: not _has_rule(node) or node.cls == "Sequential")
+    hooked = visits(trace, lambda node: True)
+    # The figure of a class with a rule stands for what is inside, but for containers and the model itself.
+    read = visits(trace, lambda node: not node.path or rule_of(node, THOP_RULES) is None or node.cls == "Sequential")
     for call in seen(trace):
-        times = read[call.node.identity] * hooked[call.node.identity]
-        if times and _has_rule(call.node):
-            amount = RULES[call.node.cls](call) * times
-            if amount:
-                yield from call.charges(amount)
-
-
-def _has_rule(node: ModuleNode) -> bool:
-    return node.home.startswith("torch.nn.modules.") and node.cls in RULES
-
-
-def _visits(trace: Trace, enter: Callable[[ModuleNode], bool]) -> Counter[int]:
-    """Module -> how often a walk from the model meets it that looks into the model and what `enter` says.
-
-    Two names of a module in the same parent are one.
-    """
-    below = children(trace)
-    found: Counter[int] = Counter()
-    stack = [trace.tree.modules[0]]
-    while stack:
-        node = stack.pop()
-        found[node.identity] += 1
-        if node.path == "" or enter(node):
-            stack.extend(below.get(node.path, ()))
-    return found
+        rule, times = rule_of(call.node, THOP_RULES), read.get(call.node.identity, 0) * hooked[call.node.identity]
+        amount = rule(call) * times if rule is not None and times else 0
+        if amount:
+            yield from call.items(amount)
 
 
 CONVENTION = Convention(
@@ -170,8 +137,8 @@ CONVENTION = Convention(
     1,
     "thop 0.1.1.post2209072238",
     "anything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
-    count,
-    more={
+    thop_items,
+    reasons_more={
         "norm": "4 per element",
         "pooling": "1 per average and its sums",
         "activation": "nn.Softmax and nn.PReLU",

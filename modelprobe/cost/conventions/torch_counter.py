@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, charged, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem, counted_call
 from modelprobe.cost.conventions.lowering import (
     ATTENTION,
     CELLS,
@@ -26,26 +26,23 @@ _KERNEL = "aten._scaled_dot_product_flash_attention_for_cpu"
 _COUNTED = CONVOLUTIONS | PRODUCTS | CELLS | {ATTENTION, "aten.baddbmm", "higher_order.flex_attention"}
 
 
-def count(trace: Trace) -> Count:
+def torch_items(trace: Trace) -> Iterator[CountedItem]:
     """torch's FLOPs."""
-    return summed(_charges(trace))
+    for index, op in enumerate(trace.ops):
+        if is_unrolled(op) or (op.name in _COUNTED and not is_vector_product(op)):
+            yield counted_call(index, op, 2 * op.macs)
 
 
-def count_live(trace: Trace) -> Count:
+def torch_items_as_installed(trace: Trace) -> Iterator[CountedItem]:
     """torch's FLOPs by the installed release on the CPU: before 2.15 its fused attention there has no formula."""
     from torch.utils.flop_counter import flop_registry  # asked only when torch's own counter is
 
-    if _KERNEL in {str(name) for name in flop_registry}:
-        return count(trace)
-    trained = trained_values(trace)
-    fused = {i for i, op in enumerate(trace.ops) if op.name == ATTENTION and is_fused_on_cpu(op, trained)}
-    return summed(charge for charge in _charges(trace) if charge.op not in fused)
-
-
-def _charges(trace: Trace) -> Iterator[Charge]:
-    for index, op in enumerate(trace.ops):
-        if is_unrolled(op) or (op.name in _COUNTED and not is_vector_product(op)):
-            yield charged(index, op, 2 * op.macs)
+    known = _KERNEL in {str(name) for name in flop_registry}
+    trained = frozenset() if known else trained_values(trace)
+    for item in torch_items(trace):
+        op = trace.ops[item.op]
+        if known or op.name != ATTENTION or not is_fused_on_cpu(op, trained):
+            yield item
 
 
 CONVENTION = Convention(
@@ -54,7 +51,7 @@ CONVENTION = Convention(
     2,
     "torch.utils.flop_counter of torch 2.15",
     "all elementwise work, normalisation and pooling",
-    count,
-    live=count_live,
-    less={"rnn": "the LSTM kernel has no formula", "matmul": "products with a vector have no formula"},
+    torch_items,
+    as_installed=torch_items_as_installed,
+    reasons_fewer={"rnn": "the LSTM kernel has no formula", "matmul": "products with a vector have no formula"},
 )

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelprobe.cost.conventions.convention import Charge, Convention, Count, summed
+from modelprobe.cost.conventions.convention import Convention, CountedItem
 from modelprobe.cost.conventions.modules import children, parameters, seen
 from modelprobe.tracing.records import Shape, Trace, numel
 
 _EMPTY_IS_FALSE = frozenset({"Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
 
 
-def count(trace: Trace) -> Count:
+def torchinfo_items(trace: Trace) -> Iterator[CountedItem]:
     """torchinfo's mult-adds."""
-    return summed(_charges(trace))
-
-
-def _charges(trace: Trace) -> Iterator[Charge]:
     below, own = children(trace), parameters(trace)
     # An empty container is false, so a module with nothing but such children passes for a leaf.
     inner = {
@@ -34,7 +30,7 @@ def _charges(trace: Trace) -> Iterator[Charge]:
         if path not in inner and path in own:
             amount = sum(_mult_adds(call.node.cls, name, size, call.output) for name, size in own[path])
             if amount:
-                yield from call.charges(amount)
+                yield from call.items(amount)
 
 
 def _mult_adds(cls: str, name: str, size: int, output: Shape) -> int:
@@ -49,13 +45,13 @@ CONVENTION = Convention(
     1,
     "torchinfo 1.8.0",
     "anything but modules with parameters and without children",
-    count,
-    more={
+    torchinfo_items,
+    reasons_more={
         "norm": "its parameters once",
         "conv": "biases",
         "embedding": "the whole table",
         "rnn": "parameters x two sizes of the output",
         "matmul": "biases",
     },
-    less={"matmul": "a layer's parameters once, whatever its positions"},
+    reasons_fewer={"matmul": "a layer's parameters once, whatever its positions"},
 )

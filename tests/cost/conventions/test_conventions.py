@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelprobe.cost.conventions import CONVENTIONS, count
+from modelprobe.cost.conventions import CONVENTIONS, count, find_convention
 from modelprobe.cost.conventions.einsum import contraction_macs
 from modelprobe.cost.conventions.report import count_by_convention
 from modelprobe.tracing.recorder import trace
@@ -234,7 +234,7 @@ def test_ptflops_averages_over_a_tensor_or_a_list() -> None:
 
 
 def test_fvcore_alone_sees_no_fused_attention_of_timm() -> None:
-    convention = CONVENTIONS["fvcore"]
+    convention = find_convention("fvcore")
     found = trace(BLOCK, IMAGE, functions=True)
     assert convention.predict(found).total == convention.count(found).total  # no attention
 
@@ -247,11 +247,11 @@ def test_torch_before_2_15_does_not_see_the_cpus_fused_attention(monkeypatch: py
     macs = 2 * 5 * 5 * (8 + 8) + 2 * 5 * 8 * 5
     without = {key: value for key, value in flop_counter.flop_registry.items() if "for_cpu" not in str(key)}
     monkeypatch.setattr(flop_counter, "flop_registry", without)
-    assert CONVENTIONS["torch"].predict(found).total == 2 * 2 * 5 * 8 * 5
+    assert find_convention("torch").predict(found).total == 2 * 2 * 5 * 8 * 5
     assert count(found, "torch").total == 2 * macs
     kernel = "aten._scaled_dot_product_flash_attention_for_cpu"
     monkeypatch.setattr(flop_counter, "flop_registry", {**without, kernel: None})
-    assert CONVENTIONS["torch"].predict(found).total == 2 * macs
+    assert find_convention("torch").predict(found).total == 2 * macs
 
 
 def test_what_a_module_counts_is_parted_over_the_kinds_it_runs() -> None:
@@ -261,7 +261,7 @@ def test_what_a_module_counts_is_parted_over_the_kinds_it_runs() -> None:
     assert found.total == 0  # in no module of the model: nothing is hooked
     inside = Expression(lambda x: model(x, x, x, need_weights=False))
     inside.attention = model
-    parted = count(trace(inside, x, functions=True), "ptflops").by(lambda charge: charge.kind)
+    parted = count(trace(inside, x, functions=True), "ptflops").by(lambda item: item.kind)
     # projections 4 x 3 x 8 x 8, attention 2 heads x 3 x 3 x (4 + 4): the surplus goes to both in proportion
     # scaling 24, projections 576 + 72, scores, softmax and sum 162, the last one 192 + 24: 1,050 in all
     assert parted == {"matmul": 1050 * 768 // (768 + 144), "attention": 1050 - 884}

@@ -1,10 +1,10 @@
-"""What is known of another counting tool, and the two shapes in which such tools take a model's inputs."""
+"""The records of other counting tools: what is known of one, and what came of asking it."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ Ask = Callable[["nn.Module", Sequence[Any], Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class Tool:
     """A tool that counts. `ask` has to be a function at the top of a module: the child imports it by name.
 
     `unit` is what the tool calls its figure, `per_mac` how much of it one multiply-accumulate is. `extra` is the extra
@@ -44,7 +44,7 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """The installed version, empty where nobody knows."""
+        """The installed version, empty where it is not known."""
         try:
             return importlib.metadata.version(self.package)
         except importlib.metadata.PackageNotFoundError:
@@ -56,25 +56,22 @@ class Peer:
         return f"pip install {f'modelprobe[{self.extra}]' if self.extra else self.package}"
 
 
-def positional(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The arguments by place, for tools that take no names. Raises TypeError where forward wants a name."""
-    if not kwargs:
-        return tuple(args)
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    if bound.kwargs:
-        raise TypeError(f"it takes inputs by place alone, and {next(iter(bound.kwargs))} has a name only")
-    return bound.args
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The figure in the tool's own unit, or None and the `problem` in one line.
+
+    `place` is the device that the model was on, `seconds` the life of the child process.
+    """
+
+    figure: int | float | None
+    problem: str = ""
+    place: str = ""
+    seconds: float = 0.0
 
 
-def named(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by name, for tools that take a dict. Raises TypeError where forward wants one by place."""
-    if not args:
-        return dict(kwargs)
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    kinds = {parameter.name: parameter.kind for parameter in bound.signature.parameters.values()}
-    found: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if kinds[name] in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
-            raise TypeError(f"it takes several inputs by name alone, and {name} has none")
-        found.update(value if kinds[name] is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return found
+def plain_number(figure: Any) -> int | float:
+    """A tool's figure as a plain number. Raises ValueError for what is none."""
+    number = figure.item() if hasattr(figure, "item") else figure
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise ValueError(f"its answer is no figure: {str(figure)[:60]!r}")
+    return int(number) if float(number).is_integer() else number

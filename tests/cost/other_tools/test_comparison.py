@@ -11,23 +11,23 @@ import torch
 from torch import nn
 
 from modelprobe.cli.commands import reconcile
-from modelprobe.cost.conventions import CONVENTIONS
-from modelprobe.cost.peers import PEERS, Peer
-from modelprobe.cost.peers.answer import Answer
-from modelprobe.cost.peers.comparison import PeerComparison, compare_with_peers
-from modelprobe.cost.peers.peer import named, positional
+from modelprobe.cost.conventions import find_convention
+from modelprobe.cost.other_tools import OTHER_TOOLS
+from modelprobe.cost.other_tools.ask import by_name, positional
+from modelprobe.cost.other_tools.comparison import ToolComparison, compare_with_tools
+from modelprobe.cost.other_tools.tool import Tool, ToolResult
 from modelprobe.model.zoo.published import Published
 from modelprobe.report.blocks import Level, Report
 from modelprobe.report.formats import RENDERERS, Style
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 from tests.command_line import SAMPLES, CommandLine, said
-from tests.cost.peers import fakes
+from tests.cost.other_tools import fakes
 
 OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 15)
 
 TINY = f"{SAMPLES}:TinyCNN"
-UNKNOWN = [dataclasses.replace(peer, package="") for peer in PEERS.values()]
+UNKNOWN = [dataclasses.replace(tool, package="") for tool in OTHER_TOOLS.values()]
 """The tools as if nobody knew their versions, so that texts stay the same."""
 
 
@@ -54,9 +54,9 @@ def recorded() -> Trace:
     return trace(Small(), torch.zeros(1, 3, 16, 16), functions=True, env={"inputs": ["x: 1x3x16x16 float32"]})
 
 
-def predicted(recorded: Trace, **others: Answer) -> dict[str, Answer]:
+def predicted(recorded: Trace, **others: ToolResult) -> dict[str, ToolResult]:
     """What the conventions say as if the tools had said it, but for `others`."""
-    said = {name: Answer(CONVENTIONS[name].predict(recorded).total, place="cpu") for name in PEERS}
+    said = {name: ToolResult(find_convention(name).predict(recorded).total, place="cpu") for name in OTHER_TOOLS}
     return {**said, **{name.replace("_", "-"): answer for name, answer in others.items()}}
 
 
@@ -64,12 +64,12 @@ def rendered(report: Report, width: int) -> str:
     return RENDERERS["terminal"].render(report, Style(width, colour=False, unicode=True))
 
 
-def rows(result: PeerComparison) -> dict[str, object]:
+def rows(result: ToolComparison) -> dict[str, object]:
     return {row.tool: row for row in result.rows}
 
 
 def test_reasons_add_up_to_the_difference(recorded: Trace) -> None:
-    result = compare_with_peers(recorded, list(PEERS.values()), predicted(recorded))
+    result = compare_with_tools(recorded, list(OTHER_TOOLS.values()), predicted(recorded))
     for row in result.rows:
         assert sum(reason.difference for reason in row.reasons) == row.macs - result.macs
         assert (row.unexplained, row.problem) == (0, "")
@@ -82,9 +82,9 @@ def test_reasons_add_up_to_the_difference(recorded: Trace) -> None:
 
 
 def test_what_no_rule_explains_is_said(recorded: Trace) -> None:
-    right = CONVENTIONS["torch"].predict(recorded).total
-    answers = predicted(recorded, torch=Answer(right + 3000), fvcore=Answer(None, "raised TypeError: no"))
-    result = compare_with_peers(recorded, list(PEERS.values()), answers)
+    right = find_convention("torch").predict(recorded).total
+    answers = predicted(recorded, torch=ToolResult(right + 3000), fvcore=ToolResult(None, "raised TypeError: no"))
+    result = compare_with_tools(recorded, list(OTHER_TOOLS.values()), answers)
     assert rows(result)["torch"].unexplained == 1500  # 3,000 FLOPs
     assert rows(result)["fvcore"].problem == "raised TypeError: no"
     loud = [note.text for note in result.report().notes if note.level is Level.WARNING]
@@ -98,7 +98,7 @@ def test_what_no_rule_explains_is_said(recorded: Trace) -> None:
 
 def test_what_our_own_figure_leaves_out_is_said(recorded: Trace) -> None:
     first = recorded.ops[0]._replace(name="mine.odd", status="uncounted", macs=0)
-    result = compare_with_peers(dataclasses.replace(recorded, ops=(first, *recorded.ops[1:])), [], {})
+    result = compare_with_tools(dataclasses.replace(recorded, ops=(first, *recorded.ops[1:])), [], {})
     assert [note.text for note in result.notes if note.level is Level.WARNING] == [
         "Not in modelprobe's own figure, for want of a formula: mine.odd x1."
     ]
@@ -110,7 +110,7 @@ def test_a_published_figure_is_right_to_its_decimals(recorded: Trace) -> None:
     far = Published(("V3",), own + 5 * 10**6, recorded.tree.parameter_count())
     other = Published(("V3",), own + 5 * 10**6, 7)
     depends = Published(("V4",), 10**9, 7, of_data=True)
-    result = compare_with_peers(recorded, [], {}, [near, far, other, depends])
+    result = compare_with_tools(recorded, [], {}, [near, far, other, depends])
     assert [row.unexplained for row in result.rows] == [0, 5 * 10**6, None, None]
     assert result.rows[0].remark == "V1 of torchvision"
     assert result.rows[2].remark == f"V3 of torchvision, with 7 parameters instead of {recorded.tree.parameter_count()}"
@@ -122,19 +122,19 @@ def test_a_published_figure_is_right_to_its_decimals(recorded: Trace) -> None:
 def test_the_table(recorded: Trace, width: int, golden: Callable[[str, str], None]) -> None:
     answers = predicted(
         recorded,
-        fvcore=Answer(None, "not installed: pip install modelprobe[compare]"),
-        ptflops=Answer(None, "stopped after 120 s (--timeout)"),
-        ptflops_aten=Answer(CONVENTIONS["ptflops-aten"].predict(recorded).total + 1234),
+        fvcore=ToolResult(None, "not installed: pip install modelprobe[compare]"),
+        ptflops=ToolResult(None, "stopped after 120 s (--timeout)"),
+        ptflops_aten=ToolResult(find_convention("ptflops-aten").predict(recorded).total + 1234),
     )
     published = Published(("IMAGENET1K_V1",), 10**6, recorded.tree.parameter_count())
-    result = compare_with_peers(recorded, UNKNOWN, answers, [published])
+    result = compare_with_tools(recorded, UNKNOWN, answers, [published])
     golden(f"reconcile.{width}.txt", rendered(result.report(), width))
 
 
 def test_each_tool_and_its_convention_mean_the_same_unit() -> None:
-    for name, peer in PEERS.items():
-        convention = CONVENTIONS[peer.convention]
-        assert (name, peer.unit, peer.per_mac) == (convention.name, convention.amount, convention.per_mac)
+    for name, tool in OTHER_TOOLS.items():
+        convention = find_convention(tool.convention)
+        assert (name, tool.unit, tool.per_mac) == (convention.name, convention.amount, convention.per_mac)
 
 
 def test_arguments_by_place_and_by_name() -> None:
@@ -142,11 +142,11 @@ def test_arguments_by_place_and_by_name() -> None:
         def forward(self, a: int, b: int = 2, *, c: int = 3) -> None: ...
 
     assert positional(Net(), (1,), {"b": 5}) == (1, 5)
-    assert named(Net(), (1,), {"c": 6}) == {"a": 1, "c": 6}
+    assert by_name(Net(), (1,), {"c": 6}) == {"a": 1, "c": 6}
     with pytest.raises(TypeError, match="c has a name only"):
         positional(Net(), (1,), {"c": 6})
     with pytest.raises(TypeError, match="x has none"):
-        named(nn.Sequential(type("Any", (nn.Module,), {"forward": lambda self, *x: x})())[0], (1, 2), {})
+        by_name(nn.Sequential(type("Any", (nn.Module,), {"forward": lambda self, *x: x})())[0], (1, 2), {})
 
 
 def test_torchinfo_is_given_names_that_it_uses_itself() -> None:
@@ -158,7 +158,7 @@ def test_torchinfo_is_given_names_that_it_uses_itself() -> None:
         def forward(self, x: torch.Tensor, scale: torch.Tensor, *, twice: bool = False) -> torch.Tensor:
             return self.layer(x) * scale * (1 + twice)
 
-    ask, scale = PEERS["torchinfo"].ask, torch.ones(1)
+    ask, scale = OTHER_TOOLS["torchinfo"].ask, torch.ones(1)
     x = torch.zeros(2, 8)
     assert ask(Scaled().eval(), (), {"x": x, "scale": scale}) == 2 * (8 * 4 + 4)
     assert ask(Scaled().eval(), (x, scale), {"twice": True}) == 2 * (8 * 4 + 4)
@@ -167,17 +167,17 @@ def test_torchinfo_is_given_names_that_it_uses_itself() -> None:
 # The command, with tools of ours in the place of the real ones
 
 
-def peers(monkeypatch: pytest.MonkeyPatch, *given: Peer) -> None:
-    monkeypatch.setattr(reconcile, "PEERS", {peer.name: peer for peer in given})
+def tools(monkeypatch: pytest.MonkeyPatch, *given: Tool) -> None:
+    monkeypatch.setattr(reconcile, "OTHER_TOOLS", {tool.name: tool for tool in given})
 
 
-MISSING = Peer("missing", "no_such_package_at_all", "MACs", 1, fakes.ruins, extra="compare")
-RUINS = Peer("ruins", "torch", "MACs", 1, fakes.ruins)
-COUNTS = Peer("counts", "torch", "FLOPs", 2, fakes.counts_bytes)
+MISSING = Tool("missing", "no_such_package_at_all", "MACs", 1, fakes.ruins, extra="compare")
+RUINS = Tool("ruins", "torch", "MACs", 1, fakes.ruins)
+COUNTS = Tool("counts", "torch", "FLOPs", 2, fakes.counts_bytes)
 
 
 def test_tools_that_misbehave_are_rows_and_touch_nothing(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    peers(monkeypatch, MISSING, RUINS, COUNTS)
+    tools(monkeypatch, MISSING, RUINS, COUNTS)
     before = (torch.nn.Linear.forward, torch.add, torch.get_default_dtype())
     how = ("--input", "2x3x8x8", "--dtype", "float64", "--set", "width=4", "--timeout", "100")
     answer = cli("reconcile", TINY, *how, "-f", "json", "--strict")
@@ -195,7 +195,7 @@ def test_tools_that_misbehave_are_rows_and_touch_nothing(cli: CommandLine, monke
 
 
 def test_a_tool_that_does_not_fit_into_memory_is_not_run(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    peers(monkeypatch, COUNTS)
+    tools(monkeypatch, COUNTS)
     monkeypatch.setattr(reconcile, "free_memory", lambda: 10**8)
     answer = cli("reconcile", TINY, "--input", "32")
     assert answer.code == 0

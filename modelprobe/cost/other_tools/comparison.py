@@ -1,4 +1,4 @@
-"""What do other tools say when they are asked about this model, and which operators make the difference?"""
+"""The report of `modelprobe reconcile`: what other tools count for a model, and which operators make the difference."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelprobe.cost.conventions import CONVENTIONS
-from modelprobe.cost.peers.answer import Answer
-from modelprobe.cost.peers.peer import Peer
-from modelprobe.cost.peers.peer_reasons import Reason, explain, signed, told
+from modelprobe.cost.conventions import CONVENTIONS, find_convention
+from modelprobe.cost.conventions.convention import Convention, ToolCount
+from modelprobe.cost.other_tools.tool import Tool, ToolResult
 from modelprobe.model.zoo.published import DIGITS, Published
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -18,9 +17,24 @@ from modelprobe.tracing.records import Trace
 
 PUBLISHED = "published"
 
+MAX_REASONS = 4
+"""Reasons that are named; the others are added up."""
+
+LEAST_SHARE = 0.0005
+"""The least share of our figure that a reason has to make up to be named on its own."""
+
 
 @dataclass(frozen=True, slots=True)
-class PeerRow:
+class Reason:
+    """What a tool counts of one kind of operator more or less than modelprobe, in MACs, and why in a few words."""
+
+    kind: str
+    difference: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRow:
     """A tool's `figure` in its own `unit`, `per_mac` of which are one MAC, or the `problem` that stood in its way.
 
     `macs` is the figure in MACs, `ratio` that to modelprobe's, `unexplained` what of it (in MACs) its convention does
@@ -43,13 +57,13 @@ class PeerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerComparison(Result):
+class ToolComparison(Result):
     """The cost of one forward pass, and what other tools say of it."""
 
     model: str
     inputs: tuple[str, ...]
     macs: int
-    rows: tuple[PeerRow, ...]
+    rows: tuple[ToolRow, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
@@ -65,46 +79,46 @@ class PeerComparison(Result):
         return Report(title, "modelprobe.flops-compare/1", (facts, _table(self), *self.notes), self.to_dict(), self.env)
 
 
-def compare_with_peers(
-    trace: Trace, peers: Sequence[Peer], answers: Mapping[str, Answer], figures: Sequence[Published] = ()
-) -> PeerComparison:
-    """What `peers` answered beside what `trace` recorded, and beside the `figures` that its authors publish.
+def compare_with_tools(
+    trace: Trace, tools: Sequence[Tool], answers: Mapping[str, ToolResult], figures: Sequence[Published] = ()
+) -> ToolComparison:
+    """What `tools` answered beside what `trace` recorded, and beside the `figures` that its authors publish.
 
     The ledger has to hold function calls (`functions=True`), which one of the tools looks at.
     """
     rows = [_published_row(trace, figure) for figure in figures]
-    rows += [_row(trace, peer, answers[peer.name]) for peer in peers]
+    rows += [_row(trace, tool, answers[tool.name]) for tool in tools]
     versions = {row.tool: row.version for row in rows if row.version}
-    return PeerComparison(
+    return ToolComparison(
         model=str(trace.env.get("model", trace.tree.cls)),
         inputs=tuple(trace.env.get("inputs", ())),
         macs=trace.macs,
         rows=tuple(rows),
         notes=(*trace.notes, *_own_notes(trace), *_notes(rows), *_settings(trace, rows)),
-        env={**trace.env, "peers": versions},
+        env={**trace.env, "tools": versions},
     )
 
 
-def _row(trace: Trace, peer: Peer, answer: Answer) -> PeerRow:
-    version = peer.version if peer.installed else ""
+def _row(trace: Trace, tool: Tool, answer: ToolResult) -> ToolRow:
+    version = tool.version if tool.installed else ""
     if answer.figure is None:
         none = (None, None, None, None)
-        return PeerRow(
-            peer.name, version, peer.unit, peer.per_mac, *none, (), answer.problem, answer.place, answer.seconds
+        return ToolRow(
+            tool.name, version, tool.unit, tool.per_mac, *none, (), answer.problem, answer.place, answer.seconds
         )
-    macs = answer.figure / peer.per_mac if peer.per_mac > 1 else answer.figure
+    macs = answer.figure / tool.per_mac if tool.per_mac > 1 else answer.figure
     unexplained: float | None = None
     reasons: tuple[Reason, ...] = ()
-    convention = CONVENTIONS.get(peer.convention)
+    convention = find_convention(tool.convention) if tool.convention in CONVENTIONS else None
     if convention is not None:
         found = convention.predict(trace)
         reasons = explain(trace, found, convention)
         unexplained = (answer.figure - found.total) / convention.per_mac
-    return PeerRow(
-        peer.name,
+    return ToolRow(
+        tool.name,
         version,
-        peer.unit,
-        peer.per_mac,
+        tool.unit,
+        tool.per_mac,
         answer.figure,
         macs,
         _ratio(macs, trace),
@@ -115,14 +129,14 @@ def _row(trace: Trace, peer: Peer, answer: Answer) -> PeerRow:
     )
 
 
-def _published_row(trace: Trace, figure: Published) -> PeerRow:
+def _published_row(trace: Trace, figure: Published) -> ToolRow:
     """The authors' figure, which has three decimals in billions: what they round away is not a difference."""
-    convention = CONVENTIONS["torchvision"]
+    convention = find_convention("torchvision")
     found = convention.count(trace)
     same = round(found.total / 1e9, DIGITS) == round(figure.macs / 1e9, DIGITS)
     parameters = trace.tree.parameter_count()
     other = figure.of_data or (not same and parameters != figure.parameters)  # another model, or other boxes
-    return PeerRow(
+    return ToolRow(
         PUBLISHED,
         "",
         "MACs",
@@ -155,7 +169,7 @@ def _own_notes(trace: Trace) -> list[Note]:
     return [Note(f"Not in modelprobe's own figure, for want of a formula: {names}.", Level.WARNING)] if names else []
 
 
-def _notes(rows: Sequence[PeerRow]) -> list[Note]:
+def _notes(rows: Sequence[ToolRow]) -> list[Note]:
     notes = _asked_notes(rows)
     silent = [row for row in rows if row.problem]
     if silent:
@@ -169,7 +183,7 @@ def _notes(rows: Sequence[PeerRow]) -> list[Note]:
     return notes
 
 
-def _asked_notes(rows: Sequence[PeerRow]) -> list[Note]:
+def _asked_notes(rows: Sequence[ToolRow]) -> list[Note]:
     """Who was asked and where, and what a FLOP is: tools do not agree."""
     places: dict[str, list[str]] = {}
     for row in rows:
@@ -182,22 +196,22 @@ def _asked_notes(rows: Sequence[PeerRow]) -> list[Note]:
     return [Note(" ".join(texts), Level.INFO)] if texts else []
 
 
-def _settings(trace: Trace, rows: Sequence[PeerRow]) -> list[Note]:
+def _settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
     """How a figure of the same tool comes about that others publish."""
     notes = []
     for row in rows:
-        convention = CONVENTIONS.get(row.tool)
-        if convention is None or convention.live is None or row.figure is None:
+        convention = find_convention(row.tool) if row.tool in CONVENTIONS else None
+        if convention is None or convention.as_installed is None or row.figure is None:
             continue
         found = convention.count(trace)
-        if found.total == convention.live(trace).total:
+        if found.total == convention.predict(trace).total:
             continue
         texts = found.notes or (f"{convention.follows} says {found.total:,} {convention.amount}, other releases less.",)
         notes += [Note(f"{row.tool}: {text}", Level.INFO) for text in texts]
     return notes
 
 
-def _table(result: PeerComparison) -> Table:
+def _table(result: ToolComparison) -> Table:
     columns = (
         Column("tool", "Tool"),
         Column("says", "It says"),
@@ -213,19 +227,93 @@ def _table(result: PeerComparison) -> Table:
     return Table(columns, (own, *rows))
 
 
-def _says(row: PeerRow) -> str:
+def _says(row: ToolRow) -> str:
     if row.figure is None:
         return ""
     unit = {"MACs": Unit.MACS, "FLOPs": Unit.FLOPS}.get(row.unit)
     return labelled(row.figure, unit) if unit is not None else f"{scaled(row.figure)} {row.unit}"
 
 
-def _why(row: PeerRow, result: PeerComparison) -> str:
+def _why(row: ToolRow, result: ToolComparison) -> str:
     if row.problem:
         return row.problem
-    parts = told(row.reasons, result.macs)
+    parts = reasons_text(row.reasons, result.macs)
     if row.unexplained is None and not row.remark:
         parts = [f"{signed((row.macs or 0) - result.macs)}, its rules are not known here"]
     elif row.unexplained:
         parts.append(f"unexplained: {signed(row.unexplained)}")
     return "; ".join([*([row.remark] if row.remark else []), *parts]) or "the same"
+
+
+def explain(trace: Trace, found: ToolCount, convention: Convention) -> tuple[Reason, ...]:
+    """The difference between `found` and our MACs by kind of operator, the greatest first. They add up to all of it."""
+    own: dict[str, dict[str, float]] = {}
+    counted: dict[str, dict[str, float]] = {}
+    classes = {node.path: node.cls for node in trace.tree.modules}
+    for op in trace.ops:
+        if op.macs:
+            _add_amount(own, op.kind, classes.get(op.module, ""), op.macs)
+    for item in found.items:
+        _add_amount(counted, item.kind, classes.get(item.module, ""), item.amount / convention.per_mac)
+    reasons = []
+    for kind in dict.fromkeys((*own, *counted)):
+        ours, theirs = own.get(kind, {}), counted.get(kind, {})
+        difference = sum(theirs.values()) - sum(ours.values())
+        if difference:
+            why = (
+                _where_not_seen(ours, theirs, convention.reasons_fewer.get(kind, ""))
+                if difference < 0
+                else convention.reasons_more.get(kind, "")
+            )
+            reasons.append(Reason(kind, difference, why))
+    return tuple(sorted(reasons, key=lambda reason: -abs(reason.difference)))
+
+
+def _add_amount(amounts: dict[str, dict[str, float]], kind: str, cls: str, amount: float) -> None:
+    inside = amounts.setdefault(kind, {})
+    inside[cls] = inside.get(cls, 0) + amount
+
+
+def _where_not_seen(ours: dict[str, float], theirs: dict[str, float], habit: str) -> str:
+    """Where the tool sees nothing, or too little, and its reason: the classes of the modules that the operators ran in.
+
+    A class that makes up most of it stands alone; what is lacking in the others is said to be there.
+    """
+    lacking = {cls: amount - theirs.get(cls, 0) for cls, amount in ours.items() if amount > theirs.get(cls, 0)}
+    worst = sorted(lacking, key=lambda cls: -lacking[cls])
+    named = worst[:2] if lacking[worst[0]] < 0.9 * sum(lacking.values()) else worst[:1]
+    others = " and others" if len(worst) > len(named) and len(named) > 1 else ""
+    seen = any(theirs.get(cls, 0) for cls in named)
+    where = f"{'seen in part' if seen else 'not seen'} in {', '.join(named)}{others}"
+    return f"{where}: {habit}" if habit else where
+
+
+def reasons_text(reasons: Sequence[Reason], macs: int) -> list[str]:
+    """The reasons that matter as phrases, and what the others add up to. Kinds with one reason are named together."""
+    joined: dict[tuple[str, bool], list[Reason]] = {}
+    for reason in reasons:
+        key = (reason.why, reason.difference > 0) if reason.why else (reason.kind, True)
+        joined.setdefault(key, []).append(reason)
+    groups = sorted(joined.values(), key=lambda group: -abs(_total_difference(group)))
+    main = [group for i, group in enumerate(groups) if i == 0 or abs(_total_difference(group)) >= LEAST_SHARE * macs][
+        :MAX_REASONS
+    ]
+    rest = sum(map(_total_difference, groups[len(main) :]))
+    return [*map(_reason_phrase, main), *([f"{signed(rest)} other kinds"] if rest else [])]
+
+
+def _total_difference(group: Sequence[Reason]) -> float:
+    return sum(reason.difference for reason in group)
+
+
+def _reason_phrase(group: Sequence[Reason]) -> str:
+    kinds, why = ", ".join(reason.kind for reason in group), group[0].why
+    if group[0].difference < 0:
+        return f"{signed(_total_difference(group))} {kinds} {why}"
+    return f"{signed(_total_difference(group))} {kinds}{f' ({why})' if why else ''}"
+
+
+def signed(difference: float) -> str:
+    """An amount with its sign: `+15.13 M`."""
+    whole = int(difference) if float(difference).is_integer() else difference
+    return f"{'+' if difference > 0 else ''}{scaled(whole)}"

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelprobe.cost.peers.answer import Answer
-from modelprobe.cost.peers.child import ANSWER, ORDER
+from modelprobe.cost.other_tools.child import ANSWER, ORDER
+from modelprobe.cost.other_tools.tool import ToolResult
 
 PAUSE = 0.02
 """Seconds between two looks at the children."""
@@ -59,15 +59,15 @@ def ask_all(
     *,
     workers: int,
     memory: int | None = None,
-    told: Callable[[Sequence[str], Mapping[str, Answer]], None] = lambda running, done: None,
-) -> dict[str, Answer]:
+    told: Callable[[Sequence[str], Mapping[str, ToolResult]], None] = lambda running, done: None,
+) -> dict[str, ToolResult]:
     """The answers by name, in the order of `orders`. At most `workers` children at once, within `memory` bytes.
 
     `told` hears who is running and what is done, after each change. No child outlives this call.
     """
     waiting = list(orders)
     running: list[_Running] = []
-    answers: dict[str, Answer] = {}
+    answers: dict[str, ToolResult] = {}
     with ExitStack() as stack:
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="modelprobe-", ignore_cleanup_errors=True))
@@ -111,16 +111,16 @@ def _start(order: Order, parent: Path, workers: int) -> _Running:
     return _Running(order, folder, process)
 
 
-def _end(child: _Running, timeout: float) -> Answer:
+def _end(child: _Running, timeout: float) -> ToolResult:
     """The answer of a child that is done or out of time, and of its own children nothing left."""
     seconds, late = child.seconds, child.process.poll() is None
     _stop(child)
     try:
         found = json.loads((child.folder / ANSWER).read_text(encoding="utf-8"))
-        return Answer(found["figure"], found["problem"], found["place"], seconds)
+        return ToolResult(found["figure"], found["problem"], found["place"], seconds)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return Answer(
+    return ToolResult(
         None, f"stopped after {timeout:g} s (--timeout)" if late else _death(child.process.returncode), "", seconds
     )
 

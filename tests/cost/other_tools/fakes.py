@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelprobe.cost.peers.answer import Answer, checked
-from modelprobe.cost.peers.child import carry_out
+from modelprobe.cost.other_tools.child import carry_out
+from modelprobe.cost.other_tools.tool import ToolResult, plain_number
 
 # Entries: the whole of a child
 
 
 def _told(folder: str, act: Callable[[Mapping[str, Any]], Any]) -> None:
-    carry_out(folder, lambda order: Answer(checked(act(order)), place="cpu"))
+    carry_out(folder, lambda order: ToolResult(plain_number(act(order)), place="cpu"))
 
 
 def prints(folder: str) -> None:
@@ -86,7 +86,7 @@ def hangs(folder: str) -> None:
     _told(folder, act)
 
 
-# Askers: what `Peer.ask` is
+# Askers: what `Tool.ask` is
 
 
 def ruins(model, args, kwargs):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.cost.peers.answer import Answer, checked
-from modelprobe.cost.peers.process import Order, ask_all, free_memory
+from modelprobe.cost.other_tools.process import Order, ask_all, free_memory
+from modelprobe.cost.other_tools.tool import ToolResult, plain_number
 from tests.samples import ROOT
 
 
-def ask(name: str, timeout: float = 30, **content: object) -> Answer:
-    return ask_all([Order(name, f"tests.cost.peers.fakes:{name}", content)], timeout, workers=1)[name]
+def ask(name: str, timeout: float = 30, **content: object) -> ToolResult:
+    return ask_all([Order(name, f"tests.cost.other_tools.fakes:{name}", content)], timeout, workers=1)[name]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path: Path) -> No
         if running:
             wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
 
-    order = Order("hangs", "tests.cost.peers.fakes:hangs", {"note": str(note)})
+    order = Order("hangs", "tests.cost.other_tools.fakes:hangs", {"note": str(note)})
     answer = ask_all([order], 0.1, workers=1, told=told)["hangs"]
     assert (answer.figure, answer.problem) == (None, "stopped after 0.1 s (--timeout)")
     assert_gone(note)
@@ -61,8 +61,8 @@ def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path: Path) -> No
 
 def test_children_end_when_we_are_killed(tmp_path: Path) -> None:
     note = tmp_path / "note"
-    order = f"Order('hangs', 'tests.cost.peers.fakes:hangs', {{'note': {str(note)!r}}})"
-    code = f"from modelprobe.cost.peers.process import Order, ask_all; ask_all([{order}], 60, workers=1)"
+    order = f"Order('hangs', 'tests.cost.other_tools.fakes:hangs', {{'note': {str(note)!r}}})"
+    code = f"from modelprobe.cost.other_tools.process import Order, ask_all; ask_all([{order}], 60, workers=1)"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
     parent.kill()
@@ -79,14 +79,14 @@ def test_nothing_is_left_when_we_are_interrupted(tmp_path: Path) -> None:
             wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
             raise KeyboardInterrupt
 
-    order = Order("hangs", "tests.cost.peers.fakes:hangs", {"note": str(note)})
+    order = Order("hangs", "tests.cost.other_tools.fakes:hangs", {"note": str(note)})
     with pytest.raises(KeyboardInterrupt):
         ask_all([order], 60, workers=1, told=told)
     assert_gone(note)
 
 
 def test_as_many_at_once_as_allowed_and_as_memory_holds() -> None:
-    orders = [Order(f"child{i}", "tests.cost.peers.fakes:numbers", {"number": i}, needs=10) for i in range(4)]
+    orders = [Order(f"child{i}", "tests.cost.other_tools.fakes:numbers", {"number": i}, needs=10) for i in range(4)]
     for workers, memory, most in ((3, None, 3), (3, 25, 2), (3, 5, 1)):
         seen: list[int] = []
         answers = ask_all(
@@ -97,12 +97,12 @@ def test_as_many_at_once_as_allowed_and_as_memory_holds() -> None:
 
 
 def test_figures_are_plain_numbers() -> None:
-    assert checked(3.0) == 3
-    assert isinstance(checked(3.0), int)
-    assert checked(2.5) == 2.5
+    assert plain_number(3.0) == 3
+    assert isinstance(plain_number(3.0), int)
+    assert plain_number(2.5) == 2.5
     for nonsense in (None, True, float("inf"), "1"):
         with pytest.raises(ValueError, match="no figure"):
-            checked(nonsense)
+            plain_number(nonsense)
 
 
 def test_free_memory_is_less_than_there_is() -> None:

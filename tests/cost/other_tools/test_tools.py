@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modelprobe.cost.peers import PEERS
+from modelprobe.cost.other_tools import OTHER_TOOLS
 from tests.command_line import SAMPLES, CommandLine
 
 pytestmark = pytest.mark.zoo
@@ -29,9 +29,9 @@ def test_every_figure_is_explained(arguments: tuple[str, ...], capsys: pytest.Ca
     answer = CommandLine(capsys)("reconcile", *arguments, "-f", "json")
     assert answer.code == 0
     rows = {row["tool"]: row for row in json.loads(answer.out)["rows"]}
-    for name, peer in PEERS.items():
-        if not peer.installed:
-            assert rows[name]["problem"] == f"not installed: {peer.remedy}"
+    for name, tool in OTHER_TOOLS.items():
+        if not tool.installed:
+            assert rows[name]["problem"] == f"not installed: {tool.remedy}"
         elif arguments is TAGGER and name == "ptflops":
             assert "PackedSequence" in rows[name]["problem"]
         else:
