@@ -10,9 +10,9 @@ import argparse
 import time
 from collections import Counter
 
-from modelprobe.cli.commands.reconcile import compare
 from modelprobe.cost.other_tools import OTHER_TOOLS
 from modelprobe.cost.other_tools.comparison import ToolComparison, ToolRow
+from modelprobe.cost.other_tools.reconcile import reconcile
 from modelprobe.model.build import Question
 
 RIGHT, NEAR = 0.001, 0.03
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{'share of our MACs':<36}{'GMACs':>9}" + "".join(f"{name:>14}" for name in OTHER_TOOLS))
     right, near, failed, odd = Counter[str](), Counter[str](), Counter[str](), 0
     for name in wanted:
-        found = compare(Question(name), timeout=given.timeout)
+        found = reconcile(Question(name), timeout=given.timeout)
         print(_line(name, found), flush=True)
         for row in found.rows:
             off = abs((row.ratio or 0) - 1)

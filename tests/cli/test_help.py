@@ -6,13 +6,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
 from modelprobe.cli.app import COMMANDS, REMOVED, application, load_command, main
+from modelprobe.cost import training
 from modelprobe.cost.conventions import CONVENTIONS
+from modelprobe.cost.flops import By
 from modelprobe.cost.optimizers import OPTIMIZERS
 from modelprobe.report.formats import RENDERERS
 from tests.samples import ROOT
@@ -65,6 +67,8 @@ def test_a_removed_option_names_what_takes_its_place(
         ("flops", "--convention", ("modelprobe", *CONVENTIONS)),
         ("training", "--optimizer", tuple(OPTIMIZERS)),
         ("flops", "--format", tuple(RENDERERS)),
+        ("flops", "--by", get_args(By)),
+        ("training", "--by", training.BY),
     ],
 )
 def test_a_list_on_the_command_line_is_the_table_it_stands_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,9 @@ from modelprobe.cli.options import (
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.series import parse_series
+
+if TYPE_CHECKING:
+    from modelprobe.cost.flops import By
 
 GROUPINGS = ("module", "operator", "kind", "call")
 CAUSAL = ("dense", "exact")
@@ -98,5 +101,5 @@ def command(
     from modelprobe.cost.data_dependent import cost_bounds
     from modelprobe.cost.flops import count_flops
 
-    result = count_flops(trace, by=by, depth=depth, top=top)
+    result = count_flops(trace, by=cast("By", by), depth=depth, top=top)
     report.emit(replace(result, ranges=cost_bounds(subject.model, trace)).report())

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.cli.commands import reconcile
 from modelprobe.cost.conventions import find_convention
-from modelprobe.cost.other_tools import OTHER_TOOLS
+from modelprobe.cost.other_tools import OTHER_TOOLS, reconcile
 from modelprobe.cost.other_tools.ask import by_name, positional
 from modelprobe.cost.other_tools.comparison import ToolComparison, compare_with_tools
 from modelprobe.cost.other_tools.tool import Tool, ToolResult
