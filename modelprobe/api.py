@@ -1,4 +1,4 @@
-"""The Python API: the questions of the command line, asked about a model object.
+"""The Python functions: what the commands answer, of a model object.
 
 Every function takes a model with example inputs, or a `Trace` of it; the model is left exactly as it was.
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.cost import buffers as _buffers
-from modelprobe.cost import data_dependent as _bounds
-from modelprobe.cost import flops as _flops
-from modelprobe.cost import params as _params
-from modelprobe.cost import summary as _summary
-from modelprobe.cost import training as _training
+from modelprobe.cost.buffers import BuffersResult, buffers_of
+from modelprobe.cost.data_dependent import cost_bounds
+from modelprobe.cost.flops import By, FlopsResult, flops_of
+from modelprobe.cost.params import ParamsResult, parameters_of
 from modelprobe.cost.patterns import split_patterns
+from modelprobe.cost.summary import Summary, summary_of
+from modelprobe.cost.training import TrainingResult, frozen_names, training_cost
 from modelprobe.environment import brief
 from modelprobe.errors import BadInput
 from modelprobe.tracing.module_tree import class_name, read_tree, saved_names
@@ -47,14 +47,14 @@ def count_flops(
     model: nn.Module | Trace,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
-    by: _flops.By = "module",
+    by: By = "module",
     depth: int | None = None,
     top: int | None = None,
-) -> _flops.FlopsResult:
+) -> FlopsResult:
     """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
     recorded = _recorded(model, inputs, kwargs)
-    found = _flops.count_flops(recorded, by=by, depth=depth, top=top)
-    return found if isinstance(model, Trace) else replace(found, ranges=_bounds.cost_bounds(model, recorded))
+    found = flops_of(recorded, by=by, depth=depth, top=top)
+    return found if isinstance(model, Trace) else replace(found, ranges=cost_bounds(model, recorded))
 
 
 def count_training(
@@ -67,7 +67,7 @@ def count_training(
     by: str = "module",
     depth: int | None = None,
     top: int | None = None,
-) -> _training.TrainingResult:
+) -> TrainingResult:
     """MACs and FLOPs of a training step: forward, backward, recomputation and the update, by module, operator or kind.
 
     The backward pass starts from the sum of the outputs. `freeze` holds patterns such as `"conv1,layer1.*"`,
@@ -75,9 +75,9 @@ def count_training(
     ModelRaised when the model raises, in either direction.
     """
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train"}
-    frozen = _training.frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
+    frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
-    return _training.count_training(found, optimizer=optimizer, by=by, depth=depth, top=top)
+    return training_cost(found, optimizer=optimizer, by=by, depth=depth, top=top)
 
 
 def summarize(
@@ -87,24 +87,24 @@ def summarize(
     depth: int | None = None,
     columns: Sequence[str] = (),
     folded: bool = True,
-) -> _summary.Summary:
+) -> Summary:
     """The layer tree with shapes, parameters and MACs. `columns` as for the command's `--columns`."""
-    return _summary.summarize(_recorded(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
+    return summary_of(_recorded(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
 
 
 def count_params(
     model: nn.Module | Trace, *, depth: int | None = None, freeze: str | Sequence[str] = ()
-) -> _params.ParamsResult:
-    """Parameters by module, dtype and optimiser group; `freeze` holds patterns such as `"conv1,layer1.*"`."""
+) -> ParamsResult:
+    """Parameters by module, dtype and optimizer group; `freeze` holds patterns such as `"conv1,layer1.*"`."""
     patterns = split_patterns([freeze] if isinstance(freeze, str) else freeze)
     tree = model.tree if isinstance(model, Trace) else read_tree(model)
-    return _params.count_params(tree, depth=depth, freeze=patterns, env=brief())
+    return parameters_of(tree, depth=depth, freeze=patterns, env=brief())
 
 
-def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> _buffers.BuffersResult:
+def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> BuffersResult:
     """Every buffer; with example `inputs`, also whether a forward in train mode changes it."""
     changed = trace(model, *inputs, kwargs=kwargs, train=True).changed if inputs or kwargs else None
-    return _buffers.list_buffers(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
+    return buffers_of(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
 
 
 def _recorded(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:

@@ -1,4 +1,4 @@
-"""Which tensors does a model hold that are not parameters, are they saved, and does training change them?"""
+"""The report of `modelprobe buffers`: tensors that are not parameters, whether saved, whether changing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, size
+from modelprobe.report.units import Unit, first_few, size
 from modelprobe.tracing.records import ModuleTree, StateTensor
 
-MANY = 40
+MAX_BUFFER_ROWS = 40
 """More buffers than this are shown in groups, unless all are asked for."""
 
 
@@ -52,22 +52,22 @@ class BuffersResult(Result):
 
     def report(self) -> Report:
         """Buffers against parameters, then every buffer; of many, those alike together."""
-        tables = (_grouped_table(self.rows) if self.grouped else _table(self.rows),) if self.rows else ()
+        tables = (_grouped_table(self.rows) if self.grouped else _buffer_table(self.rows),) if self.rows else ()
         return Report(
             f"{self.model}: buffers against parameters",
             "modelprobe.buffers/1",
-            (Facts(_facts(self)), *tables, *self.notes, *_own_notes(self)),
+            (Facts(_buffer_facts(self)), *tables, *self.notes, *_buffer_notes(self)),
             self.to_dict(),
             self.env,
         )
 
 
-def list_buffers(
+def buffers_of(
     tree: ModuleTree,
     *,
     changed: frozenset[str] | None = None,
     saved: frozenset[str] | None = None,
-    everyone: bool = True,
+    show_all: bool = True,
     model: str = "",
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
@@ -75,14 +75,14 @@ def list_buffers(
     """Every buffer of `tree` by path.
 
     `changed` are those that a train-mode forward wrote to (`Trace.changed`), `saved` the names in the `state_dict`
-    (`saved_names`); without it, what is persistent counts as saved. Unless `everyone`, the report of more than
-    MANY buffers shows those that share owner, name and fate as one row; `rows` holds all of them either way.
+    (`saved_names`); without it, what is persistent counts as saved. Unless `show_all`, the report of more than
+    MAX_BUFFER_ROWS buffers shows those that share owner, name and columns as one row; `rows` always holds all of them.
     """
     buffers = [entry for entry in tree.state if entry.role == "buffer"]
     unique = [entry for entry in tree.unique_state() if entry.role == "buffer"]
     parameters = [entry for entry in tree.unique_state() if entry.role == "parameter"]
     first: dict[int, str] = {}
-    rows = tuple(_row(entry, changed, saved, first) for entry in buffers)
+    rows = tuple(_buffer_row(entry, changed, saved, first) for entry in buffers)
     return BuffersResult(
         model=model or tree.cls,
         buffers=len(unique),
@@ -93,13 +93,13 @@ def list_buffers(
         parameter_bytes=sum(entry.nbytes for entry in parameters),
         state_dict_entries=sum(entry.persistent for entry in tree.state) if saved is None else len(saved),
         rows=rows,
-        grouped=not everyone and len(rows) > MANY,
+        grouped=not show_all and len(rows) > MAX_BUFFER_ROWS,
         notes=tuple(notes),
         env=env or {},
     )
 
 
-def _row(
+def _buffer_row(
     entry: StateTensor, changed: frozenset[str] | None, saved: frozenset[str] | None, first: dict[int, str]
 ) -> BufferRow:
     same = first.setdefault(entry.identity, entry.path)
@@ -116,15 +116,15 @@ def _row(
     )
 
 
-def _facts(result: BuffersResult) -> tuple[Fact, ...]:
+def _buffer_facts(result: BuffersResult) -> tuple[Fact, ...]:
     saved = sum(row.saved for row in result.rows)
     facts = [
-        Fact("Buffers", result.buffers, Unit.COUNT, _size("tensors", result.elements, result.nbytes)),
+        Fact("Buffers", result.buffers, Unit.COUNT, _tensors_text("tensors", result.elements, result.nbytes)),
         Fact(
             "Parameters",
             result.parameter_tensors,
             Unit.COUNT,
-            _size("tensors", result.parameters, result.parameter_bytes),
+            _tensors_text("tensors", result.parameters, result.parameter_bytes),
         ),
         Fact("state_dict", result.state_dict_entries, Unit.COUNT, f"entries, {saved} of them buffers"),
     ]
@@ -134,11 +134,11 @@ def _facts(result: BuffersResult) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _size(what: str, elements: int, nbytes: int) -> str:
+def _tensors_text(what: str, elements: int, nbytes: int) -> str:
     return f"{what}, {elements:,} elements, {size(nbytes)}"
 
 
-def _table(rows: tuple[BufferRow, ...]) -> Table:
+def _buffer_table(rows: tuple[BufferRow, ...]) -> Table:
     columns = (
         Column("path", "Buffer"),
         Column("owner", "Owner", priority=2),
@@ -185,15 +185,14 @@ def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
     return Table(columns, tuple(found), key="groups")
 
 
-def _own_notes(result: BuffersResult) -> list[Note]:
+def _buffer_notes(result: BuffersResult) -> list[Note]:
     if not result.rows:
         return [Note("The model has no buffers.", Level.INFO)]
     notes = []
     if result.grouped:
-        notes.append(Note(f"{len(result.rows)} buffers, those alike in one row: --all lists each.", Level.INFO))
+        notes.append(Note(f"{len(result.rows)} buffers, grouped by name: --all lists each.", Level.INFO))
     lost = [row.path for row in result.rows if not row.persistent]
     if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        text = f"Not persistent: made by the constructor, absent from checkpoints: {', '.join(lost[:3])}{more}."
+        text = f"Not persistent: made by the constructor, absent from checkpoints: {first_few(lost, 3)}."
         notes.append(Note(text, Level.INFO))
     return notes

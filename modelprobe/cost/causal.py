@@ -1,4 +1,4 @@
-"""What does causal attention truly need? The ledger counts it dense, as every published figure does.
+"""Causal attention counted exactly. The ledger counts it dense, as every published figure does.
 
 A causal kernel skips the scores above the diagonal: query i sees the keys up to i, so L queries of S keys have
 sum(min(i + 1, S), i < L) scores instead of L x S (for L = S: half of them and half a diagonal).
@@ -37,11 +37,11 @@ def exactly_causal(trace: Trace) -> Trace:
     spared = trace.macs - sum(op.macs for op in ops)
     if reduced:
         calls = "1 call" if reduced == 1 else f"{reduced} calls"
-        text = f"Causal attention is counted as a kernel that skips computes it: {calls}, {spared:,} MACs less."
+        text = f"Causal attention without the masked scores, as a kernel computes it: {calls}, {spared:,} MACs fewer."
         if kept:
-            text += f" Other attention, dense: {kept}."
+            text += f" Counted dense: {kept} other attention calls."
     else:
-        text = "--causal exact changes nothing: no attention call says that it is causal (is_causal=True)."
+        text = "--causal exact changes nothing: no attention call sets is_causal=True."
     env = {**trace.env, "causal": "exact"}
     return replace(trace, ops=ops, notes=(*trace.notes, Note(text, Level.INFO)), env=env)
 

@@ -46,7 +46,7 @@ def _head_bounds(model: nn.Module, trace: Trace, stage: Stage, images: int) -> C
     items = next((call.inputs[0][0] for call in trace.calls if call.path == stage.modules[0] and call.inputs), 0)
     each, rest = divmod(macs, items) if items else (_macs_of_one(model, stage), 0)
     if rest:
-        return None  # a head of somebody's own, whose cost is not so much for each item
+        return None  # a custom head, whose cost is not proportional to the items
     most = stage.most * images
     return CostBounds(stage.name, stage.unit, items, most, macs, each * most)
 

@@ -1,22 +1,38 @@
-"""What does a forward pass cost, where is the cost, and what was not counted?"""
+"""The report of `modelprobe flops`: the cost of a forward pass, where it is, and what was not counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modelprobe.cost.data_dependent import CostBounds, bounds_table
-from modelprobe.cost.rollup import Tally, by_module, fitting_depth, grouped, own, parameters_inside, tally
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, plain
+from modelprobe.cost.rollup import (
+    ITSELF,
+    CostPlace,
+    Tally,
+    choose_rows,
+    forward_rollup,
+    input_texts,
+    model_name,
+    parameters_inside,
+)
+from modelprobe.cost.tables import (
+    ROW_TITLES,
+    hidden_notes,
+    module_names,
+    plural,
+    row_mark,
+    row_table,
+    uncounted_note,
+    uncounted_table,
+)
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Table, plain
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, labelled, scaled, size
-from modelprobe.tracing.records import OpCall, Trace, Uncounted
+from modelprobe.report.units import Unit, exact, scaled, size
+from modelprobe.tracing.records import Trace, Uncounted
 
 By = Literal["module", "operator", "kind", "call"]
-
-OWN = "(itself)"
-"""The row of what a module computes outside its children, so that the rows below a module add up to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,7 @@ class FlopsResult(Result):
 
     def report(self) -> Report:
         """Facts, the table, what depends on the data, what was not counted, and notes."""
-        blocks: list[Block] = [Facts(_facts(self)), _table(self)]
+        blocks: list[Block] = [Facts(_flops_facts(self)), _flops_table(self)]
         if self.ranges:
             blocks.append(bounds_table(self.ranges))
         if self.uncounted:
@@ -103,30 +119,26 @@ class FlopsResult(Result):
         return Report(
             f"{self.model}: cost of one forward pass",
             "modelprobe.flops/1",
-            (*blocks, *_notes(self)),
+            (*blocks, *_flops_notes(self)),
             self.to_dict(),
             self.env,
         )
 
 
-def count_flops(trace: Trace, *, by: By = "module", depth: int | None = None, top: int | None = None) -> FlopsResult:
+def flops_of(trace: Trace, *, by: str = "module", depth: int | None = None, top: int | None = None) -> FlopsResult:
     """The cost that `trace` recorded, by module (a tree to `depth`), operator, kind or module call.
 
-    `top` keeps the dearest rows; of modules, the dearest that compute something themselves. Without `depth` a tree
+    `top` keeps the most expensive rows; of modules, those that compute something themselves. Without `depth` a tree
     is shown as deep as about forty rows go.
     """
-    everything = _RULES[by](trace) if top is None else _dearest(trace, by)
-    shown_depth = depth
-    if top is not None:
-        rows = everything[:top]
-    else:
-        if depth is None and by in ("module", "call"):
-            shown_depth = fitting_depth(row.depth for row in everything)
-        rows = [row for row in everything if shown_depth is None or row.depth <= shown_depth]
-    total = tally(trace.ops)
+    rollup, tree = forward_rollup(trace), top is None and by in ("module", "call")
+    places = rollup.rows(by, ranked=top is not None, itself=lambda cost: cost.macs > 0)
+    shown, shown_depth, hidden = choose_rows(places, depth, top, tree=tree)
+    total = rollup.total
+    parameters = parameters_inside(trace.tree) if tree and by == "module" else None
     return FlopsResult(
-        model=_model(trace),
-        inputs=_inputs(trace),
+        model=model_name(trace),
+        inputs=input_texts(trace),
         macs=total.macs,
         flops=total.flops,
         elementwise_flops=total.flops - 2 * total.macs,
@@ -141,164 +153,80 @@ def count_flops(trace: Trace, *, by: By = "module", depth: int | None = None, to
         uncalled=trace.uncalled,
         by=by,
         depth=shown_depth,
-        tree=top is None and by in ("module", "call"),
-        hidden=len(everything) - len(rows),
-        rows=tuple(rows),
+        tree=tree,
+        hidden=hidden,
+        rows=tuple(_cost_row(place, total, parameters) for place in shown),
         notes=trace.notes,
         env=trace.env,
     )
 
 
-def _model(trace: Trace) -> str:
-    return str(trace.env.get("model", trace.tree.cls))
-
-
-def _inputs(trace: Trace) -> tuple[str, ...]:
-    described = trace.env.get("inputs")
-    if described:
-        return tuple(described)
-    return tuple(f"{'x'.join(map(str, ref.shape)) or 'scalar'} {ref.dtype}" for ref in trace.inputs)
-
-
-def _row(name: str, detail: str, depth: int, calls: int, cost: Tally, total: Tally, params: int | None) -> CostRow:
-    share = cost.macs / total.macs if total.macs else cost.flops / total.flops if total.flops else 0.0
+def _cost_row(place: CostPlace[Tally], total: Tally, parameters: Mapping[str, int] | None) -> CostRow:
+    cost = place.cost
+    registered = parameters is not None and place.name != ITSELF
     return CostRow(
-        name,
-        detail,
-        depth,
-        calls,
-        cost.macs,
-        cost.flops,
-        share,
-        params,
-        cost.activations,
-        cost.bytes_moved,
-        cost.uncounted,
+        name=place.name,
+        detail=place.detail,
+        depth=place.depth,
+        calls=place.calls,
+        macs=cost.macs,
+        flops=cost.flops,
+        share=cost.macs / total.macs if total.macs else cost.flops / total.flops if total.flops else 0.0,
+        parameters=parameters.get(place.path or "", 0) if parameters is not None and registered else None,
+        activations=cost.activations,
+        bytes_moved=cost.bytes_moved,
+        uncounted=cost.uncounted,
+        same_as=place.same_as,
     )
 
 
-def _module_rows(trace: Trace) -> list[CostRow]:
-    """The tree in pre-order. A module with children that computes something itself gets a row for that."""
-    total, inside, direct = tally(trace.ops), by_module(trace), own(trace)
-    parameters, calls = parameters_inside(trace.tree), trace.call_counts
-    parents_of_something = {node.path.rpartition(".")[0] for node in trace.tree.modules if node.path}
-    rows: list[CostRow] = []
-    for node in trace.tree.modules:
-        cost = inside.get(node.path, Tally())
-        name, detail = node.name or _model(trace), node.cls
-        row = _row(name, detail, node.depth, calls.get(node.path, 0), cost, total, parameters.get(node.path, 0))
-        rows.append(replace(row, same_as=trace.tree.aliases.get(node.path, "")))
-        mine = direct.get(node.path)
-        if node.path in parents_of_something and mine is not None and mine.macs:
-            rows.append(_row(OWN, "", node.depth + 1, calls.get(node.path, 0), mine, total, None))
-    return rows
-
-
-def _group_rows(trace: Trace, key: Callable[[OpCall], str], detail: Callable[[OpCall], str]) -> list[CostRow]:
-    total = tally(trace.ops)
-    rows = [
-        _row(name, detail(ops[0]), 0, len(ops), tally(ops), total, None)
-        for name, ops in grouped(trace.ops, key).items()
-    ]
-    return sorted(rows, key=lambda row: (-row.macs, -row.flops, -row.bytes_moved, row.name))
-
-
-def _operator_rows(trace: Trace) -> list[CostRow]:
-    return _group_rows(trace, lambda op: op.name, lambda op: op.kind)
-
-
-def _kind_rows(trace: Trace) -> list[CostRow]:
-    return _group_rows(trace, lambda op: op.kind, lambda op: op.status)
-
-
-def _call_rows(trace: Trace) -> list[CostRow]:
-    """Every call of a module in the order of execution, nested as they called each other."""
-    total = tally(trace.ops)
-    depths: list[int] = []
-    rows: list[CostRow] = []
-    for call in trace.calls:
-        depths.append(depths[call.parent] + 1 if call.parent >= 0 else 0)
-        cost = tally(trace.ops[call.first_op : call.end_op])
-        name = (call.path or trace.tree.cls) + (f" #{call.number}" if trace.call_counts[call.path] > 1 else "")
-        rows.append(_row(name, call.cls, depths[-1], 1, cost, total, None))
-    return rows
-
-
-_RULES: dict[str, Callable[[Trace], list[CostRow]]] = {
-    "module": _module_rows,
-    "operator": _operator_rows,
-    "kind": _kind_rows,
-    "call": _call_rows,
-}
-
-
-def _dearest(trace: Trace, by: By) -> list[CostRow]:
-    """Rows by falling cost. Modules and calls are ranked by what they compute themselves, under their full paths."""
-    if by in ("operator", "kind"):
-        return _RULES[by](trace)
-    classes = {node.path: node.cls for node in trace.tree.modules}
-    if by == "module":
-        return _group_rows(trace, lambda op: op.module or trace.tree.cls, lambda op: classes.get(op.module, ""))
-
-    def label(op: OpCall) -> str:
-        if op.call < 0:
-            return trace.tree.cls
-        call = trace.calls[op.call]
-        return f"{call.path or trace.tree.cls} #{call.number}"
-
-    return _group_rows(trace, label, lambda op: classes.get(op.module, ""))
-
-
-def _facts(result: FlopsResult) -> tuple[Fact, ...]:
+def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
     moved = result.bytes_read + result.bytes_written
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
         Fact("MACs", result.macs, Unit.MACS, f"{exact(result.macs)} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
-        *_range(result),
+        *_macs_range(result),
         Fact("Parameters", result.parameters, Unit.QUANTITY, exact(result.parameters)),
-        *_active(result),
-        Fact("Activations", result.activations, Unit.QUANTITY, "elements put out by the operators that have MACs"),
+        *_active_parameters(result),
+        Fact("Activations", result.activations, Unit.QUANTITY, "output elements of conv and matmul layers"),
         Fact("Bytes moved", moved, Unit.BYTES, f"{size(result.bytes_read)} read, {size(result.bytes_written)} written"),
     ]
     if moved:
         facts.append(Fact("Intensity", result.flops / moved, Unit.RATIO, "FLOPs per byte"))
-    return (*facts, Fact("Coverage", coverage(result)))
+    return (*facts, *_coverage_gaps(result))
 
 
-def _range(result: FlopsResult) -> Iterator[Fact]:
+def _macs_range(result: FlopsResult) -> Iterator[Fact]:
     if result.ranges:
         text = f"{scaled(result.least_macs)} to {scaled(result.most_macs)}"
         text += "MACs" if result.most_macs >= 1000 else " MACs"
-        yield Fact("MACs range", text, detail="depends on the data: the parts stand below")
+        yield Fact("MACs range", text, detail="depends on the data, see below")
 
 
-def _active(result: FlopsResult) -> Iterator[Fact]:
+def _active_parameters(result: FlopsResult) -> Iterator[Fact]:
     if result.active_parameters != result.parameters:
         active = result.active_parameters
-        yield Fact("Active params", active, Unit.QUANTITY, f"{exact(active)} that one token meets on average".strip())
+        yield Fact("Active params", active, Unit.QUANTITY, f"{exact(active)} per token, on average".strip())
 
 
-def coverage(result: FlopsResult) -> str:
-    """`175 operators counted, 0 not; 3 modules never ran`."""
+def _coverage_gaps(result: FlopsResult) -> Iterator[Fact]:
+    """What a complete count does not lack: operators with formulas, modules that ran."""
     missing = sum(item.count for item in result.uncounted)
-    counted, never = result.operators - missing, len(result.uncalled)
-    operators = f"{counted} operator{'' if counted == 1 else 's'}"
-    modules = f"{never} module{'' if never == 1 else 's'}"
-    return f"{operators} counted, {missing} not; {modules} never ran"
+    parts = [f"{missing} of {plural(result.operators, 'operator')} not counted"] if missing else []
+    parts += [f"{plural(len(result.uncalled), 'module')} never ran"] if result.uncalled else []
+    if parts:
+        yield Fact("Coverage", "; ".join(parts))
 
 
-_FIRST = {"module": "Module", "operator": "Operator", "kind": "Kind", "call": "Call"}
-_SECOND = {"module": "Class", "operator": "Kind", "kind": "Status", "call": "Class"}
-
-
-def _table(result: FlopsResult) -> Table:
-    with_parameters = result.tree and result.by == "module"
+def _flops_table(result: FlopsResult) -> Table:
+    first, second = ROW_TITLES[result.by]
+    by_module = result.by == "module"
     columns = [
-        Column(result.by, _FIRST[result.by]),
-        Column("detail", _SECOND[result.by], priority=2),
-        *([] if result.by in ("module", "call") and result.tree else [Column("calls", "Ops", Unit.COUNT, priority=3)]),
-        *([Column("parameters", "Params", Unit.QUANTITY, priority=3)] if with_parameters else []),
+        Column(result.by, first),
+        Column("detail", second, priority=2),
+        *([] if result.tree else [Column("calls", "Ops", Unit.COUNT, priority=3)]),
+        *([Column("parameters", "Params", Unit.QUANTITY, priority=3)] if result.tree and by_module else []),
         Column("macs", "MACs", Unit.MACS),
         Column("share", "Share", Unit.SHARE, bar=True),
         Column("flops", "FLOPs", Unit.FLOPS, priority=1),
@@ -306,66 +234,16 @@ def _table(result: FlopsResult) -> Table:
         Column("bytes_moved", "Moved", Unit.BYTES, priority=5),
         Column("intensity", "FLOPs/B", Unit.RATIO, priority=6),
     ]
-    keys = [column.key for column in columns[1:]]
-    rows = tuple(
-        Row(
-            (row.name, *(getattr(row, key) for key in keys)),
-            depth=row.depth if result.tree else 0,
-            mark=_mark(row, result),
-            quiet=row.flops == 0,
-        )
-        for row in result.rows
-    )
-    return Table(tuple(columns), rows, tree=result.tree)
+
+    def mark(row: CostRow) -> str:
+        calls = row.calls if result.tree and by_module and row.name != ITSELF else 0
+        return row_mark(uncounted=row.uncounted, same_as=row.same_as, calls=calls)
+
+    return row_table(columns, result.rows, tree=result.tree, mark=mark, quiet=lambda row: row.flops == 0)
 
 
-def _mark(row: CostRow, result: FlopsResult) -> str:
-    marks = []
-    if row.uncounted:
-        marks.append(f"{row.uncounted} uncounted")
-    if row.same_as:
-        marks.append(f"is {row.same_as}")
-    if result.tree and result.by == "module" and row.name != OWN and row.calls > 1:
-        marks.append(f"called x{row.calls}")
-    return ", ".join(marks)
-
-
-def uncounted_table(uncounted: tuple[Uncounted, ...]) -> Table:
-    """The operators without a formula, how often they ran and at most what they cost."""
-    columns = (
-        Column("operator", "Not counted"),
-        Column("count", "Calls", Unit.COUNT),
-        Column("bound", "At most MACs", Unit.MACS),
-        Column("modules", "Where", priority=1, wrap=True),
-    )
-    rows = tuple(Row((item.name, item.count, item.bound, some(item.modules, 3))) for item in uncounted)
-    return Table(columns, rows, key="uncounted")
-
-
-def some(paths: tuple[str, ...], limit: int) -> str:
-    """The first of `paths`, and how many there are more."""
-    shown = ", ".join(path or "(the model itself)" for path in paths[:limit])
-    return shown if len(paths) <= limit else f"{shown}, and {len(paths) - limit} more"
-
-
-def not_counted(uncounted: tuple[Uncounted, ...]) -> Note:
-    """The warning that stands against a total with holes."""
-    bound, missing = sum(item.bound for item in uncounted), sum(item.count for item in uncounted)
-    return Note(
-        f"{missing} operator calls have no formula and are not in the total; by their sizes they are at most "
-        f"{labelled(bound, Unit.MACS)}. Give a formula with @modelprobe.formula.",
-        Level.WARNING,
-    )
-
-
-def _notes(result: FlopsResult) -> list[Note]:
-    notes = list(result.notes)
-    if result.uncounted:
-        notes.append(not_counted(result.uncounted))
+def _flops_notes(result: FlopsResult) -> list[Note]:
+    notes = [*result.notes, *uncounted_note(result.uncounted)]
     if result.uncalled:
-        notes.append(Note(f"Never ran: {some(result.uncalled, 6)}.", Level.INFO))
-    if result.hidden and result.tree:
-        notes.append(Note(f"Shown to depth {result.depth}; {result.hidden} rows lie deeper (--depth).", Level.INFO))
-    elif result.hidden:
-        notes.append(Note(f"{result.hidden} more rows are not shown (--top).", Level.INFO))
-    return notes
+        notes.append(Note(f"Never ran: {module_names(result.uncalled, 6)}.", Level.INFO))
+    return [*notes, *hidden_notes(result.hidden, result.depth, result.tree)]

@@ -1,4 +1,4 @@
-"""What does one step of an optimiser cost, and what does it keep?"""
+"""The optimizers whose update `training` counts: FLOPs per parameter, and the state that each keeps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def find_optimizer(name: str) -> Optimizer:
-    """The optimiser of that name. Raises BadInput for an unknown one."""
+    """The optimizer of that name. Raises BadInput for an unknown one."""
     if name not in OPTIMIZERS:
-        raise BadInput(f"the optimiser {name!r} is not known", f"choose one of {', '.join(OPTIMIZERS)}")
+        raise BadInput(f"the optimizer {name!r} is not known", f"choose one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]

@@ -1,4 +1,4 @@
-"""How many parameters are there, where, of what dtype, which are shared, and which would train?"""
+"""The report of `modelprobe params`: parameters by module, dtype and optimizer group; shared and frozen ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelprobe.cost.patterns import matching
-from modelprobe.cost.rollup import fitting_depth
+from modelprobe.cost.rollup import choose_rows, state_inside
+from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact
-from modelprobe.tracing.records import ModuleTree, StateTensor, parents
+from modelprobe.report.units import Unit, exact, first_few
+from modelprobe.tracing.records import ModuleTree, StateTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,15 @@ class ModuleParameters:
     share: float
     same_as: str = ""
 
+    @property
+    def name(self) -> str:
+        """The last segment of the path."""
+        return self.path.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters with something in common: a dtype, or a role in the optimiser."""
+class ParameterGroup:
+    """Parameters with something in common: a dtype, or a role in the optimizer."""
 
     name: str
     tensors: int
@@ -78,35 +84,33 @@ class ParamsResult(Result):
     depth: int
     hidden: int
     modules: tuple[ModuleParameters, ...]
-    dtypes: tuple[Group, ...]
-    groups: tuple[Group, ...]
+    dtypes: tuple[ParameterGroup, ...]
+    groups: tuple[ParameterGroup, ...]
     shared: tuple[SharedParameter, ...]
     freeze: Freeze | None
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
-        """Totals, the module tree, dtypes, optimiser groups, shared tensors."""
+        """Totals, the module tree, dtypes, optimizer groups, shared tensors."""
         tables = [_module_table(self)]
         if self.groups:
-            tables.append(_group_table("Optimiser groups", "groups", self.groups))
+            tables.append(_group_table("Optimizer groups", "groups", self.groups))
         if len(self.dtypes) > 1:
             tables.append(_group_table("By dtype", "dtypes", self.dtypes))
         if self.shared:
             tables.append(_shared_table(self.shared))
-        notes = list(self.notes)
-        if self.hidden:
-            notes.append(Note(f"Shown to depth {self.depth}; {self.hidden} modules lie deeper (--depth).", Level.INFO))
+        notes = (*self.notes, *hidden_notes(self.hidden, self.depth, tree=True))
         return Report(
             f"{self.model}: parameters",
             "modelprobe.params/1",
-            (Facts(_facts(self)), *tables, *notes),
+            (Facts(_parameter_facts(self)), *tables, *notes),
             self.to_dict(),
             self.env,
         )
 
 
-def count_params(
+def parameters_of(
     tree: ModuleTree,
     *,
     model: str = "",
@@ -121,11 +125,9 @@ def count_params(
     """
     unique = [entry for entry in tree.unique_state() if entry.role == "parameter"]
     buffers = [entry for entry in tree.unique_state() if entry.role == "buffer"]
-    rows = _module_rows(tree, sum(entry.numel for entry in unique))
-    shown = fitting_depth(row.depth for row in rows) if depth is None else depth
-    visible = tuple(row for row in rows if row.depth <= shown)
-    notes = [*notes, *_lazy_notes(tree)]
     total = sum(entry.numel for entry in unique)
+    visible, shown, hidden = choose_rows(_module_parameters(tree, total), depth, None, tree=True)
+    notes = [*notes, *_lazy_notes(tree)]
     trainable = sum(entry.numel for entry in unique if entry.requires_grad)
     return ParamsResult(
         model=model or tree.cls,
@@ -136,12 +138,12 @@ def count_params(
         nbytes=sum(entry.nbytes for entry in unique),
         buffers=sum(entry.numel for entry in buffers),
         buffer_bytes=sum(entry.nbytes for entry in buffers),
-        depth=shown,
-        hidden=len(rows) - len(visible),
+        depth=shown or 0,
+        hidden=hidden,
         modules=visible,
-        dtypes=_groups(unique, lambda entry: entry.dtype),
-        groups=_optimiser_groups(unique),
-        shared=_shared(tree),
+        dtypes=_parameter_groups(unique, lambda entry: entry.dtype),
+        groups=_optimizer_groups(unique),
+        shared=_shared_parameters(tree),
         freeze=_freeze(tree, tuple(freeze)) if freeze else None,
         notes=tuple(notes),
         env=env or {},
@@ -152,23 +154,18 @@ def _lazy_notes(tree: ModuleTree) -> list[Note]:
     lazy = [entry.path for entry in tree.state if entry.role == "parameter" and entry.lazy]
     if not lazy:
         return []
-    more = f" and {len(lazy) - 3} more" if len(lazy) > 3 else ""
     text = (
         f"{len(lazy)} parameters of lazy modules have no size before a forward pass and count as 0 here: "
-        f"{', '.join(lazy[:3])}{more}. `summary` runs one and counts them."
+        f"{first_few(lazy, 3)}. `summary` runs one and counts them."
     )
     return [Note(text, Level.WARNING)]
 
 
-def _module_rows(tree: ModuleTree, total: int) -> list[ModuleParameters]:
-    inside: dict[str, dict[int, StateTensor]] = {}
-    for entry in tree.state:
-        if entry.role == "parameter":
-            for place in parents(entry.path):
-                inside.setdefault(place, {}).setdefault(entry.identity, entry)
+def _module_parameters(tree: ModuleTree, total: int) -> list[ModuleParameters]:
+    inside = state_inside(tree)
     rows = []
     for node in tree.modules:
-        entries = list(inside.get(node.path, {}).values())
+        entries = [entry for entry in inside.get(node.path, {}).values() if entry.role == "parameter"]
         if entries or not node.path:
             count = sum(entry.numel for entry in entries)
             rows.append(
@@ -187,13 +184,13 @@ def _module_rows(tree: ModuleTree, total: int) -> list[ModuleParameters]:
     return rows
 
 
-def _groups(entries: Iterable[StateTensor], key: Callable[[StateTensor], str]) -> tuple[Group, ...]:
+def _parameter_groups(entries: Iterable[StateTensor], key: Callable[[StateTensor], str]) -> tuple[ParameterGroup, ...]:
     found: dict[str, list[StateTensor]] = {}
     for entry in entries:
         found.setdefault(key(entry), []).append(entry)
     total = sum(entry.numel for group in found.values() for entry in group)
     rows = [
-        Group(
+        ParameterGroup(
             name,
             len(group),
             sum(entry.numel for entry in group),
@@ -208,17 +205,18 @@ def _groups(entries: Iterable[StateTensor], key: Callable[[StateTensor], str]) -
 _ROLES = {"weight": True, "bias": False, "norm": False, "scale or token": False}
 
 
-def _optimiser_groups(entries: Sequence[StateTensor]) -> tuple[Group, ...]:
+def _optimizer_groups(entries: Sequence[StateTensor]) -> tuple[ParameterGroup, ...]:
     """Weight, bias, norm and the rest, with whether weight decay is applied by the field's rule:
 
     not to vectors and scalars, not to biases (timm's `param_groups_weight_decay`, and most training recipes).
     """
     return tuple(
-        Group(g.name, g.tensors, g.total, g.nbytes, g.share, _ROLES[g.name]) for g in _groups(entries, optimiser_role)
+        ParameterGroup(g.name, g.tensors, g.total, g.nbytes, g.share, _ROLES[g.name])
+        for g in _parameter_groups(entries, optimizer_role)
     )
 
 
-def optimiser_role(entry: StateTensor) -> str:
+def optimizer_role(entry: StateTensor) -> str:
     """`norm`, `bias`, `weight` or, for other vectors and scalars, `scale or token`."""
     name = entry.path.rpartition(".")[2]
     if "norm" in entry.owner.lower() and len(entry.shape) <= 1:
@@ -228,7 +226,7 @@ def optimiser_role(entry: StateTensor) -> str:
     return "weight" if len(entry.shape) > 1 else "scale or token"
 
 
-def _shared(tree: ModuleTree) -> tuple[SharedParameter, ...]:
+def _shared_parameters(tree: ModuleTree) -> tuple[SharedParameter, ...]:
     names: dict[int, list[StateTensor]] = {}
     for entry in tree.state:
         if entry.role == "parameter":
@@ -254,17 +252,17 @@ def _freeze(tree: ModuleTree, patterns: tuple[str, ...]) -> Freeze:
     )
 
 
-def _facts(result: ParamsResult) -> tuple[Fact, ...]:
+def _parameter_facts(result: ParamsResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
         Fact("Trainable", result.trainable, Unit.QUANTITY, exact(result.trainable)),
         Fact("Frozen", result.frozen, Unit.QUANTITY, exact(result.frozen)),
         Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
-        Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not among the parameters"),
+        Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not counted as parameters"),
     ]
     if result.shared:
         saved = sum(item.saved for item in result.shared)
-        facts.append(Fact("Shared", saved, Unit.QUANTITY, f"{saved:,} more if every name were counted"))
+        facts.append(Fact("Shared", saved, Unit.QUANTITY, f"{saved:,} not counted again under further names"))
     if result.freeze:
         what = ", ".join(result.freeze.patterns)
         left = f"{result.freeze.trainable:,}, with {what} frozen"
@@ -284,33 +282,15 @@ def _module_table(result: ParamsResult) -> Table:
         Column("trainable", "Trainable", Unit.COUNT, priority=trainable),
         Column("nbytes", "Size", Unit.BYTES, priority=3),
     )
-    rows = tuple(
-        Row(
-            (
-                row.path.rpartition(".")[2] or result.model,
-                row.cls,
-                row.tensors,
-                row.total,
-                row.share,
-                row.trainable,
-                row.nbytes,
-            ),
-            depth=row.depth,
-            mark=_mark(row),
-        )
-        for row in result.modules
-    )
-    return Table(columns, rows, tree=True, key="modules")
+
+    def mark(row: ModuleParameters) -> str:
+        frozen = "" if row.trainable == row.total else "partly frozen" if row.trainable else "frozen"
+        return row_mark(same_as=row.same_as, state=frozen)
+
+    return row_table(columns, result.modules, tree=True, mark=mark, root=result.model, key="modules")
 
 
-def _mark(row: ModuleParameters) -> str:
-    marks = [f"is {row.same_as}"] if row.same_as else []
-    if row.trainable != row.total:
-        marks.append("partly frozen" if row.trainable else "frozen")
-    return ", ".join(marks)
-
-
-def _group_table(title: str, key: str, groups: tuple[Group, ...]) -> Table:
+def _group_table(title: str, key: str, groups: tuple[ParameterGroup, ...]) -> Table:
     decay = any(group.decays is not None for group in groups)
     columns = [
         Column("name", "Group"),
@@ -326,9 +306,9 @@ def _group_table(title: str, key: str, groups: tuple[Group, ...]) -> Table:
 
 def _shared_table(shared: tuple[SharedParameter, ...]) -> Table:
     columns = (
-        Column("names", "One tensor under several names"),
+        Column("names", "Names of one tensor"),
         Column("shape", "Shape", Unit.SHAPE),
-        Column("saved", "Counted once, saves", Unit.COUNT, priority=1),
+        Column("saved", "Not counted again", Unit.COUNT, priority=1),
     )
     rows = tuple(Row((" = ".join(item.names), item.shape, item.saved)) for item in shared)
     return Table(columns, rows, title="Shared", key="shared")

@@ -1,4 +1,4 @@
-"""Which parameters do patterns such as `conv1,layer1.*` name?"""
+"""Patterns such as `conv1,layer1.*`, and the parameters that they name."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ def matching(paths: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
     """
     found: set[str] = set()
     for pattern in patterns:
-        hit = {path for path in paths if _names(pattern, path)}
+        hit = {path for path in paths if _matches(pattern, path)}
         if not hit:
-            raise BadInput(f"the pattern {pattern!r} matches no module and no parameter", _nearest(pattern, paths))
+            raise BadInput(
+                f"the pattern {pattern!r} matches no module and no parameter", _nearest_names(pattern, paths)
+            )
         found |= hit
     return frozenset(found)
 
 
-def _names(pattern: str, path: str) -> bool:
+def _matches(pattern: str, path: str) -> bool:
     return any(fnmatchcase(place, pattern) for place in (path, *parents(path)) if place)
 
 
-def _nearest(pattern: str, paths: Sequence[str]) -> str:
+def _nearest_names(pattern: str, paths: Sequence[str]) -> str:
     known = sorted({place for path in paths for place in (path, *parents(path)) if place})
     close = get_close_matches(pattern.strip("*."), known, n=4, cutoff=0.5) or known[:4]
     return f"nearest: {', '.join(close)}" if close else "the model has no parameters"

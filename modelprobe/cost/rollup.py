@@ -1,15 +1,35 @@
-"""Sums over the ledger: costs of operators added up by module (with everything inside), operator, kind or call."""
+"""Sums of costs over a recorded model, as the rows of every cost report: modules, module calls, operators or kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from modelprobe.tracing.records import ModuleTree, OpCall, Trace, parents
+from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, parents
+
+if TYPE_CHECKING:
+    from modelprobe.cost.conventions.convention import CountedItem
+
+C = TypeVar("C", bound="Amounts")
+R = TypeVar("R")
+
+ITSELF = "(itself)"
+"""The row of what a module computes outside its children, so that the rows below a module add up to it."""
+
+
+class Amounts:
+    """The base of frozen dataclasses of numbers that add up field by field."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __add__(self: C, other: C) -> C:
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Amounts):
     """What a set of operator calls costs together. `flops` includes two per MAC; bytes are moved, both ways."""
 
     ops: int = 0
@@ -19,60 +39,196 @@ class Tally:
     bytes_moved: int = 0
     uncounted: int = 0
 
+
+@dataclass(frozen=True, slots=True)
+class StepCosts(Amounts):
+    """MACs of each part of a training step, and FLOPs of all of it: two per MAC, and the elementwise ones.
+
+    `input` are gradients of activations, `weight` those of parameters.
+    """
+
+    forward: int = 0
+    input: int = 0
+    weight: int = 0
+    recomputed: int = 0
+    flops: int = 0
+    uncounted: int = 0
+
     @property
-    def intensity(self) -> float | None:
-        """FLOPs per byte moved, None where nothing moves."""
-        return self.flops / self.bytes_moved if self.bytes_moved else None
+    def backward(self) -> int:
+        """MACs of both kinds of gradient."""
+        return self.input + self.weight
+
+    @property
+    def macs(self) -> int:
+        """MACs of everything."""
+        return self.forward + self.input + self.weight + self.recomputed
 
 
-def tally(ops: Iterable[OpCall]) -> Tally:
-    """The sum over `ops`."""
-    count = macs = flops = activations = moved = uncounted = 0
-    for op in ops:
-        count += 1
-        macs += op.macs
-        flops += 2 * op.macs + op.flops
-        activations += op.activations
-        moved += op.bytes_read + op.bytes_written
-        uncounted += op.status == "uncounted"
-    return Tally(count, macs, flops, activations, moved, uncounted)
+def tally_of(op: OpCall) -> Tally:
+    """The cost of one operator call."""
+    moved = op.bytes_read + op.bytes_written
+    return Tally(1, op.macs, 2 * op.macs + op.flops, op.activations, moved, int(op.status == "uncounted"))
 
 
-def grouped(ops: Iterable[OpCall], key: Callable[[OpCall], str]) -> dict[str, list[OpCall]]:
-    """The operators by `key`, in the order of first appearance."""
-    groups: dict[str, list[OpCall]] = {}
-    for op in ops:
-        groups.setdefault(key(op), []).append(op)
-    return groups
+def add_up(costs: Iterable[C], zero: C) -> C:
+    """The sum."""
+    for cost in costs:
+        zero = zero + cost
+    return zero
 
 
-def by_module(trace: Trace) -> dict[str, Tally]:
-    """Path -> cost of the module and everything inside it; the root is the empty path."""
-    inside: dict[str, list[OpCall]] = {}
-    for path, ops in grouped(trace.ops, lambda op: op.module).items():
-        for place in (path, *parents(path)):
-            inside.setdefault(place, []).extend(ops)
-    return {path: tally(ops) for path, ops in inside.items()}
+@dataclass(frozen=True, slots=True)
+class CostPlace(Generic[C]):
+    """One row, before a report gives it columns. `path` is the module's, None for what is no module."""
+
+    name: str
+    detail: str
+    depth: int
+    calls: int
+    cost: C
+    path: str | None = None
+    same_as: str = ""
 
 
-def own(trace: Trace) -> dict[str, Tally]:
-    """Path -> cost of the operators that the module runs itself, outside its children."""
-    return {path: tally(ops) for path, ops in grouped(trace.ops, lambda op: op.module).items()}
+class Rollup(Generic[C]):
+    """Costs of a trace added up in every way. `items` are operators (or what a tool counts) with their costs.
+
+    `order` sorts rows: the most expensive has the least key. `beside` are costs of modules that no operator has.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        items: Sequence[tuple[OpCall | CountedItem, C]],
+        zero: C,
+        order: Callable[[C], tuple[float, ...]],
+        beside: Mapping[str, C] | None = None,
+    ) -> None:
+        self.trace, self.items, self.zero, self.order, self.beside = trace, items, zero, order, beside or {}
+
+    @cached_property
+    def total(self) -> C:
+        """Everything."""
+        return add_up((cost for _, cost in self.items), add_up(self.beside.values(), self.zero))
+
+    @cached_property
+    def own(self) -> dict[str, C]:
+        """Path -> what the module costs itself, outside its children."""
+        found: dict[str, C] = {}
+        for item, cost in self.items:
+            found[item.module] = found.get(item.module, self.zero) + cost
+        for path, cost in self.beside.items():
+            found[path] = found.get(path, self.zero) + cost
+        return found
+
+    @cached_property
+    def inside(self) -> dict[str, C]:
+        """Path -> cost of the module and everything inside it; the root is the empty path."""
+        found: dict[str, C] = {}
+        for path, cost in self.own.items():
+            for place in (path, *parents(path)):
+                found[place] = found.get(place, self.zero) + cost
+        return found
+
+    def rows(self, by: str, *, ranked: bool = False, itself: Callable[[C], bool] | None = None) -> list[CostPlace[C]]:
+        """The rows by `module` or `call` (a tree; `ranked`: each by itself), `operator` or `kind`.
+
+        A module with children gets a row for what it computes itself where `itself` says so.
+        """
+        if by == "operator":
+            return self._groups(lambda item: item.name, lambda item: item.kind)
+        if by == "kind":
+            return self._groups(lambda item: item.kind, lambda item: getattr(item, "status", ""))
+        if by == "call":
+            return self._groups(self._call_name, self._class_of) if ranked else self._calls()
+        return self._own_rows() if ranked else self._modules(itself)
+
+    def _modules(self, itself: Callable[[C], bool] | None) -> list[CostPlace[C]]:
+        """The tree in pre-order."""
+        tree, calls, rows = self.trace.tree, self.trace.call_counts, []
+        with_children = {node.path.rpartition(".")[0] for node in tree.modules if node.path}
+        for node in tree.modules:
+            path, name = node.path, node.name or model_name(self.trace)
+            ran, cost = calls.get(path, 0), self.inside.get(path, self.zero)
+            rows.append(CostPlace(name, node.cls, node.depth, ran, cost, path, tree.aliases.get(path, "")))
+            if itself is not None and path in with_children and path in self.own and itself(self.own[path]):
+                rows.append(CostPlace(ITSELF, "", node.depth + 1, ran, self.own[path], path))
+        return rows
+
+    def _own_rows(self) -> list[CostPlace[C]]:
+        """Modules with what they cost themselves, under their full paths, by falling cost."""
+        tree, ran = self.trace.tree, dict.fromkeys(self.own, 0)
+        classes = {node.path: node.cls for node in tree.modules}
+        for item, _ in self.items:
+            ran[item.module] += 1
+        rows = [CostPlace(p or tree.cls, classes.get(p, ""), 0, ran[p], cost, p) for p, cost in self.own.items()]
+        return self._sorted(rows)
+
+    def _calls(self) -> list[CostPlace[C]]:
+        """Every call of a module in the order of execution, nested as they called each other."""
+        trace = self.trace
+        costs = [self.zero] * len(trace.calls)
+        for item, cost in self.items:
+            if item.call >= 0:
+                costs[item.call] = costs[item.call] + cost
+        for number in range(len(costs) - 1, -1, -1):
+            above = trace.calls[number].parent
+            if above >= 0:
+                costs[above] = costs[above] + costs[number]
+        rows: list[CostPlace[C]] = []
+        for call, cost in zip(trace.calls, costs, strict=True):
+            depth = rows[call.parent].depth + 1 if call.parent >= 0 else 0
+            name = (call.path or trace.tree.cls) + (f" #{call.number}" if trace.call_counts[call.path] > 1 else "")
+            rows.append(CostPlace(name, call.cls, depth, 1, cost))
+        return rows
+
+    def _groups(
+        self, key: Callable[[OpCall | CountedItem], str], detail: Callable[[OpCall | CountedItem], str]
+    ) -> list[CostPlace[C]]:
+        groups: dict[str, list[tuple[OpCall | CountedItem, C]]] = {}
+        for item, cost in self.items:
+            groups.setdefault(key(item), []).append((item, cost))
+        return self._sorted(
+            [
+                CostPlace(name, detail(found[0][0]), 0, len(found), add_up((cost for _, cost in found), self.zero))
+                for name, found in groups.items()
+            ]
+        )
+
+    def _sorted(self, rows: list[CostPlace[C]]) -> list[CostPlace[C]]:
+        return sorted(rows, key=lambda row: (*self.order(row.cost), row.name))
+
+    def _call_name(self, item: OpCall | CountedItem) -> str:
+        if item.call < 0:
+            return self.trace.tree.cls
+        call = self.trace.calls[item.call]
+        return f"{call.path or self.trace.tree.cls} #{call.number}"
+
+    def _class_of(self, item: OpCall | CountedItem) -> str:
+        return next((node.cls for node in self.trace.tree.modules if node.path == item.module), "")
 
 
-def parameters_inside(tree: ModuleTree) -> dict[str, int]:
-    """Path -> parameters registered in the module and below, each tensor once per subtree."""
-    seen: dict[str, set[int]] = {}
-    totals: dict[str, int] = {}
-    for entry in tree.state:
-        if entry.role != "parameter":
-            continue
-        for place in parents(entry.path):
-            known = seen.setdefault(place, set())
-            if entry.identity not in known:
-                known.add(entry.identity)
-                totals[place] = totals.get(place, 0) + entry.numel
-    return totals
+def forward_rollup(trace: Trace) -> Rollup[Tally]:
+    """The costs that modelprobe counts of a forward pass."""
+    items = [(op, tally_of(op)) for op in trace.ops]
+    return Rollup(trace, items, Tally(), lambda cost: (-cost.macs, -cost.flops, -cost.bytes_moved))
+
+
+def choose_rows(
+    rows: Sequence[R], depth: int | None, top: int | None, *, tree: bool
+) -> tuple[tuple[R, ...], int | None, int]:
+    """The rows to show, to which depth, and how many are left out: the first `top`, or a tree to `depth`.
+
+    Without either a tree is shown as deep as about forty rows go. Rows have a `depth`.
+    """
+    depths: list[int] = [getattr(row, "depth") for row in rows]  # noqa: B009 - R has no bound: rows are of many classes
+    if top is not None:
+        return tuple(rows[:top]), depth, max(0, len(rows) - top)
+    if depth is None and tree:
+        depth = fitting_depth(depths)
+    shown = tuple(row for row, at in zip(rows, depths, strict=True) if depth is None or at <= depth)
+    return shown, depth, len(rows) - len(shown)
 
 
 def fitting_depth(depths: Iterable[int], limit: int = 40) -> int:
@@ -87,3 +243,31 @@ def fitting_depth(depths: Iterable[int], limit: int = 40) -> int:
             break
         best = depth
     return max(best, 1)
+
+
+def model_name(trace: Trace) -> str:
+    """What a report calls the model."""
+    return str(trace.env.get("model", trace.tree.cls))
+
+
+def input_texts(trace: Trace) -> tuple[str, ...]:
+    """The inputs, as they were described or by shape and dtype."""
+    described = trace.env.get("inputs")
+    if described:
+        return tuple(described)
+    return tuple(f"{'x'.join(map(str, ref.shape)) or 'scalar'} {ref.dtype}" for ref in trace.inputs)
+
+
+def state_inside(tree: ModuleTree) -> dict[str, dict[int, StateTensor]]:
+    """Path -> the parameters and buffers registered in the module and below, each tensor once."""
+    found: dict[str, dict[int, StateTensor]] = {}
+    for entry in tree.state:
+        for place in parents(entry.path):
+            found.setdefault(place, {}).setdefault(entry.identity, entry)
+    return found
+
+
+def parameters_inside(tree: ModuleTree) -> dict[str, int]:
+    """Path -> number of parameters in the module and below, each tensor once."""
+    inside = state_inside(tree)
+    return {p: sum(e.numel for e in found.values() if e.role == "parameter") for p, found in inside.items()}

@@ -1,12 +1,13 @@
-"""How does the cost of a forward pass grow with the size of the input, and with the batch?"""
+"""The report of `modelprobe scaling`: the cost of a forward pass against input size and batch, and its polynomial."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from modelprobe.cost.rollup import tally
+from modelprobe.cost.rollup import Tally, add_up, tally_of
 from modelprobe.cost.scaling_law import CostPolynomial, Crossover, attention_macs
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -32,7 +33,7 @@ class ScalingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Scaling(Result):
-    """Points in the order asked for, the exact laws where there are any, and where attention overtakes the rest."""
+    """Points in the order asked for, the exact polynomials where there are any, and where attention dominates."""
 
     model: str
     points: tuple[ScalingPoint, ...]
@@ -43,19 +44,19 @@ class Scaling(Result):
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
-        """The table of points with bars, the laws, the plot if one was written, notes."""
-        blocks: list[Block] = [Facts(_facts(self)), _table(self)]
+        """The table of points with bars, the polynomials, the plot if one was written, notes."""
+        blocks: list[Block] = [Facts(_scaling_facts(self)), _scaling_table(self)]
         if self.plot:
-            blocks.append(Figure(_path(self.plot), f"{self.model}: MACs by size"))
-        blocks += [*self.notes, *_said(self)]
+            blocks.append(Figure(Path(self.plot), f"{self.model}: MACs by size"))
+        blocks += [*self.notes, *_scaling_notes(self)]
         return Report(
             f"{self.model}: how the cost grows", "modelprobe.scaling/1", tuple(blocks), self.to_dict(), self.env
         )
 
 
-def point(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:
+def point_of(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:
     """What a recorded forward pass costs in all."""
-    total = tally(trace.ops)
+    total = add_up(map(tally_of, trace.ops), Tally())
     return ScalingPoint(
         inputs=tuple(trace.env.get("inputs", ())),
         size=size,
@@ -70,13 +71,7 @@ def point(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:
     )
 
 
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
-
-
-def _facts(result: Scaling) -> tuple[Fact, ...]:
+def _scaling_facts(result: Scaling) -> tuple[Fact, ...]:
     parameters = [point.parameters for point in result.points]
     least, most = min(parameters), max(parameters)
     facts = [Fact("Parameters", most, Unit.QUANTITY, exact(most))]
@@ -93,12 +88,12 @@ def _facts(result: Scaling) -> tuple[Fact, ...]:
 
 
 def _crossover_fact(found: Crossover) -> Fact:
-    how = "verified by recording it and the size before" if found.verified else "by the polynomial, not recorded"
+    how = "verified there and one size before" if found.verified else "by the polynomial, not verified"
     amounts = f"{scaled(found.attention_macs)} of {scaled(found.macs)} MACs"
-    return Fact("Attention leads", f"from size {found.size}", detail=f"{amounts}; {how}")
+    return Fact("Attention dominates", f"from size {found.size}", detail=f"{amounts}; {how}")
 
 
-def _table(result: Scaling) -> Table:
+def _scaling_table(result: Scaling) -> Table:
     points = result.points
     batches = len({point.batch for point in points}) > 1
     attention = any(point.attention_macs for point in points)
@@ -107,17 +102,17 @@ def _table(result: Scaling) -> Table:
         Column("input", "Input"),
         *([Column("batch", "Batch", Unit.COUNT)] if batches else []),
         Column("macs", "MACs", Unit.MACS),
-        Column("times", "x first", Unit.RATIO, priority=1),
-        Column("of_most", "Of the most", Unit.SHARE, bar=True),
+        Column("times", "vs first", Unit.RATIO, priority=1),
+        Column("of_most", "vs largest", Unit.SHARE, bar=True),
         *([Column("attention", "Attention", Unit.SHARE, priority=2)] if attention else []),
         Column("flops", "FLOPs", Unit.FLOPS, priority=3),
         Column("activations", "Activations", Unit.QUANTITY, priority=4),
         Column("bytes_moved", "Moved", Unit.BYTES, priority=5),
     ]
-    return Table(tuple(columns), tuple(_row(p, points[0], most, batches, attention) for p in points))
+    return Table(tuple(columns), tuple(_point_row(p, points[0], most, batches, attention) for p in points))
 
 
-def _row(point: ScalingPoint, first: ScalingPoint, most: int, batches: bool, attention: bool) -> Row:
+def _point_row(point: ScalingPoint, first: ScalingPoint, most: int, batches: bool, attention: bool) -> Row:
     cells: list[Any] = [", ".join(point.inputs) or "none", *([point.batch] if batches else []), point.macs]
     cells += [point.macs / first.macs if first.macs else None, point.macs / most]
     cells += [point.attention_macs / point.macs if point.macs else 0.0] if attention else []
@@ -126,18 +121,18 @@ def _row(point: ScalingPoint, first: ScalingPoint, most: int, batches: bool, att
     return Row(tuple(cells), mark=mark)
 
 
-def _said(result: Scaling) -> list[Note]:
+def _scaling_notes(result: Scaling) -> list[Note]:
     notes = []
     for law in result.laws:
-        found, proven = _listed(law.found_at), _listed(law.proven_at)
-        text = f"The law by {law.variable} was recovered from {found} and is exact at {proven}, recorded as well."
+        found, proven = _sizes_text(law.found_at), _sizes_text(law.proven_at)
+        text = f"Polynomial by {law.variable}: fitted on {found}, verified on {proven}."
         notes.append(Note(text, Level.INFO))
     missing = sum(point.uncounted for point in result.points)
     if missing:
-        text = f"{missing} operator calls have no formula and are not in the totals: see the plain flops report."
+        text = f"{missing} operator calls have no formula and are not in the totals: `flops` lists them."
         notes.append(Note(text, Level.WARNING))
     return notes
 
 
-def _listed(sizes: Sequence[int]) -> str:
+def _sizes_text(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes))

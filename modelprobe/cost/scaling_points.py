@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelprobe.console import working
-from modelprobe.cost.scaling import Scaling, ScalingPoint, point
+from modelprobe.cost.scaling import Scaling, ScalingPoint, point_of
 from modelprobe.cost.scaling_law import attention_macs, find_crossover, fit_polynomial
 from modelprobe.model.build import Question, build, fuse, record
 from modelprobe.model.inputs.series import Series
@@ -52,7 +52,7 @@ def measure_scaling(question: Question, series: Series, batches: Sequence[int], 
 def _recorded_points(recorder: PointRecorder, series: Series, batches: Sequence[int]) -> Iterator[ScalingPoint]:
     for index, inputs in enumerate(series.points):
         for batch in batches or (None,):
-            yield point(recorder(inputs, batch), series.sizes[index] if series.sizes else None, batch)
+            yield point_of(recorder(inputs, batch), series.sizes[index] if series.sizes else None, batch)
 
 
 def _fitted_laws(recorder: PointRecorder, series: Series, batches: Sequence[int]) -> tuple[Any, Any, list[Note]]:

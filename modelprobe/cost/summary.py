@@ -1,4 +1,4 @@
-"""What is this model made of? Its layers with shapes, parameters and costs, equal blocks folded into one."""
+"""The report of `modelprobe summary`: layers with shapes, parameters and costs, equal blocks folded into one row."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from modelprobe.cost.folding import Branch, flatten, fold, grow
-from modelprobe.cost.rollup import Tally, by_module, fitting_depth, parameters_inside
+from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, grow
+from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, model_name, state_inside
+from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact, size
-from modelprobe.tracing.records import ModuleCall, ModuleTree, Shape, Trace, parents
+from modelprobe.tracing.records import ModuleCall, Shape, Trace, parents
 
 COLUMNS = {
     "class": Column("cls", "Class", priority=2),
@@ -96,17 +97,17 @@ class Summary(Result):
 
     def report(self) -> Report:
         """Totals, the layer tree, notes."""
-        notes = [*self.notes, *_own_notes(self)]
+        notes = [*self.notes, *_summary_notes(self)]
         return Report(
             f"{self.model}: summary",
             "modelprobe.summary/1",
-            (Facts(_facts(self)), _table(self), *notes),
+            (Facts(_summary_facts(self)), _summary_table(self), *notes),
             self.to_dict(),
             self.env,
         )
 
 
-def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] = (), folded: bool = True) -> Summary:
+def summary_of(trace: Trace, *, depth: int | None = None, columns: Sequence[str] = (), folded: bool = True) -> Summary:
     """The layer tree of `trace` to `depth` (about forty rows when it is not given) with the named `columns`.
 
     Raises BadInput for a column that does not exist.
@@ -115,16 +116,14 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
     layers = _layers(trace)
     branches = grow(layers, lambda layer: layer.depth)
     if folded:
-        branches = fold(branches, _signature(chosen))
+        branches = fold_equal(branches, _layer_signature(chosen))
     rows = [_with_copies(branch, level) for branch, level in flatten(branches)]
-    shown = fitting_depth(layer.depth for layer in rows) if depth is None else depth
-    visible = tuple(layer for layer in rows if layer.depth <= shown)
+    visible, shown, hidden = choose_rows(rows, depth, None, tree=True)
     unique = list(trace.tree.unique_state())
-    results = _results(trace)
+    results = _result_bytes(trace)
     return Summary(
-        model=str(trace.env.get("model", trace.tree.cls)),
-        inputs=tuple(trace.env.get("inputs", ()))
-        or tuple(f"{'x'.join(map(str, ref.shape)) or 'scalar'} {ref.dtype}" for ref in trace.inputs),
+        model=model_name(trace),
+        inputs=input_texts(trace),
         parameters=trace.tree.parameter_count(),
         trainable=sum(entry.numel for entry in unique if entry.role == "parameter" and entry.requires_grad),
         buffers=sum(entry.numel for entry in unique if entry.role == "buffer"),
@@ -136,8 +135,8 @@ def summarize(trace: Trace, *, depth: int | None = None, columns: Sequence[str] 
         modules=len({node.identity for node in trace.tree.modules}),
         uncounted=sum(item.count for item in trace.uncounted),
         uncalled=trace.uncalled,
-        depth=shown,
-        hidden=len(rows) - len(visible),
+        depth=shown or 0,
+        hidden=hidden,
         columns=chosen,
         layers=visible,
         notes=trace.notes,
@@ -158,7 +157,7 @@ def known_columns(columns: Sequence[str]) -> tuple[str, ...]:
     return wanted or DEFAULT_COLUMNS
 
 
-def _results(trace: Trace) -> dict[int, int]:
+def _result_bytes(trace: Trace) -> dict[int, int]:
     """Storage -> bytes of everything that the forward made: views and in-place results count with their storage."""
     given = {ref.storage for op in trace.ops for ref in op.inputs if ref.value in trace.named}
     given.update(ref.storage for ref in trace.inputs)
@@ -171,13 +170,12 @@ def _results(trace: Trace) -> dict[int, int]:
 
 
 def _layers(trace: Trace) -> list[Layer]:
-    inside, parameters = by_module(trace), parameters_inside(trace.tree)
-    nbytes, first = _bytes_inside(trace.tree), _first_calls(trace)
+    rollup, state, first = forward_rollup(trace), state_inside(trace.tree), _first_calls(trace)
     total, unused = trace.macs, set(trace.uncalled)
     layers: list[Layer] = []
     for node in trace.tree.modules:
-        cost = inside.get(node.path, Tally())
-        call = first.get(node.path)
+        cost, call = rollup.inside.get(node.path, rollup.zero), first.get(node.path)
+        entries = state.get(node.path, {}).values()
         layers.append(
             Layer(
                 path=node.path,
@@ -185,8 +183,8 @@ def _layers(trace: Trace) -> list[Layer]:
                 depth=node.depth,
                 inputs=call.inputs if call else (),
                 outputs=call.outputs if call else (),
-                parameters=parameters.get(node.path, 0),
-                nbytes=nbytes.get(node.path, 0),
+                parameters=sum(entry.numel for entry in entries if entry.role == "parameter"),
+                nbytes=sum(entry.nbytes for entry in entries),
                 macs=cost.macs,
                 flops=cost.flops,
                 activations=cost.activations,
@@ -207,19 +205,7 @@ def _first_calls(trace: Trace) -> dict[str, ModuleCall]:
     return first
 
 
-def _bytes_inside(tree: ModuleTree) -> dict[str, int]:
-    """Path -> bytes of the parameters and buffers registered in the module and below, each tensor once."""
-    seen: set[tuple[str, int]] = set()
-    totals: dict[str, int] = {}
-    for entry in tree.state:
-        for place in parents(entry.path):
-            if (place, entry.identity) not in seen:
-                seen.add((place, entry.identity))
-                totals[place] = totals.get(place, 0) + entry.nbytes
-    return totals
-
-
-def _signature(columns: Sequence[str]) -> Callable[[Layer], Hashable]:
+def _layer_signature(columns: Sequence[str]) -> Callable[[Layer], Hashable]:
     """Equal for modules that differ in nothing that is shown but the number at the end of their names."""
     keys = ["cls", "inputs", "outputs", "parameters", "macs", "calls", "used", *(COLUMNS[name].key for name in columns)]
 
@@ -234,11 +220,11 @@ def _stem(name: str) -> str:
     return re.sub(r"\d+$", "", name)
 
 
-def _with_copies(branch: Branch[Layer], depth: int) -> Layer:
+def _with_copies(branch: FoldedBranch[Layer], depth: int) -> Layer:
     return replace(branch.item, depth=depth, folded=tuple(layer.path for layer in branch.copies))
 
 
-def _facts(summary: Summary) -> tuple[Fact, ...]:
+def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
     return (
         Fact("Input", ", ".join(summary.inputs) or "none"),
         Fact(
@@ -254,53 +240,39 @@ def _facts(summary: Summary) -> tuple[Fact, ...]:
             "Activations",
             summary.activation_bytes,
             Unit.BYTES,
-            f"every result kept, as for training; the largest is {size(summary.largest_result_bytes)}",
+            f"all results, as kept for training; largest {size(summary.largest_result_bytes)}",
         ),
         Fact("Modules", summary.modules, Unit.COUNT, f"{len(summary.uncalled)} never ran" if summary.uncalled else ""),
     )
 
 
-def _table(summary: Summary) -> Table:
-    columns = (Column("name", "Layer"), *(COLUMNS[name] for name in summary.columns))
-    rows = tuple(
-        Row(
-            (layer.name or summary.model, *(_cell(layer, column.key) for column in columns[1:])),
-            depth=layer.depth,
-            mark=_mark(layer),
-            quiet=not layer.used,
-        )
-        for layer in summary.layers
+def _summary_table(summary: Summary) -> Table:
+    def cell(layer: Layer, key: str) -> Cell:
+        value: Cell = getattr(layer, key)
+        return value if value != () else None
+
+    def mark(layer: Layer) -> str:
+        calls, never = (0, False) if layer.same_as else (layer.calls, not layer.used)
+        state = "never ran" if never else ""
+        return row_mark(copies=len(layer.folded), same_as=layer.same_as, calls=calls, state=state)
+
+    return row_table(
+        (Column("name", "Layer"), *(COLUMNS[name] for name in summary.columns)),
+        summary.layers,
+        tree=True,
+        mark=mark,
+        quiet=lambda layer: not layer.used,
+        cell=cell,
+        root=summary.model,
+        key="layers",
     )
-    return Table(columns, rows, tree=True, key="layers")
 
 
-def _cell(layer: Layer, key: str) -> Cell:
-    if key == "cls" and not layer.depth:
-        return layer.cls
-    value: Cell = getattr(layer, key)
-    return value if value != () else None
-
-
-def _mark(layer: Layer) -> str:
-    marks = []
-    if layer.folded:
-        marks.append(f"x{len(layer.folded) + 1}")
-    if layer.same_as:
-        marks.append(f"is {layer.same_as}")
-    elif layer.calls > 1:
-        marks.append(f"called x{layer.calls}")
-    if not layer.used and not layer.same_as:
-        marks.append("never ran")
-    return ", ".join(marks)
-
-
-def _own_notes(summary: Summary) -> list[Note]:
+def _summary_notes(summary: Summary) -> list[Note]:
     notes = []
     if any(layer.folded for layer in summary.layers):
-        text = "A row marked xN stands for N blocks with equal classes, shapes and costs; its figures are those of one."
+        text = "Rows marked xN are N blocks with equal classes, shapes and costs; figures are per block."
         notes.append(Note(text, Level.INFO))
     if summary.uncounted:
-        notes.append(Note(f"{summary.uncounted} operator calls are not counted: `flops` names them.", Level.WARNING))
-    if summary.hidden:
-        notes.append(Note(f"Shown to depth {summary.depth}; {summary.hidden} rows lie deeper (--depth).", Level.INFO))
-    return notes
+        notes.append(Note(f"{summary.uncounted} operator calls are not counted; `flops` lists them.", Level.WARNING))
+    return [*notes, *hidden_notes(summary.hidden, summary.depth, tree=True)]

@@ -1,4 +1,4 @@
-"""What does one training step cost: forward, backward, recomputation and the optimiser, and where?"""
+"""The report of `modelprobe training`: the cost of a training step: forward, backward, recomputation, optimizer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.cost.flops import not_counted, some, uncounted_table
-from modelprobe.cost.optimizers import find_optimizer
+from modelprobe.cost.optimizers import Optimizer, find_optimizer
 from modelprobe.cost.patterns import matching, split_patterns
-from modelprobe.cost.rollup import fitting_depth
-from modelprobe.cost.training_costs import OWN, StepLedger, TrainingRow
+from modelprobe.cost.rollup import ITSELF, CostPlace, Rollup, StepCosts, choose_rows, input_texts, model_name
+from modelprobe.cost.tables import (
+    ROW_TITLES,
+    TRAINING_GROUPINGS,
+    hidden_notes,
+    module_names,
+    row_mark,
+    row_table,
+    uncounted_note,
+    uncounted_table,
+)
 from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact, labelled, size
 from modelprobe.tracing.module_tree import read_tree
 from modelprobe.tracing.prepare import unwrapped
-from modelprobe.tracing.records import ModuleTree, OpCall, Trace, Uncounted
+from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, Uncounted, parents
 from modelprobe.tracing.training import TrainingTrace
 
-BY = ("module", "operator", "kind")
+UPDATE = "(optimizer)"
+"""The row of the update, which no operator of either pass computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Pass:
 class OptimizerStep:
     """The update of every parameter that received a gradient.
 
-    `state_bytes` is what the optimiser keeps between steps, `gradient_bytes` what the gradients take.
+    `state_bytes` is what the optimizer keeps between steps, `gradient_bytes` what the gradients take.
     """
 
     name: str
@@ -48,6 +57,23 @@ class OptimizerStep:
     flops: int
     gradient_bytes: int
     state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """A module with everything inside it, an operator or a kind. `trained` counts the parameters that are updated.
+
+    `share` is of the step's MACs (of its FLOPs when nothing is a MAC). The FLOPs of a module have its update in them.
+    """
+
+    name: str
+    detail: str
+    depth: int
+    calls: int
+    cost: StepCosts
+    trained: int | None
+    share: float = 0.0
+    same_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +118,14 @@ class TrainingResult(Result):
 
     def report(self) -> Report:
         """Facts, the table, what was not counted, and notes."""
-        blocks: list[Block] = [Facts(_facts(self)), _table(self)]
+        blocks: list[Block] = [Facts(_training_facts(self)), _training_table(self)]
         if self.uncounted:
             blocks.append(uncounted_table(self.uncounted))
         title = f"{self.model}: cost of one training step"
-        return Report(title, "modelprobe.flops-train/1", (*blocks, *_notes(self)), self.to_dict(), self.env)
+        return Report(title, "modelprobe.flops-train/1", (*blocks, *_training_notes(self)), self.to_dict(), self.env)
 
 
-def count_training(
+def training_cost(
     trace: TrainingTrace,
     *,
     optimizer: str = "sgd",
@@ -109,29 +135,33 @@ def count_training(
 ) -> TrainingResult:
     """The cost of the step that `trace` recorded and of the update by `optimizer`, by module, operator or kind.
 
-    `depth` and `top` are as in `count_flops`. Raises BadInput for an unknown optimiser or grouping.
+    `depth` and `top` are as in `flops_of`. Raises BadInput for an unknown optimizer or grouping.
     """
-    ledger = StepLedger(trace, find_optimizer(optimizer))
-    rows, shown, hidden = _chosen(ledger, by, depth, top)
-    total, forward = ledger.total(), trace.forward
+    if by not in TRAINING_GROUPINGS:
+        raise BadInput(f"a training step has no rows by {by!r}", f"choose one of {', '.join(TRAINING_GROUPINGS)}")
+    rule, forward = find_optimizer(optimizer), trace.forward
+    tree = top is None and by == "module"
+    updated = [e for e in forward.tree.unique_state() if e.role == "parameter" and e.path in trace.trained]
+    rollup = _step_rollup(trace, rule, updated)
+    rows, shown_depth, hidden = choose_rows(_training_rows(rollup, rule, updated, by, top), depth, top, tree=tree)
     return TrainingResult(
-        str(forward.env.get("model", forward.tree.cls)),
-        _inputs(forward),
+        model_name(forward),
+        input_texts(forward),
         *_passes(trace),
-        optimizer=_update(ledger),
-        macs=total.macs,
-        flops=total.flops,
+        optimizer=_update(rule, updated),
+        macs=rollup.total.macs,
+        flops=rollup.total.flops,
         parameters=forward.tree.parameter_count(),
         frozen=_elements(forward.tree, trace.frozen),
         unreached=_elements(forward.tree, trace.unreached),
         unreached_names=trace.unreached,
         summed=trace.summed,
         scores_again=_scores_again(forward),
-        operators=len(ledger.costs),
+        operators=len(rollup.items),
         uncounted=trace.uncounted,
         by=by,
-        depth=shown,
-        tree=top is None and by == "module",
+        depth=shown_depth,
+        tree=tree,
         hidden=hidden,
         rows=rows,
         notes=(*trace.notes, *_mismatch(trace), *_modes(forward)),
@@ -139,19 +169,52 @@ def count_training(
     )
 
 
-def _chosen(
-    ledger: StepLedger, by: str, depth: int | None, top: int | None
-) -> tuple[tuple[TrainingRow, ...], int | None, int]:
-    """The rows to show, to which depth, and how many are left out."""
-    if by not in BY:
-        raise BadInput(f"--by {by} is not known", f"choose one of {', '.join(BY)}")
-    everything = ledger.rows(by, ranked=top is not None)
-    if top is not None:
-        return tuple(everything[:top]), depth, max(0, len(everything) - top)
-    if depth is None and by == "module":
-        depth = fitting_depth(row.depth for row in everything)
-    rows = tuple(row for row in everything if depth is None or row.depth <= depth)
-    return rows, depth, len(everything) - len(rows)
+def _step_rollup(trace: TrainingTrace, rule: Optimizer, updated: Sequence[StateTensor]) -> Rollup[StepCosts]:
+    """Every operator of the step with its cost in its pass; updates belong to the module of the parameter."""
+    items = [(op, StepCosts(forward=op.macs, **_rest(op))) for op in trace.forward.ops]
+    for op, phase, _, weight, _ in trace.gradients:
+        if phase == "recomputation":
+            items.append((op, StepCosts(weight=weight, recomputed=op.macs, **_rest(op))))
+        else:
+            items.append((op, StepCosts(input=op.macs - weight, weight=weight, **_rest(op))))
+    updates = {path: StepCosts(flops=rule.flops * count) for path, count in _trained(updated, inside=False).items()}
+    return Rollup(trace.forward, items, StepCosts(), lambda cost: (-cost.macs, -cost.flops), updates)
+
+
+def _rest(op: OpCall) -> dict[str, int]:
+    return {"flops": 2 * op.macs + op.flops, "uncounted": int(op.status == "uncounted")}
+
+
+def _training_rows(
+    rollup: Rollup[StepCosts], rule: Optimizer, updated: Sequence[StateTensor], by: str, top: int | None
+) -> list[TrainingRow]:
+    total = rollup.total
+    whole, part = (total.macs, "macs") if total.macs else (total.flops, "flops")
+    inside, own = _trained(updated, inside=True), _trained(updated, inside=False)
+
+    def row(place: CostPlace[StepCosts]) -> TrainingRow:
+        itself, share = top is not None or place.name == ITSELF, getattr(place.cost, part) / whole if whole else 0.0
+        trained = None if place.path is None else (own if itself else inside).get(place.path, 0)
+        calls = 0 if by == "module" and itself else place.calls
+        return TrainingRow(place.name, place.detail, place.depth, calls, place.cost, trained, share, place.same_as)
+
+    rows = [row(place) for place in rollup.rows(by, ranked=top is not None, itself=lambda cost: cost.macs > 0)]
+    if by == "module":
+        return rows
+    elements = sum(entry.numel for entry in updated)
+    cost = StepCosts(flops=rule.flops * elements)
+    share = getattr(cost, part) / whole if whole else 0.0
+    return [*rows, TrainingRow(UPDATE, rule.name, 0, 1, cost, elements, share)]
+
+
+def _trained(updated: Sequence[StateTensor], inside: bool) -> dict[str, int]:
+    """Path -> updated parameters registered there, or there and below; shared ones at their first name."""
+    found: dict[str, int] = {}
+    for entry in updated:
+        places = list(parents(entry.path))
+        for place in places if inside else places[:1]:
+            found[place] = found.get(place, 0) + entry.numel
+    return found
 
 
 def _elements(tree: ModuleTree, names: Collection[str]) -> int:
@@ -164,13 +227,6 @@ def frozen_names(model: nn.Module, freeze: Sequence[str]) -> frozenset[str]:
     inner, _ = unwrapped(model)
     paths = [entry.path for entry in read_tree(inner).state if entry.role == "parameter"]
     return matching(paths, split_patterns(freeze))
-
-
-def _inputs(trace: Trace) -> tuple[str, ...]:
-    described = trace.env.get("inputs")
-    if described:
-        return tuple(described)
-    return tuple(f"{'x'.join(map(str, ref.shape)) or 'scalar'} {ref.dtype}" for ref in trace.inputs)
 
 
 def _passes(trace: TrainingTrace) -> tuple[Pass, Pass, Pass, Pass, Pass]:
@@ -190,15 +246,15 @@ def _pass(ops: Iterable[OpCall]) -> Pass:
     return Pass(sum(op.macs for op in found), sum(2 * op.macs + op.flops for op in found))
 
 
-def _update(ledger: StepLedger) -> OptimizerStep:
-    rule, nbytes = ledger.optimizer, sum(entry.nbytes for entry in ledger.updated)
+def _update(rule: Optimizer, updated: Sequence[StateTensor]) -> OptimizerStep:
+    elements, nbytes = sum(entry.numel for entry in updated), sum(entry.nbytes for entry in updated)
     return OptimizerStep(
         name=rule.name,
         rule=rule.rule,
         flops_per_element=rule.flops,
-        tensors=len(ledger.updated),
-        elements=ledger.elements,
-        flops=rule.flops * ledger.elements,
+        tensors=len(updated),
+        elements=elements,
+        flops=rule.flops * elements,
         gradient_bytes=nbytes,
         state_bytes=rule.states * nbytes,
     )
@@ -215,42 +271,42 @@ def _scores_again(trace: Trace) -> int:
 
 
 def _mismatch(trace: TrainingTrace) -> list[Note]:
-    """A forward that costs something else the second time: it chooses at random, or its parts count otherwise."""
+    """A warning where the forward cost something else the second time, as one that chooses at random does."""
     if trace.forward_macs == trace.forward.macs:
         return []
     text = (
-        f"Recorded again under autograd, operator by operator, the forward has {trace.forward_macs:,} MACs, not "
-        f"{trace.forward.macs:,}: the backward pass belongs to that one."
+        f"Recorded under autograd the forward has {trace.forward_macs:,} MACs, not {trace.forward.macs:,}: "
+        "the backward pass belongs to that one."
     )
     return [Note(text, Level.WARNING)]
 
 
 def _modes(trace: Trace) -> list[Note]:
-    """What makes the forward of training another one than that of inference."""
+    """A note on what a forward in training mode does otherwise than in inference."""
     norms = sum("batch_norm" in op.name and op.arguments[5:6] == (True,) for op in trace.ops)
     drops = sum(op.name.endswith("dropout") and bool(op.arguments[1:2] and op.arguments[1]) for op in trace.ops)
-    said = [f"batch norm by the batch's own statistics ({norms} x)"] if norms else []
-    said += [f"dropout ({drops} x)"] if drops else []
-    return [Note(f"The forward is that of training mode: {', '.join(said)}.", Level.INFO)] if said else []
+    parts = [f"batch norm uses batch statistics ({norms} x)"] if norms else []
+    parts += [f"dropout is active ({drops} x)"] if drops else []
+    return [Note(f"The forward runs in training mode: {', '.join(parts)}.", Level.INFO)] if parts else []
 
 
-def _facts(result: TrainingResult) -> tuple[Fact, ...]:
+def _training_facts(result: TrainingResult) -> tuple[Fact, ...]:
     step, again = result.optimizer, result.recomputation
     times = f", {result.ratio:.3f} x the forward's MACs" if result.ratio is not None else ""
-    facts = [
-        Fact("Input", ", ".join(result.inputs) or "none"),
-        _fact("Forward", result.forward, ""),
-        _fact("Backward", result.backward, times),
-        _fact("Input grads", result.input_gradients, ", of activations"),
-        _fact("Weight grads", result.weight_gradients, ", of parameters"),
-    ]
-    if again.flops:
-        facts.append(_fact("Recomputed", again, ", computed again (checkpointing)"))
-    each = f"{step.name}, {step.flops_per_element} FLOPs per trained parameter"
     missing = sum(item.count for item in result.uncounted)
     return (
-        *facts,
-        Fact("Optimiser", step.flops, Unit.FLOPS, each),
+        Fact("Input", ", ".join(result.inputs) or "none"),
+        _pass_fact("Forward", result.forward, ""),
+        _pass_fact("Backward", result.backward, times),
+        _pass_fact("dL/dx", result.input_gradients, ", gradients of activations"),
+        _pass_fact("dL/dW", result.weight_gradients, ", gradients of parameters"),
+        *([_pass_fact("Recomputed", again, ", activation checkpointing")] if again.flops else []),
+        Fact(
+            "Optimizer",
+            step.flops,
+            Unit.FLOPS,
+            f"{step.name}, {step.flops_per_element} FLOPs per trained parameter",
+        ),
         Fact(
             "One step",
             result.macs,
@@ -259,83 +315,64 @@ def _facts(result: TrainingResult) -> tuple[Fact, ...]:
         ),
         Fact("Trained", step.elements, Unit.QUANTITY, f"{step.elements:,} of {result.parameters:,} parameters"),
         Fact(
-            "Kept",
+            "Memory",
             step.gradient_bytes + step.state_bytes,
             Unit.BYTES,
-            f"{size(step.gradient_bytes)} of gradients, {size(step.state_bytes)} of optimiser state",
+            f"gradient and optimizer memory: {size(step.gradient_bytes)} + {size(step.state_bytes)}",
         ),
-        Fact("Coverage", f"{result.operators - missing} operators counted, {missing} not"),
+        *([Fact("Coverage", f"{missing} of {result.operators} operators not counted")] if missing else []),
     )
 
 
-def _fact(label: str, part: Pass, more: str) -> Fact:
+def _pass_fact(label: str, part: Pass, more: str) -> Fact:
     return Fact(label, part.macs, Unit.MACS, f"{labelled(part.flops, Unit.FLOPS)}{more}")
 
 
-_FIRST = {"module": "Module", "operator": "Operator", "kind": "Kind"}
-_SECOND = {"module": "Class", "operator": "Kind", "kind": "Status"}
-
-
-def _table(result: TrainingResult) -> Table:
+def _training_table(result: TrainingResult) -> Table:
+    by_module, (first, second) = result.by == "module", ROW_TITLES[result.by]
     recomputed = result.recomputation.macs > 0
     columns = [
-        Column(result.by, _FIRST[result.by]),
-        Column("detail", _SECOND[result.by], priority=2 if result.by == "module" else 4),
-        *([] if result.by == "module" else [Column("calls", "Ops", Unit.COUNT, priority=3)]),
-        *([Column("trained", "Trained", Unit.QUANTITY, priority=7)] if result.by == "module" else []),
+        Column(result.by, first),
+        Column("detail", second, priority=2 if by_module else 4),
+        *([] if by_module else [Column("calls", "Ops", Unit.COUNT, priority=3)]),
+        *([Column("trained", "Trained", Unit.QUANTITY, priority=7)] if by_module else []),
         Column("forward", "Forward MACs", Unit.MACS),
         Column("backward", "Backward MACs", Unit.MACS),
-        Column("input", "Input-grad MACs", Unit.MACS, priority=5),
-        Column("weight", "Weight-grad MACs", Unit.MACS, priority=6),
+        Column("input", "dL/dx MACs", Unit.MACS, priority=5),
+        Column("weight", "dL/dW MACs", Unit.MACS, priority=6),
         *([Column("recomputed", "Recomputed MACs", Unit.MACS, priority=1)] if recomputed else []),
-        Column("share", "Share", Unit.SHARE, priority=1 if result.by == "module" else 2, bar=True),
-        Column("flops", "FLOPs", Unit.FLOPS, priority=3 if result.by == "module" else 1),
+        Column("share", "Share", Unit.SHARE, priority=1 if by_module else 2, bar=True),
+        Column("flops", "FLOPs", Unit.FLOPS, priority=3 if by_module else 1),
     ]
-    rows = tuple(
-        Row(
-            (row.name, *(_cell(row, column.key) for column in columns[1:])),
-            depth=row.depth if result.tree else 0,
-            mark=_mark(row, result),
-            quiet=row.cost.flops == 0,
-        )
-        for row in result.rows
+
+    def cell(row: TrainingRow, key: str) -> Cell:
+        found: Cell = getattr(row if key in TrainingRow.__slots__ else row.cost, key)
+        return found
+
+    def mark(row: TrainingRow) -> str:
+        calls = row.calls if result.tree and row.name != ITSELF else 0
+        return row_mark(uncounted=row.cost.uncounted, same_as=row.same_as, calls=calls)
+
+    return row_table(
+        columns, result.rows, tree=result.tree, mark=mark, quiet=lambda row: row.cost.flops == 0, cell=cell
     )
-    return Table(tuple(columns), rows, tree=result.tree)
 
 
-def _cell(row: TrainingRow, key: str) -> Cell:
-    found: Cell = getattr(row, key) if key in TrainingRow.__slots__ else getattr(row.cost, key)
-    return found
-
-
-def _mark(row: TrainingRow, result: TrainingResult) -> str:
-    marks = [f"{row.cost.uncounted} uncounted"] if row.cost.uncounted else []
-    if row.same_as:
-        marks.append(f"is {row.same_as}")
-    if result.tree and row.name != OWN and row.calls > 1:
-        marks.append(f"called x{row.calls}")
-    return ", ".join(marks)
-
-
-def _notes(result: TrainingResult) -> list[Note]:
-    many = "the output" if len(result.summed) == 1 else f"{len(result.summed)} outputs ({some(result.summed, 4)})"
+def _training_notes(result: TrainingResult) -> list[Note]:
+    summed = result.summed
+    many = "the output" if len(summed) == 1 else f"{len(summed)} outputs ({module_names(summed, 4)})"
     notes = [
         *result.notes,
-        Note(f"The backward pass starts from the sum of {many}; no other loss is counted.", Level.INFO),
+        Note(f"The loss is the sum of {many}; no other loss is counted.", Level.INFO),
     ]
     if result.scores_again:
         text = (
-            "Attention is counted with its scores kept for the backward pass. A fused kernel computes them once more: "
-            f"{labelled(result.scores_again, Unit.MACS)} more if every attention does."
+            "Attention scores are assumed to be kept for the backward pass. A fused kernel recomputes them: "
+            f"{labelled(result.scores_again, Unit.MACS)} more if every attention is fused."
         )
         notes.append(Note(text, Level.INFO))
     if result.unreached:
-        text = f"{result.unreached:,} parameters want a gradient and get none: {some(result.unreached_names, 6)}."
-        notes.append(Note(text, Level.INFO))
-    if result.uncounted:
-        notes.append(not_counted(result.uncounted))
-    if result.hidden and result.tree:
-        notes.append(Note(f"Shown to depth {result.depth}; {result.hidden} rows lie deeper (--depth).", Level.INFO))
-    elif result.hidden:
-        notes.append(Note(f"{result.hidden} more rows are not shown (--top).", Level.INFO))
-    return notes
+        names = module_names(result.unreached_names, 6)
+        notes.append(Note(f"{result.unreached:,} trainable parameters get no gradient: {names}.", Level.INFO))
+    notes += uncounted_note(result.uncounted)
+    return [*notes, *hidden_notes(result.hidden, result.depth, result.tree)]

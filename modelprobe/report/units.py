@@ -1,9 +1,10 @@
-"""Numbers, shapes and foreign text to text for a person. The only formatter of the project."""
+"""Numbers, shapes and foreign text as a person reads them: units, scaling, escaping."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -91,6 +92,12 @@ def exact(value: int) -> str:
     return f"{value:,}" if abs(value) >= 1000 else ""
 
 
+def first_few(names: Sequence[str], limit: int) -> str:
+    """The first of `names`, and how many there are more: `a, b and 3 more`."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def size(value: float) -> str:
     """Bytes scaled by powers of 1024: `97.49 MiB`."""
     for step, name in _IEC:
@@ -123,14 +130,14 @@ def shape(value: Any) -> str:
     return "x".join(str(dim) for dim in value) if len(value) else "scalar"
 
 
-BARS = "▁▂▃▄▅▆▇█"
+BAR_HEIGHTS = "▁▂▃▄▅▆▇█"
 """The heights of a histogram; the lowest is an empty bin."""
 
 
 def bars(counts: Any) -> str:
     """Counts as bars, the tallest for the largest; what is not nothing stands above the lowest."""
     most = max(counts, default=0)
-    return "".join(BARS[-(-7 * count // most)] if count else BARS[0] for count in counts)
+    return "".join(BAR_HEIGHTS[-(-7 * count // most)] if count else BAR_HEIGHTS[0] for count in counts)
 
 
 def _four(value: float) -> str:

@@ -51,7 +51,7 @@ def test_causal_by_hand() -> None:
     assert exact.macs == 6 * 10 * 16
     # 1 scaling and 5 for the softmax of each score
     assert exact.flops == 2 * exact.macs + 6 * 10 * 6
-    assert ": 1 call, 576 MACs less" in exact.notes[-1].text
+    assert ": 1 call, 576 MACs fewer" in exact.notes[-1].text
     assert exact.env["causal"] == "exact"
 
 

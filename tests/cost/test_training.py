@@ -1,4 +1,4 @@
-"""The cost of a training step as a result: passes that add up, modules, the optimiser's own operators, notes."""
+"""The cost of a training step as a result: passes that add up, modules, the optimizer's own operators, notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_update_is_what_torchs_own_optimiser_computes(name: str) -> None:
+def test_the_update_is_what_torchs_own_optimizer_computes(name: str) -> None:
     """Recorded from `torch.optim`: the operators on whole parameters, per element, once the state exists."""
     parameter = nn.Parameter(torch.rand(10))
     optimizer = STEPS[name]([parameter])
@@ -92,16 +92,16 @@ def test_freezing_by_pattern() -> None:
 
 def test_notes_say_what_the_loss_is_and_what_fusing_would_cost() -> None:
     said = [note.text for note in step(models.TinyAttention(), torch.zeros(1, 16, dtype=torch.int64)).report().notes]
-    assert "The backward pass starts from the sum of the output; no other loss is counted." in said
+    assert "The loss is the sum of the output; no other loss is counted." in said
     # 3 blocks x 4 heads x 16 x 16 scores x 8
-    assert any("24.58 kMACs more if every attention does" in text for text in said)
+    assert any("24.58 kMACs more if every attention is fused" in text for text in said)
     unused = step(models.Unused(), torch.zeros(1, 4))
     assert unused.unreached == 4 * 64 + 64
-    assert any("want a gradient and get none: never.0.weight" in note.text for note in unused.report().notes)
+    assert any("trainable parameters get no gradient: never.0.weight" in note.text for note in unused.report().notes)
 
 
-def test_unknown_optimiser_and_grouping() -> None:
-    with pytest.raises(BadInput, match="the optimiser 'adamx' is not known"):
+def test_unknown_optimizer_and_grouping() -> None:
+    with pytest.raises(BadInput, match="the optimizer 'adamx' is not known"):
         step(nn.Linear(2, 2), torch.zeros(1, 2), optimizer="adamx")
     with pytest.raises(BadInput, match="call"):
         step(nn.Linear(2, 2), torch.zeros(1, 2), by="call")

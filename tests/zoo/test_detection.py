@@ -9,7 +9,7 @@ import pytest
 import torchvision.models as torchvision_models
 
 from modelprobe.cost.data_dependent import cost_bounds
-from modelprobe.cost.flops import FlopsResult, count_flops
+from modelprobe.cost.flops import FlopsResult, flops_of
 from modelprobe.model.build import Question, build, record
 
 pytestmark = pytest.mark.zoo
@@ -29,7 +29,7 @@ def entries() -> list[tuple[str, str]]:
 def counted(name: str) -> FlopsResult:
     subject = build(Question(f"torchvision:{name}"))
     trace = record(subject)
-    found = count_flops(trace)
+    found = flops_of(trace)
     assert found.uncounted == ()
 
     return replace(found, ranges=cost_bounds(subject.model, trace))

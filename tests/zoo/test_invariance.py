@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modelprobe.cost.training import count_training
+from modelprobe.cost.training import training_cost
 from modelprobe.cost.training_step import record_training_step
 from modelprobe.model.build import Question, build, record
 from modelprobe.tracing.recorder import trace
@@ -84,7 +84,7 @@ def test_batch(name: str) -> None:
 def test_training_step(name: str) -> None:
     question = Question(name, batch=2)
     expected, *found = (
-        count_training(record_training_step(build(replace(question, device=device)))) for device in ("meta", *DEVICES)
+        training_cost(record_training_step(build(replace(question, device=device)))) for device in ("meta", *DEVICES)
     )
     for result in found:
         assert (result.forward, result.backward, result.uncounted) == (expected.forward, expected.backward, ())

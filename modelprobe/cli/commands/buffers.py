@@ -27,16 +27,16 @@ def command(
 ) -> None:
     """Buffers: owner, shape, bytes, in the state_dict or not, updated by a forward in training mode or not."""
     report.check()
-    from modelprobe.cost.buffers import list_buffers
+    from modelprobe.cost.buffers import buffers_of
     from modelprobe.tracing.module_tree import saved_names
 
     subject = build(target_request(model, inputs, batch=batch))
     changed, notes = changed_by_training(subject)
-    result = list_buffers(
+    result = buffers_of(
         subject.tree,
         changed=changed,
         saved=saved_names(subject.model),
-        everyone=show_all,
+        show_all=show_all,
         model=subject.target.name,
         notes=notes,
         env=subject.env,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -19,13 +19,10 @@ from modelprobe.cli.options import (
     target_request,
 )
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
+from modelprobe.cost.tables import ROW_TITLES
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.series import parse_series
 
-if TYPE_CHECKING:
-    from modelprobe.cost.flops import By
-
-GROUPINGS = ("module", "operator", "kind", "call")
 CAUSAL = ("dense", "exact")
 
 EXAMPLES = (
@@ -38,9 +35,9 @@ ByOpt = Annotated[
     str,
     typer.Option(
         "--by",
-        metavar="|".join(GROUPINGS),
+        metavar="|".join(ROW_TITLES),
         help="What the rows are; call lists every call in order.",
-        callback=one_of("--by", GROUPINGS),
+        callback=one_of("--by", tuple(ROW_TITLES)),
         rich_help_panel=COUNTING,
     ),
 ]
@@ -71,7 +68,7 @@ def command(
     inputs: InputOptions,
     *,
     fused: FusedOpt = False,
-    by: ByOpt = GROUPINGS[0],
+    by: ByOpt = "module",
     convention: ConventionOpt = OWN_CONVENTION,
     causal: CausalOpt = CAUSAL[0],
     depth: DepthOpt = None,
@@ -86,20 +83,22 @@ def command(
     request = target_request(model, inputs)
     report.check()
 
-    from modelprobe.cost.causal import exactly_causal
     from modelprobe.model.build import build, fuse, record
 
     subject = build(request)
     subject = fuse(subject) if fused else subject
     trace = record(subject, functions=needs_function_calls(convention))
-    trace = exactly_causal(trace) if causal == "exact" else trace
+    if causal == "exact":
+        from modelprobe.cost.causal import exactly_causal
+
+        trace = exactly_causal(trace)
     if convention != OWN_CONVENTION:
         from modelprobe.cost.conventions.report import count_by_convention
 
         report.emit(count_by_convention(trace, convention, by=by, depth=depth, top=top).report())
         return
     from modelprobe.cost.data_dependent import cost_bounds
-    from modelprobe.cost.flops import count_flops
+    from modelprobe.cost.flops import flops_of
 
-    result = count_flops(trace, by=cast("By", by), depth=depth, top=top)
+    result = flops_of(trace, by=by, depth=depth, top=top)
     report.emit(replace(result, ranges=cost_bounds(subject.model, trace)).report())

@@ -22,13 +22,13 @@ def command(
     """Parameters: total, trainable, by module and dtype, tied ones once, weight-decay groups. With --freeze, what would
     still train."""
     report.check()
-    from modelprobe.cost.params import count_params
+    from modelprobe.cost.params import parameters_of
     from modelprobe.cost.patterns import split_patterns
 
     subject = build(
         Question(model.target, model.settings or (), dtype=dtype, arch=model.arch, unsafe_load=model.unsafe_load)
     )
-    result = count_params(
+    result = parameters_of(
         subject.tree,
         model=subject.target.name,
         depth=depth,

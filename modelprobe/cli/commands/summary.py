@@ -83,9 +83,9 @@ def command(
         view = View(depth, all_tensors, branch, stats, verify)
         summarize_file(model.target, view, report.format, report.output, report.force, report.strict)
         return
-    from modelprobe.cost.summary import known_columns, summarize
+    from modelprobe.cost.summary import known_columns, summary_of
     from modelprobe.model.build import build, record
 
     chosen = known_columns(columns or ())
     trace = record(build(target_request(model, inputs)))
-    report.emit(summarize(trace, depth=depth, columns=chosen, folded=fold).report())
+    report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())

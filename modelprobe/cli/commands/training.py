@@ -18,8 +18,7 @@ from modelprobe.cli.options import (
     target_request,
 )
 from modelprobe.cost.optimizers import OPTIMIZERS
-
-TRAINING_GROUPINGS = ("module", "operator", "kind")
+from modelprobe.cost.tables import TRAINING_GROUPINGS
 
 EXAMPLES = (
     "modelprobe training resnet18 --batch 8 --depth 1",
@@ -64,9 +63,9 @@ def command(
     activation checkpointing computes again, and the optimizer's update. The loss is the sum of the outputs."""
     report.check()
 
-    from modelprobe.cost.training import count_training
+    from modelprobe.cost.training import training_cost
     from modelprobe.cost.training_step import record_training_step
     from modelprobe.model.build import build
 
     recorded = record_training_step(build(target_request(model, inputs)), freeze or ())
-    report.emit(count_training(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())
+    report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())

@@ -20,6 +20,6 @@ CONVENTION = Convention(
     "MACs",
     1,
     "torchvision's weights.meta['_ops'] (0.29)",
-    "anything but convolutions, matrix products and attention",
+    "everything but convolutions, matrix products and attention",
     published_items,
 )

@@ -136,7 +136,7 @@ CONVENTION = Convention(
     "MACs",
     1,
     "thop 0.1.1.post2209072238",
-    "anything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
+    "everything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
     thop_items,
     reasons_more={
         "norm": "4 per element",

@@ -50,7 +50,7 @@ CONVENTION = Convention(
     "FLOPs",
     2,
     "torch.utils.flop_counter of torch 2.15",
-    "all elementwise work, normalisation and pooling",
+    "elementwise work, normalization and pooling",
     torch_items,
     as_installed=torch_items_as_installed,
     reasons_fewer={"rnn": "the LSTM kernel has no formula", "matmul": "products with a vector have no formula"},

@@ -44,7 +44,7 @@ CONVENTION = Convention(
     "mult-adds",
     1,
     "torchinfo 1.8.0",
-    "anything but modules with parameters and without children",
+    "everything but modules with parameters and without children",
     torchinfo_items,
     reasons_more={
         "norm": "its parameters once",

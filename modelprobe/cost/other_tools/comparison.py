@@ -76,7 +76,9 @@ class ToolComparison(Result):
             )
         )
         title = f"{self.model}: the cost of one forward pass as other tools count it"
-        return Report(title, "modelprobe.flops-compare/1", (facts, _table(self), *self.notes), self.to_dict(), self.env)
+        return Report(
+            title, "modelprobe.flops-compare/1", (facts, _comparison_table(self), *self.notes), self.to_dict(), self.env
+        )
 
 
 def compare_with_tools(
@@ -87,19 +89,24 @@ def compare_with_tools(
     The ledger has to hold function calls (`functions=True`), which one of the tools looks at.
     """
     rows = [_published_row(trace, figure) for figure in figures]
-    rows += [_row(trace, tool, answers[tool.name]) for tool in tools]
+    rows += [_tool_row(trace, tool, answers[tool.name]) for tool in tools]
     versions = {row.tool: row.version for row in rows if row.version}
     return ToolComparison(
         model=str(trace.env.get("model", trace.tree.cls)),
         inputs=tuple(trace.env.get("inputs", ())),
         macs=trace.macs,
         rows=tuple(rows),
-        notes=(*trace.notes, *_own_notes(trace), *_notes(rows), *_settings(trace, rows)),
+        notes=(
+            *trace.notes,
+            *_uncounted_note_of_ours(trace),
+            *_comparison_notes(rows),
+            *_published_settings(trace, rows),
+        ),
         env={**trace.env, "tools": versions},
     )
 
 
-def _row(trace: Trace, tool: Tool, answer: ToolResult) -> ToolRow:
+def _tool_row(trace: Trace, tool: Tool, answer: ToolResult) -> ToolRow:
     version = tool.version if tool.installed else ""
     if answer.figure is None:
         none = (None, None, None, None)
@@ -163,13 +170,13 @@ def _ratio(macs: float, trace: Trace) -> float | None:
     return macs / trace.macs if trace.macs else None
 
 
-def _own_notes(trace: Trace) -> list[Note]:
+def _uncounted_note_of_ours(trace: Trace) -> list[Note]:
     """What our own figure, which the others are measured by, leaves out."""
     names = ", ".join(f"{item.name} x{item.count}" for item in trace.uncounted)
     return [Note(f"Not in modelprobe's own figure, for want of a formula: {names}.", Level.WARNING)] if names else []
 
 
-def _notes(rows: Sequence[ToolRow]) -> list[Note]:
+def _comparison_notes(rows: Sequence[ToolRow]) -> list[Note]:
     notes = _asked_notes(rows)
     silent = [row for row in rows if row.problem]
     if silent:
@@ -196,7 +203,7 @@ def _asked_notes(rows: Sequence[ToolRow]) -> list[Note]:
     return [Note(" ".join(texts), Level.INFO)] if texts else []
 
 
-def _settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
+def _published_settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
     """How a figure of the same tool comes about that others publish."""
     notes = []
     for row in rows:
@@ -211,7 +218,7 @@ def _settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
     return notes
 
 
-def _table(result: ToolComparison) -> Table:
+def _comparison_table(result: ToolComparison) -> Table:
     columns = (
         Column("tool", "Tool"),
         Column("says", "It says"),

@@ -74,7 +74,7 @@ def ask_all(
         )
         stack.callback(_stop_all, running)
         while waiting or running:
-            while waiting and len(running) < workers and _fits(waiting[0], running, memory):
+            while waiting and len(running) < workers and _fits_in_memory(waiting[0], running, memory):
                 running.append(_start(waiting.pop(0), folder, workers))
                 told([child.order.name for child in running], answers)
             for child in list(running):
@@ -86,7 +86,7 @@ def ask_all(
     return {order.name: answers[order.name] for order in orders}
 
 
-def _fits(order: Order, running: Sequence[_Running], memory: int | None) -> bool:
+def _fits_in_memory(order: Order, running: Sequence[_Running], memory: int | None) -> bool:
     taken = sum(child.order.needs for child in running)
     return not running or memory is None or taken + order.needs <= memory
 

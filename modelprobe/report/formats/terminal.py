@@ -24,7 +24,7 @@ from modelprobe.report.formats import Style
 from modelprobe.report.formats.columns import GAP, Layout, Want, fit
 from modelprobe.report.formats.preview import Cell, cells
 from modelprobe.report.formats.tree import ASCII, LINES, prefixes
-from modelprobe.report.units import BARS, NUMERIC, Unit, heading, labelled, printable, text
+from modelprobe.report.units import BAR_HEIGHTS, NUMERIC, Unit, heading, labelled, printable, text
 
 TEXT_WIDTH = 100
 """Prose wider than this is hard to read, however wide the terminal."""
@@ -151,7 +151,7 @@ def _glued(shown: str, unit: Unit) -> str:
     return shown.replace(" ", GLUE) if unit in NUMERIC else shown
 
 
-_PLAIN = str.maketrans({"µ": "u", "…": "...", **dict(zip(BARS, "_.:-=+*#", strict=True))})
+_PLAIN = str.maketrans({"µ": "u", "…": "...", **dict(zip(BAR_HEIGHTS, "_.:-=+*#", strict=True))})
 """For terminals that have ASCII alone."""
 
 
