@@ -12,10 +12,10 @@ import pytest
 import typer
 
 from modelprobe.cli.app import COMMANDS, REMOVED, application, load_command, main
-from modelprobe.cost import training
-from modelprobe.cost.conventions import CONVENTIONS
+from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION
 from modelprobe.cost.flops import By
 from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cost.tables import TRAINING_GROUPINGS
 from modelprobe.report.formats import RENDERERS
 from tests.samples import ROOT
 
@@ -64,11 +64,11 @@ def test_a_removed_option_names_what_takes_its_place(
 @pytest.mark.parametrize(
     ("command", "option", "table"),
     [
-        ("flops", "--convention", ("modelprobe", *CONVENTIONS)),
+        ("flops", "--convention", (OWN_CONVENTION, *CONVENTIONS)),
         ("training", "--optimizer", tuple(OPTIMIZERS)),
         ("flops", "--format", tuple(RENDERERS)),
         ("flops", "--by", get_args(By)),
-        ("training", "--by", training.BY),
+        ("training", "--by", TRAINING_GROUPINGS),
     ],
 )
 def test_a_list_on_the_command_line_is_the_table_it_stands_for(
