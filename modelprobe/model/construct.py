@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from modelprobe.model.skip_init import on_meta, skipping
 from modelprobe.model.user_code.failure import named
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def construct(make: Callable[[], Any], device: str, seed: int, label: str) -> tu
         reason = ""
         for without_memory in (on_meta, parameters_on_meta):
             try:
-                with seeded(seed), without_memory():
+                with seeded(seed), without_memory(), compiler_stand_in():
                     return make(), ()
             except KeyboardInterrupt:
                 raise

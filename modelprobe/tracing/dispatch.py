@@ -17,13 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
 from modelprobe.tracing.higher_order import BODIES
-from modelprobe.tracing.meta_kernels.backward import TRAINING_SHORTCUTS
-from modelprobe.tracing.meta_kernels.forward import SHORTCUTS, Shortcut
+from modelprobe.tracing.meta_results import MetaResults
 from modelprobe.tracing.operands import refuse_mixed
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.tensors import shape_of
-
-_EVERY_SHORTCUT = {**SHORTCUTS, **TRAINING_SHORTCUTS}
 
 _PACKED = frozenset(
     f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
@@ -34,7 +31,8 @@ _PACKED = frozenset(
 class Operator(NamedTuple):
     """What the observer knows of an operator overload; looked up once per recording.
 
-    `parts` runs an operator without a rule by its parts, each of which is then seen; None when it has none.
+    `parts` runs an operator without a rule by its parts, each of which is then seen; None when it has none. `pure`: the
+    schema tells of no argument that is written or that a result shares memory with.
     """
 
     name: str
@@ -45,7 +43,7 @@ class Operator(NamedTuple):
     writes: tuple[int, ...]
     written_names: tuple[str, ...]
     returned_names: tuple[str, ...]
-    shortcut: Shortcut | None = None
+    pure: bool = False
 
 
 def describe(func: Any) -> Operator:
@@ -66,7 +64,8 @@ def describe(func: Any) -> Operator:
     names = tuple(schema.arguments[i].name for i in written)
     returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
     parts = func.decompose if composite else None
-    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, _EVERY_SHORTCUT.get(shown))
+    pure = all(value.alias_info is None for value in (*schema.arguments, *schema.returns))
+    return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, pure)
 
 
 class Values:
@@ -124,6 +123,7 @@ class Observer(_Base):  # type: ignore[misc]
         self._where = where
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
+        self._results = MetaResults()
         self._inside = -1  # the composite that is being taken apart
 
     @classmethod
@@ -149,9 +149,8 @@ class Observer(_Base):  # type: ignore[misc]
                 args = (args[0], given[1], *args[2:])
         refs = tuple(map(self._values.get, tensors))
         memories = {_memory(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
-        out = self._shortcut(operator, args, kwargs, tensors) if self._meta and operator.shortcut else None
-        if out is None:
-            out = func(*args, **kwargs)
+        remembered = self._meta and operator.pure
+        out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
         self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
         return out
 
@@ -172,13 +171,6 @@ class Observer(_Base):  # type: ignore[misc]
         made = tuple(map(self._values.get, _results(out)))
         self.composites[number] = self.composites[number]._replace(outputs=made)
         return out
-
-    def _shortcut(
-        self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]
-    ) -> Tensor | tuple[Tensor | None, ...] | None:
-        if operator.shortcut is None or kwargs or not all(tensor.is_meta for tensor in tensors):
-            return None
-        return operator.shortcut(*args)
 
     def _record(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.failures import model_raised
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import state_tables
@@ -44,7 +44,12 @@ def materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Mod
         args, kwargs = moved(args, "meta"), moved(kwargs, "meta")
         _lazies_to_meta(twin)
     try:
-        with torch.random.fork_rng(devices=[]), on_meta(twin) if meta else nullcontext(), torch.no_grad():
+        with (
+            compiler_stand_in(),
+            torch.random.fork_rng(devices=[]),
+            on_meta(twin) if meta else nullcontext(),
+            torch.no_grad(),
+        ):
             twin.eval()(*args, **kwargs)
     except KeyboardInterrupt:
         raise
@@ -64,7 +69,7 @@ def _lazies_to_meta(model: nn.Module) -> None:
 
 def run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
     # Importing dynamo costs a second: only when something inside is compiled, or somebody has imported it already.
-    compiled = "torch._dynamo" in sys.modules or any(
+    compiled = compiler_loaded() or any(
         type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
         for m in model.modules()
     )

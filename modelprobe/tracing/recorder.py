@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.dispatch import Observer, Values
 from modelprobe.tracing.failures import NeedsValuesError, by_compiler, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
@@ -65,7 +65,7 @@ def trace(
 def recorded(*how: Any) -> Trace:
     """`_record`, which takes the same; once more when the forward itself brought in the compiler (`torch.cond` does),
     which would otherwise trace into our hooks: from then on compiled parts are run eagerly."""
-    loaded = "torch._dynamo" in sys.modules
+    loaded = compiler_loaded()
     try:
         return _record(*how)
     except ModelRaised as error:
@@ -133,7 +133,7 @@ def broken_notes(observer: Observer) -> list[Note]:
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: Running, device: str) -> Any:
     try:
-        with torch.inference_mode(), observer, quiet_hooks():
+        with compiler_stand_in(), torch.inference_mode(), observer, quiet_hooks():
             return model(*args, **kwargs)
     except KeyboardInterrupt:
         raise

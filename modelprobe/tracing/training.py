@@ -7,7 +7,6 @@ its plain form there, so that the same operators are seen on every device.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from modelprobe.errors import BadInput, ModelRaised, one_line
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.autograd import GradientObserver, Numbered, Step, weight_parts
+from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.dispatch import Values
 from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
@@ -143,14 +143,10 @@ def _plain_forward(
         if device == "real":  # where a forward of training may write to its weights
             stack.enter_context(pristine(model))
             stack.enter_context(own_parameters(model, False, ()))
-        how, loaded = (model, args, kwargs, device, True, notes, env, False), _has_compiler()
+        how, loaded = (model, args, kwargs, device, True, notes, env, False), compiler_loaded()
         found = recorded(*how)
         # Checkpointing may import the compiler, and older releases compute something while they do.
-        return found if loaded or not _has_compiler() else recorded(*how)
-
-
-def _has_compiler() -> bool:
-    return "torch._dynamo" in sys.modules
+        return found if loaded or not compiler_loaded() else recorded(*how)
 
 
 class LoneValueError(ModelRaised):
@@ -213,7 +209,7 @@ def _forward(
     model: nn.Module, args: Any, kwargs: Any, observer: GradientObserver, running: Numbered, device: str
 ) -> Any:
     try:
-        with torch.enable_grad(), observer, quiet_hooks():
+        with compiler_stand_in(), torch.enable_grad(), observer, quiet_hooks():
             return model(*args, **kwargs)
     except KeyboardInterrupt:
         raise
@@ -247,7 +243,7 @@ def _run_backward(
     running.failed = None
     observer.start_backward()
     try:
-        with observer, quiet_hooks():
+        with compiler_stand_in(), observer, quiet_hooks():
             torch.autograd.backward(outputs, ones)
     except KeyboardInterrupt:
         raise

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from modelprobe.errors import BadInput
-from modelprobe.model.zoo import light_import
-from modelprobe.model.zoo import names as zoo
 from modelprobe.model.zoo.names import TIMM, TORCHVISION
+from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 
 _TOGETHER = "install both from the same place: pip install --force-reinstall torch torchvision"
 
 
 def torchvision_models() -> ModuleType:
     """`torchvision.models`. Raises BadInput when torchvision is missing or was built for another torch."""
-    return _imported(TORCHVISION, light_import.import_torchvision_models)
+    return _imported(TORCHVISION, "torchvision.models")
 
 
 def timm() -> ModuleType:
     """`timm`. Raises BadInput when it is missing, or when the torchvision it needs does not match torch."""
-    if zoo.installed(TIMM):
-        torchvision_models()  # timm imports it as well: here it comes the quick way
-    return _imported(TIMM, lambda: importlib.import_module("timm"))
+    return _imported(TIMM, "timm")
 
 
 def default_weights(name: str) -> Any:
@@ -35,9 +31,10 @@ def default_weights(name: str) -> Any:
         return None
 
 
-def _imported(library: str, load: Callable[[], ModuleType]) -> ModuleType:
+def _imported(library: str, module: str) -> ModuleType:
     try:
-        return load()
+        with compiler_stand_in():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or library).partition(".")[0]
         if missing in (library, "torch", "torchvision"):

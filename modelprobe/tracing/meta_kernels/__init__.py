@@ -1,1 +1,0 @@
-"""Kernels for `meta` tensors that spare an import of `torch._dynamo`."""
