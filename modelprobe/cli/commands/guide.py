@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -52,11 +52,21 @@ def _table_of_contents(chapters: dict[str, Path]) -> Report:
 
 
 def _drawn_for_terminal(text: str) -> str:
-    from rich.console import Console
-    from rich.markdown import Markdown
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Markdown
+    from rich.syntax import Syntax
+
+    class Transcript(CodeBlock):
+        """A code block without margins: what commands print is up to 80 columns wide."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield Syntax(str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True)
+
+    class Chapter(Markdown):
+        elements: ClassVar[dict[str, Any]] = {**Markdown.elements, "fence": Transcript, "code_block": Transcript}
 
     style = style_of(sys.stdout)
     console = Console(width=min(style.width, 100), no_color=not style.colour, force_terminal=True)
     with console.capture() as captured:
-        console.print(Markdown(text))
+        console.print(Chapter(text))
     return captured.get()
