@@ -52,7 +52,7 @@ def count_flops(
     top: int | None = None,
 ) -> FlopsResult:
     """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
-    recorded = _recorded(model, inputs, kwargs)
+    recorded = _trace_of(model, inputs, kwargs)
     found = flops_of(recorded, by=by, depth=depth, top=top)
     return found if isinstance(model, Trace) else replace(found, ranges=cost_bounds(model, recorded))
 
@@ -89,7 +89,7 @@ def summarize(
     folded: bool = True,
 ) -> Summary:
     """The layer tree with shapes, parameters and MACs. `columns` as for the command's `--columns`."""
-    return summary_of(_recorded(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
+    return summary_of(_trace_of(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
 
 
 def count_params(
@@ -107,7 +107,7 @@ def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | Non
     return buffers_of(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
 
 
-def _recorded(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
+def _trace_of(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
     if not isinstance(model, Trace):
         return trace(model, *inputs, kwargs=kwargs)
     if inputs or kwargs:

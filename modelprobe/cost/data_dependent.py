@@ -78,7 +78,7 @@ def _experts(trace: Trace) -> Iterator[CostBounds]:
             continue
         width = ran[0].inputs[0][-1]
         rows = sum(numel(call.inputs[0][:-1]) for call in ran)
-        tokens = _tokens_in(calls[block.path], width)
+        tokens = _tokens_at(calls[block.path], width)
         macs = sum(op.macs for op in trace.ops if _inside(op.module, members))
         if not rows or not tokens or macs % rows:
             continue
@@ -120,7 +120,7 @@ def _routed(trace: Trace, block: ModuleCall, experts: int) -> bool:
     return any(ref.shape[-1:] == (experts,) for op in own if op.kind == "matmul" for ref in op.outputs)
 
 
-def _tokens_in(blocks: Sequence[ModuleCall], width: int) -> int:
+def _tokens_at(blocks: Sequence[ModuleCall], width: int) -> int:
     """The rows that arrived at a block, over its calls."""
     return sum(numel(call.inputs[0][:-1]) for call in blocks if call.inputs and call.inputs[0][-1:] == (width,))
 

@@ -29,7 +29,7 @@ from modelprobe.cost.tables import (
 )
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Table, plain
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, scaled, size
+from modelprobe.report.units import Unit, exact_count, scaled, size
 from modelprobe.tracing.records import Trace, Uncounted
 
 By = Literal["module", "operator", "kind", "call"]
@@ -181,13 +181,13 @@ def _cost_row(place: CostPlace[Tally], total: Tally, parameters: Mapping[str, in
 
 
 def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
-    moved = result.bytes_read + result.bytes_written
+    moved, macs = result.bytes_read + result.bytes_written, exact_count(result.macs)
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
-        Fact("MACs", result.macs, Unit.MACS, f"{exact(result.macs)} (conv, matmul, attention, recurrent)".strip()),
+        Fact("MACs", result.macs, Unit.MACS, f"{macs} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
         *_macs_range(result),
-        Fact("Parameters", result.parameters, Unit.QUANTITY, exact(result.parameters)),
+        Fact("Parameters", result.parameters, Unit.QUANTITY, exact_count(result.parameters)),
         *_active_parameters(result),
         Fact("Activations", result.activations, Unit.QUANTITY, "output elements of conv and matmul layers"),
         Fact("Bytes moved", moved, Unit.BYTES, f"{size(result.bytes_read)} read, {size(result.bytes_written)} written"),
@@ -207,7 +207,7 @@ def _macs_range(result: FlopsResult) -> Iterator[Fact]:
 def _active_parameters(result: FlopsResult) -> Iterator[Fact]:
     if result.active_parameters != result.parameters:
         active = result.active_parameters
-        yield Fact("Active params", active, Unit.QUANTITY, f"{exact(active)} per token, on average".strip())
+        yield Fact("Active params", active, Unit.QUANTITY, f"{exact_count(active)} per token, on average".strip())
 
 
 def _coverage_gaps(result: FlopsResult) -> Iterator[Fact]:

@@ -11,7 +11,7 @@ from modelprobe.cost.rollup import choose_rows, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, first_few
+from modelprobe.report.units import Unit, exact_count, first_few
 from modelprobe.tracing.records import ModuleTree, StateTensor
 
 
@@ -255,8 +255,8 @@ def _freeze(tree: ModuleTree, patterns: tuple[str, ...]) -> Freeze:
 def _parameter_facts(result: ParamsResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
-        Fact("Trainable", result.trainable, Unit.QUANTITY, exact(result.trainable)),
-        Fact("Frozen", result.frozen, Unit.QUANTITY, exact(result.frozen)),
+        Fact("Trainable", result.trainable, Unit.QUANTITY, exact_count(result.trainable)),
+        Fact("Frozen", result.frozen, Unit.QUANTITY, exact_count(result.frozen)),
         Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
         Fact("Buffers", result.buffers, Unit.QUANTITY, f"{result.buffers:,} elements, not counted as parameters"),
     ]

@@ -28,7 +28,7 @@ def matching(paths: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
     """
     found: set[str] = set()
     for pattern in patterns:
-        hit = {path for path in paths if _matches(pattern, path)}
+        hit = {path for path in paths if _is_named_by(pattern, path)}
         if not hit:
             raise BadInput(
                 f"the pattern {pattern!r} matches no module and no parameter", _nearest_names(pattern, paths)
@@ -37,7 +37,7 @@ def matching(paths: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _matches(pattern: str, path: str) -> bool:
+def _is_named_by(pattern: str, path: str) -> bool:
     return any(fnmatchcase(place, pattern) for place in (path, *parents(path)) if place)
 
 

@@ -11,7 +11,7 @@ from modelprobe.cost.rollup import Tally, add_up, tally_of
 from modelprobe.cost.scaling_law import CostPolynomial, Crossover, attention_macs
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, scaled
+from modelprobe.report.units import Unit, exact_count, scaled
 from modelprobe.tracing.records import Trace
 
 
@@ -74,7 +74,7 @@ def point_of(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:
 def _scaling_facts(result: Scaling) -> tuple[Fact, ...]:
     parameters = [point.parameters for point in result.points]
     least, most = min(parameters), max(parameters)
-    facts = [Fact("Parameters", most, Unit.QUANTITY, exact(most))]
+    facts = [Fact("Parameters", most, Unit.QUANTITY, exact_count(most))]
     if least != most:
         facts = [Fact("Parameters", f"{scaled(least)} to {scaled(most)}", detail="the model is built for its input")]
     for law in result.laws:

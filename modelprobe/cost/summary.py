@@ -14,7 +14,7 @@ from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, size
+from modelprobe.report.units import Unit, exact_count, size
 from modelprobe.tracing.records import ModuleCall, Shape, Trace, parents
 
 COLUMNS = {
@@ -233,7 +233,7 @@ def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
             Unit.QUANTITY,
             f"{summary.parameters:,}; {summary.trainable:,} trainable; {summary.buffers:,} in buffers",
         ),
-        Fact("MACs", summary.macs, Unit.MACS, exact(summary.macs)),
+        Fact("MACs", summary.macs, Unit.MACS, exact_count(summary.macs)),
         Fact("FLOPs", summary.flops, Unit.FLOPS, "2 x MACs and elementwise"),
         Fact("Weights", summary.weight_bytes, Unit.BYTES, "parameters and buffers"),
         Fact(

@@ -24,7 +24,7 @@ from modelprobe.cost.tables import (
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit, exact, labelled, size
+from modelprobe.report.units import Unit, exact_count, labelled, size
 from modelprobe.tracing.module_tree import read_tree
 from modelprobe.tracing.prepare import unwrapped
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, Uncounted, parents
@@ -311,7 +311,7 @@ def _training_facts(result: TrainingResult) -> tuple[Fact, ...]:
             "One step",
             result.macs,
             Unit.MACS,
-            f"{exact(result.macs)}; {labelled(result.flops, Unit.FLOPS)}".lstrip("; "),
+            f"{exact_count(result.macs)}; {labelled(result.flops, Unit.FLOPS)}".lstrip("; "),
         ),
         Fact("Trained", step.elements, Unit.QUANTITY, f"{step.elements:,} of {result.parameters:,} parameters"),
         Fact(

@@ -87,7 +87,7 @@ def scaled(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else _four(value)
 
 
-def exact(value: int) -> str:
+def exact_count(value: int) -> str:
     """A count in full, grouped, to stand beside its scaled form; empty where the two are the same."""
     return f"{value:,}" if abs(value) >= 1000 else ""
 
@@ -147,7 +147,7 @@ def _four(value: float) -> str:
     return f"{value:,.{max(0, 4 - whole)}f}"
 
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def printable(foreign: str, limit: int = 0) -> str:
@@ -165,6 +165,6 @@ def printable(foreign: str, limit: int = 0) -> str:
 
 
 def _visible(character: str) -> str:
-    if unicodedata.category(character) in _HIDDEN:
+    if unicodedata.category(character) in _HIDDEN_CATEGORIES:
         return character.encode("unicode_escape").decode("ascii")
     return character

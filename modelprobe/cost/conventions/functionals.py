@@ -26,7 +26,7 @@ def function_cost(call: FunctionCall) -> float:
     if name in ("mul", "add"):
         return _elementwise(_shape_of(call, 0, "input"), _shape_of(call, 1, "other"))
     shape = _shape_of(call, 0, "input") or ()
-    return _resized(call, shape) if name in ("interpolate", "upsample") else numel(shape)
+    return _resize_cost(call, shape) if name in ("interpolate", "upsample") else numel(shape)
 
 
 def _matrix_product(first: Shape | None, second: Shape | None) -> int:
@@ -40,7 +40,7 @@ def _elementwise(first: Shape | None, second: Shape | None) -> int:
     return numel(max(pair) for pair in zip_longest(first, second, fillvalue=1))
 
 
-def _resized(call: FunctionCall, shape: Shape) -> float:
+def _resize_cost(call: FunctionCall, shape: Shape) -> float:
     """Output elements, as the arguments tell them: with a factor, elements times the factor in every direction."""
     size = _argument(call, 1, "size")
     if size is not None:

@@ -55,7 +55,7 @@ def _instance_norm(op: OpCall, named: Names) -> float:
     return op.inputs[0].numel * (5 if affine else 4)
 
 
-def _per_output(factor: int) -> OperatorRule:
+def _times_outputs(factor: int) -> OperatorRule:
     return lambda op: factor * op.outputs[0].numel
 
 
@@ -74,10 +74,10 @@ _OPERATOR_RULES: dict[str, OperatorRule] = {
     "aten.mm": _products,
     "aten.group_norm": _norm,
     "aten.layer_norm": _norm,
-    "aten.upsample_nearest2d": _per_output(1),
-    "aten.upsample_bilinear2d": _per_output(4),
+    "aten.upsample_nearest2d": _times_outputs(1),
+    "aten.upsample_bilinear2d": _times_outputs(4),
     "aten.adaptive_avg_pool2d": lambda op: op.inputs[0].numel,
-    "aten.grid_sampler": _per_output(4),
+    "aten.grid_sampler": _times_outputs(4),
 }
 
 _RULES_BY_BUFFERS: dict[str, Callable[[OpCall, Names], float]] = {

@@ -24,7 +24,7 @@ from modelprobe.model.build import Question, Subject, build, fuse
 ORDER, ANSWER = "order.json", "answer.json"
 """Files in the folder of a child."""
 
-ENTRY = f"{__name__}:main"
+ENTRY = f"{__name__}:run_child"
 """What a child runs that asks a tool."""
 
 META, CPU = "meta", "cpu"
@@ -36,7 +36,7 @@ def order_content(question: Question, ask: Ask, *, fused: bool, on_meta: bool) -
     return {"question": asdict(question), "ask": place, "fused": fused, "on_meta": on_meta}
 
 
-def main(folder: str) -> None:
+def run_child(folder: str) -> None:
     """Carry out the order in `folder`."""
     carry_out(folder, _ask_as_ordered)
 

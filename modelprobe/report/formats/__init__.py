@@ -1,4 +1,4 @@
-"""How is a report written down? The table of formats, and one function that uses it.
+"""The table of report formats, each with a module that writes it.
 
 To add a format:
 1. Write `report/formats/x.py` with `render(report, style) -> str`; import `report` and `units` only.
@@ -24,7 +24,7 @@ class Style:
     unicode: bool = True
 
 
-class _Module(Protocol):
+class _FormatModule(Protocol):
     def render(self, report: Report, style: Style) -> str: ...
 
 
@@ -38,7 +38,7 @@ class Renderer:
 
     def render(self, report: Report, style: Style) -> str:
         """The whole report as text that ends in one newline."""
-        return cast(_Module, importlib.import_module(self.module)).render(report, style)
+        return cast(_FormatModule, importlib.import_module(self.module)).render(report, style)
 
 
 RENDERERS: dict[str, Renderer] = {}

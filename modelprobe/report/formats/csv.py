@@ -1,10 +1,5 @@
 """A report for a spreadsheet: its first table, raw values under the columns' keys.
 
-To add a format like this one:
-1. Write `report/formats/x.py` with `render(report, style) -> str`.
-2. Register it in `report/formats/__init__.py`.
-3. Add its golden text.
-
 What a CSV cannot carry (notes, facts beside a table, the footer) is said on stderr or left to the other formats.
 """
 
@@ -23,32 +18,32 @@ FORMULA = ("=", "+", "-", "@")
 
 def render(report: Report, style: Style) -> str:
     """The first table; of a report without tables, its facts."""
-    rows = _table(report.tables[0]) if report.tables else _facts(report)
+    rows = _csv_table(report.tables[0]) if report.tables else _csv_facts(report)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 
-def _table(table: Table) -> list[list[str]]:
+def _csv_table(table: Table) -> list[list[str]]:
     keys = [column.key for column in table.columns]
     depth = table.tree and "depth" not in keys
     mark = any(row.mark for row in table.rows) and "mark" not in keys
     rows = [[*(["depth"] if depth else []), *map(_safe, keys), *(["mark"] if mark else [])]]
     for row in table.rows:
-        cells = [raw(cell, column.unit) for cell, column in zip(row.cells, table.columns, strict=True)]
+        cells = [csv_text(cell, column.unit) for cell, column in zip(row.cells, table.columns, strict=True)]
         rows.append([*([str(row.depth)] if depth else []), *cells, *([_safe(row.mark)] if mark else [])])
     return rows
 
 
-def _facts(report: Report) -> list[list[str]]:
+def _csv_facts(report: Report) -> list[list[str]]:
     rows = [["fact", "value", "detail"]]
     for block in report.blocks:
         if isinstance(block, Facts):
-            rows += [[_safe(fact.label), raw(fact.value, fact.unit), _safe(fact.detail)] for fact in block.items]
+            rows += [[_safe(fact.label), csv_text(fact.value, fact.unit), _safe(fact.detail)] for fact in block.items]
     return rows
 
 
-def raw(value: Cell, unit: Unit) -> str:
+def csv_text(value: Cell, unit: Unit) -> str:
     """A cell as a program reads it back: integers without grouping, shapes as `1x3x224x224`, counts with spaces."""
     if value is None:
         return ""

@@ -1,10 +1,4 @@
-"""A report for programs: the plain values of the result, with what is needed to trust them.
-
-To add a format like this one:
-1. Write `report/formats/x.py` with `render(report, style) -> str`.
-2. Register it in `report/formats/__init__.py`.
-3. Add its golden text.
-"""
+"""A report for programs: the plain values of the result, with what is needed to trust them."""
 
 from __future__ import annotations
 
@@ -25,16 +19,16 @@ def render(report: Report, style: Style) -> str:
     document.update({key: value for key, value in report.data.items() if key not in RESERVED})
     document["env"] = report.env or report.data.get("env", {})
     document["notes"] = [{"level": note.level.value, "text": note.text} for note in report.notes]
-    text = json.dumps(_finite(plain(document)), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(_finite_or_null(plain(document)), indent=2, ensure_ascii=True, allow_nan=False)
     return text.replace("\x7f", "\\u007f") + "\n"  # the one control character that ASCII JSON lets through
 
 
-def _finite(value: Any) -> Any:
+def _finite_or_null(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _finite_or_null(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_finite_or_null(item) for item in value]
     return value

@@ -1,10 +1,4 @@
-"""A report for an issue, a README or a chat: GitHub's Markdown.
-
-To add a format like this one:
-1. Write `report/formats/x.py` with `render(report, style) -> str`.
-2. Register it in `report/formats/__init__.py`.
-3. Add its golden text.
-"""
+"""A report for an issue, a README or a chat: GitHub's Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +17,7 @@ _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 
 def render(report: Report, style: Style) -> str:
     """The title, the blocks in order, then the notes as quotes."""
-    blocks = [_block(block) for block in report.blocks if not isinstance(block, Note)]
+    blocks = [_markdown_block(block) for block in report.blocks if not isinstance(block, Note)]
     notes = [f"> **{note.level.value}**: {escape(note.text)}" for note in report.notes]
     return "\n\n".join([f"## {escape(report.title)}", *blocks, *notes]) + "\n"
 
@@ -40,16 +34,16 @@ def _backslash(match: re.Match[str]) -> str:
     return ":" if match.group() == ":" and after != "//" else f"\\{match.group()}"
 
 
-def _block(block: Block) -> str:
+def _markdown_block(block: Block) -> str:
     if isinstance(block, Facts):
-        return _facts(block)
+        return _markdown_facts(block)
     if isinstance(block, Table):
-        return _table(block)
+        return _markdown_table(block)
     assert isinstance(block, Figure)
     return f"{escape(block.caption)} ({escape(str(block.path or 'not written'))})".strip()
 
 
-def _facts(facts: Facts) -> str:
+def _markdown_facts(facts: Facts) -> str:
     lines = [f"### {escape(facts.title)}\n"] if facts.title else []
     for fact in facts.items:
         detail = f" ({escape(fact.detail)})" if fact.detail else ""
@@ -57,22 +51,22 @@ def _facts(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     lines = [f"### {escape(table.title)}\n"] if table.title else []
-    lines.append(_line([escape(heading(column.title, column.unit)) for column in table.columns]))
-    lines.append(_line(["---:" if column.unit in NUMERIC else "---" for column in table.columns]))
-    lines += [_line(_cells(row, table.columns)) for row in table.rows]
+    lines.append(_markdown_line([escape(heading(column.title, column.unit)) for column in table.columns]))
+    lines.append(_markdown_line(["---:" if column.unit in NUMERIC else "---" for column in table.columns]))
+    lines += [_markdown_line(_markdown_cells(row, table.columns)) for row in table.rows]
     if table.footer is not None:
-        cells = _cells(Row(table.footer), table.columns)
-        lines.append(_line([f"**{cell}**" if cell else "" for cell in cells]))
+        cells = _markdown_cells(Row(table.footer), table.columns)
+        lines.append(_markdown_line([f"**{cell}**" if cell else "" for cell in cells]))
     return "\n".join(lines)
 
 
-def _cells(row: Row, columns: tuple[Column, ...]) -> list[str]:
+def _markdown_cells(row: Row, columns: tuple[Column, ...]) -> list[str]:
     cells = [escape(text(cell, column.unit)) for cell, column in zip(row.cells, columns, strict=True)]
     mark = f" _{escape(row.mark)}_" if row.mark else ""
     return [f"{INDENT * row.depth}{cells[0]}{mark}", *cells[1:]] if cells else []
 
 
-def _line(cells: list[str]) -> str:
+def _markdown_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -1,10 +1,5 @@
 """A report for a person at a terminal. The only user of rich.
 
-To add a format like this one:
-1. Write `report/formats/x.py` with `render(report, style) -> str`.
-2. Register it in `report/formats/__init__.py`.
-3. Add its golden text.
-
 Every line is a rich `Text` built from parts: foreign text is never parsed as markup.
 """
 
@@ -14,16 +9,23 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
-from modelprobe.report.blocks import Facts, Figure, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Facts, Figure, Level, Note, Pixel, Pixels, Report, Row, Table
 from modelprobe.report.formats import Style
-from modelprobe.report.formats.columns import GAP, Layout, Want, fit
-from modelprobe.report.formats.preview import Cell, cells
-from modelprobe.report.formats.tree import ASCII, LINES, prefixes
+from modelprobe.report.formats.columns import (
+    ASCII_GUIDES,
+    COLUMN_GAP,
+    LINE_GUIDES,
+    ColumnLayout,
+    ColumnNeeds,
+    fit_columns,
+    tree_prefixes,
+)
 from modelprobe.report.units import BAR_HEIGHTS, NUMERIC, Unit, heading, labelled, printable, text
 
 TEXT_WIDTH = 100
@@ -40,15 +42,16 @@ def render(report: Report, style: Style) -> str:
     lines = [*_wrap(report.title, style, "bold")]
     for pictures, group in groupby(report.blocks, lambda block: isinstance(block, Figure)):
         if pictures:
-            lines += [Text(), *_figures([block for block in group if isinstance(block, Figure)], style)]
+            lines += [Text(), *_figure_lines([block for block in group if isinstance(block, Figure)], style)]
             continue
         for block in group:
             if not isinstance(block, (Note, Figure)):
-                lines += [Text(), *_block(block, style)]
+                drawn = _facts_lines(block, style) if isinstance(block, Facts) else _table_lines(block, style)
+                lines += [Text(), *drawn]
     if report.notes:
         lines.append(Text())
     for note in report.notes:
-        lines += _note(note, style)
+        lines += _note_lines(note, style)
     for line in lines:
         line.rstrip()
     if not style.colour:
@@ -75,20 +78,50 @@ def _coloured(lines: Sequence[Text], width: int) -> str:
     return out.getvalue()
 
 
-def _block(block: Facts | Table, style: Style) -> Iterator[Text]:
-    if isinstance(block, Facts):
-        yield from _facts(block, style)
-    else:
-        yield from _table(block, style)
+HALF_BLOCK = "▀"
+SHADES, PLAIN_SHADES = " ░▒▓█", " .:-=+*#%@"
 
 
-def _figures(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
+class PreviewCell(NamedTuple):
+    """One character, with the colours of its upper and its lower half; None leaves the terminal's own."""
+
+    character: str
+    upper: Pixel | None = None
+    lower: Pixel | None = None
+
+
+def preview_cells(pixels: Pixels, colour: bool, unicode: bool) -> list[list[PreviewCell]]:
+    """Lines of cells for rows of pixels, two rows to a line."""
+    lines = []
+    for top in range(0, len(pixels), 2):
+        upper = pixels[top]
+        lower: Sequence[Pixel | None] = pixels[top + 1] if top + 1 < len(pixels) else [None] * len(upper)
+        if colour and unicode:
+            lines.append([PreviewCell(HALF_BLOCK, one, other) for one, other in zip(upper, lower, strict=True)])
+        else:
+            shades = SHADES if unicode else PLAIN_SHADES
+            lines.append([PreviewCell(_shade(one, other, shades)) for one, other in zip(upper, lower, strict=True)])
+    return lines
+
+
+def _shade(upper: Pixel, lower: Pixel | None, shades: str) -> str:
+    light = [_brightness(pixel) for pixel in (upper, lower) if pixel is not None]
+    return shades[min(len(shades) - 1, int(sum(light) / len(light) * len(shades)))]
+
+
+def _brightness(pixel: Pixel) -> float:
+    """From 0 to 1, as Pillow makes grey of a colour."""
+    red, green, blue = pixel
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+
+
+def _figure_lines(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
     """Small previews side by side, as many as fit, then the paths."""
     small = [figure for figure in figures if figure.preview]
     widths = [max(12, len(figure.preview[0])) for figure in small]
     while small:
         count = 1
-        while count < len(small) and sum(widths[: count + 1]) + GAP * count <= style.width:
+        while count < len(small) and sum(widths[: count + 1]) + COLUMN_GAP * count <= style.width:
             count += 1
         yield from _preview_row(small[:count], widths[:count], style)
         small, widths = small[count:], widths[count:]
@@ -100,15 +133,17 @@ def _figures(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
 def _preview_row(figures: Sequence[Figure], widths: Sequence[int], style: Style) -> Iterator[Text]:
     names = [figure.caption.partition(": ")[0] for figure in figures]
     titles = [Text(_shorten(_clean(name, style), w, style), "dim") for name, w in zip(names, widths, strict=True)]
-    yield Text(" " * GAP).join(_pad(title, width) for title, width in zip(titles, widths, strict=True))
-    drawn = [cells(figure.preview, style.colour, style.unicode) for figure in figures]
+    yield Text(" " * COLUMN_GAP).join(_pad(title, width) for title, width in zip(titles, widths, strict=True))
+    drawn = [preview_cells(figure.preview, style.colour, style.unicode) for figure in figures]
     for line in range(max(map(len, drawn))):
-        parts = [_drawn(rows[line] if line < len(rows) else [], w) for rows, w in zip(drawn, widths, strict=True)]
-        yield Text(" " * GAP).join(parts)
+        parts = [
+            _preview_line(rows[line] if line < len(rows) else [], w) for rows, w in zip(drawn, widths, strict=True)
+        ]
+        yield Text(" " * COLUMN_GAP).join(parts)
     yield Text()
 
 
-def _drawn(row: Sequence[Cell], width: int) -> Text:
+def _preview_line(row: Sequence[PreviewCell], width: int) -> Text:
     line = Text()
     for cell in row:
         upper = f"rgb({','.join(map(str, cell.upper))})" if cell.upper else ""
@@ -151,13 +186,13 @@ def _glued(shown: str, unit: Unit) -> str:
     return shown.replace(" ", GLUE) if unit in NUMERIC else shown
 
 
-_PLAIN = str.maketrans({"µ": "u", "…": "...", **dict(zip(BAR_HEIGHTS, "_.:-=+*#", strict=True))})
+_ASCII_FOR = str.maketrans({"µ": "u", "…": "...", **dict(zip(BAR_HEIGHTS, "_.:-=+*#", strict=True))})
 """For terminals that have ASCII alone."""
 
 
 def _clean(foreign: str, style: Style) -> str:
     shown = printable(foreign)
-    return shown if style.unicode else shown.translate(_PLAIN)
+    return shown if style.unicode else shown.translate(_ASCII_FOR)
 
 
 def _shorten(name: str, width: int, style: Style) -> str:
@@ -181,16 +216,16 @@ def _pad(line: Text, width: int, right: bool = False) -> Text:
     return Text.assemble(blank, line) if right else Text.assemble(line, blank)
 
 
-def _note(note: Note, style: Style) -> Iterator[Text]:
+def _note_lines(note: Note, style: Style) -> Iterator[Text]:
     label, look = NOTES[note.level]
     yield from _wrap(note.text, style, lead=Text(f"{label}: ", style=look))
 
 
-def _facts(facts: Facts, style: Style) -> Iterator[Text]:
+def _facts_lines(facts: Facts, style: Style) -> Iterator[Text]:
     if facts.title:
         yield from _wrap(facts.title, style, "bold")
     labels = [_clean(fact.label, style) for fact in facts.items]
-    wide = max(map(cell_len, labels), default=0) + GAP
+    wide = max(map(cell_len, labels), default=0) + COLUMN_GAP
     narrow = wide > style.width // 3  # then each label has a line of its own, and the value one below it
     for label, fact in zip(labels, facts.items, strict=True):
         if narrow:
@@ -198,21 +233,21 @@ def _facts(facts: Facts, style: Style) -> Iterator[Text]:
         lead = Text("  ") if narrow else _pad(Text(label, style="dim"), wide)
         lines = list(_wrap(_glued(labelled(fact.value, fact.unit), fact.unit), style, lead=lead))
         detail = Text(_clean(fact.detail, style), style="dim")
-        if fact.detail and lines[-1].cell_len + GAP + detail.cell_len <= style.width:
-            lines[-1] = Text.assemble(lines[-1], " " * GAP, detail)
+        if fact.detail and lines[-1].cell_len + COLUMN_GAP + detail.cell_len <= style.width:
+            lines[-1] = Text.assemble(lines[-1], " " * COLUMN_GAP, detail)
         elif fact.detail:
             lines += _wrap(fact.detail, style, "dim", Text(" " * lead.cell_len))
         yield from lines
 
 
-def _table(table: Table, style: Style) -> Iterator[Text]:
+def _table_lines(table: Table, style: Style) -> Iterator[Text]:
     if table.title:
         yield from _wrap(table.title, style, "bold")
     if not table.rows:
         yield Text("(no rows)", style="dim")
         return
     grid = _Grid(table, style)
-    layout = fit(grid.wants(), style.width)
+    layout = fit_columns(grid.wants(), style.width)
     if layout is None:
         yield from grid.records()
         return
@@ -230,16 +265,16 @@ class _Grid:
         self.table, self.style = table, style
         self.rows = [*table.rows, *([Row(table.footer)] if table.footer is not None else ())]
         self.titles = [_clean(heading(column.title, column.unit), style) for column in table.columns]
-        guides = LINES if style.unicode else ASCII
+        guides = LINE_GUIDES if style.unicode else ASCII_GUIDES
         depths = [row.depth if table.tree else 0 for row in self.rows]
-        self.guides = prefixes(depths, guides)
+        self.guides = tree_prefixes(depths, guides)
         self.marks = [_clean(row.mark, style) for row in self.rows]
         self.cells = [
             _align([_clean(text(row.cells[i], column.unit), style) for row in self.rows], column.unit)
             for i, column in enumerate(table.columns)
         ]
 
-    def wants(self) -> list[Want]:
+    def wants(self) -> list[ColumnNeeds]:
         """What each column asks for. Numbers and histograms are never cut; the first column and texts, to a point."""
         wants = []
         for i, column in enumerate(self.table.columns):
@@ -252,16 +287,16 @@ class _Grid:
                 least = min(natural, max(12, self.style.width // 5))
             if i == 0 and column.unit not in NUMERIC:
                 least = min(natural, max(8, self.style.width * 2 // 5))
-            wants.append(Want(natural, least, column.priority, column.bar))
+            wants.append(ColumnNeeds(natural, least, column.priority, column.bar))
         return wants
 
     def _name_width(self, row: int) -> int:
         mark = self.marks[row]
         return len(self.guides[row]) + cell_len(self.cells[0][row]) + (1 + cell_len(mark) if mark else 0)
 
-    def lines(self, layout: Layout) -> Iterator[Text]:
+    def lines(self, layout: ColumnLayout) -> Iterator[Text]:
         """Header, rule, rows, and the footer under a rule of its own."""
-        total = sum(layout.widths) + GAP * (len(layout.widths) - 1)
+        total = sum(layout.widths) + COLUMN_GAP * (len(layout.widths) - 1)
         total += sum(layout.bar + 1 for i in layout.shown if layout.bar and self.table.columns[i].bar)
         rule = Text(("─" if self.style.unicode else "-") * total, style="dim")
         yield self._header(layout)
@@ -271,7 +306,7 @@ class _Grid:
                 yield rule.copy()
             yield from self._row(row, layout)
 
-    def _header(self, layout: Layout) -> Text:
+    def _header(self, layout: ColumnLayout) -> Text:
         parts = []
         for i, width in zip(layout.shown, layout.widths, strict=True):
             column = self.table.columns[i]
@@ -279,9 +314,9 @@ class _Grid:
             parts.append(_pad(title, width, right=column.unit in NUMERIC and i > 0))
             if column.bar and layout.bar:
                 parts[-1].append(" " * (layout.bar + 1))
-        return Text(" " * GAP).join(parts)
+        return Text(" " * COLUMN_GAP).join(parts)
 
-    def _row(self, row: int, layout: Layout) -> Iterator[Text]:
+    def _row(self, row: int, layout: ColumnLayout) -> Iterator[Text]:
         """The row's line, and below it what prose did not fit."""
         columns = self.table.columns
         prose = {i: w for i, w in zip(layout.shown, layout.widths, strict=True) if i > 0 and columns[i].wrap}
@@ -289,7 +324,7 @@ class _Grid:
         for line in range(max((len(lines) for lines in parts.values()), default=1)):
             yield self._line(row, layout, line, {i: lines[line : line + 1] for i, lines in parts.items()})
 
-    def _line(self, row: int, layout: Layout, line_number: int, prose: dict[int, list[str]]) -> Text:
+    def _line(self, row: int, layout: ColumnLayout, line_number: int, prose: dict[int, list[str]]) -> Text:
         parts = []
         for i, width in zip(layout.shown, layout.widths, strict=True):
             column = self.table.columns[i]
@@ -302,8 +337,8 @@ class _Grid:
             cell = Text(_shorten(self.cells[i][row], width, self.style))
             parts.append(_pad(cell, width, right=column.unit in NUMERIC))
             if column.bar and layout.bar:
-                parts[-1].append(" ").append_text(_bar(self.rows[row].cells[i], layout.bar, self.style))
-        line = Text(" " * GAP).join(parts)
+                parts[-1].append(" ").append_text(_bar_text(self.rows[row].cells[i], layout.bar, self.style))
+        line = Text(" " * COLUMN_GAP).join(parts)
         if self.rows[row].quiet:
             line.stylize("dim")
         if row >= len(self.table.rows):
@@ -337,12 +372,12 @@ def _align(cells: list[str], unit: Unit) -> list[str]:
     """Numbers of one column padded so that their last digits and their units stand under each other."""
     if unit not in NUMERIC:
         return cells
-    parts = [_split(cell) for cell in cells]
+    parts = [_number_and_suffix(cell) for cell in cells]
     number, suffix = (max((len(part[i]) for part in parts), default=0) for i in range(2))
     return [f"{a:>{number}}{b:<{suffix}}" if a + b else "" for a, b in parts]
 
 
-def _split(cell: str) -> tuple[str, str]:
+def _number_and_suffix(cell: str) -> tuple[str, str]:
     number, _, suffix = cell.partition(" ")
     if number.endswith("%"):
         return number[:-1], "%"
@@ -352,7 +387,7 @@ def _split(cell: str) -> tuple[str, str]:
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def _bar(value: object, width: int, style: Style) -> Text:
+def _bar_text(value: object, width: int, style: Style) -> Text:
     """A share as a bar of `width` cells. What is not nothing shows at least the thinnest stroke."""
     filled = min(1.0, max(0.0, value)) if isinstance(value, (int, float)) and value == value else 0.0
     if not style.unicode:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from modelprobe.report.blocks import Fact, Level, Note
-from modelprobe.report.formats.html import LABELS, esc
-from modelprobe.report.formats.page import CSS, PAGE_CSS
+from modelprobe.report.formats.html import CSS, NOTE_LABELS, PAGE_CSS, esc
 from modelprobe.report.units import Unit, labelled, shape, text
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _facts(facts: Iterable[Fact]) -> str:
 
 def _notes(notes: Iterable[Note]) -> str:
     return "".join(
-        f'<p class="mp-note mp-{note.level.value}"><b>{LABELS[note.level]}</b> <span>{esc(note.text)}</span></p>\n'
+        f'<p class="mp-note mp-{note.level.value}"><b>{NOTE_LABELS[note.level]}</b> <span>{esc(note.text)}</span></p>\n'
         for note in notes
     )
 

@@ -12,9 +12,8 @@ import pytest
 
 from modelprobe.report.blocks import Column, Fact, Facts, Figure, Note, Report, Row, Table
 from modelprobe.report.formats import RENDERERS, Style
-from modelprobe.report.formats.columns import Layout, Want, fit
+from modelprobe.report.formats.columns import LINE_GUIDES, ColumnLayout, ColumnNeeds, fit_columns, tree_prefixes
 from modelprobe.report.formats.html import fragment
-from modelprobe.report.formats.tree import LINES, prefixes
 from modelprobe.report.units import Unit
 from tests.report.reports import sample
 
@@ -30,19 +29,19 @@ def lines(report, width=80, **style):
 
 def test_tree_prefixes():
     # root / a / b / c  with d after b's subtree, then e the last child of the root
-    assert prefixes([0, 1, 2, 3, 2, 1], LINES) == ["", "├─ ", "│  ├─ ", "│  │  └─ ", "│  └─ ", "└─ "]
+    assert tree_prefixes([0, 1, 2, 3, 2, 1], LINE_GUIDES) == ["", "├─ ", "│  ├─ ", "│  │  └─ ", "│  └─ ", "└─ "]
 
 
 def test_tree_prefixes_of_several_roots_and_skipped_levels():
-    assert prefixes([0, 2, 0, 1], LINES) == ["", "   └─ ", "", "└─ "]
+    assert tree_prefixes([0, 2, 0, 1], LINE_GUIDES) == ["", "   └─ ", "", "└─ "]
 
 
 def test_columns_give_way_by_priority_and_never_number_0():
-    wants = [Want(10, 10, 0), Want(10, 10, 2), Want(10, 10, 1), Want(10, 10, 0)]
-    assert fit(wants, 46) == Layout((0, 1, 2, 3), (10, 10, 10, 10))  # 4 x 10 + 3 gaps of 2 = 46
-    assert fit(wants, 45) == Layout((0, 2, 3), (10, 10, 10))
-    assert fit(wants, 33) == Layout((0, 3), (10, 10))
-    assert fit(wants, 21) is None
+    wants = [ColumnNeeds(10, 10, 0), ColumnNeeds(10, 10, 2), ColumnNeeds(10, 10, 1), ColumnNeeds(10, 10, 0)]
+    assert fit_columns(wants, 46) == ColumnLayout((0, 1, 2, 3), (10, 10, 10, 10))  # 4 x 10 + 3 gaps of 2 = 46
+    assert fit_columns(wants, 45) == ColumnLayout((0, 2, 3), (10, 10, 10))
+    assert fit_columns(wants, 33) == ColumnLayout((0, 3), (10, 10))
+    assert fit_columns(wants, 21) is None
 
 
 def test_what_was_hidden_is_said():
