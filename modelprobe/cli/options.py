@@ -19,7 +19,7 @@ from modelprobe.errors import BadInput
 from modelprobe.report.formats import RENDERERS
 
 if TYPE_CHECKING:
-    from modelprobe.model.build import Question
+    from modelprobe.model.build import TargetRequest
     from modelprobe.report.blocks import Report
 
 TARGET, MODEL, INPUT, COUNTING, OUTPUT = "Target", "Model", "Input", "Counting", "Output"
@@ -278,9 +278,9 @@ class InputOptions(ShapeOptions):
 
 def target_request(
     model: ModelOptions, inputs: ShapeOptions | None = None, *, batch: str | None = None, device: str | None = None
-) -> Question:
+) -> TargetRequest:
     """What these options ask for. Raises BadInput for a batch that is no number, or a list."""
-    from modelprobe.model.build import Question
+    from modelprobe.model.build import TargetRequest
     from modelprobe.model.inputs.series import parse_batches
 
     inputs = inputs or ShapeOptions()
@@ -289,7 +289,7 @@ def target_request(
     batches = parse_batches(batch)
     if len(batches) > 1:
         raise BadInput(f"--batch {batch} lists several", "`modelprobe scaling` takes a list in --batch")
-    return Question(
+    return TargetRequest(
         model.target,
         model.settings or (),
         inputs.input or (),

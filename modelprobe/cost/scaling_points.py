@@ -9,7 +9,7 @@ from typing import Any
 from modelprobe.console import working
 from modelprobe.cost.scaling import Scaling, ScalingPoint, point_of
 from modelprobe.cost.scaling_law import attention_macs, find_crossover, fit_polynomial
-from modelprobe.model.build import Question, build, fuse, record
+from modelprobe.model.build import TargetRequest, fuse, load_model, record
 from modelprobe.model.inputs.series import Series
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.records import Trace
@@ -19,7 +19,7 @@ from modelprobe.tracing.records import Trace
 class PointRecorder:
     """Records the target at any size and batch, each once."""
 
-    question: Question
+    request: TargetRequest
     series: Series
     fused: bool
     seen: dict[tuple[tuple[str, ...], int | None], Trace] = field(default_factory=dict)
@@ -28,8 +28,8 @@ class PointRecorder:
         """The recorded forward pass."""
         key = (inputs, batch)
         if key not in self.seen:
-            subject = build(replace(self.question, inputs=inputs, batch=batch))
-            self.seen[key] = record(fuse(subject) if self.fused else subject)
+            loaded = load_model(replace(self.request, inputs=inputs, batch=batch))
+            self.seen[key] = record(fuse(loaded) if self.fused else loaded)
         return self.seen[key]
 
     @property
@@ -38,10 +38,10 @@ class PointRecorder:
         return all(trace.env.get("device") == "meta" for trace in self.seen.values())
 
 
-def measure_scaling(question: Question, series: Series, batches: Sequence[int], *, fused: bool = False) -> Scaling:
+def measure_scaling(request: TargetRequest, series: Series, batches: Sequence[int], *, fused: bool = False) -> Scaling:
     """Every point that was asked for, and the polynomials that a few more recordings verify."""
-    recorder = PointRecorder(question, series, fused)
-    with working(f"recording {question.target} at {len(series.points) * max(1, len(batches))} sizes"):
+    recorder = PointRecorder(request, series, fused)
+    with working(f"recording {request.target} at {len(series.points) * max(1, len(batches))} sizes"):
         points = tuple(_recorded_points(recorder, series, batches))
         first = next(iter(recorder.seen.values()))
         laws, crossover, notes = _fitted_laws(recorder, series, batches)

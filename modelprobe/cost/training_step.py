@@ -8,25 +8,25 @@ from functools import partial
 
 from modelprobe.console import stdout_kept
 from modelprobe.cost.training import frozen_names
-from modelprobe.model.build import Subject, recorded
+from modelprobe.model.build import LoadedModel, recorded
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.training import LoneValueError, TrainingTrace, record_training
 
 
 @stdout_kept()
-def record_training_step(subject: Subject, freeze: Sequence[str] = ()) -> TrainingTrace:
+def record_training_step(loaded: LoadedModel, freeze: Sequence[str] = ()) -> TrainingTrace:
     """The recorded step; of two examples where batch norm refuses the one that nobody asked for.
 
     `freeze` holds patterns such as `layer1.*`. Raises BadInput when nothing would train, ModelRaised.
     """
-    recording = partial(record_training, freeze=frozen_names(subject.model, freeze))
+    recording = partial(record_training, freeze=frozen_names(loaded.model, freeze))
     try:
-        return recorded(subject, recording, "train", with_targets)
+        return recorded(loaded, recording, "train", with_targets)
     except LoneValueError:
-        asked = subject.question
+        asked = loaded.request
         if asked.batch is not None or asked.inputs or asked.inputs_from is not None:
             raise
     note = Note("A batch of 2 was assumed: batch norm cannot train on the single values of one example.", Level.ASSUMED)
-    pair = replace(subject, question=replace(asked, batch=2), notes=(*subject.notes, note))
+    pair = replace(loaded, request=replace(asked, batch=2), notes=(*loaded.notes, note))
     return recorded(pair, recording, "train", with_targets)

@@ -1,4 +1,4 @@
-"""What a command is asked about: the target built, its example inputs made, its forward pass recorded."""
+"""What a command is asked about: the target resolved and built, its example inputs made, its forward pass recorded."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modelprobe.checkpoint.records import Checkpoint
     from modelprobe.model.inputs.example import ExampleInputs
     from modelprobe.model.target import Target
+    from modelprobe.model.weights.chosen import ModelWeights
     from modelprobe.tracing.failures import NeedsValuesError
     from modelprobe.tracing.records import ModuleTree, Trace
 
@@ -44,8 +45,11 @@ class Recording(Protocol[T_co]):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the command line said about the target and its input."""
+class TargetRequest:
+    """What the command line said about the target and its input.
+
+    `weights` is None where values do not matter; else `pretrained`, `random` or a file (`model/weights/chosen.py`).
+    """
 
     target: str
     settings: Sequence[str] = ()
@@ -57,18 +61,24 @@ class Question:
     seed: int = 0
     arch: str | None = None
     unsafe_load: bool = False
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A target that was built, on `meta` unless a device was asked for."""
+class LoadedModel:
+    """A target that was built: on `meta` unless a device was asked for; with `weights`, on the CPU in eval mode.
 
-    question: Question
+    `entry` is torchvision's for its published weights, which says how images are prepared.
+    """
+
+    request: TargetRequest
     target: Target
     model: nn.Module
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(default_factory=dict)
     fused: bool = False
+    weights: ModelWeights | None = None
+    entry: Any = None
 
     @property
     def tree(self) -> ModuleTree:
@@ -79,76 +89,88 @@ class Subject:
 
 
 @stdout_kept()
-def build(question: Question) -> Subject:
+def load_model(request: TargetRequest) -> LoadedModel:
     """Resolve and build the target. Raises ProbeError for whatever stands in the way."""
-    from modelprobe.environment import brief
+    if request.weights is not None:
+        from modelprobe.model.weights.chosen import load_with_weights
+
+        return load_with_weights(request)
     from modelprobe.model.inputs.sizes import resize
     from modelprobe.model.inputs.spec import parse_floating, parse_input
 
     # What is wrong on the command line is said before anybody's code is run.
-    specs = [parse_input(text) for text in question.inputs]
-    if question.dtype is not None:
-        parse_floating(question.dtype)
-    named, weights = _named(question)
+    specs = [parse_input(text) for text in request.inputs]
+    if request.dtype is not None:
+        parse_floating(request.dtype)
+    named, checkpoint = resolve_target(request)
     target = resize(named, specs)
-    device = _device(question)
+    device = _device(request)
     try:
-        model, notes = _built(target, question, device)
+        model, notes = _built(target, request, device)
     except ModelRaised as raised:
-        told = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
-        if not told:
+        passed = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
+        if not passed:
             raise
-        raise ModelRaised(raised.message, f"{told} is from --input: choose another size") from raised.__cause__
-    if weights is not None and question.arch is not None:
+        raise ModelRaised(raised.message, f"{passed} is from --input: choose another size") from raised.__cause__
+    if checkpoint is not None and request.arch is not None:
         from modelprobe.model.weights.as_target import fit_notes
 
-        notes = (*notes, *fit_notes(weights, model, target.spec))
-    env = {
+        notes = (*notes, *fit_notes(checkpoint, model, target.spec))
+    weights = checkpoint.path if checkpoint is not None else ""
+    return LoadedModel(
+        request, target, model, (*target.notes, *notes), environment_of(request, target, device, weights)
+    )
+
+
+def environment_of(request: TargetRequest, target: Target, device: str, weights: str) -> dict[str, Any]:
+    """What it takes to reproduce an answer about this target."""
+    from modelprobe.environment import brief
+
+    return {
         **brief(),
-        "target": question.target,
-        **({"weights": weights.path} if weights is not None else {}),
+        "target": request.target,
+        **({"weights": weights} if weights else {}),
         "model": target.name,
         "origin": target.origin,
         "settings": dict(target.given),
         "device": device,
         "mode": "eval",
-        "seed": question.seed,
+        "seed": request.seed,
     }
-    return Subject(question, target, model, (*target.notes, *notes), env)
 
 
-def _named(question: Question) -> tuple[Target, Checkpoint | None]:
+def resolve_target(request: TargetRequest) -> tuple[Target, Checkpoint | None]:
     """The target, and the listing of the weight file if it is one."""
     from modelprobe.model.target import resolve
 
-    if not names_weights(question.target) and question.arch is None and not question.unsafe_load:
-        return resolve(question.target, question.settings), None
+    if not names_weights(request.target) and request.arch is None and not request.unsafe_load:
+        return resolve(request.target, request.settings), None
     from modelprobe.model.weights.as_target import named_target  # which loads the reader
 
-    return named_target(question.target, question.settings, question.arch, question.unsafe_load)
+    return named_target(request.target, request.settings, request.arch, request.unsafe_load)
 
 
-def _built(target: Target, question: Question, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
+def _built(target: Target, request: TargetRequest, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
     from modelprobe.model.inputs.spec import parse_floating
 
     with _memory(device, target.name):
-        built = target.build(device, question.seed)
-        if question.dtype is None:
+        built = target.build(device, request.seed)
+        if request.dtype is None:
             return built.module, built.notes
         import torch
 
         # `.to` works in place: an instance of the user's is not ours to change.
         module = copy.deepcopy(built.module) if target.is_instance else built.module
-        return module.to(getattr(torch, parse_floating(question.dtype))), built.notes
+        return module.to(getattr(torch, parse_floating(request.dtype))), built.notes
 
 
-def _device(question: Question) -> str:
+def _device(request: TargetRequest) -> str:
     """The device asked for, else `meta`. Raises BadInput for one that does not exist, or not here."""
-    if question.device is None:
+    if request.device is None:
         return "meta"
     import torch
 
-    device = question.device
+    device = request.device
     try:
         known = torch.device(device)
     except RuntimeError as error:
@@ -187,106 +209,104 @@ def _memory(device: str, what: str) -> Iterator[None]:
 
 
 @stdout_kept()
-def fuse(subject: Subject) -> Subject:
-    """The subject with its model fused for inference. Raises BadInput when it has nothing to fuse."""
+def fuse(loaded: LoadedModel) -> LoadedModel:
+    """The loaded with its model fused for inference. Raises BadInput when it has nothing to fuse."""
     from modelprobe.model.fusion import fused
 
-    model, done = fused(subject.model)
+    model, done = fused(loaded.model)
     if not done:
         raise BadInput(
-            f"{subject.target.name} has no module that can be fused",
+            f"{loaded.target.name} has no module that can be fused",
             "--fused is for models that re-parameterise themselves, such as timm:repvgg_a0; leave it out",
         )
     note = Note(f"Fused for inference: {', '.join(done)}.", Level.INFO)
-    env = {**subject.env, "fused": True}
-    return replace(subject, model=model, notes=(*subject.notes, note), env=env, fused=True)
+    env = {**loaded.env, "fused": True}
+    return replace(loaded, model=model, notes=(*loaded.notes, note), env=env, fused=True)
 
 
 @stdout_kept()
-def record(subject: Subject, *, train: bool = False, functions: bool = False) -> Trace:
+def record(loaded: LoadedModel, *, train: bool = False, functions: bool = False) -> Trace:
     """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values.
 
     `functions` records the calls of torch's Python functions as well.
     """
     from modelprobe.tracing.recorder import trace
 
-    return recorded(subject, partial(trace, train=train, functions=functions), "train" if train else "eval")
+    return recorded(loaded, partial(trace, train=train, functions=functions), "train" if train else "eval")
 
 
 def recorded(
-    subject: Subject,
+    loaded: LoadedModel,
     recording: Recording[T],
     mode: str,
     complete: Callable[[nn.Module, ExampleInputs], ExampleInputs] | None = None,
 ) -> T:
-    """What `recording` makes of the subject with its example inputs, on `meta`, or for real where values are needed.
+    """What `recording` makes of the loaded with its example inputs, on `meta`, or for real where values are needed.
 
     `complete` adds to the inputs what the forward of that mode takes beside them.
     """
     from modelprobe.model.inputs.example import make_inputs
     from modelprobe.tracing.failures import NeedsValuesError
 
-    asked = subject.question
-    example = make_inputs(
-        subject.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=subject.model
-    )
-    example = complete(subject.model, example) if complete is not None else example
-    env = {**subject.env, "inputs": example.describe(), "mode": mode}
-    subject = replace(subject, env=env, notes=(*subject.notes, *example.notes))
+    asked = loaded.request
+    example = make_inputs(loaded.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=loaded.model)
+    example = complete(loaded.model, example) if complete is not None else example
+    env = {**loaded.env, "inputs": example.describe(), "mode": mode}
+    loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
     try:
-        return _run(subject, subject.model, example, recording)
+        return _run(loaded, loaded.model, example, recording)
     except NeedsValuesError as needs:
         if asked.device == "meta":  # asked for in so many words: no other place will do
             raise
-        return _run_for_real(subject, example, recording, needs)
+        return _run_for_real(loaded, example, recording, needs)
 
 
-def _run_for_real(subject: Subject, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
+def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
     from modelprobe.model.fusion import fused
     from modelprobe.tracing.failures import real_run_note
 
-    with working(f"running {subject.target.name} for real on the CPU"):
-        model, _ = _built(subject.target, subject.question, "cpu")
-        if subject.fused:
+    with working(f"running {loaded.target.name} for real on the CPU"):
+        model, _ = _built(loaded.target, loaded.request, "cpu")
+        if loaded.fused:
             model, _ = fused(model)
         note = real_run_note(needs, "on the CPU with seeded random weights and input")
-        real = replace(subject, notes=(*subject.notes, note), env={**subject.env, "device": "cpu"})
+        real = replace(loaded, notes=(*loaded.notes, note), env={**loaded.env, "device": "cpu"})
         return _run(real, model, example, recording)
 
 
-def _run(subject: Subject, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
-    """The model on the subject's device. What it raises is told with the last line of the user's own code."""
+def _run(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
+    """The model on the loaded's device. What it raises is told with the last line of the user's own code."""
     from modelprobe.model.user_code.failure import place
 
-    device = str(subject.env["device"])
+    device = str(loaded.env["device"])
     with _memory(device, f"the input {', '.join(example.describe())}"):
-        args, kwargs = example.build(device, subject.question.seed)
+        args, kwargs = example.build(device, loaded.request.seed)
     where = "meta" if device == "meta" else "real"
     try:
-        return recording(model, *args, kwargs=kwargs, device=where, notes=subject.notes, env=subject.env)
+        return recording(model, *args, kwargs=kwargs, device=where, notes=loaded.notes, env=loaded.env)
     except ModelRaised as raised:
-        home = getattr(subject.target.source, "directory", None)
+        home = getattr(loaded.target.source, "directory", None)
         line = place(raised.__cause__, home) if raised.__cause__ else ""
         hint = f"it was raised at {line}; {raised.hint}" if line else raised.hint
         raise type(raised)(raised.message, hint) from raised.__cause__
 
 
-def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
+def changed_by_training(loaded: LoadedModel) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
     """The buffers that a train-mode forward writes to, and notes; None when no forward could be recorded.
 
     Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm. An input
     that was asked for and does not fit is an error; that the default one does not is a note.
     """
-    if not any(entry.role == "buffer" for entry in subject.tree.state):
-        return frozenset(), subject.notes
-    asked = subject.question
+    if not any(entry.role == "buffer" for entry in loaded.tree.state):
+        return frozenset(), loaded.notes
+    asked = loaded.request
     given = asked.batch is not None or bool(asked.inputs) or asked.inputs_from is not None
     # Two examples first; then what the model itself offers, which may have a batch of its own.
-    questions = (asked,) if given else (replace(asked, batch=2), asked)
+    requests = (asked,) if given else (replace(asked, batch=2), asked)
     problem: ProbeError | None = None
-    for question in questions:
+    for request in requests:
         try:
-            found = record(replace(subject, question=question), train=True)
+            found = record(replace(loaded, request=request), train=True)
         except ProbeError as error:
             problem = error
         else:
@@ -295,4 +315,4 @@ def changed_by_training(subject: Subject) -> tuple[frozenset[str] | None, tuple[
     if given:
         raise problem
     reason = f"Whether training changes a buffer was not observed: {problem.message}."
-    return None, (*subject.notes, Note(reason, Level.WARNING))
+    return None, (*loaded.notes, Note(reason, Level.WARNING))

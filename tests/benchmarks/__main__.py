@@ -50,14 +50,14 @@ def recording(pairs: int) -> Iterator[str]:
     """Recording against a plain forward of the same model on meta, in turn in one process."""
     import torch
 
-    from modelprobe.model.build import Question, build
+    from modelprobe.model.build import TargetRequest, load_model
     from modelprobe.model.inputs.example import make_inputs
     from modelprobe.tracing.recorder import trace
 
     for name in RECORDED:
-        subject = build(Question(name))
-        model = subject.model.eval()
-        args, _ = make_inputs(subject.target, model=model).build("meta")
+        loaded = load_model(TargetRequest(name))
+        model = loaded.model.eval()
+        args, _ = make_inputs(loaded.target, model=model).build("meta")
 
         def plain(model: torch.nn.Module = model, args: tuple[object, ...] = args) -> None:
             with torch.no_grad():

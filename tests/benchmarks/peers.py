@@ -13,7 +13,7 @@ from collections import Counter
 from modelprobe.cost.other_tools import OTHER_TOOLS
 from modelprobe.cost.other_tools.comparison import ToolComparison, ToolRow
 from modelprobe.cost.other_tools.reconcile import reconcile
-from modelprobe.model.build import Question
+from modelprobe.model.build import TargetRequest
 
 RIGHT, NEAR = 0.001, 0.03
 
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{'share of our MACs':<36}{'GMACs':>9}" + "".join(f"{name:>14}" for name in OTHER_TOOLS))
     right, near, failed, odd = Counter[str](), Counter[str](), Counter[str](), 0
     for name in wanted:
-        found = reconcile(Question(name), timeout=given.timeout)
+        found = reconcile(TargetRequest(name), timeout=given.timeout)
         print(_line(name, found), flush=True)
         for row in found.rows:
             off = abs((row.ratio or 0) - 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelprobe.cost.conventions import CONVENTIONS, count
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.inputs.example import make_inputs
 from modelprobe.tracing.records import Trace
 from tests.zoo.live_tools import INSTALLED, ask, fvcore_activations
@@ -57,24 +57,24 @@ def attention(fused: bool) -> Iterator[None]:
         timm.layers.set_fused_attn(True)
 
 
-def question(name: str, device: str | None = None) -> Question:
-    return Question(name, inputs=(SIZES[name],) if name in SIZES else (), device=device)
+def request(name: str, device: str | None = None) -> TargetRequest:
+    return TargetRequest(name, inputs=(SIZES[name],) if name in SIZES else (), device=device)
 
 
 @functools.lru_cache(maxsize=1)
 def recorded(name: str) -> Trace:
     """The ledger, functions included; on meta, although the tools run on the CPU."""
-    return record(build(question(name)), functions=True)
+    return record(load_model(request(name)), functions=True)
 
 
 @functools.lru_cache(maxsize=2)
 def real(name: str, fused: bool) -> tuple[nn.Module, Tensor]:
     """The model and its input on the CPU."""
-    asked = question(name, "cpu")
+    asked = request(name, "cpu")
     with attention(fused):
-        subject = build(asked)
-    args, _ = make_inputs(subject.target, asked.inputs, model=subject.model).build("cpu")
-    return subject.model, args[0]
+        loaded = load_model(asked)
+    args, _ = make_inputs(loaded.target, asked.inputs, model=loaded.model).build("cpu")
+    return loaded.model, args[0]
 
 
 # The upper list varies faster: every tool is asked about one model before the next is built.

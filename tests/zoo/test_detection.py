@@ -10,7 +10,7 @@ import torchvision.models as torchvision_models
 
 from modelprobe.cost.data_dependent import cost_bounds
 from modelprobe.cost.flops import FlopsResult, flops_of
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 
 pytestmark = pytest.mark.zoo
 
@@ -27,12 +27,12 @@ def entries() -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=2)
 def counted(name: str) -> FlopsResult:
-    subject = build(Question(f"torchvision:{name}"))
-    trace = record(subject)
+    loaded = load_model(TargetRequest(f"torchvision:{name}"))
+    trace = record(loaded)
     found = flops_of(trace)
     assert found.uncounted == ()
 
-    return replace(found, ranges=cost_bounds(subject.model, trace))
+    return replace(found, ranges=cost_bounds(loaded.model, trace))
 
 
 @pytest.mark.parametrize(("name", "entry"), entries(), ids=lambda value: str(value))

@@ -10,7 +10,7 @@ import torch
 
 from modelprobe.cost.training import training_cost
 from modelprobe.cost.training_step import record_training_step
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 
@@ -55,12 +55,12 @@ def figures(found: Trace) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_device_copy_and_grad_mode(name: str) -> None:
-    question = Question(name)
-    expected = record(build(question))
+    request = TargetRequest(name)
+    expected = record(load_model(request))
     assert (expected.macs, expected.flops) == EXPECTED[name]
     for device in DEVICES:
-        assert figures(record(build(replace(question, device=device)))) == figures(expected)
-    model = build(question).model
+        assert figures(record(load_model(replace(request, device=device)))) == figures(expected)
+    model = load_model(request).model
     with torch.device("meta"):
         args = tuple(torch.empty(ref.shape, dtype=getattr(torch, ref.dtype)) for ref in expected.inputs)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_device_copy_and_grad_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_batch(name: str) -> None:
-    one, two, eight = (record(build(Question(name, batch=batch))) for batch in (1, 2, 8))
+    one, two, eight = (record(load_model(TargetRequest(name, batch=batch))) for batch in (1, 2, 8))
     per_example = two.macs - one.macs
     assert eight.macs == one.macs + 7 * per_example
     assert (per_example == one.macs) == (name not in ONCE_PER_CALL)
@@ -82,9 +82,10 @@ def test_batch(name: str) -> None:
     "name", ["resnet18", "vit_b_32", "swin_v2_t", "timm:convnext_atto", "timm:xcit_nano_12_p16_224"]
 )
 def test_training_step(name: str) -> None:
-    question = Question(name, batch=2)
+    request = TargetRequest(name, batch=2)
     expected, *found = (
-        training_cost(record_training_step(build(replace(question, device=device)))) for device in ("meta", *DEVICES)
+        training_cost(record_training_step(load_model(replace(request, device=device))))
+        for device in ("meta", *DEVICES)
     )
     for result in found:
         assert (result.forward, result.backward, result.uncounted) == (expected.forward, expected.backward, ())

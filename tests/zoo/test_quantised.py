@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torchvision.models as torchvision_models
 
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 
 pytestmark = pytest.mark.zoo
 
@@ -30,7 +30,7 @@ def cheap_ones_in_ci() -> list[Any]:
 def check(name: str, entry: str, *settings: str) -> None:
     weights = torchvision_models.get_model_weights(name)[entry]
     size = weights.transforms().crop_size[0]
-    found = record(build(Question(f"torchvision:{name}", settings, (str(size),))))
+    found = record(load_model(TargetRequest(f"torchvision:{name}", settings, (str(size),))))
     assert found.uncounted == ()
     assert round(found.macs / 1e9, 3) == weights.meta["_ops"]
 

@@ -6,7 +6,7 @@ import pytest
 import timm
 from timm.models import get_pretrained_cfg
 
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.zoo.names import zoo_names
 
 pytestmark = pytest.mark.zoo
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.zoo
 
 @pytest.mark.parametrize("name", zoo_names().timm)
 def test_counted_whole(name: str) -> None:
-    subject = build(Question(f"timm:{name}"))
-    found = record(subject)
+    loaded = load_model(TargetRequest(f"timm:{name}"))
+    found = record(loaded)
     assert found.uncounted == ()
     assert found.macs > 0
-    assert found.tree.parameter_count() == sum(parameter.numel() for parameter in subject.model.parameters())
+    assert found.tree.parameter_count() == sum(parameter.numel() for parameter in loaded.model.parameters())
     assert sum(op.macs for op in found.ops if op.kind == "unknown") == 0
 
 
@@ -36,7 +36,7 @@ def other_sizes() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "size"), other_sizes())
 def test_counted_at_every_declared_size(name: str, size: str) -> None:
-    found = record(build(Question(f"timm:{name}", inputs=(size,))))
+    found = record(load_model(TargetRequest(f"timm:{name}", inputs=(size,))))
     assert found.uncounted == ()
     assert found.macs > 0
     assert f"1x{size}" in found.env["inputs"][0]

@@ -10,7 +10,7 @@ import functools
 import pytest
 
 from modelprobe.cost.conventions import count
-from modelprobe.model.build import Question, build, record
+from modelprobe.model.build import TargetRequest, load_model, record
 
 torchvision_models = pytest.importorskip("torchvision").models
 
@@ -45,7 +45,7 @@ def entries() -> list[tuple[str, str]]:
 @functools.lru_cache(maxsize=4)
 def recorded(name: str, settings: tuple[str, ...], sizes: tuple[str, ...]) -> tuple[int, int, int]:
     """MACs, parameters and uncounted operators of a builder at an input size."""
-    found = record(build(Question(f"torchvision:{name}", settings, sizes)))
+    found = record(load_model(TargetRequest(f"torchvision:{name}", settings, sizes)))
     total = count(found, "torchvision").total
     assert total == found.macs  # these families have nothing that torchvision leaves out
     return total, found.tree.parameter_count(), sum(item.count for item in found.uncounted)

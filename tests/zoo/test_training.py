@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from modelprobe.cost.training_step import record_training_step
-from modelprobe.model.build import Question, build
+from modelprobe.model.build import TargetRequest, load_model
 
 torchvision_models = pytest.importorskip("torchvision").models
 
@@ -35,7 +35,7 @@ TIMM = """
 
 def check(name: str) -> None:
     """The step on meta: counted whole, the same forward under autograd, every parameter reached."""
-    found = record_training_step(build(Question(name)))
+    found = record_training_step(load_model(TargetRequest(name)))
     forward, backward = found.forward.macs, sum(step.op.macs for step in found.gradients)
     assert found.uncounted == ()
     assert found.forward_macs == forward

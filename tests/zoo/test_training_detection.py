@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelprobe.cost.training_step import record_training_step
-from modelprobe.model.build import Question, build
+from modelprobe.model.build import TargetRequest, load_model
 from modelprobe.report.blocks import Level
 
 torchvision_models = pytest.importorskip("torchvision").models
@@ -19,8 +19,8 @@ SMALL = ("min_size=256", "max_size=256")
 @pytest.mark.parametrize("name", torchvision_models.list_models(module=torchvision_models.detection))
 def test_detectors(name: str) -> None:
     sized = not name.startswith("ssd")
-    question = Question(f"torchvision:{name}", SMALL if sized else (), ("256",) if sized else ())
-    found = record_training_step(build(question))
+    request = TargetRequest(f"torchvision:{name}", SMALL if sized else (), ("256",) if sized else ())
+    found = record_training_step(load_model(request))
     forward, backward = found.forward.macs, sum(step.op.macs for step in found.gradients)
     assert found.uncounted == ()
     assert found.forward_macs == forward

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelprobe.cli.options import OUTPUT, BatchOpt, ModelOptions, ReportOptions, ShapeOptions, target_request
-from modelprobe.model.build import build, changed_by_training
+from modelprobe.model.build import changed_by_training, load_model
 
 EXAMPLES = (
     "modelprobe buffers resnet18",
@@ -30,15 +30,15 @@ def command(
     from modelprobe.cost.buffers import buffers_of
     from modelprobe.tracing.module_tree import saved_names
 
-    subject = build(target_request(model, inputs, batch=batch))
-    changed, notes = changed_by_training(subject)
+    loaded = load_model(target_request(model, inputs, batch=batch))
+    changed, notes = changed_by_training(loaded)
     result = buffers_of(
-        subject.tree,
+        loaded.tree,
         changed=changed,
-        saved=saved_names(subject.model),
+        saved=saved_names(loaded.model),
         show_all=show_all,
-        model=subject.target.name,
+        model=loaded.target.name,
         notes=notes,
-        env=subject.env,
+        env=loaded.env,
     )
     report.emit(result.report())

@@ -83,11 +83,11 @@ def command(
     request = target_request(model, inputs)
     report.check()
 
-    from modelprobe.model.build import build, fuse, record
+    from modelprobe.model.build import fuse, load_model, record
 
-    subject = build(request)
-    subject = fuse(subject) if fused else subject
-    trace = record(subject, functions=needs_function_calls(convention))
+    loaded = load_model(request)
+    loaded = fuse(loaded) if fused else loaded
+    trace = record(loaded, functions=needs_function_calls(convention))
     if causal == "exact":
         from modelprobe.cost.causal import exactly_causal
 
@@ -101,4 +101,4 @@ def command(
     from modelprobe.cost.flops import flops_of
 
     result = flops_of(trace, by=by, depth=depth, top=top)
-    report.emit(replace(result, ranges=cost_bounds(subject.model, trace)).report())
+    report.emit(replace(result, ranges=cost_bounds(loaded.model, trace)).report())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelprobe.cli.options import DepthOpt, DtypeOpt, FreezeOpt, ModelOptions, ReportOptions
-from modelprobe.model.build import Question, build
+from modelprobe.model.build import TargetRequest, load_model
 
 EXAMPLES = (
     "modelprobe params resnet18 --depth 1",
@@ -25,15 +25,15 @@ def command(
     from modelprobe.cost.params import parameters_of
     from modelprobe.cost.patterns import split_patterns
 
-    subject = build(
-        Question(model.target, model.settings or (), dtype=dtype, arch=model.arch, unsafe_load=model.unsafe_load)
+    loaded = load_model(
+        TargetRequest(model.target, model.settings or (), dtype=dtype, arch=model.arch, unsafe_load=model.unsafe_load)
     )
     result = parameters_of(
-        subject.tree,
-        model=subject.target.name,
+        loaded.tree,
+        model=loaded.target.name,
         depth=depth,
         freeze=split_patterns(freeze or ()),
-        notes=subject.notes,
-        env=subject.env,
+        notes=loaded.notes,
+        env=loaded.env,
     )
     report.emit(result.report())

@@ -84,8 +84,8 @@ def command(
         summarize_file(model.target, view, report.format, report.output, report.force, report.strict)
         return
     from modelprobe.cost.summary import known_columns, summary_of
-    from modelprobe.model.build import build, record
+    from modelprobe.model.build import load_model, record
 
     chosen = known_columns(columns or ())
-    trace = record(build(target_request(model, inputs)))
+    trace = record(load_model(target_request(model, inputs)))
     report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())

@@ -65,7 +65,7 @@ def command(
 
     from modelprobe.cost.training import training_cost
     from modelprobe.cost.training_step import record_training_step
-    from modelprobe.model.build import build
+    from modelprobe.model.build import load_model
 
-    recorded = record_training_step(build(target_request(model, inputs)), freeze or ())
+    recorded = record_training_step(load_model(target_request(model, inputs)), freeze or ())
     report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())

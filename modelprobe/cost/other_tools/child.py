@@ -19,7 +19,7 @@ from typing import Any
 
 from modelprobe.cost.other_tools.tool import Ask, ToolResult, plain_number
 from modelprobe.errors import ProbeError, one_line
-from modelprobe.model.build import Question, Subject, build, fuse
+from modelprobe.model.build import LoadedModel, TargetRequest, fuse, load_model
 
 ORDER, ANSWER = "order.json", "answer.json"
 """Files in the folder of a child."""
@@ -30,10 +30,10 @@ ENTRY = f"{__name__}:run_child"
 META, CPU = "meta", "cpu"
 
 
-def order_content(question: Question, ask: Ask, *, fused: bool, on_meta: bool) -> dict[str, Any]:
-    """The order for a child, as plain values: the question and the function to ask, by name."""
+def order_content(request: TargetRequest, ask: Ask, *, fused: bool, on_meta: bool) -> dict[str, Any]:
+    """The order for a child, as plain values: the request and the function to ask, by name."""
     place = f"{ask.__module__}:{getattr(ask, '__qualname__', '')}"
-    return {"question": asdict(question), "ask": place, "fused": fused, "on_meta": on_meta}
+    return {"request": asdict(request), "ask": place, "fused": fused, "on_meta": on_meta}
 
 
 def run_child(folder: str) -> None:
@@ -42,41 +42,41 @@ def run_child(folder: str) -> None:
 
 
 def _ask_as_ordered(order: Mapping[str, Any]) -> ToolResult:
-    question = Question(**order["question"])
+    request = TargetRequest(**order["request"])
     module, _, function = order["ask"].partition(":")
     ask: Ask = getattr(importlib.import_module(module), function)
-    if question.device is not None:
-        return _ask_about(question, ask, order["fused"])
+    if request.device is not None:
+        return _ask_about(request, ask, order["fused"])
     if order["on_meta"]:
         with suppress(Exception):  # the model asks for values, or the tool for a device: the CPU has both
-            return _ask_about(replace(question, device=META), ask, order["fused"])
-    return _ask_about(replace(question, device=CPU), ask, order["fused"])
+            return _ask_about(replace(request, device=META), ask, order["fused"])
+    return _ask_about(replace(request, device=CPU), ask, order["fused"])
 
 
-def _ask_about(question: Question, ask: Ask, fused: bool) -> ToolResult:
+def _ask_about(request: TargetRequest, ask: Ask, fused: bool) -> ToolResult:
     import torch
 
     from modelprobe.model.inputs.example import make_inputs
 
-    subject = fuse(build(question)) if fused else build(question)
-    place = _device_of(subject)
+    loaded = fuse(load_model(request)) if fused else load_model(request)
+    place = _device_of(loaded)
     example = make_inputs(
-        subject.target,
-        question.inputs,
-        question.batch,
-        question.dtype,
-        question.inputs_from,
-        model=subject.model,
+        loaded.target,
+        request.inputs,
+        request.batch,
+        request.dtype,
+        request.inputs_from,
+        model=loaded.model,
     )
-    args, kwargs = example.build(place, question.seed)
-    torch.manual_seed(question.seed)
-    return ToolResult(plain_number(ask(subject.model.eval(), args, kwargs)), place=place)
+    args, kwargs = example.build(place, request.seed)
+    torch.manual_seed(request.seed)
+    return ToolResult(plain_number(ask(loaded.model.eval(), args, kwargs)), place=place)
 
 
-def _device_of(subject: Subject) -> str:
+def _device_of(loaded: LoadedModel) -> str:
     """Where the weights are: an instance of the user's stays where it was made."""
-    first = next(subject.model.parameters(), None)
-    return str(first.device) if first is not None else str(subject.question.device)
+    first = next(loaded.model.parameters(), None)
+    return str(first.device) if first is not None else str(loaded.request.device)
 
 
 def carry_out(folder: str, answer: Callable[[Mapping[str, Any]], ToolResult]) -> None:

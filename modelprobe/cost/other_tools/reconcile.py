@@ -10,7 +10,7 @@ from modelprobe.cost.other_tools.child import ENTRY, order_content
 from modelprobe.cost.other_tools.comparison import ToolComparison, compare_with_tools
 from modelprobe.cost.other_tools.process import Order, ask_all, cores, free_memory
 from modelprobe.cost.other_tools.tool import Tool, ToolResult
-from modelprobe.model.build import Question, build, fuse, record
+from modelprobe.model.build import TargetRequest, fuse, load_model, record
 from modelprobe.model.zoo.published import published
 from modelprobe.report.units import size
 from modelprobe.tracing.records import Trace
@@ -19,24 +19,24 @@ PROCESS = 600 * 2**20
 """What a child takes beside the model, in bytes: torch and torchvision imported."""
 
 
-def reconcile(question: Question, *, fused: bool = False, timeout: float = 120.0) -> ToolComparison:
+def reconcile(request: TargetRequest, *, fused: bool = False, timeout: float = 120.0) -> ToolComparison:
     """What every tool in `OTHER_TOOLS` says of the target, beside the ledger's own figure; `timeout` in seconds."""
-    subject = fuse(build(question)) if fused else build(question)
-    trace = record(subject, functions=True)
+    loaded = fuse(load_model(request)) if fused else load_model(request)
+    trace = record(loaded, functions=True)
     tools = list(OTHER_TOOLS.values())
-    results = _results_of(question, tools, trace, fused, timeout)
-    figures = published(subject.target.source, subject.target.given, [ref.shape for ref in trace.inputs])
+    results = _results_of(request, tools, trace, fused, timeout)
+    figures = published(loaded.target.source, loaded.target.given, [ref.shape for ref in trace.inputs])
     return compare_with_tools(trace, tools, results, figures if not fused else ())
 
 
 def _results_of(
-    question: Question, tools: Sequence[Tool], trace: Trace, fused: bool, timeout: float
+    request: TargetRequest, tools: Sequence[Tool], trace: Trace, fused: bool, timeout: float
 ) -> dict[str, ToolResult]:
     room, needed = free_memory(), _bytes_needed(trace)
     refused: dict[str, ToolResult] = {}
     orders = []
     for tool in tools:
-        empty = tool.on_meta and question.device in (None, "meta")
+        empty = tool.on_meta and request.device in (None, "meta")
         needs = PROCESS + (0 if empty else needed)
         if not tool.installed:
             refused[tool.name] = ToolResult(None, f"not installed: {tool.remedy}")
@@ -44,7 +44,7 @@ def _results_of(
             text = f"not run: it needs {size(needs)} of memory for weights and activations, {size(room)} is free"
             refused[tool.name] = ToolResult(None, text)
         else:
-            content = order_content(question, tool.ask, fused=fused, on_meta=tool.on_meta)
+            content = order_content(request, tool.ask, fused=fused, on_meta=tool.on_meta)
             orders.append(Order(tool.name, ENTRY, content, needs))
     workers = max(1, min(len(orders), cores()))
     with working("asking other tools") as show:

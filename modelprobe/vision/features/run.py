@@ -295,11 +295,13 @@ def _noise(sight: Sight) -> Photo:
 
 def listed(looking: Looking) -> LayerList:
     """The layers that run, with what they put out; recorded on meta, without weights."""
-    from modelprobe.model.build import Question, build, record
+    from modelprobe.model.build import TargetRequest, load_model, record
     from modelprobe.vision.features.features import LayerList
     from modelprobe.vision.features.layouts import layouts
 
-    subject = build(Question(looking.target, looking.settings, arch=looking.arch, unsafe_load=looking.unsafe_load))
-    trace = record(subject)
+    loaded = load_model(
+        TargetRequest(looking.target, looking.settings, arch=looking.arch, unsafe_load=looking.unsafe_load)
+    )
+    trace = record(loaded)
     facts = (Fact("Input", ", ".join(str(item) for item in trace.env["inputs"])),)
-    return LayerList(subject.target.name, layouts(trace), trace.notes, trace.env, facts)
+    return LayerList(loaded.target.name, layouts(trace), trace.notes, trace.env, facts)
