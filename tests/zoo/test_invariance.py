@@ -82,7 +82,6 @@ def test_batch(name: str) -> None:
     "name", ["resnet18", "vit_b_32", "swin_v2_t", "timm:convnext_atto", "timm:xcit_nano_12_p16_224"]
 )
 def test_training_step(name: str) -> None:
-    request = TargetRequest(name, batch=2)
     expected, *found = (
         training_cost(record_training_step(load_model(replace(request, device=device))))
         for device in ("meta", *DEVICES)
