@@ -17,8 +17,8 @@ from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, R
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
-MISSING = "not installed"
-PACKAGES = ("torch", "torchvision", "timm", "thop", "torchinfo")
+NOT_INSTALLED = "not installed"
+REPORTED_PACKAGES = ("torch", "torchvision", "timm", "thop", "torchinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineReport:
     """The computer itself. `memory` in bytes; None for what the system does not tell."""
 
     os: str
@@ -70,7 +70,7 @@ class EnvResult(Result):
     modelprobe: str
     python: str
     packages: tuple[Package, ...]
-    machine: Machine
+    machine: MachineReport
     torch: TorchBuild | None
     devices: tuple[Device, ...]
     env: dict[str, Any] = field(repr=False, default_factory=dict)
@@ -95,18 +95,18 @@ class EnvResult(Result):
 
 def brief() -> dict[str, Any]:
     """The versions that every JSON carries. Reads what is installed; imports nothing heavy."""
-    return {"modelprobe": __version__, "python": platform.python_version(), "torch": _version("torch") or MISSING}
+    return {"modelprobe": __version__, "python": platform.python_version(), "torch": _version("torch") or NOT_INSTALLED}
 
 
-def describe() -> EnvResult:
+def describe_machine() -> EnvResult:
     """Look at the machine and at the libraries. Never raises for what is missing or broken: that is the answer."""
-    packages = tuple(_package(name) for name in PACKAGES)
+    packages = tuple(_package(name) for name in REPORTED_PACKAGES)
     loads = packages[0].version is not None and not packages[0].problem
     return EnvResult(
         modelprobe=__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()}, {platform.machine()})",
         packages=packages,
-        machine=Machine(_os(), _cpu(), os.cpu_count(), _usable_cores(), _memory()),
+        machine=MachineReport(_os(), _cpu(), os.cpu_count(), _usable_cores(), _memory_of_machine()),
         torch=_build() if loads else None,
         devices=tuple(_devices()) if loads else (),
         env=brief(),
@@ -136,7 +136,7 @@ def _package(name: str) -> Package:
 
 
 def _fact(package: Package) -> Fact:
-    return Fact(package.name, package.version or MISSING, detail="does not load" if package.problem else "")
+    return Fact(package.name, package.version or NOT_INSTALLED, detail="does not load" if package.problem else "")
 
 
 def _note(package: Package) -> Note:
@@ -173,14 +173,14 @@ def _usable_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
-def _memory() -> int | None:
+def _memory_of_machine() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def _machine(machine: Machine) -> Facts:
+def _machine(machine: MachineReport) -> Facts:
     usable = f"{machine.usable_cores} usable by this process" if machine.usable_cores != machine.cores else ""
     return Facts(
         (
@@ -247,7 +247,7 @@ def _torch(build: TorchBuild | None) -> tuple[Facts, ...]:
 def _devices() -> Iterator[Device]:
     import torch
 
-    yield Device("cpu", _cpu(), _memory())
+    yield Device("cpu", _cpu(), _memory_of_machine())
     for index in range(torch.cuda.device_count()):
         try:
             found = torch.cuda.get_device_properties(index)

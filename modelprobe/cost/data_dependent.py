@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from modelprobe.model.detector_heads import Stage, stages
+from modelprobe.model.detector_heads import VariableHead, stages
 from modelprobe.report.blocks import Column, Row, Table
 from modelprobe.report.units import Unit
 from modelprobe.tracing.recorder import trace as record
@@ -41,7 +41,7 @@ def cost_bounds(model: nn.Module, trace: Trace) -> tuple[CostBounds, ...]:
     return (*(found for found in regions if found is not None), *_experts(trace))
 
 
-def _head_bounds(model: nn.Module, trace: Trace, stage: Stage, images: int) -> CostBounds | None:
+def _head_bounds(model: nn.Module, trace: Trace, stage: VariableHead, images: int) -> CostBounds | None:
     macs = sum(op.macs for op in trace.ops if _inside(op.module, stage.modules))
     items = next((call.inputs[0][0] for call in trace.calls if call.path == stage.modules[0] and call.inputs), 0)
     each, rest = divmod(macs, items) if items else (_macs_of_one(model, stage), 0)
@@ -55,7 +55,7 @@ def _inside(path: str, modules: Iterable[str]) -> bool:
     return any(path == module or path.startswith(module + ".") for module in modules)
 
 
-def _macs_of_one(model: nn.Module, stage: Stage) -> int:
+def _macs_of_one(model: nn.Module, stage: VariableHead) -> int:
     """What a head costs for one item, recorded for itself: the image at hand gave it none."""
     heads = [model.get_submodule(path) for path in stage.modules]
     example = torch.empty(1, *stage.item, device="meta", dtype=next(model.parameters()).dtype)

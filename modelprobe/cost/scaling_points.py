@@ -9,7 +9,7 @@ from typing import Any
 from modelprobe.console import working
 from modelprobe.cost.scaling import Scaling, ScalingPoint, point_of
 from modelprobe.cost.scaling_law import attention_macs, find_crossover, fit_polynomial
-from modelprobe.model.build import TargetRequest, fuse, load_model, record
+from modelprobe.model.build import TargetRequest, fuse_model, load_model, record
 from modelprobe.model.inputs.series import Series
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.records import Trace
@@ -29,7 +29,7 @@ class PointRecorder:
         key = (inputs, batch)
         if key not in self.seen:
             loaded = load_model(replace(self.request, inputs=inputs, batch=batch))
-            self.seen[key] = record(fuse(loaded) if self.fused else loaded)
+            self.seen[key] = record(fuse_model(loaded) if self.fused else loaded)
         return self.seen[key]
 
     @property

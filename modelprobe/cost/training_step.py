@@ -8,7 +8,7 @@ from functools import partial
 
 from modelprobe.console import stdout_kept
 from modelprobe.cost.training import frozen_names
-from modelprobe.model.build import LoadedModel, recorded
+from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.training import LoneValueError, TrainingTrace, record_training
@@ -22,11 +22,11 @@ def record_training_step(loaded: LoadedModel, freeze: Sequence[str] = ()) -> Tra
     """
     recording = partial(record_training, freeze=frozen_names(loaded.model, freeze))
     try:
-        return recorded(loaded, recording, "train", with_targets)
+        return record_with(loaded, recording, "train", with_targets)
     except LoneValueError:
         asked = loaded.request
         if asked.batch is not None or asked.inputs or asked.inputs_from is not None:
             raise
     note = Note("A batch of 2 was assumed: batch norm cannot train on the single values of one example.", Level.ASSUMED)
     pair = replace(loaded, request=replace(asked, batch=2), notes=(*loaded.notes, note))
-    return recorded(pair, recording, "train", with_targets)
+    return record_with(pair, recording, "train", with_targets)

@@ -104,9 +104,9 @@ def load_model(request: TargetRequest) -> LoadedModel:
         parse_floating(request.dtype)
     named, checkpoint = resolve_target(request)
     target = resize(named, specs)
-    device = _device(request)
+    device = _checked_device(request)
     try:
-        model, notes = _built(target, request, device)
+        model, notes = _built_on(target, request, device)
     except ModelRaised as raised:
         passed = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
         if not passed:
@@ -150,10 +150,10 @@ def resolve_target(request: TargetRequest) -> tuple[Target, Checkpoint | None]:
     return named_target(request.target, request.settings, request.arch, request.unsafe_load)
 
 
-def _built(target: Target, request: TargetRequest, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
+def _built_on(target: Target, request: TargetRequest, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
     from modelprobe.model.inputs.spec import parse_floating
 
-    with _memory(device, target.name):
+    with _memory_errors(device, target.name):
         built = target.build(device, request.seed)
         if request.dtype is None:
             return built.module, built.notes
@@ -164,7 +164,7 @@ def _built(target: Target, request: TargetRequest, device: str) -> tuple[nn.Modu
         return module.to(getattr(torch, parse_floating(request.dtype))), built.notes
 
 
-def _device(request: TargetRequest) -> str:
+def _checked_device(request: TargetRequest) -> str:
     """The device asked for, else `meta`. Raises BadInput for one that does not exist, or not here."""
     if request.device is None:
         return "meta"
@@ -174,7 +174,7 @@ def _device(request: TargetRequest) -> str:
     try:
         known = torch.device(device)
     except RuntimeError as error:
-        raise BadInput(f"there is no device {device!r}", f"here are {', '.join(_devices())}") from error
+        raise BadInput(f"there is no device {device!r}", f"here are {', '.join(_usable_devices())}") from error
     try:
         if known.type != "meta":
             torch.empty(0, device=known)
@@ -182,11 +182,13 @@ def _device(request: TargetRequest) -> str:
         reason = one_line(error).partition(". ")[0].rstrip(".")
         if isinstance(error, NotImplementedError):
             reason = "this torch was built without it"
-        raise BadInput(f"--device {device} cannot be used: {reason}", f"here are {', '.join(_devices())}") from error
+        raise BadInput(
+            f"--device {device} cannot be used: {reason}", f"here are {', '.join(_usable_devices())}"
+        ) from error
     return device
 
 
-def _devices() -> list[str]:
+def _usable_devices() -> list[str]:
     import torch
 
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -194,7 +196,7 @@ def _devices() -> list[str]:
 
 
 @contextmanager
-def _memory(device: str, what: str) -> Iterator[None]:
+def _memory_errors(device: str, what: str) -> Iterator[None]:
     """An allocation that fails in the body is a size too large for this machine: BadInput, not a defect."""
     try:
         yield
@@ -209,11 +211,11 @@ def _memory(device: str, what: str) -> Iterator[None]:
 
 
 @stdout_kept()
-def fuse(loaded: LoadedModel) -> LoadedModel:
-    """The loaded with its model fused for inference. Raises BadInput when it has nothing to fuse."""
-    from modelprobe.model.fusion import fused
+def fuse_model(loaded: LoadedModel) -> LoadedModel:
+    """The same with its model fused for inference. Raises BadInput when it has nothing to fuse."""
+    from modelprobe.model.fusion import fused_for_inference
 
-    model, done = fused(loaded.model)
+    model, done = fused_for_inference(loaded.model)
     if not done:
         raise BadInput(
             f"{loaded.target.name} has no module that can be fused",
@@ -232,10 +234,10 @@ def record(loaded: LoadedModel, *, train: bool = False, functions: bool = False)
     """
     from modelprobe.tracing.recorder import trace
 
-    return recorded(loaded, partial(trace, train=train, functions=functions), "train" if train else "eval")
+    return record_with(loaded, partial(trace, train=train, functions=functions), "train" if train else "eval")
 
 
-def recorded(
+def record_with(
     loaded: LoadedModel,
     recording: Recording[T],
     mode: str,
@@ -254,7 +256,7 @@ def recorded(
     env = {**loaded.env, "inputs": example.describe(), "mode": mode}
     loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
     try:
-        return _run(loaded, loaded.model, example, recording)
+        return _run_recording(loaded, loaded.model, example, recording)
     except NeedsValuesError as needs:
         if asked.device == "meta":  # asked for in so many words: no other place will do
             raise
@@ -262,24 +264,24 @@ def recorded(
 
 
 def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
-    from modelprobe.model.fusion import fused
+    from modelprobe.model.fusion import fused_for_inference
     from modelprobe.tracing.failures import real_run_note
 
     with working(f"running {loaded.target.name} for real on the CPU"):
-        model, _ = _built(loaded.target, loaded.request, "cpu")
+        model, _ = _built_on(loaded.target, loaded.request, "cpu")
         if loaded.fused:
-            model, _ = fused(model)
+            model, _ = fused_for_inference(model)
         note = real_run_note(needs, "on the CPU with seeded random weights and input")
         real = replace(loaded, notes=(*loaded.notes, note), env={**loaded.env, "device": "cpu"})
-        return _run(real, model, example, recording)
+        return _run_recording(real, model, example, recording)
 
 
-def _run(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
+def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
     """The model on the loaded's device. What it raises is told with the last line of the user's own code."""
     from modelprobe.model.user_code.failure import place
 
     device = str(loaded.env["device"])
-    with _memory(device, f"the input {', '.join(example.describe())}"):
+    with _memory_errors(device, f"the input {', '.join(example.describe())}"):
         args, kwargs = example.build(device, loaded.request.seed)
     where = "meta" if device == "meta" else "real"
     try:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from modelprobe.model.skip_init import on_meta, skipping
+from modelprobe.model.skip_init import building_on_meta, skipping
 from modelprobe.model.user_code.failure import named
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
@@ -37,7 +37,7 @@ def construct(make: Callable[[], Any], device: str, seed: int, label: str) -> tu
     notes: tuple[Note, ...] = ()
     if torch.device(device).type == "meta":
         reason = ""
-        for without_memory in (on_meta, parameters_on_meta):
+        for without_memory in (building_on_meta, parameters_on_meta):
             try:
                 with seeded(seed), without_memory(), compiler_stand_in():
                     return make(), ()

@@ -1,7 +1,7 @@
-"""Which parts of a model run as often as its data says? The heads of two-stage detectors, known by their structure.
+"""The heads of two-stage detectors, which run as often as the data says, known by their structure.
 
-To add a family: write a function from a model to its `Stage`s (none where the structure is another) and name it in
-`FAMILIES`.
+To add a family: write a function from a model to its `VariableHead`s (none where the structure is another) and name it
+in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class VariableHead:
     """Modules that run on so many items at once, `most` per image. `item` is the shape of one, without its batch."""
 
     name: str
@@ -23,12 +23,12 @@ class Stage:
     item: tuple[int, ...]
 
 
-def stages(model: nn.Module) -> tuple[Stage, ...]:
+def stages(model: nn.Module) -> tuple[VariableHead, ...]:
     """The stages of `model` whose cost depends on the data, in the order in which they run; none for most models."""
     return tuple(stage for family in FAMILIES for stage in family(model))
 
 
-def _regions(model: nn.Module) -> Iterator[Stage]:
+def _regions(model: nn.Module) -> Iterator[VariableHead]:
     """torchvision's GeneralizedRCNN and what is built on it: boxes for proposals, masks and keypoints for detections.
 
     At most `rpn_post_nms_top_n_test` proposals pass the region proposal network, `box_detections_per_img` detections
@@ -48,7 +48,7 @@ def _regions(model: nn.Module) -> Iterator[Stage]:
         pool = getattr(heads, f"{kind}_roi_pool", None)
         if pool is not None and hasattr(pool, "output_size"):
             modules = (f"roi_heads.{kind}_head", f"roi_heads.{kind}_predictor")
-            yield Stage(f"{kind} head", unit, modules, int(most), (channels, *map(int, pool.output_size)))
+            yield VariableHead(f"{kind} head", unit, modules, int(most), (channels, *map(int, pool.output_size)))
 
 
 FAMILIES = (_regions,)

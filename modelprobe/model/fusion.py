@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-_METHODS = ("fuse", "reparameterize", "switch_to_deploy")
+_FUSING_METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 """What a module offers when it knows a cheaper equal of itself; the first returns it, the others become it."""
 
 
-def fused(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+def fused_for_inference(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy of `model` in which every module that can has become its cheaper equal, and `12 MobileOneBlock`, ....
 
     The outermost module decides, then those that were inside it. Batch norms that the replacements
@@ -32,7 +32,7 @@ def fused(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 def _fuse_children(parent: nn.Module, found: Counter[str]) -> None:
     for name, child in list(parent.named_children()):
-        method = next((method for method in _METHODS if hasattr(child, method)), None)
+        method = next((method for method in _FUSING_METHODS if hasattr(child, method)), None)
         current: Any = child
         if method is not None:
             before = _outline(child)

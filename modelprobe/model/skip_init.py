@@ -56,7 +56,7 @@ class _SkipInit(TorchFunctionMode):
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
+def building_on_meta() -> Iterator[None]:
     """Factories make `meta` tensors, and nothing is initialised. Undone on the way out; no function is replaced.
 
     Tensors that stand on a real device are initialised as ever. Names, shapes and dtypes are those of a real build.

@@ -28,7 +28,7 @@ _TWICE = re.compile(r"multiple values for (?:keyword )?argument '(\w+)'")
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "checkpoint_path", "progress")
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """Something that can be called for a model."""
 
     def make(self, given: Mapping[str, Any]) -> nn.Module:
@@ -190,7 +190,7 @@ def _refused(error: BaseException, pattern: re.Pattern[str], given: Mapping[str,
 
 
 @contextmanager
-def as_probe_errors(source: Source, given: Mapping[str, Any]) -> Iterator[None]:
+def as_probe_errors(source: ModelSource, given: Mapping[str, Any]) -> Iterator[None]:
     """What the constructor raises, as one line of ours."""
     try:
         yield

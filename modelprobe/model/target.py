@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoint.names_file import names_weights
 from modelprobe.errors import BadInput
-from modelprobe.model.sources import Source, UserSource, ZooSource, as_probe_errors
+from modelprobe.model.sources import ModelSource, UserSource, ZooSource, as_probe_errors
 from modelprobe.model.user_code import arguments, attributes
 from modelprobe.model.user_code import import_file as pyfile
 from modelprobe.model.zoo import libraries
@@ -41,7 +41,7 @@ class Target:
     spec: str
     name: str
     origin: str
-    source: Source = field(repr=False)
+    source: ModelSource = field(repr=False)
     notes: tuple[Note, ...] = ()
     given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -151,7 +151,7 @@ def _renamed_target(spec: str, name: str, library: str) -> Target:
     """A deprecated name of timm's, which still means something; else the error for a name that nobody knows."""
     renamed = zoo.zoo_names().renamed
     if library == zoo.TORCHVISION or name not in renamed:
-        raise _unknown(name, library)
+        raise _unknown_target(name, library)
     current = renamed[name]
     if current is None:
         raise BadInput(f"timm has removed {name}, with no replacement", _nearest_hint(name, zoo.TIMM))
@@ -159,7 +159,7 @@ def _renamed_target(spec: str, name: str, library: str) -> Target:
     return Target(spec, current, zoo.TIMM, ZooSource(zoo.TIMM, current), (note,))
 
 
-def _unknown(name: str, library: str) -> BadInput:
+def _unknown_target(name: str, library: str) -> BadInput:
     for wanted in (library,) if library else (zoo.TORCHVISION, zoo.TIMM):
         if not zoo.installed(wanted):
             return BadInput(f"{wanted} is not installed, so {name!r} cannot be looked up", f"pip install {wanted}")

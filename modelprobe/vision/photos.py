@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGES, PAIR, VIDEO
+from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.images import Photo, gathered, open_image
 from modelprobe.vision.labels import Labels
 from modelprobe.vision.preprocessing.transform import Preprocessing
 
-TAKEN = {IMAGES: "a list of pictures", VIDEO: "the frames of a video", PAIR: "two pictures"}
+TAKEN = {IMAGES: "a list of pictures", VIDEO: "the frames of a video", IMAGE_PAIR: "two pictures"}
 """What else a network may be made for, in words."""
 
 Progress = Callable[[str], AbstractContextManager[Any]]

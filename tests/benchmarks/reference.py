@@ -49,10 +49,10 @@ def measure(row: dict[str, str]) -> Outcome:
 
 def _counted(model: str, size: str, fused: bool) -> tuple[float, float, float]:
     from modelprobe.cost.conventions import count
-    from modelprobe.model.build import TargetRequest, fuse, load_model, record
+    from modelprobe.model.build import TargetRequest, fuse_model, load_model, record
 
     loaded = load_model(TargetRequest(f"timm:{model}", inputs=(f"3x{size}x{size}",)))
-    trace = record(fuse(loaded) if fused else loaded)
+    trace = record(fuse_model(loaded) if fused else loaded)
     found = count(trace, "fvcore")
     return (
         round(trace.tree.parameter_count() / 1e6, 2),

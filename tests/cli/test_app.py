@@ -34,7 +34,7 @@ def raising(monkeypatch):
         def fail():
             raise error
 
-        monkeypatch.setattr("modelprobe.environment.describe", fail)
+        monkeypatch.setattr("modelprobe.environment.describe_machine", fail)
 
     return install
 

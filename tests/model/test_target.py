@@ -10,7 +10,7 @@ from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.model.construct import construct, parameters_on_meta, seeded
-from modelprobe.model.skip_init import on_meta
+from modelprobe.model.skip_init import building_on_meta
 from modelprobe.model.target import resolve
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo import names as zoo
@@ -142,7 +142,7 @@ def test_the_generators_are_put_back_when_something_raises():
 
 def test_skipping_is_for_meta_tensors_alone_and_ends():
     original = nn.Module.register_parameter
-    with on_meta():
+    with building_on_meta():
         assert torch.randn(2, 3).is_meta
         assert nn.Linear(2, 2).weight.is_meta
         real = torch.empty(1000, device="cpu").normal_()

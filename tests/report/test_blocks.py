@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.environment import Device, EnvResult, Machine, Package, TorchBuild, brief
+from modelprobe.environment import Device, EnvResult, MachineReport, Package, TorchBuild, brief
 from modelprobe.report.blocks import Column, Facts, Level, Note, Report, Row, Table, plain
 from modelprobe.report.formats import RENDERERS, Style
 from modelprobe.report.result import Result
@@ -65,7 +65,7 @@ def environment(*packages):
         modelprobe="0.1.0",
         python="3.11.7 (CPython, x86_64)",
         packages=packages,
-        machine=Machine("Linux", "A CPU", 4, 2, 2**34),
+        machine=MachineReport("Linux", "A CPU", 4, 2, 2**34),
         torch=TorchBuild("13.2", None, "9.26.0", False, 2, 2),
         devices=(Device("cpu", "A CPU", 2**34), Device("cuda:0", "A GPU", 2**35, "compute capability 9.0")),
     )

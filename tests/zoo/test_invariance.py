@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -59,7 +58,7 @@ def test_device_copy_and_grad_mode(name: str) -> None:
     expected = record(load_model(request))
     assert (expected.macs, expected.flops) == EXPECTED[name]
     for device in DEVICES:
-        assert figures(record(load_model(replace(request, device=device)))) == figures(expected)
+        assert figures(record(load_model(TargetRequest(name, batch=2, device=device)))) == figures(expected)
     model = load_model(request).model
     with torch.device("meta"):
         args = tuple(torch.empty(ref.shape, dtype=getattr(torch, ref.dtype)) for ref in expected.inputs)
@@ -83,7 +82,7 @@ def test_batch(name: str) -> None:
 )
 def test_training_step(name: str) -> None:
     expected, *found = (
-        training_cost(record_training_step(load_model(replace(request, device=device))))
+        training_cost(record_training_step(load_model(TargetRequest(name, batch=2, device=device))))
         for device in ("meta", *DEVICES)
     )
     for result in found:

@@ -12,7 +12,7 @@ EXAMPLES = (
 
 def command(report: ReportOptions) -> None:
     """Versions, devices and memory that modelprobe finds here: what a bug report needs."""
-    from modelprobe.environment import describe
+    from modelprobe.environment import describe_machine
 
     report.check()
-    report.emit(describe().report())
+    report.emit(describe_machine().report())

@@ -83,10 +83,10 @@ def command(
     request = target_request(model, inputs)
     report.check()
 
-    from modelprobe.model.build import fuse, load_model, record
+    from modelprobe.model.build import fuse_model, load_model, record
 
     loaded = load_model(request)
-    loaded = fuse(loaded) if fused else loaded
+    loaded = fuse_model(loaded) if fused else loaded
     trace = record(loaded, functions=needs_function_calls(convention))
     if causal == "exact":
         from modelprobe.cost.causal import exactly_causal

@@ -19,7 +19,7 @@ from typing import Any
 
 from modelprobe.cost.other_tools.tool import Ask, ToolResult, plain_number
 from modelprobe.errors import ProbeError, one_line
-from modelprobe.model.build import LoadedModel, TargetRequest, fuse, load_model
+from modelprobe.model.build import LoadedModel, TargetRequest, fuse_model, load_model
 
 ORDER, ANSWER = "order.json", "answer.json"
 """Files in the folder of a child."""
@@ -58,7 +58,7 @@ def _ask_about(request: TargetRequest, ask: Ask, fused: bool) -> ToolResult:
 
     from modelprobe.model.inputs.example import make_inputs
 
-    loaded = fuse(load_model(request)) if fused else load_model(request)
+    loaded = fuse_model(load_model(request)) if fused else load_model(request)
     place = _device_of(loaded)
     example = make_inputs(
         loaded.target,

@@ -10,7 +10,7 @@ from modelprobe.cost.other_tools.child import ENTRY, order_content
 from modelprobe.cost.other_tools.comparison import ToolComparison, compare_with_tools
 from modelprobe.cost.other_tools.process import Order, ask_all, cores, free_memory
 from modelprobe.cost.other_tools.tool import Tool, ToolResult
-from modelprobe.model.build import TargetRequest, fuse, load_model, record
+from modelprobe.model.build import TargetRequest, fuse_model, load_model, record
 from modelprobe.model.zoo.published import published
 from modelprobe.report.units import size
 from modelprobe.tracing.records import Trace
@@ -21,7 +21,7 @@ PROCESS = 600 * 2**20
 
 def reconcile(request: TargetRequest, *, fused: bool = False, timeout: float = 120.0) -> ToolComparison:
     """What every tool in `OTHER_TOOLS` says of the target, beside the ledger's own figure; `timeout` in seconds."""
-    loaded = fuse(load_model(request)) if fused else load_model(request)
+    loaded = fuse_model(load_model(request)) if fused else load_model(request)
     trace = record(loaded, functions=True)
     tools = list(OTHER_TOOLS.values())
     results = _results_of(request, tools, trace, fused, timeout)

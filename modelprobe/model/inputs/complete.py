@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import GIVEN, IMAGE, IMAGES, NONE, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import GIVEN, IMAGE, IMAGES, UNDECLARED, VIDEO, DeclaredInput
 from modelprobe.model.inputs.spec import InputSpec
 
 CHANNELS = 3
@@ -18,7 +18,7 @@ def completed(spec: InputSpec, wanted: DeclaredInput | None) -> tuple[int, ...]:
     shape = spec.shape
     if spec.name is not None:
         return shape
-    if wanted is None or wanted.kind in (GIVEN, NONE):
+    if wanted is None or wanted.kind in (GIVEN, UNDECLARED):
         wanted = DeclaredInput(IMAGE, (1, CHANNELS, 0, 0))
         return shape if len(shape) > 2 else wanted.sized(shape[0], shape[-1]).shape
     if wanted.size is None:

@@ -15,8 +15,8 @@ TENSOR = "tensor"
 IMAGE = "image"
 IMAGES = "images"
 VIDEO = "video"
-PAIR = "pair"
-NONE = "none"
+IMAGE_PAIR = "pair"
+UNDECLARED = "none"
 GIVEN = "given"
 
 # torchvision's published figures: one 512x512 image for detection (sent through the model's own transform), 16 frames
@@ -49,7 +49,7 @@ class DeclaredInput:
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width, for the kinds that have them."""
-        return (self.shape[-2], self.shape[-1]) if self.kind in (IMAGE, IMAGES, VIDEO, PAIR) else None
+        return (self.shape[-2], self.shape[-1]) if self.kind in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR) else None
 
     def sized(self, height: int, width: int) -> DeclaredInput:
         """The same with another height and width."""
@@ -59,22 +59,22 @@ class DeclaredInput:
 def of_zoo(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInput:
     """The input that a zoo's architecture declares, after the constructor arguments that change it."""
     if source.library == TORCHVISION:
-        return _of_torchvision(source, given)
-    return _of_timm(source, given)
+        return _torchvision_declares(source, given)
+    return _timm_declares(source, given)
 
 
-def _of_torchvision(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInput:
+def _torchvision_declares(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInput:
     weights = libraries.default_weights(source.name)
     if weights is None:
         return DeclaredInput(IMAGE, (1, 3, 224, 224), source="torchvision's usual size")
     transform = weights.transforms
     preset = getattr(transform, "func", transform).__name__
     keywords = getattr(transform, "keywords", {})
-    height, width = _pair(keywords.get("crop_size", keywords.get("resize_size", 224)))
+    height, width = _image_pair(keywords.get("crop_size", keywords.get("resize_size", 224)))
     if preset == "ObjectDetection":
         found = DeclaredInput(IMAGES, _DETECTION)
     elif preset == "OpticalFlow":
-        found = DeclaredInput(PAIR, _OPTICAL_FLOW)
+        found = DeclaredInput(IMAGE_PAIR, _OPTICAL_FLOW)
     elif preset == "VideoClassification":
         found = DeclaredInput(VIDEO, (1, 3, _FRAMES, height, width))
     else:
@@ -82,7 +82,7 @@ def _of_torchvision(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInpu
     found = replace(found, source=f"the transform of {weights}", notes=_native_notes(source, given, str(weights)))
     for key in ("image_size", "input_size"):
         if key in given:
-            found = replace(found.sized(*_pair(given[key])), source=f"{key}={given[key]}")
+            found = replace(found.sized(*_image_pair(given[key])), source=f"{key}={given[key]}")
     return found
 
 
@@ -94,12 +94,12 @@ def _native_notes(source: ZooSource, given: Mapping[str, Any], weights: str) -> 
     )
 
 
-def _of_timm(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInput:
+def _timm_declares(source: ZooSource, given: Mapping[str, Any]) -> DeclaredInput:
     cfg = timm_cfg(source.name)
     channels, height, width = getattr(cfg, "input_size", None) or (3, 224, 224)
     found = DeclaredInput(IMAGE, (1, given.get("in_chans", channels), height, width), source="timm's default_cfg")
     if given.get("img_size") is not None:
-        found = replace(found.sized(*_pair(given["img_size"])), source=f"img_size={given['img_size']}")
+        found = replace(found.sized(*_image_pair(given["img_size"])), source=f"img_size={given['img_size']}")
     return found
 
 
@@ -108,7 +108,7 @@ def timm_cfg(name: str) -> Any:
     return libraries.timm().models.get_pretrained_cfg(name)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _image_pair(size: Any) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     numbers = [int(number) for number in size]

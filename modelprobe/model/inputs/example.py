@@ -15,8 +15,8 @@ from modelprobe.errors import BadInput
 from modelprobe.model.inputs import first_layer as guess
 from modelprobe.model.inputs import from_function as inputs_file
 from modelprobe.model.inputs.complete import batched, completed, is_short
-from modelprobe.model.inputs.declared import GIVEN, IMAGES, NONE, PAIR, TENSOR, DeclaredInput
-from modelprobe.model.inputs.spec import EXAMPLES, FLOATING, InputSpec, bounded, parse_floating, parse_input
+from modelprobe.model.inputs.declared import GIVEN, IMAGE_PAIR, IMAGES, TENSOR, UNDECLARED, DeclaredInput
+from modelprobe.model.inputs.spec import EXAMPLES, FLOATING_DTYPES, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report.blocks import Level, Note
 
@@ -46,14 +46,14 @@ class ExampleInputs:
         Floats are standard normal, whole numbers and bools 0 or 1. Tensors that were given stay where they are.
         """
         generator = torch.Generator().manual_seed(seed)
-        args = tuple(_built(value, device, generator) for value in self.args)
-        return args, {name: _built(value, device, generator) for name, value in self.kwargs.items()}
+        args = tuple(_built_tensor(value, device, generator) for value in self.args)
+        return args, {name: _built_tensor(value, device, generator) for name, value in self.kwargs.items()}
 
     def describe(self) -> tuple[str, ...]:
         """One line for each argument: `x: 1x3x224x224 float32`, `images: list of 1 x [3x512x512] float32`."""
         names = [*self.names, *(f"input {index}" for index in range(len(self.names), len(self.args)))]
         every = [*zip(names, self.args, strict=False), *self.kwargs.items()]
-        return tuple(f"{name}: {_described(value)}" for name, value in every)
+        return tuple(f"{name}: {_shape_and_dtype(value)}" for name, value in every)
 
 
 def make_inputs(
@@ -77,11 +77,11 @@ def make_inputs(
     if inputs_from is not None:
         if parsed or batch is not None:
             raise BadInput("--inputs-from says all of the input", "leave out --input and --batch")
-        args, kwargs, notes = inputs_file.load(inputs_from)
-        return _given(model, args, kwargs, notes, inputs_from, floating)
+        args, kwargs, notes = inputs_file.load_inputs_function(inputs_from)
+        return _given_specs(model, args, kwargs, notes, inputs_from, floating)
     floating = floating or _own_dtype(model)
     if parsed:
-        return _asked(target, model, parsed, batch, floating)
+        return _requested_inputs(target, model, parsed, batch, floating)
     return _default(target, model, batch, floating)
 
 
@@ -92,37 +92,37 @@ def _default(target: Target, model: nn.Module, batch: int | None, floating: str)
     if wanted.kind == GIVEN:
         if batch is not None:
             raise BadInput(f"--batch cannot change {wanted.source}", EXAMPLES)
-        args, kwargs, _ = inputs_file.split(wanted.values, wanted.source)
+        args, kwargs, _ = inputs_file.split_file_function(wanted.values, wanted.source)
         note = Note(f"the input is {wanted.source}", Level.INFO)
-        found = _given(model, args, kwargs, (note,), wanted.source, "")
+        found = _given_specs(model, args, kwargs, (note,), wanted.source, "")
         return ExampleInputs(found.args, found.kwargs, found.names, True, wanted.source, found.notes)
-    if wanted.kind == NONE and batch is not None:
+    if wanted.kind == UNDECLARED and batch is not None:
         raise BadInput(f"--batch {batch}: forward of {target.name} takes no inputs", "leave --batch out")
     spec = InputSpec(None, wanted.shape, wanted.dtype or floating)
-    args = () if wanted.kind == NONE else _arguments([spec], wanted, batch)
+    args = () if wanted.kind == UNDECLARED else _forward_arguments([spec], wanted, batch)
     names = _positional(model, len(args))
     return ExampleInputs(args, names=names, default=True, source=wanted.source, notes=wanted.notes)
 
 
-def _asked(
+def _requested_inputs(
     target: Target, model: nn.Module, specs: Sequence[InputSpec], batch: int | None, floating: str
 ) -> ExampleInputs:
     unnamed = [spec for spec in specs if spec.name is None]
     wanted = (target.declared_inputs(model) or guess.from_first_layer(model)) if unnamed else None
-    full = [InputSpec(None, completed(spec, wanted), _dtype(spec, wanted, floating)) for spec in unnamed]
+    full = [InputSpec(None, completed(spec, wanted), _input_dtype(spec, wanted, floating)) for spec in unnamed]
     kwargs = {}
     for spec in specs:
         if spec.name in kwargs:
             raise BadInput(f"--input {spec.name} was given twice", "leave one of the two out")
         if spec.name is not None:
             kwargs[spec.name] = InputSpec(None, batched(spec.shape, batch), spec.dtype or floating)
-    args = _arguments(full, wanted, batch)
+    args = _forward_arguments(full, wanted, batch)
     _check_call(model, len(args), tuple(kwargs))
     names = _positional(model, len(args))
     return ExampleInputs(args, MappingProxyType(kwargs), names, notes=_channel_notes(unnamed, wanted), source="--input")
 
 
-def _arguments(full: Sequence[InputSpec], wanted: DeclaredInput | None, batch: int | None) -> tuple[Any, ...]:
+def _forward_arguments(full: Sequence[InputSpec], wanted: DeclaredInput | None, batch: int | None) -> tuple[Any, ...]:
     """The positional arguments: a list of images, a pair of images, or each spec for itself; with the batch."""
     if wanted is not None and wanted.kind == IMAGES:
         return (_images(full, batch),) if full else ()
@@ -131,7 +131,7 @@ def _arguments(full: Sequence[InputSpec], wanted: DeclaredInput | None, batch: i
         InputSpec(None, bounded(batched(spec.shape, batch, min(dim, len(spec.shape) - 1)), "the input"), spec.dtype)
         for spec in full
     )
-    return each * 2 if wanted is not None and wanted.kind == PAIR and len(each) == 1 else each
+    return each * 2 if wanted is not None and wanted.kind == IMAGE_PAIR and len(each) == 1 else each
 
 
 def _images(full: Sequence[InputSpec], batch: int | None) -> list[InputSpec]:
@@ -147,7 +147,7 @@ def _images(full: Sequence[InputSpec], batch: int | None) -> list[InputSpec]:
     return images * batch if batch is not None and len(images) == 1 else images
 
 
-def _dtype(spec: InputSpec, wanted: DeclaredInput | None, floating: str) -> str:
+def _input_dtype(spec: InputSpec, wanted: DeclaredInput | None, floating: str) -> str:
     return spec.dtype or (wanted.dtype if wanted is not None else "") or floating
 
 
@@ -155,7 +155,7 @@ def _channel_notes(unnamed: Sequence[InputSpec], wanted: DeclaredInput | None) -
     short = next((spec for spec in unnamed if is_short(spec)), None)
     if short is None:
         return ()
-    if wanted is None or wanted.kind in (GIVEN, NONE):
+    if wanted is None or wanted.kind in (GIVEN, UNDECLARED):
         return (_image_note(short),)
     rest = "the rest of the shape" if wanted.kind == TENSOR else "the number of channels"
     from_layer = Note(f"{rest} was read from {wanted.source}", Level.INFO)
@@ -168,7 +168,7 @@ def _image_note(short: InputSpec) -> Note:
     return Note(text, Level.ASSUMED)
 
 
-def _given(
+def _given_specs(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -244,7 +244,7 @@ def _own_dtype(model: nn.Module) -> str:
     """The dtype of the first floating parameter, which the model's inputs are expected in."""
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
-        if name in FLOATING:
+        if name in FLOATING_DTYPES:
             return name
     return "float32"
 
@@ -256,17 +256,17 @@ def _torch_dtype(name: str) -> torch.dtype:
     return found
 
 
-def _built(value: Any, device: str, generator: torch.Generator) -> Any:
+def _built_tensor(value: Any, device: str, generator: torch.Generator) -> Any:
     if isinstance(value, InputSpec):
-        return _tensor(value, device, generator)
+        return _example_tensor(value, device, generator)
     if type(value) in (list, tuple):
-        return type(value)(_built(item, device, generator) for item in value)
+        return type(value)(_built_tensor(item, device, generator) for item in value)
     if isinstance(value, dict):
-        return {key: _built(item, device, generator) for key, item in value.items()}
+        return {key: _built_tensor(item, device, generator) for key, item in value.items()}
     return value
 
 
-def _tensor(spec: InputSpec, device: str, generator: torch.Generator) -> torch.Tensor:
+def _example_tensor(spec: InputSpec, device: str, generator: torch.Generator) -> torch.Tensor:
     dtype = _torch_dtype(spec.dtype)
     if torch.device(device).type == "meta":
         return torch.empty(spec.shape, dtype=dtype, device="meta")
@@ -279,14 +279,14 @@ def _tensor(spec: InputSpec, device: str, generator: torch.Generator) -> torch.T
     return drawn.to(device=device, dtype=dtype)
 
 
-def _described(value: Any) -> str:
+def _shape_and_dtype(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return str(InputSpec(None, tuple(value.shape), str(value.dtype).removeprefix("torch.")))
     if isinstance(value, (list, tuple)) and value:
         first = value[0]
         if isinstance(first, InputSpec) and all(item == first for item in value):
             return f"list of {len(value)} x [{'x'.join(map(str, first.shape))}] {first.dtype}"
-        return f"{type(value).__name__} of {', '.join(_described(item) for item in value)}"
+        return f"{type(value).__name__} of {', '.join(_shape_and_dtype(item) for item in value)}"
     if isinstance(value, dict):
-        return f"dict of {', '.join(f'{key}: {_described(item)}' for key, item in value.items())}"
+        return f"dict of {', '.join(f'{key}: {_shape_and_dtype(item)}' for key, item in value.items())}"
     return str(value) if isinstance(value, (InputSpec, int, float, bool, str)) else type(value).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.model.inputs.declared import GIVEN, IMAGE, NONE, TENSOR, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import GIVEN, IMAGE, TENSOR, UNDECLARED, VIDEO, DeclaredInput
 from modelprobe.report.blocks import Level, Note
 
 _SEQUENCE = 16
@@ -21,7 +21,7 @@ def of_module(model: nn.Module) -> DeclaredInput | None:
 
     A guess carries an ASSUMED note that names the layer it was read from.
     """
-    inner = unwrapped(model)
+    inner = without_wrappers(model)
     for name in ("modelprobe_inputs", "example_input_array"):
         offered = getattr(inner, name, None)
         if offered is not None:
@@ -29,13 +29,13 @@ def of_module(model: nn.Module) -> DeclaredInput | None:
             return DeclaredInput(GIVEN, source=f"{type(inner).__name__}.{name}", values=values)
     needed = required_inputs(model)
     if needed == ():
-        return DeclaredInput(NONE, source="forward takes no arguments")
+        return DeclaredInput(UNDECLARED, source="forward takes no arguments")
     if needed is not None and len(needed) > 1:
         return None
     return from_first_layer(inner)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def without_wrappers(model: nn.Module) -> nn.Module:
     """The module inside `nn.DataParallel` and `torch.compile` wrappers, whose own forward tells nothing."""
     while True:
         inner = getattr(model, "_orig_mod", None)
@@ -48,7 +48,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def parameters_of_forward(model: nn.Module) -> list[inspect.Parameter] | None:
     """The parameters of `forward` without `self`, or None where they cannot be known."""
-    forward = unwrapped(model).forward
+    forward = without_wrappers(model).forward
     schema = getattr(forward, "schema", None)  # TorchScript
     if schema is not None:
         return [_scripted(argument) for argument in schema.arguments if argument.name != "self"]
@@ -77,7 +77,7 @@ def _scripted(argument: Any) -> inspect.Parameter:
 
 def from_first_layer(model: nn.Module) -> DeclaredInput | None:
     """The input that the first layer we know would take, with an ASSUMED note, or None."""
-    for path, layer in unwrapped(model).named_modules():
+    for path, layer in without_wrappers(model).named_modules():
         kind = getattr(layer, "original_name", type(layer).__name__)
         rule = _RULES.get(kind)
         if rule is None:
@@ -88,11 +88,11 @@ def from_first_layer(model: nn.Module) -> DeclaredInput | None:
             continue
         if found is None or 0 in found.shape:
             return None
-        return _assumed(found, f"{path} ({kind})" if path else kind)
+        return _assumed_note(found, f"{path} ({kind})" if path else kind)
     return None
 
 
-def _assumed(found: DeclaredInput, layer: str) -> DeclaredInput:
+def _assumed_note(found: DeclaredInput, layer: str) -> DeclaredInput:
     shape = "x".join(map(str, found.shape))
     dtype = f":{found.dtype}" if found.dtype else ""
     text = f"the input {shape}{dtype} was assumed from the first layer, {layer}: override it by --input {shape}{dtype}"
@@ -105,7 +105,7 @@ def _sequence(features: int, layer: Any) -> DeclaredInput:
     return DeclaredInput(TENSOR, (_SEQUENCE, 1, features), batch_dim=1, free_dim=0)
 
 
-def _tokens(layer: Any) -> DeclaredInput:
+def _token_input(layer: Any) -> DeclaredInput:
     return DeclaredInput(TENSOR, (1, _SEQUENCE), dtype="int64")
 
 
@@ -132,8 +132,8 @@ _RULES: dict[str, Callable[[Any], DeclaredInput | None]] = {
     "LazyConv2d": lambda layer: _image(3),
     "LazyLinear": lambda layer: None,
     "Linear": lambda layer: _features(layer.in_features),
-    "Embedding": _tokens,
-    "EmbeddingBag": _tokens,
+    "Embedding": _token_input,
+    "EmbeddingBag": _token_input,
     "BatchNorm1d": lambda layer: _features(layer.num_features),
     "BatchNorm2d": lambda layer: _image(layer.num_features),
     "LayerNorm": lambda layer: DeclaredInput(TENSOR, (1, _SEQUENCE, *layer.normalized_shape), free_dim=1),

@@ -21,7 +21,7 @@ _FORM = "it must be file.py:make, where make() returns (args, kwargs)"
 _SPEC = re.compile(r"(?P<file>.+\.py):(?P<name>[\w.]+)|(?P<module>[\w.]+):(?P<attribute>[\w.]+)", re.DOTALL)
 
 
-def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
+def load_inputs_function(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
     """The positional arguments, the named ones, and notes. Raises BadInput, or ModelRaised when the code raises."""
     match = _SPEC.fullmatch(text.strip())
     if match is None:
@@ -37,7 +37,7 @@ def load(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
         value = getattr(value, part)
     if callable(value) and not isinstance(value, torch.Tensor):
         value = _called(value, name, loaded)
-    return split(value, text)
+    return split_file_function(value, text)
 
 
 def _called(function: Callable[[], Any], name: str, loaded: pyfile.Loaded) -> Any:
@@ -58,7 +58,7 @@ def _is_own_function(value: Any, module: ModuleType) -> bool:
     return inspect.isfunction(value) and value.__module__ == module.__name__
 
 
-def split(value: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
+def split_file_function(value: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
     """`(args, kwargs)` as they are; a lone tensor, a tuple, a list or a dict as what it can only mean, with a note."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)) and _is_named(value[1]):
         return tuple(value[0]), dict(value[1]), ()

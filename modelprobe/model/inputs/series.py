@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.spec import parse_input
 
-MOST = 64
+MAX_POINTS = 64
 EXAMPLES = "for example --input 224,256,288 or --input ids=1x128,1x256:int64"
 
 
@@ -60,8 +60,8 @@ def parse_batches(text: str | None) -> tuple[int, ...]:
     found = tuple(map(int, parts))
     if min(found) < 1:
         raise BadInput(f"--batch {text}: a batch has at least one example", "for example --batch 8")
-    if len(set(found)) != len(found) or len(found) > MOST:
-        raise BadInput(f"--batch {text}: the same batch twice, or more than {MOST}", "for example --batch 1,8")
+    if len(set(found)) != len(found) or len(found) > MAX_POINTS:
+        raise BadInput(f"--batch {text}: the same batch twice, or more than {MAX_POINTS}", "for example --batch 1,8")
     return found
 
 
@@ -74,8 +74,8 @@ def _items(text: str) -> list[str]:
     parts = [part.strip() for part in shapes.split(",")]
     if not all(parts):
         raise BadInput(f"--input {text!r}: a size is missing beside a comma", EXAMPLES)
-    if len(parts) > MOST:
-        raise BadInput(f"--input lists {len(parts)} shapes; {MOST} at most", EXAMPLES)
+    if len(parts) > MAX_POINTS:
+        raise BadInput(f"--input lists {len(parts)} shapes; {MAX_POINTS} at most", EXAMPLES)
     if len(parts) in (3, 4) and parts[0] in ("1", "3") and all(part.isdigit() for part in parts):
         raise BadInput(f"--input {text!r} looks like one shape", f"its sizes are separated by x: {'x'.join(parts)}")
     return [f"{name}{equals}{part}{colon}{dtype}" for part in parts]

@@ -33,7 +33,7 @@ def resize(target: Target, specs: Sequence[str | InputSpec]) -> Target:
         told = _of_user(target, first)
     if not told:
         return target
-    text = ", ".join(f"{key}={_text(value)}" for key, value in told.items())
+    text = ", ".join(f"{key}={_size_text(value)}" for key, value in told.items())
     return target.with_given(told, Note(f"{target.name} is built with {text}, for the size of the input"))
 
 
@@ -46,11 +46,11 @@ def _of_zoo(target: Target, source: ZooSource, spec: InputSpec) -> dict[str, Any
     if source.library == TIMM:
         cfg = declared.timm_cfg(source.name)
         fixed = getattr(cfg, "fixed_input_size", False) and not target.given.get("dynamic_img_size")
-        return {"img_size": _like(224, size)} if fixed and "img_size" not in target.given else {}
-    return {key: value for key, value in _of_torchvision(source, shape).items() if key not in target.given}
+        return {"img_size": _same_kind(224, size)} if fixed and "img_size" not in target.given else {}
+    return {key: value for key, value in _torchvision_size_argument(source, shape).items() if key not in target.given}
 
 
-def _of_torchvision(source: ZooSource, shape: tuple[int, ...]) -> dict[str, Any]:
+def _torchvision_size_argument(source: ZooSource, shape: tuple[int, ...]) -> dict[str, Any]:
     constructor = source.constructor()
     accepted = arguments.accepted(constructor) if constructor is not None else ()
     size = (shape[-2], shape[-1])
@@ -68,12 +68,12 @@ def _of_user(target: Target, spec: InputSpec) -> dict[str, Any]:
         if key in arguments.accepted(constructor) and key not in target.given:
             default = arguments.default_of(constructor, key)
             size = (spec.shape[-2], spec.shape[-1]) if len(spec.shape) > 1 else (spec.shape[0], spec.shape[0])
-            like = _like(default, size)
+            like = _same_kind(default, size)
             return {key: like} if like != default else {}
     return {}
 
 
-def _like(default: Any, size: tuple[int, int]) -> Any:
+def _same_kind(default: Any, size: tuple[int, int]) -> Any:
     """The size in the form of the default: one number where that is one and the size is square, else a pair."""
     if isinstance(default, list):
         return list(size)
@@ -82,5 +82,5 @@ def _like(default: Any, size: tuple[int, int]) -> Any:
     return size[0]
 
 
-def _text(value: Any) -> str:
+def _size_text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

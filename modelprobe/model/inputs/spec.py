@@ -33,7 +33,7 @@ DTYPES = [
     "float8_e4m3fn",
     "float8_e5m2",
 ]
-FLOATING = ["float32", "float64", "float16", "bfloat16"]
+FLOATING_DTYPES = ["float32", "float64", "float16", "bfloat16"]
 """What weights may be converted to: the types that every kind of layer computes in."""
 
 _ALIASES = {
@@ -78,13 +78,13 @@ def parse_input(text: str) -> InputSpec:
     """
     match = _TEXT.fullmatch(text.strip())
     if match is None:
-        raise BadInput(f"--input {_short(text)} is not name=SHAPE:dtype", EXAMPLES)
+        raise BadInput(f"--input {_shortened(text)} is not name=SHAPE:dtype", EXAMPLES)
     name = match["name"]
     if name is not None and not name.strip().isidentifier():
-        raise BadInput(f"--input {_short(text)}: {name!r} cannot be the name of an argument", EXAMPLES)
+        raise BadInput(f"--input {_shortened(text)}: {name!r} cannot be the name of an argument", EXAMPLES)
     shape = _shape(match["shape"].strip(), text)
     if match["dtype"] is not None and not match["dtype"].strip():
-        raise BadInput(f"--input {_short(text)} names no dtype after the colon", EXAMPLES)
+        raise BadInput(f"--input {_shortened(text)} names no dtype after the colon", EXAMPLES)
     dtype = "" if match["dtype"] is None else parse_dtype(match["dtype"].strip())
     return InputSpec(name.strip() if name is not None else None, shape, dtype)
 
@@ -102,36 +102,36 @@ def parse_dtype(text: str) -> str:
 
 def parse_floating(text: str) -> str:
     """The name of a dtype that weights may have, for `--dtype`. Raises BadInput for any other."""
-    choose = f"choose one of {', '.join(FLOATING)}"
+    choose = f"choose one of {', '.join(FLOATING_DTYPES)}"
     try:
         name = parse_dtype(text)
     except BadInput as unknown:
-        spellings = [*FLOATING, *(alias for alias, name in _ALIASES.items() if name in FLOATING)]
+        spellings = [*FLOATING_DTYPES, *(alias for alias, name in _ALIASES.items() if name in FLOATING_DTYPES)]
         close = get_close_matches(text.lower(), spellings, n=2)
         raise BadInput(unknown.message, f"did you mean {', '.join(close)}?" if close else choose) from unknown
-    if name not in FLOATING:
+    if name not in FLOATING_DTYPES:
         raise BadInput(f"--dtype {text} is not one that weights can have here", choose)
     return name
 
 
 def _shape(text: str, whole: str) -> tuple[int, ...]:
     if "," in text or ";" in text:
-        raise BadInput(f"--input {_short(whole)}: sizes are separated by x, not by commas", EXAMPLES)
+        raise BadInput(f"--input {_shortened(whole)}: sizes are separated by x, not by commas", EXAMPLES)
     if not text:
-        raise BadInput(f"--input {_short(whole)} has no shape", EXAMPLES)
+        raise BadInput(f"--input {_shortened(whole)} has no shape", EXAMPLES)
     sizes = []
     for part in re.split(r"[xX×]", text):
         if not (part.strip().isascii() and part.strip().isdigit()):
-            raise BadInput(f"--input {_short(whole)}: {_problem(part.strip())}", EXAMPLES)
+            raise BadInput(f"--input {_shortened(whole)}: {_problem(part.strip())}", EXAMPLES)
         # More digits than any size has would make int() itself refuse.
         sizes.append(int(part.strip()[-40:]) if part.strip().lstrip("0")[40:] == "" else _MOST_ELEMENTS + 1)
-    return bounded(tuple(sizes), f"--input {_short(whole)}")
+    return bounded(tuple(sizes), f"--input {_shortened(whole)}")
 
 
 def _problem(part: str) -> str:
     if not part:
         return "a size is missing beside an x"
-    return "sizes cannot be negative" if part.startswith("-") else f"{_short(part)} is not a size"
+    return "sizes cannot be negative" if part.startswith("-") else f"{_shortened(part)} is not a size"
 
 
 def bounded(shape: tuple[int, ...], label: str) -> tuple[int, ...]:
@@ -143,5 +143,5 @@ def bounded(shape: tuple[int, ...], label: str) -> tuple[int, ...]:
     return shape
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")

@@ -24,7 +24,9 @@ def with_targets(model: nn.Module, example: ExampleInputs) -> ExampleInputs:
     if not detector or not alone:
         return example
     place = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    targets = [{key: tensor.to(place) for key, tensor in _target(model, image).items()} for image in example.args[0]]
+    targets = [
+        {key: tensor.to(place) for key, tensor in _detection_target(model, image).items()} for image in example.args[0]
+    ]
     kinds = ", ".join(targets[0]) if targets else "nothing"
     note = Note(
         f"The targets were made up: one box of class 1 per image, a quarter of its area ({kinds}). Losses, and "
@@ -36,7 +38,7 @@ def with_targets(model: nn.Module, example: ExampleInputs) -> ExampleInputs:
     )
 
 
-def _target(model: nn.Module, image: InputSpec | torch.Tensor) -> dict[str, torch.Tensor]:
+def _detection_target(model: nn.Module, image: InputSpec | torch.Tensor) -> dict[str, torch.Tensor]:
     """boxes [1, 4] as x, y, x, y; labels [1]; masks [1, H, W]; keypoints [1, K, 3], all visible in the middle."""
     height, width = image.shape[-2:]
     left, top, right, bottom = width // 4, height // 4, width - width // 4, height - height // 4

@@ -24,11 +24,11 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise BadInput(f"--set {setting!r} is not key=value", "for example: --set num_classes=10")
         if key in parsed:
             raise BadInput(f"--set {key} was given twice", "leave one of the two out")
-        parsed[key] = _value(value.strip())
+        parsed[key] = _argument_value(value.strip())
     return parsed
 
 
-def _value(text: str) -> Any:
+def _argument_value(text: str) -> Any:
     if text in _PYTHON_CONSTANTS:
         return _PYTHON_CONSTANTS[text]
     try:

@@ -34,7 +34,7 @@ def place(error: BaseException, directory: Path | None = None) -> str:
     """`net.py:12 in Net.forward`: the last frame in `directory`, else the last one that is neither ours nor torch's."""
     chosen: tuple[Path, int, str] | None = None
     inside = False
-    torch = _folder("torch")
+    torch = _home_of("torch")
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
         if torch is not None and file.is_relative_to(torch):
@@ -56,7 +56,7 @@ def is_installed(path: str | Path) -> bool:
     return file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
-def _folder(package: str) -> Path | None:
+def _home_of(package: str) -> Path | None:
     file = getattr(sys.modules.get(package), "__file__", None)
     return Path(file).parent if file else None
 

@@ -27,11 +27,11 @@ from modelprobe.report.blocks import Level, Note
 if TYPE_CHECKING:
     from torch import nn
 
-PICKLED = "pickled model"
+PICKLED_ORIGIN = "pickled model"
 MOST_CANDIDATES = 40
 """Architectures of one class that are built on meta and compared; timm's own record of the name comes first."""
 
-MOST_MODULES = 20_000
+MAX_UNPICKLED_MODULES = 20_000
 UNCOMPARED = frozenset(("inplace", "training"))
 SAFE_HINT = "name the network with --arch, or, if you trust the file, let its code run with --unsafe-load"
 
@@ -112,7 +112,7 @@ def _rebuilt(found: Checkpoint, settings: Sequence[str]) -> Target:
     if settings:
         raise BadInput("--set needs a network that is named", "name it with --arch")
     differs = ""
-    for candidate in _candidates(found, library):
+    for candidate in _network_candidates(found, library):
         reason = _difference(found, candidate)
         if not reason:
             return replace(candidate, notes=(*candidate.notes, _rebuilt_note(found, library, candidate)))
@@ -131,13 +131,13 @@ def _rebuilt_note(found: Checkpoint, library: str, candidate: Target) -> Note:
     )
 
 
-def _candidates(found: Checkpoint, library: str) -> Iterator[Target]:
+def _network_candidates(found: Checkpoint, library: str) -> Iterator[Target]:
     """Architectures that the class may be, with its own number of classes and channels."""
     names = _timm_names(found) if library == zoo.TIMM else _torchvision_names(found)
     for name in names[:MOST_CANDIDATES]:
         plain = resolve(f"{library}:{name}")
         yield plain
-        more = _arguments(found, library)
+        more = _constructor_arguments(found, library)
         if more:
             yield plain.with_given(more)
 
@@ -162,7 +162,7 @@ def _torchvision_names(found: Checkpoint) -> list[str]:
     return [name for name in zoo.zoo_names().torchvision if models.get_model_builder(name).__module__ == home]
 
 
-def _arguments(found: Checkpoint, library: str) -> dict[str, int]:
+def _constructor_arguments(found: Checkpoint, library: str) -> dict[str, int]:
     """What the file says about the constructor's most common arguments."""
     if library == zoo.TIMM:
         told = {key: found.tree.child(key) for key in ("num_classes", "in_chans")}
@@ -182,18 +182,18 @@ def _difference(found: Checkpoint, candidate: Target) -> str:
     here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
     if there != here:
         name = next((n for n in (*there, *here) if there.get(n) != here.get(n)), "")
-        return f"{name} is {_sized(there.get(name))} in the file and {_sized(here.get(name))} there"
+        return f"{name} is {_with_classes(there.get(name))} in the file and {_with_classes(here.get(name))} there"
     return _attributes_differ(found.root, model)
 
 
-def _sized(shape: tuple[int, ...] | None) -> str:
+def _with_classes(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
 def _attributes_differ(root: Node, model: nn.Module) -> str:
     """Compare classes and plain attributes, module by module: strides and dilations are in no tensor's shape."""
     stack: list[tuple[str, Node, Any]] = [("", root, model)]
-    for _ in range(MOST_MODULES):
+    for _ in range(MAX_UNPICKLED_MODULES):
         if not stack:
             return ""
         path, node, module = stack.pop()
@@ -201,7 +201,7 @@ def _attributes_differ(root: Node, model: nn.Module) -> str:
             return f"{path or 'the root'} is a {class_name(node)} in the file and a {type(module).__name__} there"
         for key, value in pairs(attributes(node)):
             mine = getattr(module, key, value) if type(key) is str and key not in HOOKS | UNCOMPARED else value
-            if _plain(value) and _plain(mine) and value != mine:
+            if _plain_state(value) and _plain_state(mine) and value != mine:
                 return f"{path}.{key} is {value} in the file and {mine} there".lstrip(".")
         children = dict(module.named_children())
         for key, child in pairs(get(attributes(node), "_modules")):
@@ -212,9 +212,9 @@ def _attributes_differ(root: Node, model: nn.Module) -> str:
     return "it has too many modules to compare"
 
 
-def _plain(value: Any) -> bool:
+def _plain_state(value: Any) -> bool:
     if type(value) is tuple:
-        return all(_plain(item) for item in value)
+        return all(_plain_state(item) for item in value)
     return type(value) in (int, float, bool, str)
 
 
@@ -244,7 +244,7 @@ def _unpickled(spec: str, path: str, settings: Sequence[str], arch: str | None) 
     if settings:
         source.check({"set": settings})
     note = Note(f"The code in {spec} was run, as --unsafe-load asks: a {name} with its own weights.", Level.WARNING)
-    return Target(spec, name, PICKLED, source, (note,))
+    return Target(spec, name, PICKLED_ORIGIN, source, (note,))
 
 
 def _module_in(root: Any) -> nn.Module | None:

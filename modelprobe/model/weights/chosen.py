@@ -96,26 +96,26 @@ def _weighted(target: Target, request: TargetRequest, file: str | None) -> Weigh
         except UnavailableError as error:
             return _random(target, request, str(error))
         return got.model, ModelWeights(PRETRAINED, got.name, True), got.entry, got.notes
-    if isinstance(target.source, ZooSource) or (request.weights == RANDOM and not _exists(target)):
+    if isinstance(target.source, ZooSource) or (request.weights == RANDOM and not _is_built_already(target)):
         return _random(target, request, "")
     return _own(target, request)
 
 
-def _exists(target: Target) -> bool:
+def _is_built_already(target: Target) -> bool:
     """Whether the target is a model already: of the user's Python, or unpickled because a person asked for it."""
     from modelprobe.model.weights.as_target import PickledSource
 
     return target.is_instance or isinstance(target.source, PickledSource)
 
 
-def _built(target: Target, request: TargetRequest) -> tuple[nn.Module, tuple[Note, ...]]:
+def _built_on_cpu(target: Target, request: TargetRequest) -> tuple[nn.Module, tuple[Note, ...]]:
     """The model on the CPU. Of one that exists already a copy, since eval mode and weights would change it."""
     built = target.build("cpu", request.seed)
     return (copy.deepcopy(built.module).cpu() if target.is_instance else built.module), built.notes
 
 
 def _random(target: Target, request: TargetRequest, reason: str) -> Weighted:
-    model, notes = _built(target, request)
+    model, notes = _built_on_cpu(target, request)
     name = f"seed {request.seed}"
     if not reason:
         note = Note(f"The weights are random ({name}), as --weights random asks.", Level.INFO)
@@ -131,7 +131,7 @@ def _own(target: Target, request: TargetRequest) -> Weighted:
     """A model of the user's own: its weights are those that its constructor, which may load some, left in it."""
     if request.weights == RANDOM:
         raise BadInput(f"{target.name} is a model already built: --weights random comes too late", "leave it out")
-    model, notes = _built(target, request)
+    model, notes = _built_on_cpu(target, request)
     text = (
         f"The weights are those that {target.name} is built with (seed {request.seed}): whether they are trained is "
         "not known. --weights FILE loads some."
@@ -142,7 +142,7 @@ def _own(target: Target, request: TargetRequest) -> Weighted:
 def _from_file(target: Target, request: TargetRequest, file: str) -> Weighted:
     from modelprobe.model.weights.load import load_state_dict_for
 
-    model, notes = _built(target, request)
+    model, notes = _built_on_cpu(target, request)
     try:
         state, plan = load_state_dict_for(model, file, target=target)
         model.load_state_dict(state, strict=True)

@@ -90,7 +90,7 @@ def _over_branches(found: Checkpoint, branch: str | None, reference: Reference |
     plan = plan_keys(found, chosen, reference, wishes)
     if plan.complete or branch is not None or reference is None:
         return plan
-    others = [plan_keys(found, other, reference, wishes) for other in _others(found, chosen)]
+    others = [plan_keys(found, other, reference, wishes) for other in _unused_entries(found, chosen)]
     fitting = [other for other in others if other.complete and not other.structural]
     if len(fitting) != 1:
         return plan
@@ -98,7 +98,7 @@ def _over_branches(found: Checkpoint, branch: str | None, reference: Reference |
     return replace(fitting[0], applied=(Applied("another branch", reason, 0), *fitting[0].applied))
 
 
-def _others(found: Checkpoint, chosen: Branch) -> list[Branch]:
+def _unused_entries(found: Checkpoint, chosen: Branch) -> list[Branch]:
     return [other for other in found.branches if other.path != chosen.path]
 
 
@@ -162,18 +162,18 @@ def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan, inpu
     return prove(source, target, second.parts, names, inputs)
 
 
-Fetch = Callable[[str], "Tensor"]
+TensorFetch = Callable[[str], "Tensor"]
 
 
 @contextmanager
-def fetching(found: Checkpoint, branch: Branch) -> Iterator[Fetch]:
+def fetching(found: Checkpoint, branch: Branch) -> Iterator[TensorFetch]:
     """A function from the name of a tensor in a branch to its values. Damaged tensors raise BadInput when fetched."""
     entries = entries_by_name(found, branch)
     with TensorReader(found) as reader:
         yield lambda name: reader.load(entries[name])
 
 
-def computed_by(model: nn.Module) -> Fetch:
+def computed_by(model: nn.Module) -> TensorFetch:
     """A function from the name of a buffer to what the model itself computed for it."""
 
     def fetch(name: str) -> Tensor:
@@ -211,7 +211,9 @@ def load_state_dict_for(
     plan = fitted.plan
     model_values = computed_by(model)
     with fetching(found, plan.branch) as fetch:
-        state = OrderedDict((part.name, _cast(value_of(part, fetch, model_values), part)) for part in plan.parts)
+        state = OrderedDict(
+            (part.name, _cast_to_model(value_of(part, fetch, model_values), part)) for part in plan.parts
+        )
     return _versioned(state, found, plan, reference), plan
 
 
@@ -225,7 +227,7 @@ def _versioned(
     return state
 
 
-def _cast(tensor: Tensor, part: Part) -> Tensor:
+def _cast_to_model(tensor: Tensor, part: Part) -> Tensor:
     import torch
 
     return tensor.to(getattr(torch, part.dtype))

@@ -67,7 +67,7 @@ def zoo_names() -> Zoo:
 
 def installed(library: str) -> bool:
     """Whether `library` can be found, without importing it."""
-    return _folder(library) is not None
+    return _package_directory(library) is not None
 
 
 def find(pattern: str = "", origin: str = "") -> tuple[ZooName, ...]:
@@ -115,7 +115,7 @@ def _registered(text: str) -> Iterator[str]:
 
 
 def _sources(library: str) -> Iterator[str]:
-    folder = _folder(library)
+    folder = _package_directory(library)
     if folder is not None:
         for path in sorted((folder / "models").rglob("*.py")):
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -123,7 +123,7 @@ def _sources(library: str) -> Iterator[str]:
                 yield text
 
 
-def _folder(library: str) -> Path | None:
+def _package_directory(library: str) -> Path | None:
     try:
         # Of a top-level name this reads the file system alone and runs no code of the package.
         spec = importlib.util.find_spec(library)

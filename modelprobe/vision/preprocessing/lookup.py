@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE, IMAGES, PAIR, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, VIDEO, DeclaredInput
 from modelprobe.model.sources import ZooSource
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo.names import TORCHVISION
@@ -37,7 +37,7 @@ def preprocessing(target: Target, model: nn.Module, weights: Any = None, wishes:
     """
     cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
     wanted = _of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
-    if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, PAIR):
+    if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR):
         raise _takes_none(target, wanted)
     if isinstance(target.source, ZooSource) and target.source.library == TORCHVISION:
         found = _of_torchvision(target.source, wanted, weights)
@@ -78,10 +78,10 @@ def _of_torchvision(source: ZooSource, wanted: DeclaredInput, weights: Any) -> P
     said = f"the transform of {weights}" if weights is not None else "torchvision's usual transform"
     preset = weights.transforms() if weights is not None else None
     kind, frames = wanted.kind, wanted.shape[2] if wanted.kind == VIDEO else 1
-    if wanted.kind in (IMAGES, PAIR):  # rescaled alone; a detector resizes and normalises within the model
-        values = (0.5, 0.5) if wanted.kind == PAIR else (0.0, 1.0)
-        size = (wanted.shape[-2], wanted.shape[-1]) if wanted.kind == PAIR else None
-        fit = SQUASH if wanted.kind == PAIR else NEVER
+    if wanted.kind in (IMAGES, IMAGE_PAIR):  # rescaled alone; a detector resizes and normalises within the model
+        values = (0.5, 0.5) if wanted.kind == IMAGE_PAIR else (0.0, 1.0)
+        size = (wanted.shape[-2], wanted.shape[-1]) if wanted.kind == IMAGE_PAIR else None
+        fit = SQUASH if wanted.kind == IMAGE_PAIR else NEVER
         text = "The picture was given twice, to a model that compares two."
         if kind == IMAGES:
             text = "The model itself resizes and pads: a map laid over the picture may be off by the padding."

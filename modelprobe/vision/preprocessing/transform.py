@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE, IMAGES, PAIR, VIDEO
+from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.images import MOST_PIXELS, Photo
 
@@ -102,7 +102,7 @@ class Preprocessing:
             return ([tensor[0]],)
         if self.kind == VIDEO:
             return (tensor.unsqueeze(2).expand(-1, -1, self.frames, -1, -1).contiguous(),)
-        return (tensor, tensor.clone()) if self.kind == PAIR else (tensor,)
+        return (tensor, tensor.clone()) if self.kind == IMAGE_PAIR else (tensor,)
 
     def notes_on(self, photo: Photo) -> tuple[Note, ...]:
         """What was converted of this picture: in the file, and for this model."""

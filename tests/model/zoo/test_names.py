@@ -65,7 +65,7 @@ def test_nothing_is_near_to_nonsense():
 
 
 def test_a_library_that_is_missing_contributes_nothing(monkeypatch):
-    monkeypatch.setattr(zoo, "_folder", lambda library: None)
+    monkeypatch.setattr(zoo, "_package_directory", lambda library: None)
     zoo.zoo_names.cache_clear()
     try:
         assert zoo.zoo_names().timm == ()
