@@ -1,4 +1,4 @@
-"""On what does modelprobe run here? Versions, devices and memory: what one pastes into a bug report."""
+"""Versions, devices and memory: the environment of an answer, and what a bug report needs."""
 
 from __future__ import annotations
 

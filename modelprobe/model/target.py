@@ -1,4 +1,4 @@
-"""Which model does a string mean? One grammar for every command: zoo names, `net.py:Net`, `package.module:factory`."""
+"""From a string to a target: zoo names, `net.py:Net`, `package.module:factory`; the same for every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models can be named? Both zoos, by wildcard, without building or importing them."""
+"""The list of models that can be named: torchvision and timm, by wildcard, without building or importing them."""
 
 from __future__ import annotations
 

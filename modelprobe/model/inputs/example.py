@@ -1,4 +1,4 @@
-"""Which example inputs does a model run on? From `--input`, `--inputs-from`, or what the model declares for itself."""
+"""Example inputs of a model: from `--input`, `--inputs-from`, or what the model declares."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from torch import nn
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs import first_layer as guess
 from modelprobe.model.inputs import from_function as inputs_file
-from modelprobe.model.inputs.complete import batched, completed, is_short
-from modelprobe.model.inputs.declared import GIVEN, IMAGE_PAIR, IMAGES, TENSOR, UNDECLARED, DeclaredInput
+from modelprobe.model.inputs.declared import (
+    GIVEN,
+    IMAGE_PAIR,
+    IMAGES,
+    TENSOR,
+    UNDECLARED,
+    DeclaredInput,
+    batched,
+    completed,
+    is_short,
+)
 from modelprobe.model.inputs.spec import EXAMPLES, FLOATING_DTYPES, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report.blocks import Level, Note

@@ -1,4 +1,4 @@
-"""What input may a model of the user's own take, when nobody says? Its own attributes, else its first layer."""
+"""A guess at the input of a user's model, from its attributes or its first layer; always reported as assumed."""
 
 from __future__ import annotations
 

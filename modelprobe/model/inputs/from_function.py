@@ -1,4 +1,4 @@
-"""What does `--inputs-from file.py:make` give? The arguments of `forward`, made by the user's own code."""
+"""Inputs from `--inputs-from file.py:make`: the arguments of `forward`, made by the user's own function."""
 
 from __future__ import annotations
 

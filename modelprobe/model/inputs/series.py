@@ -1,4 +1,4 @@
-"""Which inputs does `--input 224,256,288` ask for? A list of sizes becomes one set of inputs for each."""
+"""Lists in `--input 224,256,288` and `--batch 1,8`: the inputs of each point of a series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the constructor have to know the size of the image, and how does it want to be told?"""
+"""Passing the image size on to a constructor that has to know it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelprobe.model.inputs import declared
-from modelprobe.model.inputs.complete import completed
+from modelprobe.model.inputs.declared import completed
 from modelprobe.model.inputs.spec import InputSpec, parse_input
 from modelprobe.model.sources import ZooSource
 from modelprobe.model.target import Target

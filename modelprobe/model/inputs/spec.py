@@ -1,4 +1,4 @@
-"""What does `--input 8x3x224x224` or `--input ids=1x128:int64` ask for?"""
+"""Parsing `--input 8x3x224x224` and `--input ids=1x128:int64`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a model in training mode take beside its input? torchvision's detectors: the boxes that are there."""
+"""What a model takes beside its input in training mode: torchvision's detectors take boxes and labels."""
 
 from __future__ import annotations
 

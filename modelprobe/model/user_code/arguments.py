@@ -1,4 +1,4 @@
-"""Which arguments does a constructor get from `--set key=value`, which are missing, and which does it not know?"""
+"""Arguments for a constructor: parsing `--set key=value`, naming the ones it lacks and the ones it does not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which `nn.Module`s and factories does a user's module have, and which one was meant?"""
+"""Finding the model in a user's module: its `nn.Module` classes, factories and instances, and the one that is meant."""
 
 from __future__ import annotations
 

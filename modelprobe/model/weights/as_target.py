@@ -1,4 +1,4 @@
-"""Which network does a weight file belong to, when it is given as a target? Named by a person, or by the file's class.
+"""A weight file as a target: the network that it belongs to, named by `--arch` or by the class that the file names.
 
 A state_dict is tensors without a network: `--arch` names it. A whole pickled model of torchvision or timm is built anew
 from the library, when its class, every name, shape and plain attribute agree. Nothing in a file is run, except under

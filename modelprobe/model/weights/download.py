@@ -1,4 +1,4 @@
-"""Can a published file be fetched, and how, without ever waiting long? The only place that downloads weights."""
+"""Downloading published weight files, with bounded waits. Nothing else downloads weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do the weights of a file get into a model? Read safely, repaired in memory, and told what was done."""
+"""Loading the weights of a file into a model: read safely, repaired in memory, with a record of the changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a network of a zoo get the weights that its library publishes? Built by its own rules, read safely.
+"""Published weights of a zoo model: built by the library's own rules, read safely.
 
 torchvision's builders change the network itself for trained weights (frozen batch norms, GoogLeNet's input transform),
 so they are called with the weights; timm's adapt weights to other channels and class counts. What either reads is data:

@@ -1,4 +1,4 @@
-"""Which architectures do torchvision and timm know? Read from their sources, so that neither is imported."""
+"""Names of all torchvision and timm architectures, read from their sources, so that neither is imported."""
 
 from __future__ import annotations
 

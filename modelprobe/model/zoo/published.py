@@ -1,4 +1,4 @@
-"""Which cost do the authors of an architecture publish for this very input? torchvision does, in `weights.meta`."""
+"""Costs that torchvision publishes with its weights (`weights.meta`), for the same model and input."""
 
 from __future__ import annotations
 
