@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from modelprobe.tracing.dispatch import Observer, Operator, Values
+from modelprobe.tracing.dispatch import Observer, Operator, TensorNumbers
 from modelprobe.tracing.formulas import Cost
-from modelprobe.tracing.formulas.shares import SHARES, added
+from modelprobe.tracing.formulas.per_output_costs import PER_OUTPUT_COSTS, added
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import OpCall, TensorRef
 
@@ -78,7 +78,7 @@ class Step(NamedTuple):
 
     `node` and `number` (of a thread) are those of autograd's node that was running, in a backward pass.
     `weights_only`: nothing it computes from or for depends on the model's input, but on parameters alone.
-    `shares` is the cost of each tensor that it put out, for an operator that computes several gradients.
+    `output_costs` is the cost of each tensor that it put out, for an operator that computes several gradients.
     """
 
     op: OpCall
@@ -86,13 +86,13 @@ class Step(NamedTuple):
     node: str
     number: tuple[int, int]
     weights_only: bool
-    shares: tuple[Cost, ...]
+    output_costs: tuple[Cost, ...]
 
 
 class GradientObserver(Observer):
     """The dispatch mode while autograd records and while its engine runs. `steps` grows with every operator."""
 
-    def __init__(self, values: Values, running: Numbered, parameters: dict[int, str], meta: bool) -> None:
+    def __init__(self, values: TensorNumbers, running: Numbered, parameters: dict[int, str], meta: bool) -> None:
         super().__init__(values, self._where_now, meta)
         self.steps: list[Step] = []
         self.backward = False
@@ -141,8 +141,8 @@ class GradientObserver(Observer):
             if not only:
                 self._data.update(ref.storage for ref in op.outputs)
             self._note_node(only, args)
-        shares = _shares(operator, args, kwargs, out)
-        self.steps.append(Step(op, phase, node.name() if node is not None else "", number, only, shares))
+        costs = _output_costs(operator, args, kwargs, out)
+        self.steps.append(Step(op, phase, node.name() if node is not None else "", number, only, costs))
         return op
 
     def _phase(self) -> Phase:
@@ -196,9 +196,9 @@ def _wants_gradient(arg: Any) -> bool:
     return isinstance(arg, (list, tuple)) and any(isinstance(item, Tensor) and item.requires_grad for item in arg)
 
 
-def _shares(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> tuple[Cost, ...]:
+def _output_costs(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> tuple[Cost, ...]:
     """The costs of the tensors that came out; of what did not come out nothing was asked."""
-    rule = SHARES.get(operator.name.replace(".", "::", 1))
+    rule = PER_OUTPUT_COSTS.get(operator.name.replace(".", "::", 1))
     if rule is None or not isinstance(out, (list, tuple)):
         return ()
     try:
@@ -229,8 +229,8 @@ def weight_parts(steps: Sequence[Step]) -> list[Cost]:
         if weights and all(weights):
             gives.add(number)
             parts[number] = Cost(step.op.macs, step.op.flops)
-        elif len(step.shares) == len(weights):
-            parts[number] = added([cost for cost, weight in zip(step.shares, weights, strict=True) if weight])
+        elif len(step.output_costs) == len(weights):
+            parts[number] = added([cost for cost, weight in zip(step.output_costs, weights, strict=True) if weight])
     return parts
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 DYNAMO, DYNAMO_UTILS = "torch._dynamo", "torch._dynamo.utils"
 EXPERIMENTAL, SYMBOLIC, SYMPY = "torch.fx.experimental", "torch.fx.experimental.symbolic_shapes", "sympy"
-_GROUPS = (("torch._dynamo", "torch._dynamo.utils"), ("torch.fx.experimental.symbolic_shapes",), ("sympy",))
+_IMPORT_ORDER = (("torch._dynamo", "torch._dynamo.utils"), ("torch.fx.experimental.symbolic_shapes",), ("sympy",))
 """The real modules of a group import those of the groups after it: they step aside together."""
 OLDEST_TORCH, NEWEST_TORCH = (2, 6), (2, 15)
 """The releases whose use of these modules is known; any other torch imports what it likes."""
@@ -83,7 +83,7 @@ class _StandIns(MetaPathFinder, Loader):
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self)
 
-    def remove(self, groups: Sequence[Sequence[str]] = _GROUPS) -> None:
+    def remove(self, groups: Sequence[Sequence[str]] = _IMPORT_ORDER) -> None:
         """Take these modules away, and what torch has kept of `disable`, so that it asks the real one."""
         for name in (name for group in groups for name in group):
             module = self._modules.pop(name, None)
@@ -100,8 +100,8 @@ class _StandIns(MetaPathFinder, Loader):
 
     def real(self, name: str) -> ModuleType:
         """Step aside: the real module of that name."""
-        first = next(i for i, group in enumerate(_GROUPS) if name.startswith(group[0]))
-        self.remove(_GROUPS[first:])
+        first = next(i for i, group in enumerate(_IMPORT_ORDER) if name.startswith(group[0]))
+        self.remove(_IMPORT_ORDER[first:])
         return importlib.import_module(name)
 
     def _disable(self, fn: Any = None, recursive: bool = True, **options: Any) -> Any:
@@ -202,14 +202,14 @@ def _about_numbers(name: str, answer: Callable[..., Any], kind: type) -> Callabl
     return function
 
 
-def _same(x: Any, y: Any) -> bool:
+def _equal_sizes(x: Any, y: Any) -> bool:
     if isinstance(x, (tuple, list)) and isinstance(y, (tuple, list)):
-        return len(x) == len(y) and all(map(_same, x, y))
+        return len(x) == len(y) and all(map(_equal_sizes, x, y))
     return bool(x == y)
 
 
 _CONDITIONS = "expect_true guard_bool guard_or_false guard_or_true guard_size_oblivious statically_known_true".split()
-_SIZES = "guard_int guarding_hint_or_throw hint_int".split()
+_SIZE_HINTS = "guard_int guarding_hint_or_throw hint_int".split()
 _ADVICE = "_advise_is_size _advise_is_bounded".split()
 _ABOUT_NUMBERS: dict[str, Any] = {
     name: _about_numbers(name, answer, kind)
@@ -217,8 +217,8 @@ _ABOUT_NUMBERS: dict[str, Any] = {
         (_CONDITIONS, bool, lambda condition: condition),
         (["sym_and"], bool, lambda *conditions: all(conditions)),
         (["sym_or"], bool, lambda *conditions: any(conditions)),
-        (["sym_eq"], int, _same),
-        (_SIZES, int, lambda size: size),
+        (["sym_eq"], int, _equal_sizes),
+        (_SIZE_HINTS, int, lambda size: size),
         (["is_nested_int"], int, lambda _: False),
         (["has_guarding_hint"], int, lambda _: True),
         (_ADVICE, int, lambda *_: None),

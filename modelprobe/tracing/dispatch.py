@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
-from modelprobe.tracing.higher_order import BODIES
 from modelprobe.tracing.meta_results import MetaResults
-from modelprobe.tracing.operands import refuse_mixed
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.tensors import shape_of
 
@@ -26,6 +24,25 @@ _PACKED = frozenset(
     f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
 )
 """Operators on packed sequences: their second argument, lengths, is read on the CPU whatever the device of the data."""
+
+
+_SAME_DTYPE: dict[str, tuple[int, ...]] = {
+    "aten.linear": (0, 1),
+    "aten.conv1d": (0, 1),
+    "aten.conv2d": (0, 1),
+    "aten.conv3d": (0, 1),
+    "aten.conv_transpose1d": (0, 1),
+    "aten.conv_transpose2d": (0, 1),
+    "aten.conv_transpose3d": (0, 1),
+    "aten.convolution": (0, 1),
+    "aten.matmul": (0, 1),
+    "aten.mm": (0, 1),
+    "aten.bmm": (0, 1),
+    "aten.addmm": (1, 2),
+    "aten.baddbmm": (1, 2),
+    "aten.scaled_dot_product_attention": (0, 1, 2),
+}
+"""Operator -> the positions of its operands that have to be of one dtype: `meta` does not ask, a real device does."""
 
 
 class Operator(NamedTuple):
@@ -46,7 +63,7 @@ class Operator(NamedTuple):
     pure: bool = False
 
 
-def describe(func: Any) -> Operator:
+def describe_operator(func: Any) -> Operator:
     """The rule, the written arguments and the nature of an overload (or higher-order operator)."""
     schema = getattr(func, "_schema", None)
     qualified = operator_name(func)
@@ -56,6 +73,8 @@ def describe(func: Any) -> Operator:
     # `name` of an overload is "aten::linear"; people know it as aten.linear.
     shown = qualified.replace("::", ".")
     if schema is None:
+        from modelprobe.tracing.higher_order import BODIES  # few models have such an operator
+
         return Operator(shown, kind, status, formula, None if rule else BODIES.get(qualified), (), (), ())
     written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
     composite = rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -68,7 +87,7 @@ def describe(func: Any) -> Operator:
     return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, pure)
 
 
-class Values:
+class TensorNumbers:
     """Numbers for tensors: the same tensor object is the same value, the same memory the same storage."""
 
     def __init__(self) -> None:
@@ -113,7 +132,7 @@ class Observer(_Base):  # type: ignore[misc]
 
     supports_higher_order_operators = True
 
-    def __init__(self, values: Values, where: Callable[[], tuple[str, int]], meta: bool) -> None:
+    def __init__(self, values: TensorNumbers, where: Callable[[], tuple[str, int]], meta: bool) -> None:
         super().__init__()
         self.ops: list[OpCall] = []
         self.composites: list[Composite] = []
@@ -136,19 +155,19 @@ class Observer(_Base):  # type: ignore[misc]
         kwargs = kwargs or {}
         operator = self._operators.get(func)
         if operator is None:
-            operator = self._operators[func] = describe(func)
+            operator = self._operators[func] = describe_operator(func)
         if operator.parts is not None:
             return self._by_parts(operator, args, kwargs)
         tensors = _tensors(args, kwargs)
         if self._meta:
-            refuse_mixed(operator.name, args)
+            _refuse_mixed_dtypes(operator.name, args)
         if self._meta and _mixed(tensors):
             given, kwargs = args, {key: _all_meta(value) for key, value in kwargs.items()}
             args = _all_meta(args)
             if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
                 args = (args[0], given[1], *args[2:])
         refs = tuple(map(self._values.get, tensors))
-        memories = {_memory(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
+        memories = {_storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
         remembered = self._meta and operator.pure
         out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
         self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
@@ -161,7 +180,7 @@ class Observer(_Base):  # type: ignore[misc]
                 return operator.parts(*args, **kwargs)
         number = self._inside = len(self.composites)
         refs = tuple(map(self._values.get, _tensors(args, kwargs)))
-        self.composites.append(Composite(operator.name, refs, (), _plain(args)))
+        self.composites.append(Composite(operator.name, refs, (), _plain_arguments(args)))
         try:
             # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
             with self:
@@ -182,9 +201,9 @@ class Observer(_Base):  # type: ignore[misc]
         out: Any,
     ) -> OpCall:
         results = _results(out)
-        outputs = tuple(self._values.new(tensor, memories.get(_memory(tensor))) for tensor in results)
+        outputs = tuple(self._values.new(tensor, memories.get(_storage_key(tensor))) for tensor in results)
         for target in _written(operator, args, kwargs):
-            storage = memories.get(_memory(target))
+            storage = memories.get(_storage_key(target))
             if storage is not None:
                 self.written.add(storage)
             if not any(target is result for result in results):
@@ -205,7 +224,7 @@ class Observer(_Base):  # type: ignore[misc]
             read if cost.read is None else cost.read,
             written if cost.written is None else cost.written,
             bound,
-            _plain(args),
+            _plain_arguments(args),
             self._inside,
         )
 
@@ -281,7 +300,7 @@ def _all_meta(value: Any) -> Any:
     return value
 
 
-def _memory(tensor: Tensor) -> int:
+def _storage_key(tensor: Tensor) -> int:
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and nested layouts
@@ -316,7 +335,7 @@ def _reads_nothing(operator: Operator, inputs: Sequence[TensorRef]) -> bool:
     return made or bool(operator.writes)
 
 
-def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
+def _plain_arguments(args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(map(plain_value, args))
 
 
@@ -327,3 +346,22 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(plain_value, value))
     return None if isinstance(value, Tensor) else str(value)
+
+
+def _refuse_mixed_dtypes(operator: str, args: Sequence[Any]) -> None:
+    """Raises TypeError when `aten.linear` and its like get operands that differ in dtype, as a real device would.
+
+    Under autocast they may: a real device casts them, `meta` does not.
+    """
+    places = _SAME_DTYPE.get(operator, ())
+    found = {args[i].dtype for i in places if i < len(args) and isinstance(args[i], Tensor)}
+    if len(found) > 1 and not _inside_autocast():
+        kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise TypeError(f"its operands are {kinds}, and have to be of one dtype")
+
+
+def _inside_autocast() -> bool:
+    # Autocast ran before us: inside a dispatch mode `is_autocast_enabled` is false. Its depth is kept.
+    depth: int = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth > 1

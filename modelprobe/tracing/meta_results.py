@@ -38,7 +38,7 @@ class MetaResults:
         if known is None:
             out = func(*args, **kwargs)
             if key not in self._known:
-                self._known[key] = _results(out, args)
+                self._known[key] = _layouts(out, args)
             return out
         made = [
             None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device="meta")
@@ -54,7 +54,7 @@ def _describe(values: Iterable[Any], into: list[Any]) -> bool:
         if kind in _VALUES:
             into += (kind, value)  # with its type, since 1 == 1.0 == True
         elif kind is Tensor or kind is nn.Parameter:
-            if not _plain(value):
+            if not _is_plain(value):
                 return False
             into += (value.shape, value.stride(), value.dtype)
         elif kind is list or kind is tuple:
@@ -66,20 +66,20 @@ def _describe(values: Iterable[Any], into: list[Any]) -> bool:
     return True
 
 
-def _plain(tensor: Tensor) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     strided = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
     return tensor.is_meta and strided and not tensor.is_complex()
 
 
-def _results(out: Any, args: Iterable[Any]) -> _Results | None:
+def _layouts(out: Any, args: Iterable[Any]) -> _Results | None:
     """None when the results are not plain new tensors: some operators return what they were given."""
     several = type(out) is tuple
     layouts: list[Any] = []
-    memories = {tensor.untyped_storage()._cdata for tensor in _tensors(args)}
+    memories = {tensor.untyped_storage()._cdata for tensor in _argument_tensors(args)}
     for tensor in out if several else (out,):
         if tensor is None and several:
             layouts.append(None)
-        elif type(tensor) is Tensor and _plain(tensor) and tensor.untyped_storage()._cdata not in memories:
+        elif type(tensor) is Tensor and _is_plain(tensor) and tensor.untyped_storage()._cdata not in memories:
             memories.add(tensor.untyped_storage()._cdata)
             layouts.append((tuple(tensor.shape), tensor.stride(), tensor.dtype))
         else:
@@ -87,11 +87,11 @@ def _results(out: Any, args: Iterable[Any]) -> _Results | None:
     return _Results(several, tuple(layouts))
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
+def _argument_tensors(values: Iterable[Any]) -> list[Tensor]:
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
+            found += _argument_tensors(value)
     return found

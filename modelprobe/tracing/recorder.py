@@ -15,16 +15,15 @@ from torch.nn.parameter import is_lazy
 from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.dispatch import Observer, Values
+from modelprobe.tracing.dispatch import Observer, TensorNumbers
 from modelprobe.tracing.failures import NeedsValuesError, by_compiler, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, watch
 from modelprobe.tracing.module_tree import class_name, read_tree, walk
 from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
-from modelprobe.tracing.records import TensorRef, Trace
-from modelprobe.tracing.restore import mode_set, on_meta, pristine
+from modelprobe.tracing.records import FunctionCall, TensorRef, Trace
+from modelprobe.tracing.restore import mode_set, on_meta, restored
 from modelprobe.tracing.tensors import copied, leaves, moved, shapes
-from modelprobe.tracing.torch_functions import watched_functions
 from modelprobe.tracing.torchscript import hidden_operators, is_script
 
 
@@ -85,9 +84,9 @@ def _record(
     functions: bool,
 ) -> Trace:
     tree = read_tree(model)
-    values = Values()
+    values = TensorNumbers()
     with ExitStack() as stack:
-        stack.enter_context(pristine(model))
+        stack.enter_context(restored(model))
         args, kwargs = _placed(model, args, kwargs, device, stack)
         stack.enter_context(mode_set(model, train))
         run_compiled_parts_eagerly(model, stack)
@@ -101,7 +100,7 @@ def _record(
         watched = watch(model, running, stack)
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
-        called = stack.enter_context(watched_functions(running.where, lambda: len(observer.ops), functions))
+        called = _watched_functions(running, observer, stack) if functions else []
         out = _forward(model, args, kwargs, observer, running, device)
         if not watched:
             running.leave([""], out)
@@ -111,6 +110,12 @@ def _record(
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
     told, composites = (*notes, *broken_notes(observer)), tuple(observer.composites)
     return Trace(tree, ops, calls, inputs, outputs, named, changed, told, dict(env), composites, tuple(called))
+
+
+def _watched_functions(running: Running, observer: Observer, stack: ExitStack) -> list[FunctionCall]:
+    from modelprobe.tracing.torch_functions import watched_functions  # few recordings ask for them
+
+    return stack.enter_context(watched_functions(running.where, lambda: len(observer.ops)))
 
 
 def _placed(
@@ -149,19 +154,19 @@ def quiet_hooks() -> Iterator[None]:
         yield
 
 
-def _named(model: nn.Module, values: Values) -> dict[int, str]:
+def _named(model: nn.Module, values: TensorNumbers) -> dict[int, str]:
     named: dict[int, str] = {}
     storages: dict[int, int] = {}
     for path, module in walk(model):
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
                 if tensor is not None and not is_lazy(tensor):
-                    ref = _register(values, tensor, storages)
+                    ref = _numbered(values, tensor, storages)
                     named.setdefault(ref.value, f"{path}.{name}" if path else name)
     return named
 
 
-def _register(values: Values, tensor: Tensor, storages: dict[int, int]) -> TensorRef:
+def _numbered(values: TensorNumbers, tensor: Tensor, storages: dict[int, int]) -> TensorRef:
     ref = values.get(tensor)
     try:
         memory = tensor.untyped_storage()._cdata

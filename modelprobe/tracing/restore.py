@@ -21,7 +21,7 @@ _CONTAINERS = (dict, list, set, OrderedDict)
 
 
 @contextmanager
-def pristine(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Give back `model` and the process as they were, also when the body raises.
 
     Restored are every module's attributes (mode, hooks, buffers, parameters, anything that a forward cached), the
@@ -100,7 +100,7 @@ def _restore(snapshot: Snapshot) -> None:
 def on_meta(model: nn.Module) -> Iterator[None]:
     """Let `model` hold its parameters and buffers as `meta` tensors of the same shapes; values stay untouched.
 
-    To be used inside `pristine`, which puts the real tensors back. Tied tensors stay tied, views of one memory stay
+    To be used inside `restored`, which puts the real tensors back. Tied tensors stay tied, views of one memory stay
     views of one memory.
     """
     twins: dict[int, torch.Tensor] = {}
@@ -130,7 +130,7 @@ def meta_twin(tensor: torch.Tensor, memories: dict[int, Any]) -> torch.Tensor:
 def own_parameters(model: nn.Module, meta: bool, frozen: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
     """Let `model` hold copies of its parameters (on `meta` shapes alone), whose gradients are nobody else's.
 
-    To be used inside `pristine`, which puts the parameters back. Tied ones stay tied; those that go by a name in
+    To be used inside `restored`, which puts the parameters back. Tied ones stay tied; those that go by a name in
     `frozen` want no gradient. Gives the copies by their first names.
     """
     names: dict[int, list[str]] = {}
@@ -162,7 +162,7 @@ def _exchange(module: nn.Module, copies: dict[int, nn.Parameter]) -> None:
 
 @contextmanager
 def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
-    """Put every module into train or eval mode. To be used inside `pristine`."""
+    """Put every module into train or eval mode. To be used inside `restored`."""
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue

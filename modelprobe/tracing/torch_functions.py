@@ -40,14 +40,9 @@ WATCHED: tuple[tuple[str, Any, str], ...] = (
 
 
 @contextmanager
-def watched_functions(
-    where: Callable[[], tuple[str, int]], ops: Callable[[], int], wanted: bool
-) -> Iterator[list[FunctionCall]]:
-    """The calls of the watched functions in the body, filled as they are made; nothing is touched unless `wanted`."""
+def watched_functions(where: Callable[[], tuple[str, int]], ops: Callable[[], int]) -> Iterator[list[FunctionCall]]:
+    """The calls of the watched functions in the body, filled as they are made."""
     calls: list[FunctionCall] = []
-    if not wanted:
-        yield calls
-        return
     replaced: list[tuple[Any, str, Any, bool]] = []
     try:
         for prefix, place, name in WATCHED:

@@ -13,7 +13,7 @@ from torch.jit._trace import TopLevelTracedModule
 from modelprobe.report.blocks import Level, Note
 
 # What `torch.jit.optimize_for_inference` and the fusers put in the place of operators: nodes of the interpreter itself.
-_HIDDEN = re.compile(r"= (prim::(?:mkldnn_\w+|MKLDNN\w+|\w*(?:Fusion|Differentiable|TensorExpr)\w*))[\[(]")
+_FUSED_NODES = re.compile(r"= (prim::(?:mkldnn_\w+|MKLDNN\w+|\w*(?:Fusion|Differentiable|TensorExpr)\w*))[\[(]")
 
 
 def is_script(model: nn.Module) -> bool:
@@ -38,7 +38,7 @@ def _scripts(model: nn.Module) -> Iterator[nn.Module]:
 def hidden_operators(model: nn.Module) -> list[Note]:
     """A warning for the kernels of an optimised script that run below the dispatcher, where no operator is seen."""
     graphs = (str(getattr(script, "inlined_graph", "")) for script in _scripts(model))
-    found = Counter(name for graph in graphs for name in _HIDDEN.findall(graph))
+    found = Counter(name for graph in graphs for name in _FUSED_NODES.findall(graph))
     if not found:
         return []
     names = ", ".join(f"{count} x {name}" for name, count in sorted(found.items()))

@@ -22,7 +22,7 @@ from modelprobe.errors import BadInput, ModelRaised, one_line
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.autograd import GradientObserver, Numbered, Step, weight_parts
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.dispatch import Values
+from modelprobe.tracing.dispatch import TensorNumbers
 from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, real_run_note, refuse_meta
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import watch
@@ -30,7 +30,7 @@ from modelprobe.tracing.module_tree import class_name, walk
 from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import broken_notes, quiet_hooks, recorded
 from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
-from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, pristine
+from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored
 from modelprobe.tracing.tensors import copied, leaves, moved
 from modelprobe.tracing.torchscript import is_script
 
@@ -141,7 +141,7 @@ def _plain_forward(
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
         if device == "real":  # where a forward of training may write to its weights
-            stack.enter_context(pristine(model))
+            stack.enter_context(restored(model))
             stack.enter_context(own_parameters(model, False, ()))
         how, loaded = (model, args, kwargs, device, True, notes, env, False), compiler_loaded()
         found = recorded(*how)
@@ -156,9 +156,9 @@ class LoneValueError(ModelRaised):
 def _differentiated(
     model: nn.Module, args: Any, kwargs: Any, device: str, freeze: Collection[str], forward: Trace
 ) -> TrainingTrace:
-    meta, values = device == "meta", Values()
+    meta, values = device == "meta", TensorNumbers()
     with ExitStack() as stack:
-        stack.enter_context(pristine(model))
+        stack.enter_context(restored(model))
         parameters = stack.enter_context(own_parameters(model, meta, freeze))
         if meta:
             stack.enter_context(on_meta(model))
@@ -173,7 +173,7 @@ def _differentiated(
         observer = GradientObserver(values, running, homes, meta)
         observer.depends_on_input(tensor for _, tensor in leaves((args, kwargs)))
         watch(model, running, stack)
-        outputs = _outputs(_forward(model, args, kwargs, observer, running, device), parameters)
+        outputs = _outputs(_forward_with_gradients(model, args, kwargs, observer, running, device), parameters)
         _run_backward(model, list(outputs.values()), observer, running, device)
         gradients = {name: parameter.grad is not None for name, parameter in parameters.items()}
         wanting = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -205,7 +205,7 @@ def _plain_kernels(model: nn.Module) -> Iterator[None]:
                 backend.enabled = enabled
 
 
-def _forward(
+def _forward_with_gradients(
     model: nn.Module, args: Any, kwargs: Any, observer: GradientObserver, running: Numbered, device: str
 ) -> Any:
     try:
@@ -239,7 +239,7 @@ def _run_backward(
     model: nn.Module, outputs: Sequence[Tensor], observer: GradientObserver, running: Numbered, device: str
 ) -> None:
     # On meta `ones_like` would import half of torch; values do not matter there.
-    ones = [_empty(tensor) if tensor.is_meta else torch.ones_like(tensor) for tensor in outputs]
+    ones = [_empty_ones(tensor) if tensor.is_meta else torch.ones_like(tensor) for tensor in outputs]
     running.failed = None
     observer.start_backward()
     try:
@@ -258,7 +258,7 @@ def _run_backward(
         ) from error
 
 
-def _empty(tensor: Tensor) -> Tensor:
+def _empty_ones(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 

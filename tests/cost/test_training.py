@@ -10,7 +10,7 @@ import modelprobe
 from modelprobe.cost.optimizers import OPTIMIZERS
 from modelprobe.cost.training import TrainingResult
 from modelprobe.errors import BadInput
-from modelprobe.tracing.dispatch import Observer, Values
+from modelprobe.tracing.dispatch import Observer, TensorNumbers
 from tests.samples import models
 
 STEPS = {
@@ -28,7 +28,7 @@ def test_the_update_is_what_torchs_own_optimizer_computes(name: str) -> None:
     optimizer = STEPS[name]([parameter])
     for _ in range(2):
         parameter.grad = torch.rand(10)
-        observer = Observer(Values(), lambda: ("", -1), False)
+        observer = Observer(TensorNumbers(), lambda: ("", -1), False)
         with observer, torch.no_grad():
             optimizer.step()
     flops = sum(op.flops for op in observer.ops if op.outputs and op.outputs[0].numel == 10)

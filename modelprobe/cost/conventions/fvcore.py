@@ -13,8 +13,7 @@ from typing import Any
 from modelprobe.cost.conventions.convention import Convention, CountedItem, ToolCount, counted_call
 from modelprobe.cost.conventions.einsum import contraction_macs
 from modelprobe.cost.conventions.lowering import ATTENTION, CELL_GATES, CELLS
-from modelprobe.tracing.liveness import live_operators
-from modelprobe.tracing.records import Composite, OpCall, Trace, numel
+from modelprobe.tracing.records import Composite, OpCall, Trace, live_operators, numel
 
 OperatorRule = Callable[[OpCall], float]
 Names = Mapping[int, str]

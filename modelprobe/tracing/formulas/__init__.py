@@ -1,21 +1,17 @@
-"""What each operator costs. Importing this package registers every rule that modelprobe has."""
+"""What each operator costs. Importing this package registers the common rules; `registry.LATER` names the others."""
 
 from modelprobe.tracing.formulas import (
     attention,
-    backward,
     contractions,
     convolution,
     elementwise,
-    fourier,
     indexing,
     linalg,
     moves,
     normalisation,
     pooling,
-    quantised,
     recurrent,
     sorting,
-    vision,
 )
 from modelprobe.tracing.formulas.registry import RULES, Cost, Rule, formula, in_real_numbers, operator_name, rule_for
 
@@ -24,12 +20,10 @@ __all__ = [
     "Cost",
     "Rule",
     "attention",
-    "backward",
     "contractions",
     "convolution",
     "elementwise",
     "formula",
-    "fourier",
     "in_real_numbers",
     "indexing",
     "linalg",
@@ -37,9 +31,7 @@ __all__ = [
     "normalisation",
     "operator_name",
     "pooling",
-    "quantised",
     "recurrent",
     "rule_for",
     "sorting",
-    "vision",
 ]

@@ -86,7 +86,7 @@ def bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None, *
     return Cost(out.numel() * (i * j + j), out.numel() if bias is not None else 0)
 
 
-def _distances(pairs: int, width: int, p: float) -> Cost:
+def _pairwise_distances(pairs: int, width: int, p: float) -> Cost:
     """p = 2: a subtraction and a MAC per coordinate, a root per pair. p = 0, 1, infinity: a subtraction, a comparison
     or modulus, and a sum or maximum. Others: subtraction, modulus, power and sum, and a root per pair."""
     if p == 2:
@@ -99,13 +99,13 @@ def _distances(pairs: int, width: int, p: float) -> Cost:
 @formula("aten::cdist", "aten::_cdist_forward", "aten::_euclidean_dist", kind="matmul")
 def pairwise_distance(a: Tensor, b: Tensor, p: float = 2.0, *_: Any, out: Tensor, **__: Any) -> Cost:
     """|a_i - b_j|_p of every pair."""
-    return _distances(out.numel(), a.shape[-1], p)
+    return _pairwise_distances(out.numel(), a.shape[-1], p)
 
 
 @formula("aten::pdist", "aten::_pdist_forward", kind="matmul")
 def own_distance(a: Tensor, p: float = 2.0, *, out: Tensor) -> Cost:
     """|a_i - a_j|_p of every pair i < j."""
-    return _distances(out.numel(), a.shape[-1], p)
+    return _pairwise_distances(out.numel(), a.shape[-1], p)
 
 
 @formula("aten::_scaled_mm", "aten::_scaled_mm_v2", kind="matmul")

@@ -43,7 +43,7 @@ ARITHMETIC = {
 }
 """FLOPs per output element -> operators that combine numbers."""
 
-ACTIVATIONS = {
+ACTIVATION_FLOPS = {
     1: "relu tanh threshold",  # one comparison or one evaluation
     2: (
         "relu6 hardtanh hardshrink "  # two comparisons
@@ -104,9 +104,9 @@ def _first(out: Any) -> Any:
     return out[0] if isinstance(out, (list, tuple)) else out
 
 
-def _fill() -> None:
+def _register_elementwise() -> None:
     for kind, table, make in (
-        ("activation", ACTIVATIONS, _per_output),
+        ("activation", ACTIVATION_FLOPS, _per_output),
         ("elementwise", ARITHMETIC, _per_output),
         ("reduction", REDUCTIONS, _per_input),
     ):
@@ -114,7 +114,7 @@ def _fill() -> None:
             formula(*(f"aten::{name}" for name in names.split()), kind=kind)(make(cost))
 
 
-_fill()
+_register_elementwise()
 
 
 @formula("aten::gelu", kind="activation")

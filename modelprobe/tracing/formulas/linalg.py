@@ -52,7 +52,7 @@ def inverse(a: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
 def solve(a: Tensor, b: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
     """LU, 2 n^3 / 3, and 2 n^2 per right-hand side."""
     count, n, _n = _sizes(a)
-    return Cost(0, 2 * count * n**3 // 3 + 2 * n * _first(out).numel())
+    return Cost(0, 2 * count * n**3 // 3 + 2 * n * _first_result(out).numel())
 
 
 @formula("aten::linalg_lu_solve", "aten::linalg_ldl_solve", kind="algebra")
@@ -138,5 +138,5 @@ def matrix_exponential(a: Tensor, *, out: Tensor) -> Cost:
     return Cost(5 * count * n**3)
 
 
-def _first(out: Any) -> Any:
+def _first_result(out: Any) -> Any:
     return out[0] if isinstance(out, (list, tuple)) else out

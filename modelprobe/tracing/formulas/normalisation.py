@@ -16,7 +16,7 @@ def _normalised(x: Tensor, weight: Any, bias: Any) -> Cost:
     return Cost(0, x.numel() * (STATISTICS + (weight is not None) + (bias is not None)))
 
 
-def _batch(x: Tensor, weight: Any, bias: Any, uses_batch: bool) -> Cost:
+def _batch_statistics(x: Tensor, weight: Any, bias: Any, uses_batch: bool) -> Cost:
     """Stored statistics fold with the affine pair into one product and one addition (Ioffe and Szegedy 2015)."""
     return _normalised(x, weight, bias) if uses_batch else Cost(0, 2 * x.numel())
 
@@ -33,13 +33,13 @@ def batch_norm(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any, out: Any, **__: Any
 ) -> Cost:
     """With stored statistics 2 per element; with those of the batch 5, and 2 for the affine pair."""
-    return _batch(x, weight, bias, training)
+    return _batch_statistics(x, weight, bias, training)
 
 
 @formula("aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional", kind="norm")
 def legit_batch_norm(x: Tensor, weight: Any, bias: Any, *rest: Any, out: Any, **__: Any) -> Cost:
     """The same with the stored statistics, or (`no_stats`) without them: `training` is the first bool."""
-    return _batch(x, weight, bias, next((item for item in rest if isinstance(item, bool)), True))
+    return _batch_statistics(x, weight, bias, next((item for item in rest if isinstance(item, bool)), True))
 
 
 @formula("aten::_native_batch_norm_legit_no_training", "aten::_batch_norm_no_update", kind="norm")
@@ -71,7 +71,7 @@ def instance_norm(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, *_: Any, out: Any, **__: Any
 ) -> Cost:
     """Statistics of every sample and channel, or stored ones."""
-    return _batch(x, weight, bias, use_input_stats)
+    return _batch_statistics(x, weight, bias, use_input_stats)
 
 
 @formula("aten::layer_norm", "aten::native_layer_norm", "aten::group_norm", kind="norm")

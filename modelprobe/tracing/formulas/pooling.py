@@ -73,7 +73,7 @@ _register_adaptive()
 _LINEAR = {"upsample_linear1d": 3, "upsample_bilinear2d": 7, "upsample_trilinear3d": 15, "upsample_bicubic2d": 35}
 
 
-def _register_interpolation() -> None:
+def _register_upsampling() -> None:
     """Linear: 2^d products and their sum. Bicubic: four cubic rows and a column, 5 x (4 products + 3 sums)."""
     for name, cost in _LINEAR.items():
 
@@ -83,7 +83,7 @@ def _register_interpolation() -> None:
         formula(f"aten::{name}", kind="interpolation")(interpolate)
 
 
-_register_interpolation()
+_register_upsampling()
 
 
 def filter_taps(size: int, count: int, radius: int, align_corners: bool) -> int:

@@ -152,7 +152,7 @@ _register_elementwise()
 
 
 @formula("aten::quantized_batch_norm", kind="norm")
-def batch_norm(x: Tensor, *_: Any, out: Tensor) -> Cost:
+def quantised_batch_norm(x: Tensor, *_: Any, out: Tensor) -> Cost:
     """With stored statistics, folded."""
     return Cost(0, (2 + _ONE) * out.numel())
 
@@ -220,13 +220,13 @@ _register_cells()
 
 
 @formula("quantized::embedding_byte", "quantized::embedding_4bit", kind="embedding")
-def embedding(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+def quantised_embedding(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """A lookup of rows, and the scaling of their elements."""
     return Cost(0, DEQUANTISE * out.numel())
 
 
 @formula("quantized::embedding_bag_byte", "quantized::embedding_bag_4bit", kind="embedding")
-def embedding_bag(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+def quantised_embedding_bag(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """A lookup of rows, the scaling of their elements and a sum."""
     return Cost(0, (DEQUANTISE + 1) * indices.numel() * out.shape[-1])
 

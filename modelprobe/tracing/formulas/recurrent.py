@@ -39,14 +39,14 @@ def _run(args: tuple[Any, ...], gates: int, cell: int, projected: bool = False) 
 
 
 @formula("aten::lstm", kind="rnn")
-def lstm(*args: Any, out: Any, **_: Any) -> Cost:
+def lstm_layers(*args: Any, out: Any, **_: Any) -> Cost:
     """LSTM (Hochreiter and Schmidhuber 1997), with projections (Sak et al. 2014) when proj_size is set."""
     states = args[1] if isinstance(args[1], (list, tuple)) else args[2]
     return _run(args, 4, LSTM_CELL, projected=states[0].shape[-1] != states[1].shape[-1])
 
 
 @formula("aten::gru", kind="rnn")
-def gru(*args: Any, out: Any, **_: Any) -> Cost:
+def gru_layers(*args: Any, out: Any, **_: Any) -> Cost:
     """GRU (Cho et al. 2014)."""
     return _run(args, 3, GRU_CELL)
 
@@ -57,7 +57,7 @@ def elman(*args: Any, out: Any, **_: Any) -> Cost:
     return _run(args, 1, RNN_CELL)
 
 
-def _cell(args: tuple[Any, ...], gates: int, cell: int) -> Cost:
+def _cell_cost(args: tuple[Any, ...], gates: int, cell: int) -> Cost:
     """One step: `args` are (input, hx, w_ih, w_hh[, b_ih, b_hh])."""
     x, w_ih, w_hh = args[0], args[2], args[3]
     has_biases = len(args) > 4 and args[4] is not None
@@ -70,19 +70,19 @@ def _cell(args: tuple[Any, ...], gates: int, cell: int) -> Cost:
 @formula("aten::lstm_cell", kind="rnn")
 def lstm_cell(*args: Any, out: Any) -> Cost:
     """One step of an LSTM."""
-    return _cell(args, 4, LSTM_CELL)
+    return _cell_cost(args, 4, LSTM_CELL)
 
 
 @formula("aten::gru_cell", kind="rnn")
 def gru_cell(*args: Any, out: Any) -> Cost:
     """One step of a GRU."""
-    return _cell(args, 3, GRU_CELL)
+    return _cell_cost(args, 3, GRU_CELL)
 
 
 @formula("aten::rnn_tanh_cell", "aten::rnn_relu_cell", kind="rnn")
 def elman_cell(*args: Any, out: Any) -> Cost:
     """One step of an Elman network."""
-    return _cell(args, 1, RNN_CELL)
+    return _cell_cost(args, 1, RNN_CELL)
 
 
 @formula("aten::_thnn_fused_lstm_cell", kind="rnn")

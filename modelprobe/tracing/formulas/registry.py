@@ -9,6 +9,7 @@ To add an operator:
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch._ops import HigherOrderOperator
@@ -28,6 +29,15 @@ class Cost(NamedTuple):
     read: int | None = None
     written: int | None = None
 
+
+LATER = {
+    "backward": "backward",
+    "mkldnn_rnn_layer": "backward",
+    "quant": "quantised",
+    "fft_": "fourier",
+    "torchvision::": "vision",
+}
+"""Part of an operator's name -> the module with its rule, imported when such an operator is first met."""
 
 Formula = Callable[..., "Cost | int"]
 F = TypeVar("F", bound=Formula)
@@ -57,6 +67,7 @@ def formula(*operators: Any, kind: str = "custom") -> Callable[[F], F]:
     def register(function: F) -> F:
         for operator in operators:
             name = operator_name(operator)
+            _load_rules_of(name)
             if name in RULES:
                 raise BadInput(f"operator {name} has a formula already", "register a formula once per operator")
             RULES[name] = Rule(kind, function, "counted")
@@ -110,7 +121,14 @@ def in_real_numbers(cost: Cost, name: str, kind: str) -> Cost:
 
 def rule_for(name: str) -> Rule | None:
     """The rule of an operator, the in-place and out variants sharing that of the plain one."""
+    _load_rules_of(name)
     found = RULES.get(name)
     if found is None and name.endswith("_") and not name.endswith("__"):
         found = RULES.get(name[:-1])
     return found
+
+
+def _load_rules_of(name: str) -> None:
+    for part, module in LATER.items():
+        if part in name:
+            import_module(f"modelprobe.tracing.formulas.{module}")

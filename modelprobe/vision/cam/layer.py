@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput, ModelRaised, one_line
-from modelprobe.tracing.restore import mode_set, pristine
+from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
 from modelprobe.vision.grid import Grid, grid_of
 from modelprobe.vision.logits import logits_of
@@ -71,7 +71,7 @@ def lay_out(model: nn.Module, image: Tensor) -> Layout:
     layers: list[Layer] = []
     calls: dict[str, int] = {}
     other: dict[str, str] = {}
-    with pristine(model), mode_set(model, False), torch.inference_mode():
+    with restored(model), mode_set(model, False), torch.inference_mode():
         image = image.detach().clone()
         watched = Positions(image, lambda: stack[-1] if stack else "")
         for path, module in model.named_modules():
@@ -134,7 +134,7 @@ def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: La
 def _choice(model: nn.Module, image: Tensor, target: int | None, layout: Layout) -> Choice | None:
     wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
     edges: dict[tuple[str, int], Edge] = {}
-    with pristine(model), mode_set(model, False):
+    with restored(model), mode_set(model, False):
         calls: dict[str, int] = {}
         for path, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):

@@ -26,7 +26,7 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
-from modelprobe.tracing.restore import mode_set, pristine
+from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
 from modelprobe.vision.cam.layer import Choice, Layer, as_model_error, first_tensor
 from modelprobe.vision.logits import logits_of
@@ -88,7 +88,7 @@ class Scene:
 
 @contextmanager
 def tapped(model: nn.Module, layer: Layer) -> Iterator[nn.Module]:
-    """A module that sees the layer's output as [1, C, h, w], whatever its layout. To be used inside `pristine`.
+    """A module that sees the layer's output as [1, C, h, w], whatever its layout. To be used inside `restored`.
 
     Its output is put back into the layer's by a copy, so that later work in place does not change what it saw.
     """
@@ -136,7 +136,7 @@ def _replaced(out: Any, new: Tensor) -> Any:
 
 def scores(model: nn.Module, image: Tensor) -> Tensor:
     """The scores [classes] of `image` [1, C, H, W]. Raises BadInput when the model is no classifier."""
-    with pristine(model), mode_set(model, False), torch.no_grad(), as_model_error():
+    with restored(model), mode_set(model, False), torch.no_grad(), as_model_error():
         return logits_of(model(image.clone()), model)[0].float().cpu()
 
 
@@ -157,7 +157,7 @@ def class_map(
     def compute() -> Tensor:
         remarks.clear()
         with ExitStack() as stack:
-            stack.enter_context(pristine(model))
+            stack.enter_context(restored(model))
             stack.enter_context(mode_set(model, False))
             scorer, tap = Scorer(model).eval(), None
             if layered and choice is not None:

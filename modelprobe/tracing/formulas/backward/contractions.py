@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from modelprobe.tracing.formulas import convolution
+from modelprobe.tracing.formulas.per_output_costs import per_output_formula
 from modelprobe.tracing.formulas.registry import Cost, formula
-from modelprobe.tracing.formulas.shares import shared_formula
 
 
-@shared_formula("aten::convolution_backward", kind="conv")
+@per_output_formula("aten::convolution_backward", kind="conv")
 def convolution_backward(
     grad: Tensor,
     x: Tensor,
@@ -37,7 +37,7 @@ def convolution_backward(
     return _three(forward, grad.numel(), wanted)
 
 
-@shared_formula("aten::convolution_backward_overrideable", kind="conv")
+@per_output_formula("aten::convolution_backward_overrideable", kind="conv")
 def overrideable_backward(
     grad: Tensor,
     x: Tensor,
@@ -56,7 +56,7 @@ def overrideable_backward(
     return _three(convolution.macs(x, weight, grad, transposed), grad.numel(), wanted)
 
 
-@shared_formula("aten::linear_backward", "aten::mkldnn_linear_backward", kind="matmul")
+@per_output_formula("aten::linear_backward", "aten::mkldnn_linear_backward", kind="matmul")
 def linear_backward(x: Tensor, grad: Tensor, weight: Tensor, wanted: Any, *, out: Any) -> tuple[Cost, ...]:
     """dx = dy W and dW = dy^T x, each as many MACs as y = x W^T; db a sum."""
     return _three(grad.numel() * weight.shape[-1], grad.numel(), wanted)
@@ -66,7 +66,7 @@ def _three(macs: int, sums: int, wanted: Any) -> tuple[Cost, ...]:
     return Cost(macs * bool(wanted[0])), Cost(macs * bool(wanted[1])), Cost(0, sums * bool(wanted[2]))
 
 
-@shared_formula("aten::matmul_backward", kind="matmul")
+@per_output_formula("aten::matmul_backward", kind="matmul")
 def matmul_backward(grad: Tensor, a: Tensor, b: Tensor, wanted: Any, *, out: Any) -> tuple[Cost, ...]:
     """da = dy b^T and db = a^T dy."""
     macs = grad.numel() * a.shape[-1]
@@ -98,7 +98,7 @@ def own_distance_backward(grad: Tensor, x: Tensor, p: float, distances: Tensor, 
     return one._replace(flops=one.flops + (grad.numel() * x.shape[-1] if p else 0))
 
 
-@shared_formula("torchvision::_deform_conv2d_backward", kind="conv")
+@per_output_formula("torchvision::_deform_conv2d_backward", kind="conv")
 def deformable_backward(
     grad: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *rest: Any, out: Any
 ) -> tuple[Cost, ...]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modelprobe.tracing.formulas.per_output_costs import per_output_formula
 from modelprobe.tracing.formulas.registry import Cost, formula
-from modelprobe.tracing.formulas.shares import shared_formula
 
 ACTIVATIONS = {
     1: "threshold_backward rrelu_with_noise_backward",  # g where x > t; g times the slope that was drawn
@@ -80,7 +80,7 @@ def glu_backward(grad: Tensor, x: Tensor, dim: int = -1, *, out: Tensor) -> Cost
     return Cost(0, 8 * grad.numel())
 
 
-@shared_formula("aten::_prelu_kernel_backward", kind="activation")
+@per_output_formula("aten::_prelu_kernel_backward", kind="activation")
 def prelu_backward(grad: Tensor, x: Tensor, weight: Tensor, *, out: Any) -> tuple[Cost, ...]:
     """A comparison and a product, g w for the input and g x for the slope."""
     return Cost(0, 2 * x.numel()), Cost(0, 2 * x.numel())
@@ -92,7 +92,7 @@ def negative_log_likelihood_backward(grad: Tensor, x: Tensor, target: Tensor, *_
     return Cost(0, 2 * target.numel())
 
 
-@shared_formula(
+@per_output_formula(
     "aten::_fake_quantize_learnable_per_tensor_affine_backward",
     "aten::_fake_quantize_learnable_per_channel_affine_backward",
     kind="quantisation",

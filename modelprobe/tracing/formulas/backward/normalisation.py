@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modelprobe.tracing.formulas.per_output_costs import per_output_formula
 from modelprobe.tracing.formulas.registry import Cost, formula
-from modelprobe.tracing.formulas.shares import shared_formula
 
 
 def _batch(n: int, statistics: bool, wanted: Any) -> tuple[Cost, ...]:
@@ -24,7 +24,7 @@ def _batch(n: int, statistics: bool, wanted: Any) -> tuple[Cost, ...]:
     return Cost(0, dx * n), Cost(0, 3 * n * weight), Cost(0, n * bias)
 
 
-@shared_formula("aten::native_batch_norm_backward", kind="norm")
+@per_output_formula("aten::native_batch_norm_backward", kind="norm")
 def batch_norm_backward(
     grad: Tensor,
     x: Tensor,
@@ -43,7 +43,7 @@ def batch_norm_backward(
     return _batch(x.numel(), train, wanted)
 
 
-@shared_formula("aten::batch_norm_backward", kind="norm")
+@per_output_formula("aten::batch_norm_backward", kind="norm")
 def updating_batch_norm_backward(
     grad: Tensor,
     x: Tensor,
@@ -62,7 +62,7 @@ def updating_batch_norm_backward(
     return _batch(x.numel(), update, wanted)
 
 
-@shared_formula("aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backward", kind="norm")
+@per_output_formula("aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backward", kind="norm")
 def vendor_batch_norm_backward(x: Tensor, grad: Tensor, *_: Any, out: Any, **__: Any) -> tuple[Cost, ...]:
     """Kernels for the batch's statistics, which give all three."""
     return _batch(x.numel(), True, (True, True, True))
@@ -95,7 +95,7 @@ def _layer(n: int, weighted: bool, wanted: Any) -> tuple[Cost, ...]:
     )
 
 
-@shared_formula("aten::native_layer_norm_backward", kind="norm")
+@per_output_formula("aten::native_layer_norm_backward", kind="norm")
 def layer_norm_backward(
     grad: Tensor, x: Tensor, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, wanted: Any, *, out: Any
 ) -> tuple[Cost, ...]:
@@ -103,7 +103,7 @@ def layer_norm_backward(
     return _layer(x.numel(), weight is not None, wanted)
 
 
-@shared_formula("aten::native_group_norm_backward", kind="norm")
+@per_output_formula("aten::native_group_norm_backward", kind="norm")
 def group_norm_backward(
     grad: Tensor, x: Tensor, mean: Any, rstd: Any, weight: Any, *rest: Any, out: Any
 ) -> tuple[Cost, ...]:
@@ -111,7 +111,7 @@ def group_norm_backward(
     return _layer(x.numel(), weight is not None, rest[-1])
 
 
-@shared_formula("aten::_fused_rms_norm_backward", kind="norm")
+@per_output_formula("aten::_fused_rms_norm_backward", kind="norm")
 def rms_norm_backward(
     grad: Tensor, x: Tensor, shape: Any, rstd: Any, weight: Any, wanted: Any, *, out: Any
 ) -> tuple[Cost, ...]:
@@ -121,7 +121,7 @@ def rms_norm_backward(
     return Cost(0, n * (6 + (weight is not None)) * dx), Cost(0, n * (2 + (not dx)) * dw)
 
 
-@shared_formula("aten::_weight_norm_interface_backward", kind="norm")
+@per_output_formula("aten::_weight_norm_interface_backward", kind="norm")
 def weight_norm_backward(grad: Tensor, v: Tensor, *_: Any, out: Any) -> tuple[Cost, ...]:
     """w = v g / |v|: dv = g / |v| (dw - v c), a product, a difference, a product; dg, and c with it, from
     sum(dw v), 2 (Salimans and Kingma 2016, equation 3)."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from modelprobe.tracing.formulas.per_output_costs import per_output_formula
 from modelprobe.tracing.formulas.pooling import adaptive_sum, filter_taps, window
 from modelprobe.tracing.formulas.registry import Cost, formula
-from modelprobe.tracing.formulas.shares import shared_formula
 
 _TO_ONE_PLACE = (
     "max_pool2d_with_indices max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d adaptive_max_pool2d "
@@ -83,7 +83,7 @@ def _register_antialiased() -> None:
 _register_antialiased()
 
 
-@shared_formula("aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward", kind="interpolation")
+@per_output_formula("aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward", kind="interpolation")
 def grid_sampler_backward(
     grad: Tensor, x: Tensor, grid: Tensor, mode: int, padding: int, align: bool, wanted: Any, *, out: Any
 ) -> tuple[Cost, ...]:
@@ -102,7 +102,7 @@ def grid_sampler_backward(
     return Cost(0, to_input * first), Cost(0, (to_grid + shared * (not first)) * second)
 
 
-@shared_formula("aten::cudnn_grid_sampler_backward", kind="interpolation")
+@per_output_formula("aten::cudnn_grid_sampler_backward", kind="interpolation")
 def cudnn_grid_sampler_backward(x: Tensor, grid: Tensor, grad: Tensor, *, out: Any) -> tuple[Cost, ...]:
     """cuDNN's kernel, bilinear, for both."""
     return grid_sampler_backward(grad, x, grid, 0, 0, False, (True, True), out=out)

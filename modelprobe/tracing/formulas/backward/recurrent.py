@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from modelprobe.tracing.formulas.per_output_costs import per_output_formula
 from modelprobe.tracing.formulas.recurrent import LSTM_CELL
 from modelprobe.tracing.formulas.registry import Cost, formula
-from modelprobe.tracing.formulas.shares import shared_formula
 
 LSTM_CELL_BACKWARD = 23
 """Per unit. t = tanh c (1), dc += dh o (1 - t t) (5), do = dh t (1), di, df, dg and the last step's dc by a product
@@ -29,7 +29,7 @@ def onednn_layer(x: Tensor, w_ih: Tensor, w_hh: Tensor, *rest: Any, out: Any) ->
     return Cost(steps * (w_ih.numel() + w_hh.numel()), steps * (stacked * 3 + stacked // 4 * LSTM_CELL))
 
 
-@shared_formula("aten::mkldnn_rnn_layer_backward", kind="rnn")
+@per_output_formula("aten::mkldnn_rnn_layer_backward", kind="rnn")
 def onednn_layer_backward(x: Tensor, w_ih: Tensor, w_hh: Tensor, *rest: Any, out: Any) -> tuple[Cost, ...]:
     """Every step's gates give a product for the input, the state and both weights, and a sum for the biases, which
     share one gradient; the results are x, w_ih, w_hh, b_ih, b_hh, h, c. The cells stand with the states."""

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from modelprobe.tracing.formulas.registry import Cost, formula, operator_name
 
-Shares = Callable[..., Sequence[Cost]]
-S = TypeVar("S", bound=Shares)
+PerOutputCosts = Callable[..., Sequence[Cost]]
+S = TypeVar("S", bound=PerOutputCosts)
 
-SHARES: dict[str, Shares] = {}
-"""Operator name -> the cost of each of its results, in their order. Filled at import by `shared_formula`."""
+PER_OUTPUT_COSTS: dict[str, PerOutputCosts] = {}
+"""Operator name -> the cost of each of its results, in their order. Filled at import by `per_output_formula`."""
 
 
-def shared_formula(*operators: str, kind: str) -> Callable[[S], S]:
+def per_output_formula(*operators: str, kind: str) -> Callable[[S], S]:
     """Register the decorated function as the cost of each result of `operators`; an operator costs their sum.
 
     It is called as a formula is, and returns a `Cost` for every result. What several results need is part of the
@@ -26,7 +26,7 @@ def shared_formula(*operators: str, kind: str) -> Callable[[S], S]:
             return added(function(*args, out=out, **kwargs))
 
         formula(*operators, kind=kind)(total)
-        SHARES.update((operator_name(operator), function) for operator in operators)
+        PER_OUTPUT_COSTS.update((operator_name(operator), function) for operator in operators)
         return function
 
     return register
