@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelprobe.cost.tables import row_mark
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, first_few, size
@@ -53,13 +54,8 @@ class BuffersResult(Result):
     def report(self) -> Report:
         """Buffers against parameters, then every buffer; of many, those alike together."""
         tables = (_grouped_table(self.rows) if self.grouped else _buffer_table(self.rows),) if self.rows else ()
-        return Report(
-            f"{self.model}: buffers against parameters",
-            "modelprobe.buffers/1",
-            (Facts(_buffer_facts(self)), *tables, *self.notes, *_buffer_notes(self)),
-            self.to_dict(),
-            self.env,
-        )
+        blocks = (Facts(_buffer_facts(self)), *tables, *self.notes, *_buffer_notes(self))
+        return self.blocks_report(f"{self.model}: buffers against parameters", "modelprobe.buffers/1", *blocks)
 
 
 def buffers_of(
@@ -119,13 +115,8 @@ def _buffer_row(
 def _buffer_facts(result: BuffersResult) -> tuple[Fact, ...]:
     saved = sum(row.saved for row in result.rows)
     facts = [
-        Fact("Buffers", result.buffers, Unit.COUNT, _tensors_text("tensors", result.elements, result.nbytes)),
-        Fact(
-            "Parameters",
-            result.parameter_tensors,
-            Unit.COUNT,
-            _tensors_text("tensors", result.parameters, result.parameter_bytes),
-        ),
+        _tensors_fact("Buffers", result.buffers, result.elements, result.nbytes),
+        _tensors_fact("Parameters", result.parameter_tensors, result.parameters, result.parameter_bytes),
         Fact("state_dict", result.state_dict_entries, Unit.COUNT, f"entries, {saved} of them buffers"),
     ]
     if any(row.changes is not None for row in result.rows):
@@ -134,32 +125,25 @@ def _buffer_facts(result: BuffersResult) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _tensors_text(what: str, elements: int, nbytes: int) -> str:
-    return f"{what}, {elements:,} elements, {size(nbytes)}"
+def _tensors_fact(label: str, tensors: int, elements: int, nbytes: int) -> Fact:
+    return Fact(label, tensors, Unit.COUNT, f"tensors, {elements:,} elements, {size(nbytes)}")
+
+
+_SHARED_COLUMNS = (
+    Column("dtype", "Dtype", priority=1),
+    Column("nbytes", "Size", Unit.BYTES, priority=1),
+    Column("saved", "In state_dict", Unit.YESNO),
+    Column("changes", "Updated", Unit.YESNO),
+)
 
 
 def _buffer_table(rows: tuple[BufferRow, ...]) -> Table:
-    columns = (
-        Column("path", "Buffer"),
-        Column("owner", "Owner", priority=2),
-        Column("shape", "Shape", Unit.SHAPE),
-        Column("dtype", "Dtype", priority=1),
-        Column("nbytes", "Size", Unit.BYTES, priority=1),
-        Column("saved", "In state_dict", Unit.YESNO),
-        Column("changes", "Updated", Unit.YESNO),
-    )
-    return Table(
-        columns,
-        tuple(
-            Row(
-                tuple(getattr(row, column.key) for column in columns),
-                mark=f"is {row.same_as}" if row.same_as else "",
-                quiet=row.changes is False,
-            )
-            for row in rows
-        ),
-        key="buffers",
-    )
+    own = (Column("path", "Buffer"), Column("owner", "Owner", priority=2), Column("shape", "Shape", Unit.SHAPE))
+    columns, drawn = (*own, *_SHARED_COLUMNS), []
+    for row in rows:
+        cells = tuple(getattr(row, column.key) for column in columns)
+        drawn.append(Row(cells, mark=row_mark(same_as=row.same_as), quiet=row.changes is False))
+    return Table(columns, tuple(drawn), key="buffers")
 
 
 def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
@@ -167,22 +151,13 @@ def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
     for row in rows:
         key = (row.path.rpartition(".")[2], row.owner, row.dtype, row.saved, row.changes)
         groups.setdefault(key, []).append(row)
-    columns = (
-        Column("name", "Buffers"),
-        Column("count", "Tensors", Unit.COUNT),
-        Column("owner", "Owner"),
-        Column("dtype", "Dtype", priority=1),
-        Column("nbytes", "Size", Unit.BYTES, priority=1),
-        Column("saved", "In state_dict", Unit.YESNO),
-        Column("changes", "Updated", Unit.YESNO),
-    )
-    found = []
-    for group in groups.values():
-        first, size_of_all = group[0], sum(row.nbytes for row in group if not row.same_as)
-        name = first.path.rpartition(".")[2] if len(group) > 1 else first.path
-        name = f"*.{name}" if len(group) > 1 else name
-        found.append(Row((name, len(group), first.owner, first.dtype, size_of_all, first.saved, first.changes)))
-    return Table(columns, tuple(found), key="groups")
+    own = (Column("name", "Buffers"), Column("count", "Tensors", Unit.COUNT), Column("owner", "Owner"))
+    drawn = []
+    for (name, *_), group in groups.items():
+        first, nbytes = group[0], sum(row.nbytes for row in group if not row.same_as)
+        shown = f"*.{name}" if len(group) > 1 else first.path
+        drawn.append(Row((shown, len(group), first.owner, first.dtype, nbytes, first.saved, first.changes)))
+    return Table((*own, *_SHARED_COLUMNS), tuple(drawn), key="groups")
 
 
 def _buffer_notes(result: BuffersResult) -> list[Note]:

@@ -116,13 +116,8 @@ class FlopsResult(Result):
             blocks.append(bounds_table(self.ranges))
         if self.uncounted:
             blocks.append(uncounted_table(self.uncounted))
-        return Report(
-            f"{self.model}: cost of one forward pass",
-            "modelprobe.flops/1",
-            (*blocks, *_flops_notes(self)),
-            self.to_dict(),
-            self.env,
-        )
+        title = f"{self.model}: cost of one forward pass"
+        return self.blocks_report(title, "modelprobe.flops/1", *blocks, *_flops_notes(self))
 
 
 def flops_of(trace: Trace, *, by: str = "module", depth: int | None = None, top: int | None = None) -> FlopsResult:

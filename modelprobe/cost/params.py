@@ -101,12 +101,8 @@ class ParamsResult(Result):
         if self.shared:
             tables.append(_shared_table(self.shared))
         notes = (*self.notes, *hidden_notes(self.hidden, self.depth, tree=True))
-        return Report(
-            f"{self.model}: parameters",
-            "modelprobe.params/1",
-            (Facts(_parameter_facts(self)), *tables, *notes),
-            self.to_dict(),
-            self.env,
+        return self.blocks_report(
+            f"{self.model}: parameters", "modelprobe.params/1", Facts(_parameter_facts(self)), *tables, *notes
         )
 
 

@@ -49,9 +49,7 @@ class Scaling(Result):
         if self.plot:
             blocks.append(Figure(Path(self.plot), f"{self.model}: MACs by size"))
         blocks += [*self.notes, *_scaling_notes(self)]
-        return Report(
-            f"{self.model}: how the cost grows", "modelprobe.scaling/1", tuple(blocks), self.to_dict(), self.env
-        )
+        return self.blocks_report(f"{self.model}: how the cost grows", "modelprobe.scaling/1", *blocks)
 
 
 def point_of(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:

@@ -12,7 +12,7 @@ from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, grow
 from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, model_name, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Cell, Column, Fact, Facts, Level, Note, Report, Table
+from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, size
 from modelprobe.tracing.records import ModuleCall, Shape, Trace, parents
@@ -97,14 +97,13 @@ class Summary(Result):
 
     def report(self) -> Report:
         """Totals, the layer tree, notes."""
-        notes = [*self.notes, *_summary_notes(self)]
-        return Report(
-            f"{self.model}: summary",
-            "modelprobe.summary/1",
-            (Facts(_summary_facts(self)), _summary_table(self), *notes),
-            self.to_dict(),
-            self.env,
+        blocks: tuple[Block, ...] = (
+            Facts(_summary_facts(self)),
+            _summary_table(self),
+            *self.notes,
+            *_summary_notes(self),
         )
+        return self.blocks_report(f"{self.model}: summary", "modelprobe.summary/1", *blocks)
 
 
 def summary_of(trace: Trace, *, depth: int | None = None, columns: Sequence[str] = (), folded: bool = True) -> Summary:

@@ -122,7 +122,7 @@ class TrainingResult(Result):
         if self.uncounted:
             blocks.append(uncounted_table(self.uncounted))
         title = f"{self.model}: cost of one training step"
-        return Report(title, "modelprobe.flops-train/1", (*blocks, *_training_notes(self)), self.to_dict(), self.env)
+        return self.blocks_report(title, "modelprobe.flops-train/1", *blocks, *_training_notes(self))
 
 
 def training_cost(

@@ -1,10 +1,10 @@
-"""What every answer has in common: it can be read as a report, in a notebook, and as plain values."""
+"""The base of every result: it can be read as a report, in a notebook, and as plain values."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from modelprobe.report.blocks import Report, plain
+from modelprobe.report.blocks import Block, Report, plain
 
 
 class Result:
@@ -16,13 +16,17 @@ class Result:
         """The answer in blocks that every format can write."""
         raise NotImplementedError
 
+    def blocks_report(self, title: str, schema: str, *blocks: Block) -> Report:
+        """The report of these blocks, with the result's own values and its `env`."""
+        return Report(title, schema, blocks, self.to_dict(), getattr(self, "env", {}))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as dicts, lists and plain values: what JSON prints."""
         values: dict[str, Any] = plain(self)
         return values
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it. The one place below the renderers that looks up at them, hence the late import."""
+        """How a notebook shows it; imported late, as no other part of a result needs a format."""
         from modelprobe.report.formats.html import fragment
 
         return fragment(self.report())

@@ -87,15 +87,15 @@ class ConventionCost(Result):
 
     def report(self) -> Report:
         """Facts, the table in the tool's own unit, the difference by kind, notes."""
-        notes = (*self.notes, *_convention_notes(self))
         blocks: tuple[Block, ...] = (
             Facts(_convention_facts(self)),
             _convention_table(self),
             _difference_table(self),
-            *notes,
+            *self.notes,
+            *_convention_notes(self),
         )
         title = f"{self.model}: cost of one forward pass as {self.convention} counts it"
-        return Report(title, "modelprobe.flops-convention/1", blocks, self.to_dict(), self.env)
+        return self.blocks_report(title, "modelprobe.flops-convention/1", *blocks)
 
 
 def count_by_convention(

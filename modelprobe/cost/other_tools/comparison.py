@@ -9,6 +9,7 @@ from typing import Any
 from modelprobe.cost.conventions import CONVENTIONS, find_convention
 from modelprobe.cost.conventions.convention import Convention, ToolCount
 from modelprobe.cost.other_tools.tool import Tool, ToolResult
+from modelprobe.cost.rollup import model_name
 from modelprobe.model.zoo.published import DIGITS, Published
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -75,10 +76,8 @@ class ToolComparison(Result):
                 Fact("MACs", self.macs, Unit.MACS, f"{self.macs:,} by modelprobe (conv, matmul, attention, recurrent)"),
             )
         )
-        title = f"{self.model}: the cost of one forward pass as other tools count it"
-        return Report(
-            title, "modelprobe.flops-compare/1", (facts, _comparison_table(self), *self.notes), self.to_dict(), self.env
-        )
+        title = f"{self.model}: cost of one forward pass as other tools count it"
+        return self.blocks_report(title, "modelprobe.flops-compare/1", facts, _comparison_table(self), *self.notes)
 
 
 def compare_with_tools(
@@ -92,7 +91,7 @@ def compare_with_tools(
     rows += [_tool_row(trace, tool, answers[tool.name]) for tool in tools]
     versions = {row.tool: row.version for row in rows if row.version}
     return ToolComparison(
-        model=str(trace.env.get("model", trace.tree.cls)),
+        model=model_name(trace),
         inputs=tuple(trace.env.get("inputs", ())),
         macs=trace.macs,
         rows=tuple(rows),
@@ -106,33 +105,29 @@ def compare_with_tools(
     )
 
 
-def _tool_row(trace: Trace, tool: Tool, answer: ToolResult) -> ToolRow:
-    version = tool.version if tool.installed else ""
-    if answer.figure is None:
-        none = (None, None, None, None)
-        return ToolRow(
-            tool.name, version, tool.unit, tool.per_mac, *none, (), answer.problem, answer.place, answer.seconds
-        )
-    macs = answer.figure / tool.per_mac if tool.per_mac > 1 else answer.figure
-    unexplained: float | None = None
+def _tool_row(trace: Trace, tool: Tool, result: ToolResult) -> ToolRow:
+    figure, macs, unexplained = result.figure, None, None
     reasons: tuple[Reason, ...] = ()
-    convention = find_convention(tool.convention) if tool.convention in CONVENTIONS else None
-    if convention is not None:
-        found = convention.predict(trace)
-        reasons = explain(trace, found, convention)
-        unexplained = (answer.figure - found.total) / convention.per_mac
+    if figure is not None:
+        macs = figure / tool.per_mac if tool.per_mac > 1 else figure
+        if tool.convention in CONVENTIONS:
+            convention = find_convention(tool.convention)
+            found = convention.predict(trace)
+            reasons = explain(trace, found, convention)
+            unexplained = (figure - found.total) / convention.per_mac
     return ToolRow(
-        tool.name,
-        version,
-        tool.unit,
-        tool.per_mac,
-        answer.figure,
-        macs,
-        _ratio(macs, trace),
-        unexplained,
-        reasons,
-        place=answer.place,
-        seconds=answer.seconds,
+        tool=tool.name,
+        version=tool.version if tool.installed else "",
+        unit=tool.unit,
+        per_mac=tool.per_mac,
+        figure=figure,
+        macs=macs,
+        ratio=None if macs is None else _ratio(macs, trace),
+        unexplained=unexplained,
+        reasons=reasons,
+        problem=result.problem,
+        place=result.place,
+        seconds=result.seconds,
     )
 
 
@@ -158,12 +153,11 @@ def _published_row(trace: Trace, figure: Published) -> ToolRow:
 
 
 def _remark(figure: Published, parameters: int) -> str:
-    said = f"{figure.entries[0]} of torchvision"
+    name = f"{figure.entries[0]} of torchvision"
     if figure.of_data:
-        return f"{said}, for one random image: it depends on what is found there"
-    if parameters != figure.parameters:
-        said += f", with {figure.parameters:,} parameters instead of {parameters:,}"
-    return said
+        return f"{name}, for one random image: it depends on what is found there"
+    differs = parameters != figure.parameters
+    return f"{name}, with {figure.parameters:,} parameters instead of {parameters:,}" if differs else name
 
 
 def _ratio(macs: float, trace: Trace) -> float | None:
@@ -171,9 +165,9 @@ def _ratio(macs: float, trace: Trace) -> float | None:
 
 
 def _uncounted_note_of_ours(trace: Trace) -> list[Note]:
-    """What our own figure, which the others are measured by, leaves out."""
+    """A warning on what modelprobe's own figure leaves out."""
     names = ", ".join(f"{item.name} x{item.count}" for item in trace.uncounted)
-    return [Note(f"Not in modelprobe's own figure, for want of a formula: {names}.", Level.WARNING)] if names else []
+    return [Note(f"Not in modelprobe's own figure (no formula): {names}.", Level.WARNING)] if names else []
 
 
 def _comparison_notes(rows: Sequence[ToolRow]) -> list[Note]:
@@ -185,26 +179,26 @@ def _comparison_notes(rows: Sequence[ToolRow]) -> list[Note]:
         notes.append(Note(text, Level.WARNING))
     for row in rows:
         if row.unexplained:
-            text = f"{row.tool} says {signed(row.unexplained)} MACs that its rules, as known here, do not explain."
+            text = f"{row.tool}: {signed(row.unexplained)} MACs are not explained by its known rules."
             notes.append(Note(text, Level.WARNING))
     return notes
 
 
 def _asked_notes(rows: Sequence[ToolRow]) -> list[Note]:
-    """Who was asked and where, and what a FLOP is: tools do not agree."""
+    """The versions that ran and where, and FLOPs per MAC, on which tools do not agree."""
     places: dict[str, list[str]] = {}
     for row in rows:
         if row.place and row.figure is not None:
             places.setdefault(row.place, []).append(f"{row.tool} {row.version}".strip())
     asked = "; ".join(f"on {place}: {', '.join(tools)}" for place, tools in places.items())
-    told = [f"{row.per_mac} to {row.tool}" for row in rows if row.unit == "FLOPs" and row.figure is not None]
-    texts = [f"Asked {asked}."] if asked else []
-    texts += [f"One MAC in FLOPs: {', '.join(told)}."] if told else []
+    units = [f"{row.tool} {row.per_mac}" for row in rows if row.unit == "FLOPs" and row.figure is not None]
+    texts = [f"Ran {asked}."] if asked else []
+    texts += [f"FLOPs per MAC: {', '.join(units)}."] if units else []
     return [Note(" ".join(texts), Level.INFO)] if texts else []
 
 
 def _published_settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
-    """How a figure of the same tool comes about that others publish."""
+    """Notes on published figures of a tool that were made under other settings."""
     notes = []
     for row in rows:
         convention = find_convention(row.tool) if row.tool in CONVENTIONS else None
@@ -221,10 +215,10 @@ def _published_settings(trace: Trace, rows: Sequence[ToolRow]) -> list[Note]:
 def _comparison_table(result: ToolComparison) -> Table:
     columns = (
         Column("tool", "Tool"),
-        Column("says", "It says"),
+        Column("says", "Reports"),
         Column("macs", "In MACs", Unit.MACS),
-        Column("ratio", "Of ours", Unit.SHARE),
-        Column("why", "Why", wrap=True),
+        Column("ratio", "vs ours", Unit.SHARE),
+        Column("why", "Reasons", wrap=True),
     )
     own = Row(("modelprobe", labelled(result.macs, Unit.MACS), result.macs, 1.0 if result.macs else None, ""))
     rows = [
@@ -246,10 +240,10 @@ def _why(row: ToolRow, result: ToolComparison) -> str:
         return row.problem
     parts = reasons_text(row.reasons, result.macs)
     if row.unexplained is None and not row.remark:
-        parts = [f"{signed((row.macs or 0) - result.macs)}, its rules are not known here"]
+        parts = [f"{signed((row.macs or 0) - result.macs)}, its rules are not known"]
     elif row.unexplained:
         parts.append(f"unexplained: {signed(row.unexplained)}")
-    return "; ".join([*([row.remark] if row.remark else []), *parts]) or "the same"
+    return "; ".join([*([row.remark] if row.remark else []), *parts]) or "identical"
 
 
 def explain(trace: Trace, found: ToolCount, convention: Convention) -> tuple[Reason, ...]:

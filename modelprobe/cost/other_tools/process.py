@@ -59,11 +59,11 @@ def ask_all(
     *,
     workers: int,
     memory: int | None = None,
-    told: Callable[[Sequence[str], Mapping[str, ToolResult]], None] = lambda running, done: None,
+    progress: Callable[[Sequence[str], Mapping[str, ToolResult]], None] = lambda running, done: None,
 ) -> dict[str, ToolResult]:
     """The answers by name, in the order of `orders`. At most `workers` children at once, within `memory` bytes.
 
-    `told` hears who is running and what is done, after each change. No child outlives this call.
+    `progress` hears who is running and what is done, after each change. No child outlives this call.
     """
     waiting = list(orders)
     running: list[_Running] = []
@@ -76,12 +76,12 @@ def ask_all(
         while waiting or running:
             while waiting and len(running) < workers and _fits_in_memory(waiting[0], running, memory):
                 running.append(_start(waiting.pop(0), folder, workers))
-                told([child.order.name for child in running], answers)
+                progress([child.order.name for child in running], answers)
             for child in list(running):
                 if child.process.poll() is not None or child.seconds > timeout:
                     answers[child.order.name] = _end(child, timeout)
                     running.remove(child)
-                    told([other.order.name for other in running], answers)
+                    progress([other.order.name for other in running], answers)
             time.sleep(PAUSE)
     return {order.name: answers[order.name] for order in orders}
 
@@ -161,7 +161,7 @@ def cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that can still be taken without swapping, within the limit of a container; None where nobody tells."""
+    """Bytes that can still be taken without swapping, within the limit of a container; None where it is not known."""
     found = [_meminfo(), _container()]
     return min((amount for amount in found if amount is not None), default=None)
 
@@ -175,7 +175,7 @@ def _meminfo() -> int | None:
 
 
 def _container() -> int | None:
-    """What is left of the limit of a control group; pages of files that nobody uses can be taken back."""
+    """What is left of the limit of a control group; unused pages of files can be taken back."""
     place = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):
         limit, used = (int((place / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))

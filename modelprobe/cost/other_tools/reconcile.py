@@ -48,16 +48,16 @@ def _results_of(
             orders.append(Order(tool.name, ENTRY, content, needs))
     workers = max(1, min(len(orders), cores()))
     with working("asking other tools") as show:
-        told = ask_all(
+        results = ask_all(
             orders,
             timeout,
             workers=workers,
             memory=room,
-            told=lambda running, done: show(
+            progress=lambda running, done: show(
                 f"{len(done)} of {len(orders)} tools have answered; asking {', '.join(running)}"
             ),
         )
-    return {**refused, **told}
+    return {**refused, **results}
 
 
 def _bytes_needed(trace: Trace) -> int:

@@ -89,7 +89,7 @@ def test_what_no_rule_explains_is_said(recorded: Trace) -> None:
     loud = [note.text for note in result.report().notes if note.level is Level.WARNING]
     assert loud == [
         "1 of 6 rows have no figure: fvcore.",
-        "torch says +1.500 k MACs that its rules, as known here, do not explain.",
+        "torch: +1.500 k MACs are not explained by its known rules.",
     ]
     text = rendered(result.report(), 160)
     assert "unexplained: +1.500 k" in text
@@ -99,7 +99,7 @@ def test_what_our_own_figure_leaves_out_is_said(recorded: Trace) -> None:
     first = recorded.ops[0]._replace(name="mine.odd", status="uncounted", macs=0)
     result = compare_with_tools(dataclasses.replace(recorded, ops=(first, *recorded.ops[1:])), [], {})
     assert [note.text for note in result.notes if note.level is Level.WARNING] == [
-        "Not in modelprobe's own figure, for want of a formula: mine.odd x1."
+        "Not in modelprobe's own figure (no formula): mine.odd x1."
     ]
 
 

@@ -54,7 +54,7 @@ def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path: Path) -> No
             wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
 
     order = Order("hangs", "tests.cost.other_tools.fakes:hangs", {"note": str(note)})
-    answer = ask_all([order], 0.1, workers=1, told=told)["hangs"]
+    answer = ask_all([order], 0.1, workers=1, progress=told)["hangs"]
     assert (answer.figure, answer.problem) == (None, "stopped after 0.1 s (--timeout)")
     assert_gone(note)
 
@@ -81,7 +81,7 @@ def test_nothing_is_left_when_we_are_interrupted(tmp_path: Path) -> None:
 
     order = Order("hangs", "tests.cost.other_tools.fakes:hangs", {"note": str(note)})
     with pytest.raises(KeyboardInterrupt):
-        ask_all([order], 60, workers=1, told=told)
+        ask_all([order], 60, workers=1, progress=told)
     assert_gone(note)
 
 
@@ -90,7 +90,11 @@ def test_as_many_at_once_as_allowed_and_as_memory_holds() -> None:
     for workers, memory, most in ((3, None, 3), (3, 25, 2), (3, 5, 1)):
         seen: list[int] = []
         answers = ask_all(
-            orders, 30, workers=workers, memory=memory, told=lambda running, done, seen=seen: seen.append(len(running))
+            orders,
+            30,
+            workers=workers,
+            memory=memory,
+            progress=lambda now, _, seen=seen: seen.append(len(now)),
         )
         assert max(seen) == most
         assert [(name, answer.figure) for name, answer in answers.items()] == [(f"child{i}", i) for i in range(4)]
