@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelprobe.cost.rollup import Tally, add_up, tally_of
 from modelprobe.cost.scaling_law import CostPolynomial, Crossover, attention_macs
+from modelprobe.cost.tables import row_mark
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, scaled
@@ -49,7 +50,7 @@ class Scaling(Result):
         if self.plot:
             blocks.append(Figure(Path(self.plot), f"{self.model}: MACs by size"))
         blocks += [*self.notes, *_scaling_notes(self)]
-        return self.blocks_report(f"{self.model}: how the cost grows", "modelprobe.scaling/1", *blocks)
+        return self.blocks_report(f"{self.model}: cost by input size and batch", "modelprobe.scaling/1", *blocks)
 
 
 def point_of(trace: Trace, size: int | None, batch: int | None) -> ScalingPoint:
@@ -115,22 +116,17 @@ def _point_row(point: ScalingPoint, first: ScalingPoint, most: int, batches: boo
     cells += [point.macs / first.macs if first.macs else None, point.macs / most]
     cells += [point.attention_macs / point.macs if point.macs else 0.0] if attention else []
     cells += [point.flops, point.activations, point.bytes_moved]
-    mark = f"{point.uncounted} uncounted" if point.uncounted else ""
-    return Row(tuple(cells), mark=mark)
+    return Row(tuple(cells), mark=row_mark(uncounted=point.uncounted))
 
 
 def _scaling_notes(result: Scaling) -> list[Note]:
     notes = []
     for law in result.laws:
-        found, proven = _sizes_text(law.found_at), _sizes_text(law.proven_at)
-        text = f"Polynomial by {law.variable}: fitted on {found}, verified on {proven}."
+        fitted, verified = (", ".join(map(str, sizes)) for sizes in (law.found_at, law.proven_at))
+        text = f"Polynomial by {law.variable}: fitted on {fitted}, verified on {verified}."
         notes.append(Note(text, Level.INFO))
     missing = sum(point.uncounted for point in result.points)
     if missing:
         text = f"{missing} operator calls have no formula and are not in the totals: `flops` lists them."
         notes.append(Note(text, Level.WARNING))
     return notes
-
-
-def _sizes_text(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelprobe.report.units import Unit, heading, labelled, printable, text
+from modelprobe.report.units import Unit, first_few, heading, labelled, printable, text
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,9 @@ def test_printable_leaves_nothing_to_obey(foreign):
 
 def test_a_long_text_is_cut_in_the_middle():
     assert printable("a" * 50 + "b" * 50, limit=9) == "aaaa…bbbb"
+
+
+def test_the_first_of_many_names() -> None:
+    names = [f"n{i}" for i in range(1002)]
+    assert first_few(names[:2], 2) == "n0, n1"
+    assert first_few(names, 2) == "n0, n1 and 1,000 more"
