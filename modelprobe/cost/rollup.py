@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, parents
@@ -20,12 +21,9 @@ ITSELF = "(itself)"
 
 
 class Amounts:
-    """The base of frozen dataclasses of numbers that add up field by field."""
+    """The base of frozen dataclasses of numbers that add up field by field (`add_up`)."""
 
     __slots__: tuple[str, ...] = ()
-
-    def __add__(self: C, other: C) -> C:
-        return type(self)(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +70,9 @@ def tally_of(op: OpCall) -> Tally:
 
 
 def add_up(costs: Iterable[C], zero: C) -> C:
-    """The sum."""
-    for cost in costs:
-        zero = zero + cost
-    return zero
+    """The sum, field by field."""
+    fields = attrgetter(*zero.__slots__)
+    return type(zero)(*map(sum, zip(*map(fields, (zero, *costs)), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +107,26 @@ class Rollup(Generic[C]):
     @cached_property
     def total(self) -> C:
         """Everything."""
-        return add_up((cost for _, cost in self.items), add_up(self.beside.values(), self.zero))
+        return add_up((*(cost for _, cost in self.items), *self.beside.values()), self.zero)
 
     @cached_property
     def own(self) -> dict[str, C]:
         """Path -> what the module costs itself, outside its children."""
-        found: dict[str, C] = {}
+        found: dict[str, list[C]] = {}
         for item, cost in self.items:
-            found[item.module] = found.get(item.module, self.zero) + cost
+            found.setdefault(item.module, []).append(cost)
         for path, cost in self.beside.items():
-            found[path] = found.get(path, self.zero) + cost
-        return found
+            found.setdefault(path, []).append(cost)
+        return {path: add_up(costs, self.zero) for path, costs in found.items()}
 
     @cached_property
     def inside(self) -> dict[str, C]:
         """Path -> cost of the module and everything inside it; the root is the empty path."""
-        found: dict[str, C] = {}
+        found: dict[str, list[C]] = {}
         for path, cost in self.own.items():
             for place in (path, *parents(path)):
-                found[place] = found.get(place, self.zero) + cost
-        return found
+                found.setdefault(place, []).append(cost)
+        return {path: add_up(costs, self.zero) for path, costs in found.items()}
 
     def rows(self, by: str, *, ranked: bool = False, itself: Callable[[C], bool] | None = None) -> list[CostPlace[C]]:
         """The rows by `module` or `call` (a tree; `ranked`: each by itself), `operator` or `kind`.
@@ -168,14 +165,16 @@ class Rollup(Generic[C]):
     def _calls(self) -> list[CostPlace[C]]:
         """Every call of a module in the order of execution, nested as they called each other."""
         trace = self.trace
-        costs = [self.zero] * len(trace.calls)
+        found: list[list[C]] = [[] for _ in trace.calls]
         for item, cost in self.items:
             if item.call >= 0:
-                costs[item.call] = costs[item.call] + cost
-        for number in range(len(costs) - 1, -1, -1):
+                found[item.call].append(cost)
+        costs = [self.zero] * len(found)
+        for number in range(len(found) - 1, -1, -1):  # a call stands before those that it makes
+            costs[number] = add_up(found[number], self.zero)
             above = trace.calls[number].parent
             if above >= 0:
-                costs[above] = costs[above] + costs[number]
+                found[above].append(costs[number])
         rows: list[CostPlace[C]] = []
         for call, cost in zip(trace.calls, costs, strict=True):
             depth = rows[call.parent].depth + 1 if call.parent >= 0 else 0
