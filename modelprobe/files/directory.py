@@ -22,7 +22,7 @@ MANIFEST = "modelprobe.json"
 RECORD = "done.json"
 LONGEST_NAME = 80
 
-_PLAIN = re.compile(r"[^\w.#\[\]-]+", re.ASCII)
+_PLAIN_CHARACTERS = re.compile(r"[^\w.#\[\]-]+", re.ASCII)
 
 
 class CannotWriteError(BadInput):
@@ -109,7 +109,7 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
         if known is not None:
             raise BadInput(f"{path} holds the pictures of another command line", "choose another -o, or --force")
         raise BadInput(
-            f"the directory {path} exists and holds {_listed(there)}",
+            f"the directory {path} exists and holds {_others_in(there)}",
             "choose another -o; --force puts the pictures beside them, and replaces files of the same names",
         )
     if not path.parent.is_dir() and not exists:
@@ -128,7 +128,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("schema") == "modelprobe.folder/1" else None
 
 
-def _listed(names: list[str]) -> str:
+def _others_in(names: list[str]) -> str:
     return f"{len(names)} other files, such as {names[0]}" if len(names) > 1 else f"another file, {names[0]}"
 
 
@@ -137,7 +137,7 @@ def file_name(name: str, taken: set[str]) -> str:
 
     `taken` gets it, in lower case: some file systems do not tell cases apart.
     """
-    plain = _PLAIN.sub("_", name).strip(".") or "_"
+    plain = _PLAIN_CHARACTERS.sub("_", name).strip(".") or "_"
     if len(plain) > LONGEST_NAME:
         plain = f"{plain[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     chosen, number = plain, 2

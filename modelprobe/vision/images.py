@@ -56,13 +56,13 @@ def find_images(specs: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for spec in specs:
-        found.update(dict.fromkeys(_found(spec)))
+        found.update(dict.fromkeys(_image_files(spec)))
     if not found:
         raise BadInput("no picture was named", "give a file, a directory or a wildcard: --image cat.jpg")
     return list(found)
 
 
-def _found(spec: str) -> list[Path]:
+def _image_files(spec: str) -> list[Path]:
     if spec.startswith(("http://", "https://")):
         raise BadInput(f"{spec} is not on this machine", "download it first")
     try:
@@ -78,7 +78,7 @@ def _found(spec: str) -> list[Path]:
     if not wild:
         raise BadInput(f"there is no picture {spec}", _nearest(path))
     files = [match for match in matches if match.is_file()]
-    pictures = _by_name(match for match in files if _is_picture(match))
+    pictures = _sorted_by_name(match for match in files if _is_picture(match))
     if not pictures:
         what = "no file with the suffix of a picture" if files else "no file"
         raise BadInput(f"--image {spec!r} matches {what}", "check the pattern; `**` goes into directories")
@@ -86,13 +86,13 @@ def _found(spec: str) -> list[Path]:
 
 
 def _pictures_in(folder: Path, spec: str) -> list[Path]:
-    pictures = _by_name(file for file in folder.iterdir() if file.is_file() and _is_picture(file))
+    pictures = _sorted_by_name(file for file in folder.iterdir() if file.is_file() and _is_picture(file))
     if not pictures:
         raise BadInput(f"the directory {spec} holds no picture", f"directories below it: --image '{spec}/**/*'")
     return pictures
 
 
-def _by_name(files: Iterable[Path]) -> list[Path]:
+def _sorted_by_name(files: Iterable[Path]) -> list[Path]:
     return sorted(files, key=lambda file: (natural(file.name), str(file)))
 
 
@@ -131,7 +131,7 @@ def open_image(path: str | os.PathLike[str]) -> Photo:
             raw = _raw_mode(opened)
             opened.load()
             upright, notes = _upright(opened)
-            picture, more = _plain(upright, raw)
+            picture, more = _plain_mode(upright, raw)
             frames = getattr(opened, "n_frames", 1)
     if frames > 1:
         notes = (*notes, Note(f"the first of {frames} frames was taken", Level.ASSUMED))
@@ -175,7 +175,7 @@ def _as_bad_input(path: Path) -> Iterator[None]:
         raise BadInput(f"{path} {cut}: {reason}", "download or save it again") from error
 
 
-def _head(path: Path) -> bytes:
+def _file_head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(64)
@@ -184,7 +184,7 @@ def _head(path: Path) -> bytes:
 
 
 def _what_instead(path: Path) -> str:
-    head = _head(path).lstrip()
+    head = _file_head(path).lstrip()
     for start, name in (
         (b"%!PS", "PostScript"),
         (b"%PDF", "a PDF"),
@@ -199,7 +199,7 @@ def _what_instead(path: Path) -> str:
 
 
 def _hint(path: Path) -> str:
-    if _head(path).startswith(b"version https://git-lfs"):
+    if _file_head(path).startswith(b"version https://git-lfs"):
         return "git lfs pull fetches the picture"
     return "convert it to PNG or JPEG first"
 
@@ -225,7 +225,7 @@ def _raw_mode(opened: Image.Image) -> str:
     return ""
 
 
-def _plain(picture: Image.Image, raw: str) -> tuple[Image.Image, tuple[Note, ...]]:
+def _plain_mode(picture: Image.Image, raw: str) -> tuple[Image.Image, tuple[Note, ...]]:
     """The picture as `L` or `RGB`, and what was converted."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):

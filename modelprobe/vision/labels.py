@@ -83,10 +83,10 @@ def labels_of(target: Target, model: nn.Module, weights: Any = None, file: Path 
         categories = weights.meta.get("categories") if weights is not None else None
         return Labels(tuple(categories), f"the categories of {weights}") if categories else Labels()
     cfg = data_config(model)
-    return _of_config(cfg, isinstance(target.source, ZooSource)) if cfg is not None else Labels()
+    return _labels_of_config(cfg, isinstance(target.source, ZooSource)) if cfg is not None else Labels()
 
 
-def _of_config(cfg: Mapping[str, Any], zoo: bool) -> Labels:
+def _labels_of_config(cfg: Mapping[str, Any], zoo: bool) -> Labels:
     """The names that a data config carries, else the subset of ImageNet that has as many classes."""
     given = cfg.get("label_names")
     if given:
@@ -137,9 +137,9 @@ def _of_json(text: str, path: Path) -> list[str]:
         found = [by_index.get(index, "") for index in range(max(by_index, default=-1) + 1)]
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise BadInput(f"--labels {path} is neither a list nor an object", shape)
-    return [_name(item) for item in found]
+    return [_label_text(item) for item in found]
 
 
-def _name(item: Any) -> str:
+def _label_text(item: Any) -> str:
     """`"cat"`, or the last of `["n02123045", "tabby"]` as the well-known file of ImageNet's classes has it."""
     return str(item[-1] if isinstance(item, list) and item else item)

@@ -16,7 +16,7 @@ SCORES = "logits"
 
 def logits_of(out: Any, model: nn.Module) -> Tensor:
     """The scores [B, classes] that `model` put out. Raises BadInput when it is no classifier."""
-    found = _leaf(out)
+    found = _leaf_outputs(out)
     headless = getattr(model, "num_classes", None) == 0
     if found is None or found.dim() != 2 or not found.is_floating_point() or headless or found.shape[1] < 1:
         raise BadInput(
@@ -26,15 +26,15 @@ def logits_of(out: Any, model: nn.Module) -> Tensor:
     return found
 
 
-def _leaf(out: Any) -> Tensor | None:
+def _leaf_outputs(out: Any) -> Tensor | None:
     if isinstance(out, Tensor):
         return out
     if dataclasses.is_dataclass(out) and not isinstance(out, type):
         out = {field.name: getattr(out, field.name) for field in dataclasses.fields(out)}
     if isinstance(out, Mapping):
-        return _leaf(out[SCORES]) if SCORES in out else _leaf(list(out.values())[:1])
+        return _leaf_outputs(out[SCORES]) if SCORES in out else _leaf_outputs(list(out.values())[:1])
     if isinstance(out, (tuple, list)) and out:
-        return _leaf(getattr(out, SCORES, out[0]))
+        return _leaf_outputs(getattr(out, SCORES, out[0]))
     return None
 
 

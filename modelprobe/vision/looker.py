@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modelprobe.model.target import Target
     from modelprobe.model.weights.chosen import ModelWeights
     from modelprobe.vision.labels import Labels
-    from modelprobe.vision.photos import View
+    from modelprobe.vision.photos import ImageViewer
     from modelprobe.vision.preprocessing.lookup import Preprocessing
 
 PICTURES = "Pictures"
@@ -114,7 +114,7 @@ ColourMapOpt = Annotated[
 
 
 @dataclass(frozen=True)
-class Looking:
+class ImageModelRequest:
     """What the command line said about the model and how it sees. `weights` is `pretrained`, `random` or a file."""
 
     target: str
@@ -131,10 +131,10 @@ class Looking:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ImageModel:
     """A model on the CPU in eval mode, and what it needs to look at pictures. `notes` go into the report."""
 
-    asked: Looking
+    asked: ImageModelRequest
     target: Target
     model: nn.Module
     weights: ModelWeights
@@ -143,11 +143,11 @@ class Sight:
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(default_factory=dict)
 
-    def view(self) -> View:
+    def view(self) -> ImageViewer:
         """What an analyzer needs of it."""
-        from modelprobe.vision.photos import View
+        from modelprobe.vision.photos import ImageViewer
 
-        return View(
+        return ImageViewer(
             self.target.name,
             self.model,
             self.preprocessing,
@@ -160,11 +160,11 @@ class Sight:
 
 
 @stdout_kept()
-def load(asked: Looking) -> Sight:
+def load_image_model(asked: ImageModelRequest) -> ImageModel:
     """The target with weights, its preprocessing and its labels. Raises ProbeError for what stands in the way."""
     from modelprobe.model.build import TargetRequest, load_model
     from modelprobe.vision.labels import labels_of, read_labels
-    from modelprobe.vision.preprocessing.lookup import Wishes, preprocessing
+    from modelprobe.vision.preprocessing.lookup import PreprocessingOverrides, preprocessing
 
     if asked.labels is not None:
         read_labels(asked.labels)  # a mistake in it is told before weights are fetched
@@ -179,8 +179,8 @@ def load(asked: Looking) -> Sight:
         )
     )
     assert loaded.weights is not None
-    wishes = Wishes(asked.resize, asked.crop, asked.mean, asked.std)
-    seeing = preprocessing(loaded.target, loaded.model, loaded.entry, wishes)
+    overrides = PreprocessingOverrides(asked.resize, asked.crop, asked.mean, asked.std)
+    seeing = preprocessing(loaded.target, loaded.model, loaded.entry, overrides)
     labels = labels_of(loaded.target, loaded.model, loaded.entry, asked.labels)
     notes = (*loaded.notes, *seeing.notes)
-    return Sight(asked, loaded.target, loaded.model, loaded.weights, seeing, labels, notes, loaded.env)
+    return ImageModel(asked, loaded.target, loaded.model, loaded.weights, seeing, labels, notes, loaded.env)

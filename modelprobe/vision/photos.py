@@ -25,7 +25,7 @@ Progress = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class View:
+class ImageViewer:
     """What looks: a model in eval mode, how it sees pictures, what its classes are called, and what to say of it."""
 
     name: str
@@ -50,7 +50,9 @@ class View:
         return arguments[0]
 
 
-def each_photo(view: View, files: Sequence[Path], progress: Progress, notes: list[Note]) -> Iterator[tuple[str, Photo]]:
+def each_photo(
+    view: ImageViewer, files: Sequence[Path], progress: Progress, notes: list[Note]
+) -> Iterator[tuple[str, Photo]]:
     """Every picture that can be read, with a file name for it. `notes` get what was converted, and what was left out.
 
     Of several pictures a bad one is told and does not stop the rest. Raises BadInput when there is no other.

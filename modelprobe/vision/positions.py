@@ -68,10 +68,10 @@ class Attended:
         return (*self.q.shape[:-1], self.k.shape[-2])
 
 
-_Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
+_PositionsBase: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
 
 
-class Positions(_Base):  # type: ignore[misc]
+class Positions(_PositionsBase):  # type: ignore[misc]
     """Follows the pixels of `image` [1, C, H, W]. `where` tells the path of the running module.
 
     `attended` grows with every attention. To be used in inference mode, where composite operators arrive whole.
@@ -105,11 +105,11 @@ class Positions(_Base):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = operator_name(func).removeprefix("aten::")
-        if name not in RULES and _is_composite(func):
+        if name not in PLACE_RULES and _is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
         places = [self.place(value) if isinstance(value, Tensor) else None for value in args]
-        listed = _listed(args)
+        listed = _tensors_in_list(args)
         if any(places) or any(self.place(item) for item in listed):
             before = [list(map(self.place, listed))] if listed else []
             out = func(*args, **kwargs)
@@ -127,15 +127,15 @@ class Positions(_Base):  # type: ignore[misc]
         listed: list[Place | None],
         out: Any,
     ) -> None:
-        rule = RULES.get(name, elementwise)
-        found = rule(Call(func, args, kwargs, places, listed, out))
+        rule = PLACE_RULES.get(name, elementwise)
+        found = rule(PlacedCall(func, args, kwargs, places, listed, out))
         results = [out] if isinstance(out, Tensor) else out if isinstance(out, (tuple, list)) else []
         for result, place in zip(results, found, strict=False):
             if isinstance(result, Tensor) and place is not None:
                 self._set(result, place)
-        if name in FUSED:
+        if name in FUSED_ATTENTION:
             self._fused(args, kwargs, places)
-        elif name in SOFTMAX and places[0] is not None and places[0].keys is not None:
+        elif name in SOFTMAX_OPERATORS and places[0] is not None and places[0].keys is not None:
             self._softmax(places[0], args, out)
 
     def _fused(self, args: Sequence[Any], kwargs: dict[str, Any], places: list[Place | None]) -> None:
@@ -183,7 +183,7 @@ def attention_weights(found: Attended, heads: Sequence[int] | None = None) -> Te
 
 
 @dataclass(frozen=True)
-class Call:
+class PlacedCall:
     """An operator call: the places of its tensor arguments, and of the tensors in its first list, None for unknown."""
 
     func: Any
@@ -194,10 +194,10 @@ class Call:
     out: Any
 
 
-Rule = Callable[[Call], Sequence["Place | None"]]
+PlaceRule = Callable[[PlacedCall], Sequence["Place | None"]]
 
 
-def moving(call: Call) -> Sequence[Place | None]:
+def moving_elements(call: PlacedCall) -> Sequence[Place | None]:
     """An operator that only moves elements of its first argument: it moves their numbers too."""
     place = call.places[0]
     if place is None:
@@ -214,13 +214,13 @@ def moving(call: Call) -> Sequence[Place | None]:
     return [Place(item, None if keys is None else keys[index]) for index, item in enumerate(here)]
 
 
-def viewing(call: Call) -> Sequence[Place | None]:
+def viewing(call: PlacedCall) -> Sequence[Place | None]:
     """`view`, of numbers that may lie otherwise in memory than their tensor."""
     place = call.places[0]
     return () if place is None else (place.through(lambda numbers: numbers.reshape(call.out.shape)),)
 
 
-def joining(call: Call) -> Sequence[Place | None]:
+def joining(call: PlacedCall) -> Sequence[Place | None]:
     """`cat` and `stack`: what is unknown has no place."""
     tensors, rest = call.args[0], call.args[1:]
 
@@ -239,13 +239,13 @@ def joining(call: Call) -> Sequence[Place | None]:
     return (Place(here, None if all(item is None for item in keys) else joined(keys)),)
 
 
-def contracting(call: Call) -> Sequence[Place | None]:
+def contracting(call: PlacedCall) -> Sequence[Place | None]:
     """A product `a @ b`, or `linear`: the rows keep a's place; the columns look at b's, where b has one."""
     first = 1 if call.func._schema.name in ("aten::addmm", "aten::baddbmm") else 0
     a, b = call.places[first], call.places[first + 1] if len(call.places) > first + 1 else None
     shape = call.out.shape
-    here = None if a is None else _rows(a.here, shape)
-    keys = None if a is None or a.keys is None else _rows(a.keys, shape)
+    here = None if a is None else _row_places(a.here, shape)
+    keys = None if a is None or a.keys is None else _row_places(a.keys, shape)
     if b is not None and keys is None and b.here.dim() >= 2 and call.func._schema.name != "aten::linear":
         columns = b.here[..., :1, :]
         if bool((columns == b.here).all()):
@@ -255,7 +255,7 @@ def contracting(call: Call) -> Sequence[Place | None]:
     return (Place(call.out.new_zeros(1, dtype=torch.float32).expand(shape) if here is None else here, keys),)
 
 
-def _rows(numbers: Tensor, shape: torch.Size) -> Tensor | None:
+def _row_places(numbers: Tensor, shape: torch.Size) -> Tensor | None:
     """The place of each row, for every column; None when the contraction runs over the positions themselves."""
     first = numbers[..., :1]
     mixed = numbers.stride(-1) != 0 and bool((first != numbers).any())
@@ -266,13 +266,13 @@ def _rows(numbers: Tensor, shape: torch.Size) -> Tensor | None:
     return torch.broadcast_to(first, shape)
 
 
-def attending(call: Call) -> Sequence[Place | None]:
+def attending(call: PlacedCall) -> Sequence[Place | None]:
     """Fused attention puts out a row for every query."""
     query = call.places[0]
     return () if query is None else (Place(query.here[..., :1].expand(call.out.shape)),)
 
 
-def reducing(call: Call) -> Sequence[Place | None]:
+def reducing(call: PlacedCall) -> Sequence[Place | None]:
     """A mean, sum or maximum is where its first element is, unless it is over all places."""
     place, dims = call.places[0], call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
     if place is None or dims is None or dims == []:
@@ -286,14 +286,14 @@ def reducing(call: Call) -> Sequence[Place | None]:
     return [Place(first.reshape(result.shape)) for result in results]
 
 
-def elementwise(call: Call) -> Sequence[Place | None]:
+def elementwise(call: PlacedCall) -> Sequence[Place | None]:
     """Everything else: an argument's place where a result has its shape; the nearest pixel where its grid changed."""
     known = [place for place in (*call.places, *call.listed) if place is not None]
     results = [call.out] if isinstance(call.out, Tensor) else call.out if isinstance(call.out, (tuple, list)) else []
     return [_fitting(known, item.shape) if isinstance(item, Tensor) else None for item in results]
 
 
-def convolving(call: Call) -> Sequence[Place | None]:
+def convolving(call: PlacedCall) -> Sequence[Place | None]:
     """Convolution and pooling: the place of the first channel, at the nearest pixel of the new grid."""
     place = call.places[0]
     if place is None:
@@ -343,7 +343,7 @@ def _without_padding(numbers: Tensor) -> Tensor:
     return inside if bool(inside.all()) else numbers
 
 
-def _listed(args: Sequence[Any]) -> list[Tensor]:
+def _tensors_in_list(args: Sequence[Any]) -> list[Tensor]:
     """The tensors of the first argument, where that is a list (`cat`)."""
     if not args or not isinstance(args[0], (list, tuple)):
         return []
@@ -356,16 +356,16 @@ def _is_composite(func: Any) -> bool:
     )
 
 
-FUSED = frozenset({"scaled_dot_product_attention"})
-SOFTMAX = frozenset({"softmax", "_softmax"})
+FUSED_ATTENTION = frozenset({"scaled_dot_product_attention"})
+SOFTMAX_OPERATORS = frozenset({"softmax", "_softmax"})
 
-RULES: dict[str, Rule] = {
+PLACE_RULES: dict[str, PlaceRule] = {
     **dict.fromkeys("view _unsafe_view reshape _reshape_alias".split(), viewing),
     **dict.fromkeys(
         "permute transpose t expand squeeze unsqueeze select slice index index_select gather split split_with_sizes "
         "unbind roll flip constant_pad_nd reflection_pad2d replication_pad2d repeat unfold im2col pixel_shuffle "
         "pixel_unshuffle channel_shuffle repeat_interleave".split(),
-        moving,
+        moving_elements,
     ),
     **dict.fromkeys("cat stack".split(), joining),
     **dict.fromkeys("linear matmul mm bmm addmm baddbmm".split(), contracting),
@@ -375,7 +375,7 @@ RULES: dict[str, Rule] = {
         "_adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d".split(),
         convolving,
     ),
-    **dict.fromkeys(FUSED, attending),
-    **dict.fromkeys(SOFTMAX, elementwise),
+    **dict.fromkeys(FUSED_ATTENTION, attending),
+    **dict.fromkeys(SOFTMAX_OPERATORS, elementwise),
 }
 """Operator -> how it moves places. Composite operators that are not here are taken apart."""

@@ -64,13 +64,13 @@ class PredictResult(Result):
             Column("score", "Score", Unit.NUMBER, priority=3),
             Column("rank", "Rank", Unit.COUNT, priority=4),
         )
-        rows = [row for prediction in self.predictions for row in _rows(prediction, several)]
+        rows = [row for prediction in self.predictions for row in _prediction_rows(prediction, several)]
         blocks: list[Block] = [Facts(self.facts), Table(columns, tuple(rows), key="predictions")]
         title = f"{self.model}: what it takes {'these pictures' if several else 'this picture'} for"
         return Report(title, "modelprobe.predict/1", (*blocks, *self.notes), self.to_dict(), self.env)
 
 
-def _rows(prediction: Prediction, several: bool) -> list[Row]:
+def _prediction_rows(prediction: Prediction, several: bool) -> list[Row]:
     if prediction.error:
         return [Row((prediction.image, prediction.error, None, None, None, None), quiet=True)]
     return [
@@ -98,7 +98,7 @@ def scores_of(output: Any, model: str) -> Tensor:
     return flat.to(device="cpu", dtype=torch.float64)
 
 
-def probabilities(scores: Tensor) -> tuple[Tensor, str]:
+def class_probabilities(scores: Tensor) -> tuple[Tensor, str]:
     """Scores as probabilities, and by which rule: softmax; a lone score's sigmoid; unchanged where they sum to 1."""
     if len(scores) == 1:
         return torch.sigmoid(scores), SIGMOID
@@ -109,7 +109,7 @@ def probabilities(scores: Tensor) -> tuple[Tensor, str]:
 
 def best(scores: Tensor, labels: Sequence[str], count: int) -> tuple[tuple[Guess, ...], str]:
     """The `count` classes of the highest score, and the rule. Scores that are not finite make no class the best."""
-    shares, rule = probabilities(scores)
+    shares, rule = class_probabilities(scores)
     order = torch.argsort(torch.nan_to_num(scores, nan=-torch.inf), descending=True, stable=True)[:count].tolist()
     return (
         tuple(

@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 
 from modelprobe.files.directory import open_folder
-from modelprobe.vision.features.run import Asked, Look
+from modelprobe.vision.features.run import FeatureRun, FeaturesOptions
 from modelprobe.vision.images import open_image
-from modelprobe.vision.looker import Looking, load
+from modelprobe.vision.looker import ImageModelRequest, load_image_model
 from tests.samples import ROOT
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")
 TEN = 10
 
 
-def ten_layers(look: Look, spread: bool) -> list[str]:
+def ten_layers(look: FeatureRun, spread: bool) -> list[str]:
     """Ten layers from the first to the last; without `spread` the first ten, so that the forward can end early."""
     ran = list(dict.fromkeys(path for path, call, _ in look._survey(arguments(look))[0] if call == 1))
     if not spread:
@@ -39,7 +39,7 @@ def photo():
     return open_image(ROOT / "samples" / "shapes.png")
 
 
-def arguments(look: Look):
+def arguments(look: FeatureRun):
     """What forward is called with."""
     return look.sight.preprocessing.arguments(photo())
 
@@ -66,17 +66,17 @@ def shown(values: list[float]) -> str:
 
 def measure(name: str, pairs: int) -> None:
     """The lines of one model."""
-    sight = load(Looking(f"torchvision:{name}", weights="random"))
+    sight = load_image_model(ImageModelRequest(f"torchvision:{name}", weights="random"))
     every = [path for path, _ in sight.model.named_modules() if path]
     for spread, label in ((True, "ten layers, the last among them"), (False, "the first ten layers")):
-        layers = ten_layers(Look(sight, every, (), Asked(sight.asked)), spread)
-        look = Look(sight, layers, (), Asked(sight.asked))
+        layers = ten_layers(FeatureRun(sight, every, (), FeaturesOptions(sight.asked)), spread)
+        look = FeatureRun(sight, layers, (), FeaturesOptions(sight.asked))
 
         def plain() -> None:
             with torch.no_grad():
                 sight.model(*sight.preprocessing.arguments(photo()))
 
-        def features(look: Look = look) -> None:
+        def features(look: FeatureRun = look) -> None:
             look._one(photo(), "shapes.png", "", None, {})
 
         print(f"{name:<20} {label:<34} {shown(ratios(features, plain, pairs)):<30} at most 1.10", flush=True)

@@ -17,7 +17,7 @@ import torchvision
 from modelprobe.tracing.capture import captured_until
 from modelprobe.vision.features.drawing import Drawing, pictures_of
 from modelprobe.vision.features.layouts import MATRIX, NOTHING, VECTOR, layouts
-from modelprobe.vision.features.maps import maps_of
+from modelprobe.vision.features.maps import layer_maps
 from modelprobe.vision.features.stats import stats_of
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT
@@ -47,7 +47,7 @@ def look(spec: str) -> None:
         assert tuple(tensor.shape) == place.shape, name
         stats = stats_of(tensor, place.layout.channels)
         assert stats.count == tensor.numel()
-        maps = maps_of(tensor, place.layout)
+        maps = layer_maps(tensor, place.layout)
         _check(maps, place.layout, tensor)
         if place.layout.kind not in drawn:
             drawn.add(place.layout.kind)

@@ -87,7 +87,7 @@ def command(
 ) -> None:
     """Attention maps of transformers, fused or not: per head, their mean, rollout; of the class token or any patch."""
     delivery.check_folder(out, force)
-    from modelprobe.vision.attention.attention import Asked, heads_of, look
+    from modelprobe.vision.attention.attention import AttentionOptions, heads_of, run_attention
     from modelprobe.vision.attention.maps import parse_query
     from modelprobe.vision.images import find_images
     from modelprobe.vision.pictures.colour import colour_map
@@ -95,9 +95,11 @@ def command(
     colour_map(cmap)
     names = tuple(name.strip() for text in blocks or () for name in text.split(",") if name.strip())
     asking = None if query is None else parse_query(query)
-    asked = Asked(names, *heads_of(heads), asking, rollout, listed, cmap)
+    asked = AttentionOptions(names, *heads_of(heads), asking, rollout, listed, cmap)
     files = find_images(image or ())
-    view = sight.load(sight.Looking(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std)).view()
+    view = sight.load_image_model(
+        sight.ImageModelRequest(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std)
+    ).view()
     place = None if listed else out
-    result = delivery.deliver(place, force, lambda place: look(view, asked, files, place, console.working))
+    result = delivery.deliver(place, force, lambda place: run_attention(view, asked, files, place, console.working))
     output.emit(result.report(), format, strict=strict)

@@ -68,14 +68,16 @@ def command(
 ) -> None:
     """Class activation maps: where a picture speaks for a class, by Grad-CAM or another method, at a chosen layer."""
     delivery.check_folder(out, force)
-    from modelprobe.vision.cam.cam import Asked, look, methods_of
+    from modelprobe.vision.cam.cam import CamOptions, methods_of, run_cam
     from modelprobe.vision.images import find_images
     from modelprobe.vision.pictures.colour import colour_map
 
-    asked = Asked(methods_of(method or ()), tuple(classes or ()), layer, cmap)
+    asked = CamOptions(methods_of(method or ()), tuple(classes or ()), layer, cmap)
     colour_map(cmap)
     files = find_images(image or ())
-    seeing = sight.Looking(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std, labels)
-    view = sight.load(seeing).view()
-    result = delivery.deliver(out, force, lambda place: look(view, asked, files, place, console.working))
+    seeing = sight.ImageModelRequest(
+        target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std, labels
+    )
+    view = sight.load_image_model(seeing).view()
+    result = delivery.deliver(out, force, lambda place: run_cam(view, asked, files, place, console.working))
     output.emit(result.report(), format, strict=strict)

@@ -97,14 +97,14 @@ def command(
     """
     from modelprobe.vision.features import run as features_run
 
-    looking = sight.Looking(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std)
+    looking = sight.ImageModelRequest(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std)
     if list_layers:
-        output.emit(features_run.listed(looking).report(), format, strict=strict)
+        output.emit(features_run.list_layers(looking).report(), format, strict=strict)
         return
     _check(layers, sort, save, out)
     drawing = Drawing(channels, sort, cmap)
-    asked = features_run.Asked(looking, image or (), layers or (), drawing, out, save, force)
-    output.emit(features_run.look(asked).report(), format, strict=strict)
+    asked = features_run.FeaturesOptions(looking, image or (), layers or (), drawing, out, save, force)
+    output.emit(features_run.run_features(asked).report(), format, strict=strict)
 
 
 def _check(layers: list[str] | None, sort: str, save: str | None, out: Path | None) -> None:

@@ -52,19 +52,21 @@ def command(
     output.check(format, out, force=force)
     if not image:
         raise BadInput("which pictures? --image was not given", "give a file, a directory or a wildcard")
-    looking = sight.Looking(target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std, labels)
+    looking = sight.ImageModelRequest(
+        target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std, labels
+    )
     output.emit(predict(looking, image, top).report(), format, out, force=force, strict=strict)
 
 
 @console.stdout_kept()
-def predict(looking: sight.Looking, images: Sequence[str], top: int) -> PredictResult:
+def predict(looking: sight.ImageModelRequest, images: Sequence[str], top: int) -> PredictResult:
     """Look at every picture in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     from modelprobe.vision.images import find_images, gathered
     from modelprobe.vision.predict import Prediction, PredictResult
 
     files = find_images(images)
-    seeing = sight.load(looking)
-    run = _Run(seeing, top)
+    seeing = sight.load_image_model(looking)
+    run = PredictionRun(seeing, top)
     with console.progress("looking at pictures", len(files)) as advance:
         for file in files:
             try:
@@ -80,10 +82,10 @@ def predict(looking: sight.Looking, images: Sequence[str], top: int) -> PredictR
             "give pictures that Pillow can read",
         )
     labels, rule = seeing.labels.for_classes(run.classes), " and ".join(sorted(run.rules))
-    notes = (*seeing.notes, *gathered(run.told), *_notes(run))
+    notes = (*seeing.notes, *gathered(run.told), *_prediction_notes(run))
     return PredictResult(
         seeing.target.name, seeing.weights.plain(), seeing.preprocessing.describe(), run.classes, labels.source, rule,
-        tuple(run.done), notes, seeing.env, _facts(seeing, files, run.classes),
+        tuple(run.done), notes, seeing.env, _prediction_facts(seeing, files, run.classes),
     )  # fmt: skip
 
 
@@ -91,10 +93,10 @@ class _UnreadableError(Exception):
     """One picture cannot be read: message and hint."""
 
 
-class _Run:
+class PredictionRun:
     """What is gathered over the pictures."""
 
-    def __init__(self, seeing: sight.Sight, top: int) -> None:
+    def __init__(self, seeing: sight.ImageModel, top: int) -> None:
         self.seeing, self.top, self.classes = seeing, top, 0
         self.done: list[Prediction] = []
         self.told: list[tuple[Path, Note]] = []
@@ -120,7 +122,7 @@ class _Run:
         self.done.append(Prediction(str(file), guesses))
 
 
-def _scores(seeing: sight.Sight, arguments: Any) -> Tensor:
+def _scores(seeing: sight.ImageModel, arguments: Any) -> Tensor:
     import torch
 
     from modelprobe.vision.predict import scores_of
@@ -136,7 +138,7 @@ def _scores(seeing: sight.Sight, arguments: Any) -> Tensor:
     return scores_of(found, seeing.target.name)
 
 
-def _notes(run: _Run) -> list[Note]:
+def _prediction_notes(run: PredictionRun) -> list[Note]:
     from modelprobe.vision.predict import AS_GIVEN, SIGMOID
 
     notes, labels = [], run.seeing.labels
@@ -156,7 +158,7 @@ def _notes(run: _Run) -> list[Note]:
     return notes
 
 
-def _facts(seeing: sight.Sight, files: Sequence[Path], classes: int) -> tuple[Fact, ...]:
+def _prediction_facts(seeing: sight.ImageModel, files: Sequence[Path], classes: int) -> tuple[Fact, ...]:
     named = seeing.labels.for_classes(classes)
     names = named.source or "none known: --labels FILE names them"
     return (

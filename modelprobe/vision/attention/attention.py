@@ -26,19 +26,19 @@ from modelprobe.vision.attention.result import (
     ROLLOUT,
     AttentionBlock,
     AttentionEntry,
+    AttentionMaps,
     AttentionResult,
-    Maps,
     block_of,
-    draw,
+    draw_attention,
     entries_of,
 )
 from modelprobe.vision.cam.layer import lay_out
 from modelprobe.vision.images import Photo
-from modelprobe.vision.photos import Progress, View, each_photo
+from modelprobe.vision.photos import ImageViewer, Progress, each_photo
 
 
 @dataclass(frozen=True)
-class Asked:
+class AttentionOptions:
     """What the command line said. `heads` None is all of them and their mean; an empty tuple the mean alone."""
 
     blocks: tuple[str, ...] = ()
@@ -61,19 +61,21 @@ def heads_of(text: str | None) -> tuple[tuple[int, ...] | None, bool]:
     return tuple(dict.fromkeys(map(int, numbers))), len(numbers) < len(words)
 
 
-def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, progress: Progress) -> AttentionResult:
+def run_attention(
+    view: ImageViewer, asked: AttentionOptions, files: Sequence[Path], folder: Path | None, progress: Progress
+) -> AttentionResult:
     """The maps of every picture, drawn into `folder` where one is given."""
     entries: list[AttentionEntry] = []
     blocks: tuple[AttentionBlock, ...] = ()
     notes: list[Note] = []
     remarks: dict[Note, None] = {}
     for stem, photo in each_photo(view, files, progress, notes):
-        found = followed(view, photo)
+        found = attention_of_image(view, photo)
         blocks = tuple(map(block_of, found))
         if not asked.listed:
-            maps, said = maps_of(found, asked)
+            maps, said = attention_maps_of(found, asked)
             remarks.update(dict.fromkeys(said))
-            entries += _shown(view, asked, stem, photo, maps, folder)
+            entries += _shown_query(view, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
         remarks[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
     return AttentionResult(
@@ -89,8 +91,13 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     )
 
 
-def _shown(
-    view: View, asked: Asked, stem: str, photo: Photo, maps: Sequence[Maps], folder: Path | None
+def _shown_query(
+    view: ImageViewer,
+    asked: AttentionOptions,
+    stem: str,
+    photo: Photo,
+    maps: Sequence[AttentionMaps],
+    folder: Path | None,
 ) -> list[AttentionEntry]:
     """The entries of one picture, drawn and stored in `folder` where one is given."""
     entries: list[AttentionEntry] = []
@@ -98,7 +105,7 @@ def _shown(
     for item in maps:
         made = entries_of(photo.path.name, item)
         if folder is not None:
-            made = draw(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
+            made = draw_attention(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
             arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
         entries += made
     if folder is not None:
@@ -106,7 +113,7 @@ def _shown(
     return entries
 
 
-def followed(view: View, photo: Photo) -> tuple[Attention, ...]:
+def attention_of_image(view: ImageViewer, photo: Photo) -> tuple[Attention, ...]:
     """The attentions of a forward pass on a picture. Raises BadInput when the model has none on the image."""
     image = view.image(photo, "attention")
     found = attentions(lay_out(view.model, image).attended, image.shape[-1])
@@ -118,14 +125,14 @@ def followed(view: View, photo: Photo) -> tuple[Attention, ...]:
     return found
 
 
-def maps_of(found: Sequence[Attention], asked: Asked) -> tuple[list[Maps], list[Note]]:
+def attention_maps_of(found: Sequence[Attention], asked: AttentionOptions) -> tuple[list[AttentionMaps], list[Note]]:
     """The maps of the blocks, heads and query that were asked for, and what to say of them."""
     maps, notes = [], []
     if asked.rollout:
         like, product, part = rollout(found)
         query = query_of(like, asked.query)
         values, rest = weights_of_query(like, product, query)
-        maps.append(Maps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),)))
+        maps.append(AttentionMaps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),)))
         if len(part) < len(found):
             text = f"Rollout is over {len(part)} of {len(found)} blocks, {part[0].path} to {part[-1].path}: the others "
             notes.append(Note(f"{text}have windows, or other queries than keys.", Level.ASSUMED))
@@ -144,7 +151,7 @@ def asking(item: Attention) -> tuple[int, int]:
     return item.queries.height, item.queries.width
 
 
-def _of_block(item: Attention, asked: Asked) -> Maps:
+def _of_block(item: Attention, asked: AttentionOptions) -> AttentionMaps:
     check_heads(item, asked.heads or ())
     heads = range(item.heads) if asked.heads is None else asked.heads
     query = query_of(item, asked.query)
@@ -156,4 +163,4 @@ def _of_block(item: Attention, asked: Asked) -> Maps:
     maps, elsewhere = [values[row] for row in rows], [float(rest[row]) for row in rows]
     if asked.mean:
         names, maps, elsewhere = [MEAN_HEAD, *names], [values.mean(0), *maps], [float(rest.mean()), *elsewhere]
-    return Maps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere))
+    return AttentionMaps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere))

@@ -86,8 +86,8 @@ def _attention(item: Attended, width: int, index: int, path: str) -> Attention |
     keys = torch.broadcast_to(item.keys, (*shape[:-2], shape[-1]))
     over = tuple(dim for dim in range(leading) if _varies(keys, dim) or _varies(queries, dim))
     chosen = tuple(slice(None) if dim in over else 0 for dim in range(leading))
-    query_cells = _cells(queries[chosen].reshape(-1, shape[-2]), width)
-    key_cells = _cells(keys[chosen].reshape(-1, shape[-1]), width)
+    query_cells = _cells_of_grid(queries[chosen].reshape(-1, shape[-2]), width)
+    key_cells = _cells_of_grid(keys[chosen].reshape(-1, shape[-1]), width)
     if key_cells is None:
         return None
     if query_cells is None:  # class tokens alone ask
@@ -102,7 +102,7 @@ def _varies(numbers: Tensor, dim: int) -> bool:
     return numbers.shape[dim] > 1 and bool((numbers.narrow(dim, 0, 1) != numbers).any())
 
 
-def _cells(numbers: Tensor, width: int) -> Cells | None:
+def _cells_of_grid(numbers: Tensor, width: int) -> Cells | None:
     """Pixel numbers [windows, tokens] as cells of the grid that they form; None for fewer than two cells."""
     pixels = numbers.long() - 1
     placed = pixels >= 0
@@ -238,7 +238,7 @@ def rollout(found: Sequence[Attention]) -> tuple[Attention, Tensor, tuple[Attent
     that took part: those of one window whose queries are the same tokens as their keys. Raises BadInput for fewer
     than two.
     """
-    square = [item for item in found if item.windows == 1 and _same(item.queries, item.keys)]
+    square = [item for item in found if item.windows == 1 and _same_grid(item.queries, item.keys)]
     size = square[0].source.shape[-1] if square else 0
     part = tuple(item for item in square if item.source.shape[-1] == size)
     if len(part) < 2:
@@ -252,5 +252,5 @@ def rollout(found: Sequence[Attention]) -> tuple[Attention, Tensor, tuple[Attent
     return part[-1], product[None, None], part
 
 
-def _same(a: Cells, b: Cells) -> bool:
+def _same_grid(a: Cells, b: Cells) -> bool:
     return a.cell.shape == b.cell.shape and bool((a.cell == b.cell).all())

@@ -18,13 +18,13 @@ from modelprobe.report.units import Unit
 from modelprobe.vision.attention.maps import Attention, Query
 from modelprobe.vision.cam.result import where
 from modelprobe.vision.pictures.canvas import png
-from modelprobe.vision.pictures.colour import Limits
+from modelprobe.vision.pictures.colour import ColourLimits
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import SIDE, with_bar
 from modelprobe.vision.pictures.overlay import overlay
 
 MEAN_HEAD, ROLLOUT = "mean", "rollout"
-MOST_ROWS = 24
+MAX_ATTENTION_ROWS = 24
 """More rows than this are left to --format csv and json: heads are many."""
 
 
@@ -100,7 +100,7 @@ class AttentionResult(Result):
             return []
         figures: dict[str, str] = {}
         for entry in self.entries:
-            heads = "each head" if entry.head.isdecimal() else _head(entry.head)
+            heads = "each head" if entry.head.isdecimal() else _attention_facts(entry.head)
             said = ROLLOUT if entry.head == ROLLOUT else f"{entry.block}, {heads}"
             figures.setdefault(entry.figure, f"{entry.image}: {said}, of {entry.query}")
         return [Figure(Path(self.directory) / name, said) for name, said in figures.items()]
@@ -115,7 +115,7 @@ def block_of(item: Attention) -> AttentionBlock:
 
 
 @dataclass(frozen=True)
-class Maps:
+class AttentionMaps:
     """What is shown of one block for one query: [h, w] for each head by name, and its share elsewhere.
 
     `asking` is the grid of queries, (rows, columns), which may be finer than that of keys.
@@ -129,7 +129,7 @@ class Maps:
     elsewhere: tuple[float, ...]
 
 
-def entries_of(image: str, found: Maps) -> tuple[AttentionEntry, ...]:
+def entries_of(image: str, found: AttentionMaps) -> tuple[AttentionEntry, ...]:
     """The plain values of the maps of a block."""
     entries = []
     for head, values, elsewhere in zip(found.heads, found.maps, found.elsewhere, strict=True):
@@ -186,15 +186,15 @@ def _block_table(blocks: Sequence[AttentionBlock]) -> Table:
     return Table(columns, rows, key="blocks")
 
 
-def _head(name: str) -> str:
+def _attention_facts(name: str) -> str:
     return "mean of its heads" if name == MEAN_HEAD else f"head {name}"
 
 
 # Files
 
 
-def draw(
-    stem: str, seen: Image.Image, found: Maps, entries: Sequence[AttentionEntry], folder: Path, cmap: str
+def draw_attention(
+    stem: str, seen: Image.Image, found: AttentionMaps, entries: Sequence[AttentionEntry], folder: Path, cmap: str
 ) -> tuple[AttentionEntry, ...]:
     """Write a picture of the single heads, and one of the mean or the rollout over the photograph."""
     name = f"{stem}.{_file_name(found.block)}"
@@ -203,7 +203,7 @@ def draw(
     singles = [index for index, head in enumerate(found.heads) if head.isdecimal()]
     if singles:
         maps = [found.maps[index].numpy() for index in singles]
-        limits = Limits(0.0, max(float(values.max()) for values in maps))
+        limits = ColourLimits(0.0, max(float(values.max()) for values in maps))
         captions = [f"head {found.heads[index]}" for index in singles]
         sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
         (folder / f"{name}.heads.png").write_bytes(png(sheet))
@@ -211,16 +211,16 @@ def draw(
     for entry, values in zip(entries, found.maps, strict=True):
         figure = f"{name}.heads.png" if entry.head.isdecimal() else f"{name}.png"
         if not entry.head.isdecimal():
-            title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_head(entry.head)}"
+            title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_attention_facts(entry.head)}"
             laid = over_photo(seen, values, found, cmap)
-            limits = Limits(0.0, float(values.max()))
+            limits = ColourLimits(0.0, float(values.max()))
             (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
         array = f"{found.block}.{entry.head}" if entry.head != ROLLOUT else ROLLOUT
         drawn.append(dataclasses.replace(entry, figure=figure, arrays=f"{stem}.npz", array=array))
     return tuple(drawn)
 
 
-def over_photo(seen: Image.Image, values: Tensor, found: Maps, cmap: str) -> Image.Image:
+def over_photo(seen: Image.Image, values: Tensor, found: AttentionMaps, cmap: str) -> Image.Image:
     """The map over the photograph, its patches kept square; the patch that asks has a frame."""
     scale = max(1, -(-SIDE // max(seen.size)))
     photo = seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)
@@ -229,7 +229,7 @@ def over_photo(seen: Image.Image, values: Tensor, found: Maps, cmap: str) -> Ima
     rows = np.arange(photo.height) * height // photo.height
     columns = np.arange(photo.width) * width // photo.width
     fine = values.numpy()[rows][:, columns]
-    laid = overlay(photo, fine, cmap=cmap, limits=Limits(0.0, float(values.max())), fade=True)
+    laid = overlay(photo, fine, cmap=cmap, limits=ColourLimits(0.0, float(values.max())), fade=True)
     if found.query.kind == "patch":
         across, down = photo.width / found.asking[1], photo.height / found.asking[0]
         left, top = found.query.column * across, found.query.row * down

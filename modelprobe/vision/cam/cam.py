@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
-from modelprobe.vision.cam.layer import Choice, Layout, choose_layer, lay_out
-from modelprobe.vision.cam.methods import LAYERED, METHODS, ClassMap, class_map, scores
-from modelprobe.vision.cam.result import CamEntry, CamResult, Drawn, draw, entry_of, remarks_of
+from modelprobe.vision.cam.layer import Choice, ImageLayout, choose_layer, lay_out
+from modelprobe.vision.cam.methods import CAM_METHODS, LAYERED, ClassMap, class_map, scores
+from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, draw_class_maps, entry_of, remarks_of
 from modelprobe.vision.images import Photo
-from modelprobe.vision.photos import Progress, View, each_photo
+from modelprobe.vision.photos import ImageViewer, Progress, each_photo
 
 
 @dataclass(frozen=True)
-class Asked:
+class CamOptions:
     """What the command line said about maps."""
 
     methods: tuple[str, ...]
@@ -32,9 +32,9 @@ def methods_of(texts: Sequence[str]) -> tuple[str, ...]:
     """The methods that `--method` names, each once; Grad-CAM when it names none. Raises BadInput for an unknown one."""
     names = [name.strip().lower() for text in texts for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in METHODS:
-            close = difflib.get_close_matches(name, METHODS, n=2, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"choose of {', '.join(METHODS)}"
+        if name not in CAM_METHODS:
+            close = difflib.get_close_matches(name, CAM_METHODS, n=2, cutoff=0.4)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"choose of {', '.join(CAM_METHODS)}"
             raise BadInput(f"there is no method {name!r}", hint)
     return tuple(dict.fromkeys(names)) or ("gradcam",)
 
@@ -59,7 +59,7 @@ class Chooser:
         return self._known[size]
 
 
-def named_layer(model: nn.Module, name: str, found: Layout) -> Choice:
+def named_layer(model: nn.Module, name: str, found: ImageLayout) -> Choice:
     """The last call of the layer called `name`. Raises BadInput when it is unknown, never ran, or is no grid."""
     known = [path for path, _ in model.named_modules() if path]
     if name not in known:
@@ -112,7 +112,9 @@ def check_class(index: int, count: int, name: str) -> None:
         )
 
 
-def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, progress: Progress) -> CamResult:
+def run_cam(
+    view: ImageViewer, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
+) -> CamResult:
     """The maps of every picture, drawn into `folder` where one is given."""
     chooser = Chooser(view.model, asked.layer)
     entries: list[CamEntry] = []
@@ -122,11 +124,11 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     choice: Choice | None = None
     for stem, photo in each_photo(view, files, progress, notes):
         maps, choice = _maps(view, asked, photo, chooser)
-        listed, more = _listed(view, photo.path, maps)
+        listed, more = _entries_of(view, photo.path, maps)
         remarks.update(dict.fromkeys(more))
         if folder is not None:
-            drawn = Drawn(stem, view.preprocessing.seen(photo), maps, listed)
-            listed, sheet = draw(drawn, folder, asked.cmap)
+            drawn = ImageMaps(stem, view.preprocessing.seen(photo), maps, listed)
+            listed, sheet = draw_class_maps(drawn, folder, asked.cmap)
             comparisons += [(photo.path.name, sheet)] if sheet else []
         entries += listed
     said = (*view.notes, *notes, *remarks, *_closing(choice, folder))
@@ -144,7 +146,9 @@ def look(view: View, asked: Asked, files: Sequence[Path], folder: Path | None, p
     )
 
 
-def _maps(view: View, asked: Asked, photo: Photo, chooser: Chooser) -> tuple[tuple[ClassMap, ...], Choice | None]:
+def _maps(
+    view: ImageViewer, asked: CamOptions, photo: Photo, chooser: Chooser
+) -> tuple[tuple[ClassMap, ...], Choice | None]:
     """The maps of one picture: for each class, each method."""
     image = view.image(photo, "cam")
     logits = scores(view.model, image)
@@ -156,7 +160,7 @@ def _maps(view: View, asked: Asked, photo: Photo, chooser: Chooser) -> tuple[tup
     return maps, choice
 
 
-def _classes(view: View, texts: Sequence[str], count: int) -> tuple[int, ...]:
+def _classes(view: ImageViewer, texts: Sequence[str], count: int) -> tuple[int, ...]:
     labels = view.labels.for_classes(count)
     found = []
     for text in texts:
@@ -166,7 +170,9 @@ def _classes(view: View, texts: Sequence[str], count: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _listed(view: View, file: Path, maps: Sequence[ClassMap]) -> tuple[tuple[CamEntry, ...], tuple[Note, ...]]:
+def _entries_of(
+    view: ImageViewer, file: Path, maps: Sequence[ClassMap]
+) -> tuple[tuple[CamEntry, ...], tuple[Note, ...]]:
     names = [view.labels.of(found.target) for found in maps]
     entries = tuple(entry_of(file.name, found, label) for found, label in zip(maps, names, strict=True))
     return entries, remarks_of([(file.name, found) for found in maps], names)

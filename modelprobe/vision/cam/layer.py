@@ -27,7 +27,7 @@ AT_ONCE = 6
 
 
 @dataclass(frozen=True)
-class Layer:
+class MapLayer:
     """One call of a module whose output lies on the image. `call` counts the calls of this module, from 0."""
 
     path: str
@@ -38,10 +38,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ImageLayout:
     """What a run that follows positions tells: the layers on the image, in order, and all paths that ran."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[MapLayer, ...]
     ran: frozenset[str]
     other: dict[str, str] = field(default_factory=dict)
     """Paths whose output is something else, and what."""
@@ -52,7 +52,7 @@ class Layout:
 class Choice:
     """The layer, and the reason in words. `whole` is False where no one layer carries everything to the scores."""
 
-    layer: Layer
+    layer: MapLayer
     reason: str
     whole: bool = True
 
@@ -65,10 +65,10 @@ def first_tensor(out: Any) -> Tensor | None:
     return next((found for item in items if (found := first_tensor(item)) is not None), None)
 
 
-def lay_out(model: nn.Module, image: Tensor) -> Layout:
+def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
     """Run `model` once on `image` [1, C, H, W] and follow the pixels. Raises ModelRaised when the model raises."""
     stack: list[str] = []
-    layers: list[Layer] = []
+    layers: list[MapLayer] = []
     calls: dict[str, int] = {}
     other: dict[str, str] = {}
     with restored(model), mode_set(model, False), torch.inference_mode():
@@ -90,13 +90,13 @@ def lay_out(model: nn.Module, image: Tensor) -> Layout:
                 if grid is None:
                     other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
                 else:
-                    layers.append(Layer(path, call, grid, next(module.parameters(), None) is not None))
+                    layers.append(MapLayer(path, call, grid, next(module.parameters(), None) is not None))
 
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
         with as_model_error(), watched:
             model(image)
-    return Layout(tuple(layers), frozenset(calls), other, tuple(watched.attended))
+    return ImageLayout(tuple(layers), frozenset(calls), other, tuple(watched.attended))
 
 
 class as_model_error:  # noqa: N801 - reads as a phrase
@@ -112,7 +112,7 @@ class as_model_error:  # noqa: N801 - reads as a phrase
             ) from error
 
 
-def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: Layout) -> Choice:
+def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: ImageLayout) -> Choice:
     """The layer for `target` (the top prediction when None). Raises BadInput when no layer will do."""
 
     def choice() -> Choice | None:
@@ -131,7 +131,7 @@ def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: La
     return found
 
 
-def _choice(model: nn.Module, image: Tensor, target: int | None, layout: Layout) -> Choice | None:
+def _choice(model: nn.Module, image: Tensor, target: int | None, layout: ImageLayout) -> Choice | None:
     wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
     edges: dict[tuple[str, int], Edge] = {}
     with restored(model), mode_set(model, False):
@@ -154,35 +154,37 @@ def _choice(model: nn.Module, image: Tensor, target: int | None, layout: Layout)
         if not logits.requires_grad:
             raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")
         score = logits[0].max() if target is None else logits[0, target]
-        return _chosen(_grouped(wanted, edges), score, Paths(score, pixels))
+        return _chosen(_one_layer_per_tensor(wanted, edges), score, Paths(score, pixels))
 
 
-def _grouped(wanted: dict[tuple[str, int], Layer], edges: dict[tuple[str, int], Edge]) -> list[tuple[Edge, Layer]]:
+def _one_layer_per_tensor(
+    wanted: dict[tuple[str, int], MapLayer], edges: dict[tuple[str, int], Edge]
+) -> list[tuple[Edge, MapLayer]]:
     """One layer for each tensor, the outermost module that puts it out, in the order of the forward pass."""
-    best: dict[Edge, Layer] = {}
+    best: dict[Edge, MapLayer] = {}
     for key, edge in edges.items():
         layer = wanted[key]
         known = best.get(edge)
-        if known is None or _rank(layer) < _rank(known):
+        if known is None or _layer_rank(layer) < _layer_rank(known):
             best[edge] = layer
     return list(best.items())
 
 
-def _rank(layer: Layer) -> tuple[bool, int, int]:
+def _layer_rank(layer: MapLayer) -> tuple[bool, int, int]:
     """Layers with weights first, then the outermost."""
     return not layer.weighty, layer.path.count("."), len(layer.path)
 
 
-def _chosen(groups: Sequence[tuple[Edge, Layer]], score: Tensor, paths: Paths) -> Choice | None:
+def _chosen(groups: Sequence[tuple[Edge, MapLayer]], score: Tensor, paths: Paths) -> Choice | None:
     for weighty in (True, False):
         through = [(edge, layer) for edge, layer in groups if layer.weighty is weighty and paths.through(edge)]
         layer, silent = _last_with_gradient(through, score)
         if layer is not None:
-            return Choice(layer, _reason(layer, silent))
+            return Choice(layer, _reason_text(layer, silent))
     return _widest(groups, score, paths)
 
 
-def _widest(groups: Sequence[tuple[Edge, Layer]], score: Tensor, paths: Paths) -> Choice | None:
+def _widest(groups: Sequence[tuple[Edge, MapLayer]], score: Tensor, paths: Paths) -> Choice | None:
     """Where no layer carries everything (branches that meet behind their pooling): the last that carries most."""
     counts = {edge: paths.count(edge) for edge, layer in groups if layer.weighty}
     most = max(counts.values(), default=0)
@@ -192,24 +194,26 @@ def _widest(groups: Sequence[tuple[Edge, Layer]], score: Tensor, paths: Paths) -
         layer, _ = _last_with_gradient([entry for entry in groups if entry[1].weighty], score)
     if layer is None:
         return None
-    reason = f"of {_places(layer)}; no layer carries everything from the image to the scores, and this one most"
+    reason = f"of {_grid_text(layer)}; no layer carries everything from the image to the scores, and this one most"
     return Choice(layer, reason, whole=False)
 
 
-def _places(layer: Layer) -> str:
+def _grid_text(layer: MapLayer) -> str:
     return f"{layer.grid.height}x{layer.grid.width} places ({layer.grid.layout})"
 
 
-def _reason(layer: Layer, silent: Sequence[Layer]) -> str:
-    reason = f"the last layer of {_places(layer)} through which everything passes from the image to the scores"
+def _reason_text(layer: MapLayer, silent: Sequence[MapLayer]) -> str:
+    reason = f"the last layer of {_grid_text(layer)} through which everything passes from the image to the scores"
     if silent:
         reason += f"; behind it, in {silent[0].path}, no place has any influence"
     return reason
 
 
-def _last_with_gradient(found: Sequence[tuple[Edge, Layer]], score: Tensor) -> tuple[Layer | None, list[Layer]]:
+def _last_with_gradient(
+    found: Sequence[tuple[Edge, MapLayer]], score: Tensor
+) -> tuple[MapLayer | None, list[MapLayer]]:
     """The last layer with a gradient on its grid, and those behind it that have none."""
-    silent: list[Layer] = []
+    silent: list[MapLayer] = []
     left = list(found)
     while left:
         left, part = left[:-AT_ONCE], left[-AT_ONCE:]

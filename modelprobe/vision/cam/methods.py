@@ -2,7 +2,7 @@
 
 To add a method:
 1. Write a function `(Scene, target) -> Tensor` [h, w] that computes the map; say its source.
-2. Register it in `METHODS`; `LAYERED` names those that are taken at a layer.
+2. Register it in `CAM_METHODS`; `LAYERED` names those that are taken at a layer.
 3. Add its row to the README.
 """
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
-from modelprobe.vision.cam.layer import Choice, Layer, as_model_error, first_tensor
+from modelprobe.vision.cam.layer import Choice, MapLayer, as_model_error, first_tensor
 from modelprobe.vision.logits import logits_of
 
 STEPS = 32
@@ -87,7 +87,7 @@ class Scene:
 
 
 @contextmanager
-def tapped(model: nn.Module, layer: Layer) -> Iterator[nn.Module]:
+def tapped(model: nn.Module, layer: MapLayer) -> Iterator[nn.Module]:
     """A module that sees the layer's output as [1, C, h, w], whatever its layout. To be used inside `restored`.
 
     Its output is put back into the layer's by a copy, so that later work in place does not change what it saw.
@@ -149,8 +149,8 @@ def class_map(
     model: nn.Module, image: Tensor, target: int, method: str, choice: Choice | None, logits: Tensor
 ) -> ClassMap:
     """The map of `method` for class `target` on `image` [1, C, H, W]; `choice` for the methods that want a layer."""
-    if method not in METHODS:
-        raise BadInput(f"there is no method {method!r}", f"choose of {', '.join(METHODS)}")
+    if method not in CAM_METHODS:
+        raise BadInput(f"there is no method {method!r}", f"choose of {', '.join(CAM_METHODS)}")
     layered = method in LAYERED
     remarks: list[str] = []
 
@@ -162,7 +162,9 @@ def class_map(
             scorer, tap = Scorer(model).eval(), None
             if layered and choice is not None:
                 tap = stack.enter_context(tapped(model, choice.layer))
-            return METHODS[method](Scene(scorer, image.detach().clone(), tap, float(logits[target]), remarks), target)
+            return CAM_METHODS[method](
+                Scene(scorer, image.detach().clone(), tap, float(logits[target]), remarks), target
+            )
 
     with as_model_error(), quiet():
         raw = with_gradients(model, compute)
@@ -243,7 +245,7 @@ def occlusion(scene: Scene, target: int) -> Tensor:
     side = max(2, min(height, width) // WINDOWS)
     step = max(1, side // 2)
     with torch.no_grad():
-        found: Any = Occlusion(_plain(scene.scorer)).attribute(
+        found: Any = Occlusion(_plain_image(scene.scorer)).attribute(
             scene.image,
             (channels, side, side),
             (channels, step, step),
@@ -254,7 +256,7 @@ def occlusion(scene: Scene, target: int) -> Tensor:
     return found[0].mean(0)  # type: ignore[no-any-return]
 
 
-def _plain(scorer: Scorer) -> Callable[[Tensor], Tensor]:
+def _plain_image(scorer: Scorer) -> Callable[[Tensor], Tensor]:
     """The scores with no graph kept."""
 
     def score(image: Tensor) -> Tensor:
@@ -265,7 +267,7 @@ def _plain(scorer: Scorer) -> Callable[[Tensor], Tensor]:
 
 Method = Callable[[Scene, int], Tensor]
 
-METHODS: dict[str, Method] = {
+CAM_METHODS: dict[str, Method] = {
     "gradcam": gradcam,
     "layercam": layercam,
     "guided-gradcam": guided_gradcam,

@@ -16,11 +16,11 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.vision.cam.methods import LAYERED, ClassMap
 from modelprobe.vision.pictures.canvas import png, side_by_side
-from modelprobe.vision.pictures.colour import Limits
+from modelprobe.vision.pictures.colour import ColourLimits
 from modelprobe.vision.pictures.heat import SIDE, heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
 
-NAMES = {
+METHOD_NAMES = {
     "gradcam": "Grad-CAM",
     "layercam": "Layer-CAM",
     "guided-gradcam": "Guided Grad-CAM",
@@ -81,7 +81,7 @@ class CamResult(Result):
             *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
             *([Fact("Written to", self.directory)] if self.directory else []),
         ]
-        blocks: tuple[Block, ...] = (Facts(tuple(facts)), _table(self.entries), *self._figures(), *self.notes)
+        blocks: tuple[Block, ...] = (Facts(tuple(facts)), _maps_table(self.entries), *self._figures(), *self.notes)
         return Report(f"{self.model}: what speaks for a class", "modelprobe.cam/1", blocks, self.to_dict(), self.env)
 
     def at(self, directory: Path) -> CamResult:
@@ -94,7 +94,7 @@ class CamResult(Result):
         place = Path(self.directory)
         figures = [Figure(place / name, f"{image}: side by side") for image, name in self.comparisons]
         for entry in self.entries:
-            said = f"{entry.image}: {NAMES[entry.method]} for {entry.label}"
+            said = f"{entry.image}: {METHOD_NAMES[entry.method]} for {entry.label}"
             figures += [Figure(place / entry.overlay, said)]
         return figures
 
@@ -118,7 +118,7 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
     )
 
 
-def _table(entries: Sequence[CamEntry]) -> Table:
+def _maps_table(entries: Sequence[CamEntry]) -> Table:
     columns = (
         Column("image", "Picture"),
         Column("label", "Class"),
@@ -137,7 +137,7 @@ def _table(entries: Sequence[CamEntry]) -> Table:
                 entry.target,
                 entry.score,
                 entry.probability,
-                NAMES[entry.method],
+                METHOD_NAMES[entry.method],
                 "nowhere" if entry.blank else where(entry.peak, entry.size),
                 entry.grid,
             ),
@@ -160,14 +160,16 @@ def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> 
     notes: dict[Note, None] = {}
     for (image, item), label in zip(found, labels, strict=True):
         for remark in item.remarks:
-            notes[Note(f"{NAMES[item.method]} of {image}: {remark}.", Level.ASSUMED)] = None
+            notes[Note(f"{METHOD_NAMES[item.method]} of {image}: {remark}.", Level.ASSUMED)] = None
         if not bool(item.map.any()):
             why = (
                 "no place speaks for it at that layer"
                 if item.method in LAYERED
                 else "the score does not change with it"
             )
-            notes[Note(f"{NAMES[item.method]} of {image} for {label} is zero everywhere: {why}.", Level.WARNING)] = None
+            notes[
+                Note(f"{METHOD_NAMES[item.method]} of {image} for {label} is zero everywhere: {why}.", Level.WARNING)
+            ] = None
     return tuple(notes)
 
 
@@ -175,7 +177,7 @@ def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> 
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageMaps:
     """What is drawn for one picture: as the model saw it, and its maps with their entries."""
 
     stem: str
@@ -184,7 +186,7 @@ class Drawn:
     entries: tuple[CamEntry, ...]
 
 
-def draw(drawn: Drawn, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
+def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
     """Write the heat maps, overlays, arrays and, of several maps, the comparison; the entries with their files' names.
 
     The second value is the comparison's file name, or empty.
@@ -194,10 +196,10 @@ def draw(drawn: Drawn, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], s
     arrays: dict[str, Any] = {}
     for found, entry in zip(drawn.maps, drawn.entries, strict=True):
         name = f"{drawn.stem}.{entry.target}.{entry.method}"
-        title, told = f"{NAMES[entry.method]} for {entry.label}", _subtitle(entry)
+        title, told = f"{METHOD_NAMES[entry.method]} for {entry.label}", _subtitle(entry)
         values = found.map.numpy()
         shown = found.raw.clamp(min=0).numpy() if entry.method in ("gradcam", "layercam") else values
-        limits = Limits(0.0, float(values.max()))
+        limits = ColourLimits(0.0, float(values.max()))
         laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
         (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap)))
         (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelprobe.vision.features.maps import Maps
+    from modelprobe.vision.features.maps import LayerMaps
 
 MOST_FRAMES = 16
 ENLARGED_PREVIEW = 24
@@ -31,7 +31,7 @@ class Picture:
     image: Any
 
 
-def pictures_of(maps: Maps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
+def pictures_of(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
     """The pictures of one output. `seen` is the photograph as the model sees it, `about` a line below each title."""
     from modelprobe.vision.pictures.heat import heat_map
     from modelprobe.vision.pictures.strips import bar_strip
@@ -47,13 +47,13 @@ def pictures_of(maps: Maps, seen: Any, name: str, about: str, drawing: Drawing) 
         yield Picture("matrix", said, heat_map(maps.channels[0], name, said, cmap=drawing.cmap))
         return
     if len(maps.channels) > 1:
-        yield _grid(maps, name, about, drawing)
+        yield _channel_grid(maps, name, about, drawing)
     yield from _means(maps, seen, name, about, drawing)
     if maps.frames.size:
         yield _frames(maps, name, about, drawing)
 
 
-def _grid(maps: Maps, name: str, about: str, drawing: Drawing) -> Picture:
+def _channel_grid(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> Picture:
     from modelprobe.vision.features.maps import order_of
     from modelprobe.vision.pictures.grids import channel_grid
 
@@ -67,7 +67,7 @@ def _grid(maps: Maps, name: str, about: str, drawing: Drawing) -> Picture:
     return Picture("grid", f"{many}{sort}", image)
 
 
-def _means(maps: Maps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
+def _means(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
     from modelprobe.vision.pictures.colour import limits_of
     from modelprobe.vision.pictures.heat import heat_map, with_bar
     from modelprobe.vision.pictures.overlay import overlay
@@ -82,12 +82,12 @@ def _means(maps: Maps, seen: Any, name: str, about: str, drawing: Drawing) -> It
         yield Picture("overlay", f"{many}, on the picture", framed)
 
 
-def _frames(maps: Maps, name: str, about: str, drawing: Drawing) -> Picture:
+def _frames(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> Picture:
     from modelprobe.vision.pictures.colour import limits_of
     from modelprobe.vision.pictures.grids import channel_grid
 
     total = len(maps.frames)
-    shown = _spread(total, MOST_FRAMES)
+    shown = _value_range(total, MOST_FRAMES)
     many = f"{total} frames" if len(shown) == total else f"{len(shown)} of {total} frames"
     limits = limits_of(maps.frames)
     image = channel_grid([maps.frames[i] for i in shown], [f"frame {i}" for i in shown], f"{name}: {many}",
@@ -95,19 +95,19 @@ def _frames(maps: Maps, name: str, about: str, drawing: Drawing) -> Picture:
     return Picture("frames", f"{many}, mean over channels", image)
 
 
-def _spread(total: int, most: int) -> Sequence[int]:
+def _value_range(total: int, most: int) -> Sequence[int]:
     return range(total) if total <= most else [round(i * (total - 1) / (most - 1)) for i in range(most)]
 
 
-def preview_of(maps: Maps, cmap: str) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+def preview_of(maps: LayerMaps, cmap: str) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     """The mean as rows of pixels, small enough for a terminal; nothing for what is no map."""
     import numpy as np
 
-    from modelprobe.vision.pictures.canvas import fitted
+    from modelprobe.vision.pictures.canvas import fitted_text
     from modelprobe.vision.pictures.colour import coloured
 
     if not maps.channels.size or maps.unit == "matrix":
         return ()
-    small = fitted(coloured(maps.mean, cmap), (ENLARGED_PREVIEW, ENLARGED_PREVIEW))
+    small = fitted_text(coloured(maps.mean, cmap), (ENLARGED_PREVIEW, ENLARGED_PREVIEW))
     pixels = np.asarray(small.convert("RGB")).tolist()
     return tuple(tuple((int(red), int(green), int(blue)) for red, green, blue in row) for row in pixels)

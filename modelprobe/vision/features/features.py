@@ -19,7 +19,7 @@ MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnImage:
     """A picture that was written: its kind, its path relative to the output directory, and what it shows."""
 
     kind: str
@@ -40,7 +40,7 @@ class LayerFeature:
     layout: str
     guessed: bool
     stats: Stats
-    drawn: tuple[Drawn, ...] = ()
+    drawn: tuple[DrawnImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +134,11 @@ def over_all(pictures: Sequence[PictureFeatures]) -> tuple[LayerFeature, ...]:
     for picture in pictures:
         for layer in picture.layers:
             known = merged.get(layer.name)
-            merged[layer.name] = _joined(known, layer) if known is not None else layer
+            merged[layer.name] = _joined_statistics(known, layer) if known is not None else layer
     return tuple(merged.values())
 
 
-def _joined(known: LayerFeature, more: LayerFeature) -> LayerFeature:
+def _joined_statistics(known: LayerFeature, more: LayerFeature) -> LayerFeature:
     from dataclasses import replace
 
     same = len(known.shape) == len(more.shape)
@@ -190,7 +190,7 @@ class LayerList(Result):
         calls: dict[str, list[Place]] = {}
         for place in self.places:
             calls.setdefault(place.path, []).append(place)
-        rows = tuple(_listed(path, found) for path, found in calls.items())
+        rows = tuple(_names_of(path, found) for path, found in calls.items())
         data = {"model": self.model, "layers": [self._plain(path, found) for path, found in calls.items()]}
         table = Table(columns, rows, key="layers")
         title = f"{self.model}: layers to ask for with --layers"
@@ -207,7 +207,7 @@ class LayerList(Result):
         }
 
 
-def _listed(path: str, found: Sequence[Place]) -> Row:
+def _names_of(path: str, found: Sequence[Place]) -> Row:
     first = [place for place in found if place.call == 1]
     layout = ", ".join(dict.fromkeys(place.layout.describe() for place in first))
     return Row((path, found[0].cls, tuple(place.shape for place in first), layout, max(place.call for place in found)))
@@ -218,7 +218,7 @@ def of_json(values: Sequence[Mapping[str, Any]]) -> tuple[LayerFeature, ...]:
     found = []
     for value in values:
         stats = Stats(**{**value["stats"], "dead_channels": tuple(value["stats"]["dead_channels"])})
-        drawn = tuple(Drawn(**one) for one in value["drawn"])
+        drawn = tuple(DrawnImage(**one) for one in value["drawn"])
         found.append(LayerFeature(**{**value, "shape": tuple(value["shape"]), "stats": stats, "drawn": drawn}))
     return tuple(found)
 

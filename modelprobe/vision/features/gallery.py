@@ -52,15 +52,15 @@ def write_gallery(folder: Folder, result: FeaturesResult) -> None:
 def gallery(result: FeaturesResult) -> str:
     """The page. Warnings come first: a gallery of random weights must not be taken for anything else."""
     title = f"{result.model}: what it sees"
-    loud = _notes(note for note in result.notes if note.level is not Level.INFO)
-    quiet = _notes(note for note in result.notes if note.level is Level.INFO)
+    loud = _notes_section(note for note in result.notes if note.level is not Level.INFO)
+    quiet = _notes_section(note for note in result.notes if note.level is Level.INFO)
     links = "".join(f'<a href="#p{i}">{esc(one.image)}</a>' for i, one in enumerate(result.pictures))
     nav = f"<nav>{links}</nav>\n" if len(result.pictures) > 1 else ""
     body = "\n".join(_picture(one, index) for index, one in enumerate(result.pictures))
-    return page(title, f'{loud}<dl class="mp-facts">{_facts(result.facts)}</dl>\n{nav}{body}\n{quiet}')
+    return gallery_page(title, f'{loud}<dl class="mp-facts">{_facts_section(result.facts)}</dl>\n{nav}{body}\n{quiet}')
 
 
-def page(title: str, body: str) -> str:
+def gallery_page(title: str, body: str) -> str:
     """A whole page in the look of the HTML reports around `body`, which is HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,7 +78,7 @@ def shot(path: str, caption: str) -> str:
     return f'<figure><a href="{source}"><img src="{source}" alt="{esc(caption)}" loading="lazy"></a></figure>'
 
 
-def _facts(facts: Iterable[Fact]) -> str:
+def _facts_section(facts: Iterable[Fact]) -> str:
     lines = []
     for fact in facts:
         if fact.label == "Written":
@@ -90,7 +90,7 @@ def _facts(facts: Iterable[Fact]) -> str:
     return "".join(lines)
 
 
-def _notes(notes: Iterable[Note]) -> str:
+def _notes_section(notes: Iterable[Note]) -> str:
     return "".join(
         f'<p class="mp-note mp-{note.level.value}"><b>{NOTE_LABELS[note.level]}</b> <span>{esc(note.text)}</span></p>\n'
         for note in notes
@@ -100,16 +100,16 @@ def _notes(notes: Iterable[Note]) -> str:
 def _picture(picture: PictureFeatures, index: int) -> str:
     head = f'<section id="p{index}"><h2>{esc(picture.image)}</h2>\n'
     if picture.error:
-        return f"{head}{_notes([Note(picture.error, Level.WARNING)])}</section>"
+        return f"{head}{_notes_section([Note(picture.error, Level.WARNING)])}</section>"
     seen = f'<div class="shots">{shot(f"{picture.folder}/seen.png", "what the model sees")}</div>'
-    layers = "\n".join(map(_layer, picture.layers))
+    layers = "\n".join(map(_layer_section, picture.layers))
     if index < OPEN:
         return f"{head}{seen}\n{layers}</section>"
     count = len(picture.layers)
     return f"{head}{seen}\n<details><summary>{count} outputs</summary>\n{layers}</details></section>"
 
 
-def _layer(layer: LayerFeature) -> str:
+def _layer_section(layer: LayerFeature) -> str:
     stats = layer.stats
     numbers = (("mean", stats.mean), ("std", stats.std), ("min", stats.min), ("max", stats.max))
     said = [

@@ -13,95 +13,95 @@ from torch import Tensor
 from modelprobe.vision.features.layouts import FRAMES, MAPS, MATRIX, NOTHING, PIECES, TOKENS, VECTOR, Layout
 from modelprobe.vision.features.stats import plain_values
 
-Array = NDArray[Any]
+FloatArray = NDArray[Any]
 
-LARGEST = 1024
+MAX_MAP_SIDE = 1024
 """A matrix with more rows or columns is drawn with every n-th of them alone."""
 
 
 @dataclass(frozen=True)
-class Maps:
+class LayerMaps:
     """`channels` is CxHxW: a map for each channel. `frames` is TxHxW: their mean for each frame, where there are some.
 
     For a vector `row` holds one number for each channel and there are no maps. `covers` tells whether a map lies over
     the whole picture. `unit` names what `channels` numbers. Of a matrix only every `thinned`-th row and column is left.
     """
 
-    channels: Array
-    frames: Array
-    row: Array
+    channels: FloatArray
+    frames: FloatArray
+    row: FloatArray
     covers: bool
     unit: str = "channel"
     thinned: int = 1
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> FloatArray:
         """HxW: the mean over the channels, of those of its values that are finite."""
         return finite_mean(self.channels)
 
 
-def finite_mean(stack: Array) -> Array:
+def finite_mean(stack: FloatArray) -> FloatArray:
     """The mean over the first axis; where a value is not finite, over the others; NaN where none is."""
     good = np.isfinite(stack)
     if good.all():
-        mean: Array = stack.mean(axis=0, dtype=np.float64)
+        mean: FloatArray = stack.mean(axis=0, dtype=np.float64)
         return mean
     total = np.where(good, stack, 0.0).sum(axis=0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        some: Array = total / good.sum(axis=0)
+        some: FloatArray = total / good.sum(axis=0)
     return some
 
 
-NONE: Array = np.zeros((0, 0, 0), dtype=np.float32)
-NO_ROW: Array = np.zeros(0, dtype=np.float32)
+NO_MAPS: FloatArray = np.zeros((0, 0, 0), dtype=np.float32)
+NO_ROW: FloatArray = np.zeros(0, dtype=np.float32)
 
 
-def maps_of(tensor: Tensor, layout: Layout) -> Maps:
+def layer_maps(tensor: Tensor, layout: Layout) -> LayerMaps:
     """The tensor of one picture, arranged as its layout says. Raises ValueError when it is of another shape."""
-    values: Array = plain_values(tensor).numpy()
+    values: FloatArray = plain_values(tensor).numpy()
     if layout.kind == NOTHING:
-        return Maps(NONE, NONE, NO_ROW, False)
+        return LayerMaps(NO_MAPS, NO_MAPS, NO_ROW, False)
     if layout.kind == VECTOR:
-        return Maps(NONE, NONE, values.reshape(-1), False)
+        return LayerMaps(NO_MAPS, NO_MAPS, values.reshape(-1), False)
     stack = _arranged(values, layout)
     if layout.kind == MATRIX:
-        thin = max(1, -(-max(stack.shape[0], stack.shape[2]) // LARGEST))
-        return Maps(stack[::thin, 0, ::thin].T[None], NONE, NO_ROW, False, "matrix", thin)
+        thin = max(1, -(-max(stack.shape[0], stack.shape[2]) // MAX_MAP_SIDE))
+        return LayerMaps(stack[::thin, 0, ::thin].T[None], NO_MAPS, NO_ROW, False, "matrix", thin)
     count, pieces = stack.shape[:2]
     if layout.kind in (TOKENS, FRAMES) and len(layout.space) == 1:
         stack = stack[:, :, layout.before : stack.shape[2] - layout.after]
     stack = stack.reshape(count, pieces, *layout.grid)
     if layout.kind == FRAMES:
         frames = stack[:, 0]
-        return Maps(frames.mean(axis=1), finite_mean(frames), NO_ROW, layout.covers)
+        return LayerMaps(frames.mean(axis=1), finite_mean(frames), NO_ROW, layout.covers)
     if layout.kind == PIECES and pieces > 1:
         return _pieced(stack, layout)
     assert layout.kind in (MAPS, TOKENS, PIECES)
-    return Maps(stack[:, 0], NONE, NO_ROW, layout.covers, "channel" if layout.channels else "map")
+    return LayerMaps(stack[:, 0], NO_MAPS, NO_ROW, layout.covers, "channel" if layout.channels else "map")
 
 
-def _arranged(values: Array, layout: Layout) -> Array:
+def _arranged(values: FloatArray, layout: Layout) -> FloatArray:
     """Channels x pieces x space, in this order."""
     order = (*layout.channels, *layout.pieces, *layout.space)
     rest = tuple(dim for dim in range(values.ndim) if dim not in order)
     if any(values.shape[dim] != 1 for dim in rest):
         raise ValueError(f"{values.shape} is not laid out as {layout.said}")
     sizes = [prod(values.shape[dim] for dim in group) for group in (layout.channels, layout.pieces)]
-    arranged: Array = values.transpose(*rest, *order).reshape(*sizes, *(values.shape[dim] for dim in layout.space))
+    arranged: FloatArray = values.transpose(*rest, *order).reshape(*sizes, *(values.shape[dim] for dim in layout.space))
     return arranged
 
 
-def _pieced(stack: Array, layout: Layout) -> Maps:
+def _pieced(stack: FloatArray, layout: Layout) -> LayerMaps:
     """Windows put side by side as they were cut, where that is known; else a map for each piece."""
     count, pieces, height, width = stack.shape
     if len(layout.tiles) == 2 and prod(layout.tiles) == pieces:
         rows, columns = layout.tiles
         whole = stack.reshape(count, rows, columns, height, width).transpose(0, 1, 3, 2, 4)
-        return Maps(whole.reshape(count, rows * height, columns * width), NONE, NO_ROW, False)
-    return Maps(finite_mean(stack), NONE, NO_ROW, False, "piece")
+        return LayerMaps(whole.reshape(count, rows * height, columns * width), NO_MAPS, NO_ROW, False)
+    return LayerMaps(finite_mean(stack), NO_MAPS, NO_ROW, False, "piece")
 
 
-def order_of(channels: Array, sort: str) -> list[int]:
+def order_of(channels: FloatArray, sort: str) -> list[int]:
     """The channels by `index`, or with the largest `variance` or `max` first; those without a finite value last."""
     if sort == "index":
         return list(range(len(channels)))

@@ -12,22 +12,22 @@ from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.files.directory import CannotWriteError, Folder, file_name, open_folder
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
-from modelprobe.vision.looker import Looking, Sight, load
+from modelprobe.vision.looker import ImageModel, ImageModelRequest, load_image_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from modelprobe.tracing.capture import Captured
-    from modelprobe.vision.features.features import Drawn, FeaturesResult, LayerFeature, LayerList, PictureFeatures
+    from modelprobe.vision.features.features import DrawnImage, FeaturesResult, LayerFeature, LayerList, PictureFeatures
     from modelprobe.vision.features.layouts import Place
     from modelprobe.vision.images import Photo
 
 
 @dataclass(frozen=True)
-class Asked:
+class FeaturesOptions:
     """What the command line said beside the model."""
 
-    looking: Looking
+    looking: ImageModelRequest
     images: Sequence[str] = ()
     layers: Sequence[str] = ()
     drawing: Drawing = field(default_factory=Drawing)
@@ -42,7 +42,7 @@ class Asked:
 
 
 @stdout_kept()
-def look(asked: Asked) -> FeaturesResult:
+def run_features(asked: FeaturesOptions) -> FeaturesResult:
     """Look at every picture and say what was seen. Raises ProbeError for what keeps it from looking at any."""
     from modelprobe.tracing.capture import chosen_layers
     from modelprobe.vision.images import find_images
@@ -50,19 +50,19 @@ def look(asked: Asked) -> FeaturesResult:
 
     colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
     files = find_images(asked.images) if asked.images else []
-    sight = load(asked.looking)
+    sight = load_image_model(asked.looking)
     paths, exact = chosen_layers(sight.model, asked.layers)
-    look = Look(sight, paths, exact, asked)
+    run_features = FeatureRun(sight, paths, exact, asked)
     if len(files) == 1:
-        look.open(files[0])  # the only picture: what is wrong with it is an error
+        run_features.open(files[0])  # the only picture: what is wrong with it is an error
     folder = open_folder(asked.directory, asked.question(paths), asked.force) if asked.directory is not None else None
-    return look.at(files, folder)
+    return run_features.at(files, folder)
 
 
-class Look:
+class FeatureRun:
     """One model with its chosen layers. Their places are found once for every size of input."""
 
-    def __init__(self, sight: Sight, paths: Sequence[str], exact: Sequence[str], asked: Asked) -> None:
+    def __init__(self, sight: ImageModel, paths: Sequence[str], exact: Sequence[str], asked: FeaturesOptions) -> None:
         self.sight, self.paths, self.exact, self.asked = sight, paths, exact, asked
         from modelprobe.tracing.capture import first_names
 
@@ -188,7 +188,7 @@ class Look:
     ) -> LayerFeature:
         from modelprobe.vision.features.features import LayerFeature
         from modelprobe.vision.features.layouts import layout_of
-        from modelprobe.vision.features.maps import maps_of
+        from modelprobe.vision.features.maps import layer_maps
         from modelprobe.vision.features.stats import stats_of
 
         tensor, (path, call, index) = captured[name], captured.origins[name]
@@ -196,10 +196,10 @@ class Look:
         layout = (
             place.layout if place and place.shape == tuple(tensor.shape) else layout_of(tuple(tensor.shape), (), {})
         )
-        drawn: list[Drawn] = []
+        drawn: list[DrawnImage] = []
         first = name not in self.previews and len(self.previews) < 6
         if folder is not None or first:
-            maps = maps_of(tensor, layout)
+            maps = layer_maps(tensor, layout)
             if first:
                 self.previews[name] = preview_of(maps, self.asked.drawing.cmap)
             drawn = _drawn(maps, seen, name, picture, self.asked.drawing, folder, piece, taken) if folder else []
@@ -259,16 +259,16 @@ class Look:
 
 def _drawn(
     maps: Any, seen: Any, name: str, picture: str, drawing: Drawing, folder: Folder, piece: str, taken: set[str]
-) -> list[Drawn]:
+) -> list[DrawnImage]:
     """Write the pictures of one output."""
-    from modelprobe.vision.features.features import Drawn
+    from modelprobe.vision.features.features import DrawnImage
     from modelprobe.vision.pictures.canvas import png
 
     stem = file_name(name, taken)
     found = []
     for one in pictures_of(maps, seen, name, picture, drawing):
         folder.write(f"{piece}/{stem}.{one.kind}.png", png(one.image))
-        found.append(Drawn(one.kind, f"{piece}/{stem}.{one.kind}.png", one.caption))
+        found.append(DrawnImage(one.kind, f"{piece}/{stem}.{one.kind}.png", one.caption))
     return found
 
 
@@ -281,7 +281,7 @@ def _about(file: Path) -> dict[str, Any]:
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
 
 
-def _noise(sight: Sight) -> Photo:
+def _noise(sight: ImageModel) -> Photo:
     """Seeded uniform noise of the size that the model is used to."""
     import numpy as np
 
@@ -293,7 +293,7 @@ def _noise(sight: Sight) -> Photo:
     return Photo(Path("seeded noise"), coloured(values, "gray"))
 
 
-def listed(looking: Looking) -> LayerList:
+def list_layers(looking: ImageModelRequest) -> LayerList:
     """The layers that run, with what they put out; recorded on meta, without weights."""
     from modelprobe.model.build import TargetRequest, load_model, record
     from modelprobe.vision.features.features import LayerList

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[Any]
+ValueArray = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def stats_of(tensor: Tensor, channels: Sequence[int]) -> Stats:
     Complex values count by their magnitude, truth values as 0 and 1. In numpy, whose reductions cost a tenth of torch's
     `std_mean` and `count_nonzero` over axes, and whose small operators cost less to call.
     """
-    values: Array = plain_values(tensor).numpy()
+    values: ValueArray = plain_values(tensor).numpy()
     nothing = math.nan
     if not values.size:
         return Stats(0, nothing, nothing, nothing, nothing, 0, 0, ())
@@ -92,7 +92,7 @@ def stats_of(tensor: Tensor, channels: Sequence[int]) -> Stats:
     return Stats(values.size, mean, std, low, high, zeros, highest.size, dead, nan, inf)
 
 
-def _moments(values: Array) -> tuple[float, float]:
+def _moments(values: ValueArray) -> tuple[float, float]:
     """Mean and standard deviation of finite values, in their own precision; in float64 where that overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = float(values.mean())

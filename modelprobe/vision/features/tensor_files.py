@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modelprobe.errors import BadInput
 
-FORMATS = ("npz", "safetensors", "pt")
+TENSOR_FORMATS = ("npz", "safetensors", "pt")
 
 
 def serialised(tensors: Mapping[str, Tensor], format: str) -> bytes:

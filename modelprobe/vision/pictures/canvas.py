@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, SOFT, LINE = (255, 255, 255), (28, 32, 38), (100, 108, 120), (205, 210, 218)
-MARGIN = 12
+PAGE_MARGIN = 12
 TITLE, LABEL, SMALL = 17, 13, 11
 """Sizes of type in pixels."""
 
@@ -48,20 +48,20 @@ def shortened(text: str, width: int, size: int, bold: bool = False) -> str:
     low, high = 0, len(text)  # characters kept
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if width_of(_cut(text, middle), size, bold) <= width else (low, middle - 1)
-    return _cut(text, low)
+        low, high = (middle, high) if width_of(_cut_text(text, middle), size, bold) <= width else (low, middle - 1)
+    return _cut_text(text, low)
 
 
-def _cut(text: str, kept: int) -> str:
+def _cut_text(text: str, kept: int) -> str:
     return f"{text[: (kept + 1) // 2]}{DOTS}{text[len(text) - kept // 2 :] if kept // 2 else ''}"
 
 
-def page(width: int, height: int) -> Image.Image:
+def blank_page(width: int, height: int) -> Image.Image:
     """An empty page."""
     return Image.new("RGB", (width, height), PAPER)
 
 
-def write(
+def write_text_on(
     target: Image.Image,
     place: tuple[int, int],
     text: str,
@@ -77,7 +77,7 @@ def write(
     ImageDraw.Draw(target).text(place, shown, fill=colour, font=font(size, bold), anchor=anchor)
 
 
-def frame(target: Image.Image, box: tuple[int, int, int, int]) -> None:
+def framed(target: Image.Image, box: tuple[int, int, int, int]) -> None:
     """A thin line around a picture that was pasted at `box` (left, top, right, bottom)."""
     ImageDraw.Draw(target).rectangle((box[0] - 1, box[1] - 1, box[2], box[3]), outline=LINE)
 
@@ -91,7 +91,7 @@ def number(value: float) -> str:
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def fitted(picture: Image.Image, box: tuple[int, int], *, smooth: bool = False) -> Image.Image:
+def fitted_text(picture: Image.Image, box: tuple[int, int], *, smooth: bool = False) -> Image.Image:
     """The picture as large as fits into `box` (width, height), its aspect kept, no side under one pixel.
 
     Enlarged by repeating pixels, unless `smooth`: a feature map has as many values as it has squares.
@@ -117,16 +117,16 @@ def side_by_side(
     """Captioned pictures in rows of equal cells under one title: comparisons of methods, targets, layers."""
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
-    top = MARGIN + (height_of(TITLE) + 6 if title else 0)
-    step = cell + MARGIN, cell + height_of(LABEL) + 6 + MARGIN
-    sheet = page(MARGIN + columns * step[0], top + rows * step[1])
+    top = PAGE_MARGIN + (height_of(TITLE) + 6 if title else 0)
+    step = cell + PAGE_MARGIN, cell + height_of(LABEL) + 6 + PAGE_MARGIN
+    sheet = blank_page(PAGE_MARGIN + columns * step[0], top + rows * step[1])
     if title:
-        write(sheet, (MARGIN, MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * MARGIN)
+        write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * PAGE_MARGIN)
     for number_, (caption, picture) in enumerate(pictures):
-        left, upper = MARGIN + (number_ % columns) * step[0], top + (number_ // columns) * step[1]
-        write(sheet, (left, upper), caption, LABEL, width=cell)
-        small = fitted(picture, (cell, cell), smooth=True)
+        left, upper = PAGE_MARGIN + (number_ % columns) * step[0], top + (number_ // columns) * step[1]
+        write_text_on(sheet, (left, upper), caption, LABEL, width=cell)
+        small = fitted_text(picture, (cell, cell), smooth=True)
         place = left + (cell - small.width) // 2, upper + height_of(LABEL) + 6
         sheet.paste(small, place)
-        frame(sheet, (*place, place[0] + small.width, place[1] + small.height))
+        framed(sheet, (*place, place[0] + small.width, place[1] + small.height))
     return sheet

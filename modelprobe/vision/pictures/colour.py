@@ -13,7 +13,7 @@ from PIL import Image
 
 from modelprobe.errors import BadInput
 
-DEFAULT = "viridis"
+DEFAULT_COLOUR_MAP = "viridis"
 MISSING = (255, 0, 255)
 """NaN and infinities: magenta, which no colour map in common use has."""
 
@@ -21,7 +21,7 @@ Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Limits:
+class ColourLimits:
     """The values that the two ends of a colour map stand for."""
 
     low: float
@@ -29,7 +29,7 @@ class Limits:
 
 
 @functools.cache
-def colour_map(name: str = DEFAULT) -> NDArray[np.uint8]:
+def colour_map(name: str = DEFAULT_COLOUR_MAP) -> NDArray[np.uint8]:
     """The 256 colours of a map of matplotlib's, 256x3. Raises BadInput for an unknown name, with the nearest."""
     from matplotlib import colormaps
 
@@ -42,13 +42,13 @@ def colour_map(name: str = DEFAULT) -> NDArray[np.uint8]:
     return table  # type: ignore[no-any-return]
 
 
-def limits_of(values: Values) -> Limits:
+def limits_of(values: Values) -> ColourLimits:
     """Smallest and largest finite value; 0 and 0 where there is none."""
     finite = values[np.isfinite(values)]
-    return Limits(float(finite.min()), float(finite.max())) if finite.size else Limits(0.0, 0.0)
+    return ColourLimits(float(finite.min()), float(finite.max())) if finite.size else ColourLimits(0.0, 0.0)
 
 
-def to_unit(values: Values, limits: Limits | None = None) -> Values:
+def to_unit(values: Values, limits: ColourLimits | None = None) -> Values:
     """`values` from the limits (by default their own) to 0..1 as float32, cut off there; all 0 where the two are equal.
 
     NaN and infinities stay, for `coloured` to show.
@@ -63,7 +63,7 @@ def to_unit(values: Values, limits: Limits | None = None) -> Values:
     return np.where(np.isfinite(wide), np.clip(scaled, 0.0, 1.0), wide).astype(np.float32)
 
 
-def coloured(values: Values, cmap: str = DEFAULT, limits: Limits | None = None) -> Image.Image:
+def coloured(values: Values, cmap: str = DEFAULT_COLOUR_MAP, limits: ColourLimits | None = None) -> Image.Image:
     """An HxW array as an RGB picture of W x H pixels."""
     table = colour_map(cmap)
     unit = to_unit(values, limits)

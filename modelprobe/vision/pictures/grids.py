@@ -7,8 +7,18 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from modelprobe.vision.pictures.canvas import MARGIN, SMALL, SOFT, TITLE, fitted, frame, height_of, page, write
-from modelprobe.vision.pictures.colour import DEFAULT, Limits, Values, coloured, limits_of
+from modelprobe.vision.pictures.canvas import (
+    PAGE_MARGIN,
+    SMALL,
+    SOFT,
+    TITLE,
+    blank_page,
+    fitted_text,
+    framed,
+    height_of,
+    write_text_on,
+)
+from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, ColourLimits, Values, coloured, limits_of
 from modelprobe.vision.pictures.heat import BAR, BAR_TEXT, draw_bar
 
 WIDTH = 864
@@ -17,7 +27,7 @@ WIDTH = 864
 LARGEST, SMALLEST = 208, 56
 """The side of a square."""
 
-GAP = 6
+GRID_GAP = 6
 
 
 def channel_grid(
@@ -26,8 +36,8 @@ def channel_grid(
     title: str,
     subtitle: str = "",
     *,
-    cmap: str = DEFAULT,
-    limits: Limits | None = None,
+    cmap: str = DEFAULT_COLOUR_MAP,
+    limits: ColourLimits | None = None,
 ) -> Image.Image:
     """HxW arrays of one size as a grid of squares, each with a caption, under a title.
 
@@ -35,30 +45,45 @@ def channel_grid(
     for its own range, which the subtitle should say.
     """
     columns = max(1, min(len(maps), math.ceil(math.sqrt(len(maps)))))
-    side = max(SMALLEST, min(LARGEST, (WIDTH - GAP * (columns - 1)) // columns))
+    side = max(SMALLEST, min(LARGEST, (WIDTH - GRID_GAP * (columns - 1)) // columns))
     rows = max(1, -(-len(maps) // columns))
     line = height_of(SMALL)
-    top = MARGIN + height_of(TITLE) + line + 8
-    wide = max(columns * side + (columns - 1) * GAP, 420)
-    bar = MARGIN + BAR + BAR_TEXT if limits is not None else MARGIN
-    sheet = page(MARGIN + wide + bar, top + rows * (side + line + GAP) + MARGIN - GAP)
-    write(sheet, (MARGIN, MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * MARGIN)
-    write(sheet, (MARGIN, MARGIN + height_of(TITLE) + 1), subtitle, SMALL, colour=SOFT, width=sheet.width - 2 * MARGIN)
+    top = PAGE_MARGIN + height_of(TITLE) + line + 8
+    wide = max(columns * side + (columns - 1) * GRID_GAP, 420)
+    bar = PAGE_MARGIN + BAR + BAR_TEXT if limits is not None else PAGE_MARGIN
+    sheet = blank_page(PAGE_MARGIN + wide + bar, top + rows * (side + line + GRID_GAP) + PAGE_MARGIN - GRID_GAP)
+    write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * PAGE_MARGIN)
+    write_text_on(
+        sheet,
+        (PAGE_MARGIN, PAGE_MARGIN + height_of(TITLE) + 1),
+        subtitle,
+        SMALL,
+        colour=SOFT,
+        width=sheet.width - 2 * PAGE_MARGIN,
+    )
     for index, (values, caption) in enumerate(zip(maps, captions, strict=True)):
-        left, upper = MARGIN + (index % columns) * (side + GAP), top + (index // columns) * (side + line + GAP)
+        left, upper = (
+            PAGE_MARGIN + (index % columns) * (side + GRID_GAP),
+            top + (index // columns) * (side + line + GRID_GAP),
+        )
         _square(sheet, (left, upper), side, values, caption, cmap, limits or limits_of(values))
     if limits is not None:
-        left = MARGIN + wide + MARGIN
-        draw_bar(sheet, (left, top, left + BAR, top + min(rows * (side + line + GAP) - GAP - line, 448)), cmap, limits)
+        left = PAGE_MARGIN + wide + PAGE_MARGIN
+        draw_bar(
+            sheet,
+            (left, top, left + BAR, top + min(rows * (side + line + GRID_GAP) - GRID_GAP - line, 448)),
+            cmap,
+            limits,
+        )
     return sheet
 
 
 def _square(
-    sheet: Image.Image, place: tuple[int, int], side: int, values: Values, caption: str, cmap: str, limits: Limits
+    sheet: Image.Image, place: tuple[int, int], side: int, values: Values, caption: str, cmap: str, limits: ColourLimits
 ) -> None:
     left, upper = place
-    small = fitted(coloured(values, cmap, limits), (side, side))
+    small = fitted_text(coloured(values, cmap, limits), (side, side))
     corner = left + (side - small.width) // 2, upper + (side - small.height) // 2
     sheet.paste(small, corner)
-    frame(sheet, (*corner, corner[0] + small.width, corner[1] + small.height))
-    write(sheet, (left + side // 2, upper + side + 1), caption, SMALL, colour=SOFT, width=side, anchor="ma")
+    framed(sheet, (*corner, corner[0] + small.width, corner[1] + small.height))
+    write_text_on(sheet, (left + side // 2, upper + side + 1), caption, SMALL, colour=SOFT, width=side, anchor="ma")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from modelprobe.vision.pictures.colour import DEFAULT, Limits, Values, coloured, to_unit
+from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, ColourLimits, Values, coloured, to_unit
 
 SHARE = 0.55
 """How much of the colours and how much of the photograph is seen."""
@@ -15,9 +15,9 @@ def overlay(
     photo: Image.Image,
     values: Values,
     *,
-    cmap: str = DEFAULT,
+    cmap: str = DEFAULT_COLOUR_MAP,
     share: float = SHARE,
-    limits: Limits | None = None,
+    limits: ColourLimits | None = None,
     fade: bool = False,
 ) -> Image.Image:
     """The HxW map over the photograph, stretched to its size and smoothed in between; RGB, of the photograph's size.
@@ -27,7 +27,7 @@ def overlay(
     """
     unit = np.nan_to_num(to_unit(values, limits), nan=0.0, posinf=0.0, neginf=0.0)
     smooth = np.asarray(Image.fromarray(unit).resize(photo.size, Image.Resampling.BILINEAR))
-    colours = np.asarray(coloured(smooth, cmap, Limits(0.0, 1.0)), dtype=np.float32)
+    colours = np.asarray(coloured(smooth, cmap, ColourLimits(0.0, 1.0)), dtype=np.float32)
     below = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
     weight = share * (0.25 + 0.75 * smooth[..., None]) if fade else np.float32(share)
     mixed = below * (1 - weight) + colours * weight

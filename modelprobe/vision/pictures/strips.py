@@ -8,24 +8,24 @@ from PIL import Image, ImageDraw
 from modelprobe.vision.pictures.canvas import (
     INK,
     LINE,
-    MARGIN,
+    PAGE_MARGIN,
     PAPER,
     SMALL,
     SOFT,
     TITLE,
+    blank_page,
     height_of,
     number,
-    page,
     width_of,
-    write,
+    write_text_on,
 )
-from modelprobe.vision.pictures.colour import DEFAULT, MISSING, Limits, Values, colour_map, limits_of
+from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, MISSING, ColourLimits, Values, colour_map, limits_of
 
 WIDTH, HEIGHT = 768, 220
 """The field that bars are drawn in, in pixels."""
 
 
-def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEFAULT) -> Image.Image:
+def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEFAULT_COLOUR_MAP) -> Image.Image:
     """A vector as bars from zero, in colours; an axis of values at the left, the first and last index below.
 
     Of more values than pixels the largest and the smallest of each pixel are drawn. NaN and infinities are magenta.
@@ -34,32 +34,39 @@ def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEF
     low, high = min(0.0, limits.low), max(0.0, limits.high)
     high = high if high > low else low + 1.0
     labels = [number(value) for value in dict.fromkeys((high, 0.0, low))]
-    left = MARGIN + max(width_of(label, SMALL) for label in labels) + 8
-    top = MARGIN + height_of(TITLE) + height_of(SMALL) + 10
-    sheet = page(left + WIDTH + MARGIN, top + HEIGHT + height_of(SMALL) + MARGIN)
-    write(sheet, (MARGIN, MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * MARGIN)
-    write(sheet, (MARGIN, MARGIN + height_of(TITLE) + 1), subtitle, SMALL, colour=SOFT, width=sheet.width - 2 * MARGIN)
-    sheet.paste(_bars(values, Limits(low, high), cmap), (left, top))
+    left = PAGE_MARGIN + max(width_of(label, SMALL) for label in labels) + 8
+    top = PAGE_MARGIN + height_of(TITLE) + height_of(SMALL) + 10
+    sheet = blank_page(left + WIDTH + PAGE_MARGIN, top + HEIGHT + height_of(SMALL) + PAGE_MARGIN)
+    write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * PAGE_MARGIN)
+    write_text_on(
+        sheet,
+        (PAGE_MARGIN, PAGE_MARGIN + height_of(TITLE) + 1),
+        subtitle,
+        SMALL,
+        colour=SOFT,
+        width=sheet.width - 2 * PAGE_MARGIN,
+    )
+    sheet.paste(_bars(values, ColourLimits(low, high), cmap), (left, top))
     draw = ImageDraw.Draw(sheet)
     for value, label in zip(dict.fromkeys((high, 0.0, low)), labels, strict=True):
-        y = top + _row(value, Limits(low, high))
+        y = top + _strip_row(value, ColourLimits(low, high))
         draw.line((left - 4, y, left + (WIDTH if value == 0 else 0), y), fill=INK if value == 0 else LINE)
         anchor = "rs" if value == low and value != 0 else "ra" if value == high and value != 0 else "rm"
-        write(sheet, (left - 6, y), label, SMALL, anchor=anchor)
-    write(sheet, (left, top + HEIGHT + 4), "0", SMALL, colour=SOFT)
-    write(sheet, (left + WIDTH, top + HEIGHT + 4), f"{len(values) - 1}", SMALL, colour=SOFT, anchor="ra")
+        write_text_on(sheet, (left - 6, y), label, SMALL, anchor=anchor)
+    write_text_on(sheet, (left, top + HEIGHT + 4), "0", SMALL, colour=SOFT)
+    write_text_on(sheet, (left + WIDTH, top + HEIGHT + 4), f"{len(values) - 1}", SMALL, colour=SOFT, anchor="ra")
     return sheet
 
 
-def _row(value: float, limits: Limits) -> int:
+def _strip_row(value: float, limits: ColourLimits) -> int:
     return round((limits.high - value) / (limits.high - limits.low) * (HEIGHT - 1))
 
 
-def _bars(values: Values, limits: Limits, cmap: str) -> Image.Image:
+def _bars(values: Values, limits: ColourLimits, cmap: str) -> Image.Image:
     field = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(field)
     table = colour_map(cmap)
-    zero = _row(0.0, limits)
+    zero = _strip_row(0.0, limits)
     for left, right, part in _columns(values):
         good = part[np.isfinite(part)]
         if len(good) < len(part):
@@ -67,7 +74,7 @@ def _bars(values: Values, limits: Limits, cmap: str) -> Image.Image:
         for value in {float(good.max()), float(good.min())} if len(good) else ():
             share = (value - limits.low) / (limits.high - limits.low)
             colour = tuple(int(channel) for channel in table[round(share * 255)])
-            y = _row(value, limits)
+            y = _strip_row(value, limits)
             draw.rectangle((left, min(y, zero), right, max(y, zero)), fill=colour)
     return field
 

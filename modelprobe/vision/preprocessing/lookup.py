@@ -13,7 +13,7 @@ from modelprobe.model.sources import ZooSource
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo.names import TORCHVISION
 from modelprobe.report.blocks import Level, Note
-from modelprobe.vision.preprocessing.overrides import UNKNOWN, Wishes, changed
+from modelprobe.vision.preprocessing.overrides import UNKNOWN, PreprocessingOverrides, changed
 from modelprobe.vision.preprocessing.transform import LONGER, NEVER, RESAMPLING, SHORTER, SQUASH, Preprocessing
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ GREY = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in Pillow's grey (ITU-R 601-2 luma)."""
 
 
-def preprocessing(target: Target, model: nn.Module, weights: Any = None, wishes: Wishes | None = None) -> Preprocessing:
-    """The preprocessing of `target`, changed as `wishes` say.
+def preprocessing(
+    target: Target, model: nn.Module, weights: Any = None, overrides: PreprocessingOverrides | None = None
+) -> Preprocessing:
+    """The preprocessing of `target`, changed as `overrides` say.
 
     `weights` is torchvision's entry whose `transforms` apply; without it the DEFAULT one's. timm's comes from the
     `pretrained_cfg` that the model carries. A module of one's own may carry such a dict too, as `default_cfg` or
@@ -36,7 +38,7 @@ def preprocessing(target: Target, model: nn.Module, weights: Any = None, wishes:
     model takes no pictures.
     """
     cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
-    wanted = _of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
+    wanted = _preprocessing_of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
     if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR):
         raise _takes_none(target, wanted)
     if isinstance(target.source, ZooSource) and target.source.library == TORCHVISION:
@@ -45,7 +47,7 @@ def preprocessing(target: Target, model: nn.Module, weights: Any = None, wishes:
         found = _of_timm(cfg, wanted, "timm's data config" if zoo else f"the data config of {target.name}")
     else:
         found = _assumed(wanted)
-    return changed(_checked(found, target), wishes or Wishes())
+    return changed(_checked(found, target), overrides or PreprocessingOverrides())
 
 
 def _takes_none(target: Target, wanted: DeclaredInput | None) -> BadInput:
@@ -67,7 +69,7 @@ def data_config(model: nn.Module) -> Mapping[str, Any] | None:
     return None
 
 
-def _of_config(cfg: Mapping[str, Any]) -> DeclaredInput:
+def _preprocessing_of_config(cfg: Mapping[str, Any]) -> DeclaredInput:
     channels, height, width = cfg["input_size"]
     return DeclaredInput(IMAGE, (1, channels, height, width), source="its data config")
 
@@ -89,8 +91,12 @@ def _of_torchvision(source: ZooSource, wanted: DeclaredInput, weights: Any) -> P
         return Preprocessing(
             3, fit, size, None, "bilinear", (values[0],) * 3, (values[1],) * 3, said, kind, notes=notes
         )
-    resize = _pair(getattr(preset, "resize_size", None) or [256])
-    crop = _pair(getattr(preset, "crop_size", None)) if hasattr(preset, "crop_size") or preset is None else None
+    resize = _height_and_width(getattr(preset, "resize_size", None) or [256])
+    crop = (
+        _height_and_width(getattr(preset, "crop_size", None))
+        if hasattr(preset, "crop_size") or preset is None
+        else None
+    )
     if preset is None:
         crop = (224, 224)
     mean, std = (tuple(getattr(preset, key, usual)) for key, usual in zip(("mean", "std"), IMAGENET, strict=True))
@@ -108,7 +114,7 @@ def _of_timm(cfg: Mapping[str, Any], wanted: DeclaredInput, owner: str) -> Prepr
     channels, height, width = wanted.shape[-3:]
     percent = float(cfg.get("crop_pct") or 0.875)
     usual = IMAGENET if channels == 3 else ((0.5,), (0.5,))
-    mean, std = (_spread(cfg.get(key) or usual[i], channels) for i, key in enumerate(("mean", "std")))
+    mean, std = (_per_channel(cfg.get(key) or usual[i], channels) for i, key in enumerate(("mean", "std")))
     resize = math.floor(height / percent), math.floor(width / percent)
     fit = {"squash": SQUASH, "border": LONGER}.get(cfg.get("crop_mode") or "center", SHORTER)
     mode = cfg.get("interpolation") or "bicubic"
@@ -116,7 +122,7 @@ def _of_timm(cfg: Mapping[str, Any], wanted: DeclaredInput, owner: str) -> Prepr
     return replace(found, interpolation="bicubic" if mode == "random" else mode)
 
 
-def _spread(values: Any, channels: int) -> tuple[float, ...]:
+def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
     """One number for each channel. Of three numbers a model of one channel takes their grey."""
     numbers = tuple(float(value) for value in values) if isinstance(values, (tuple, list)) else (float(values),)
     if len(numbers) == channels:
@@ -164,11 +170,11 @@ def _checked(found: Preprocessing, target: Target) -> Preprocessing:
     return found
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _height_and_width(size: Any) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     numbers = [int(number) for number in size]
     return numbers[0], numbers[-1]
 
 
-__all__ = ["Preprocessing", "Wishes", "preprocessing"]
+__all__ = ["Preprocessing", "PreprocessingOverrides", "preprocessing"]

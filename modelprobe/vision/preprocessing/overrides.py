@@ -13,7 +13,7 @@ UNKNOWN = "How pictures were prepared for this model is not known"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PreprocessingOverrides:
     """What the command line said: `--resize`, `--crop/--no-crop`, `--mean`, `--std`. None leaves the model's own."""
 
     resize: str | None = None
@@ -22,25 +22,25 @@ class Wishes:
     std: str | None = None
 
 
-def changed(found: Preprocessing, wishes: Wishes) -> Preprocessing:
+def changed(found: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
     said = []
-    if wishes.crop is not None:
-        found = _uncropped(found) if not wishes.crop else _cropped(found)
-        said.append("--crop" if wishes.crop else "--no-crop")
-    if wishes.resize is not None:
-        height, width = parse_size(wishes.resize)
-        lone = "x" not in wishes.resize
+    if overrides.crop is not None:
+        found = _uncropped(found) if not overrides.crop else _cropped(found)
+        said.append("--crop" if overrides.crop else "--no-crop")
+    if overrides.resize is not None:
+        height, width = parse_resize(overrides.resize)
+        lone = "x" not in overrides.resize
         found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH)
         said.append("--resize")
-    if wishes.mean is not None:
-        found = replace(found, mean=parse_numbers(wishes.mean, "mean", found.channels))
+    if overrides.mean is not None:
+        found = replace(found, mean=parse_numbers(overrides.mean, "mean", found.channels))
         said.append("--mean")
-    if wishes.std is not None:
-        found = replace(found, std=parse_numbers(wishes.std, "std", found.channels))
+    if overrides.std is not None:
+        found = replace(found, std=parse_numbers(overrides.std, "std", found.channels))
         said.append("--std")
     if not said:
         return found
-    told = wishes.mean is not None or wishes.std is not None
+    told = overrides.mean is not None or overrides.std is not None
     notes = tuple(note for note in found.notes if not (told and note.text.startswith(UNKNOWN)))
     return replace(found, source=f"{found.source}, changed by {', '.join(said)}", notes=notes)
 
@@ -59,7 +59,7 @@ def _cropped(found: Preprocessing) -> Preprocessing:
     return replace(found, fit=SHORTER, crop=found.crop or found.resize)
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_resize(text: str) -> tuple[int, int]:
     """`256` or `256x320` (height x width). Raises BadInput."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and part.isascii() and int(part[:7]) > 0 for part in parts):

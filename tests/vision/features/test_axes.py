@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelprobe.vision.features.axes import Axis
 from modelprobe.vision.features.layouts import MATRIX, NOTHING, layout_of
-from modelprobe.vision.features.maps import maps_of
+from modelprobe.vision.features.maps import layer_maps
 
 SIZES = st.sampled_from([1, 1, 2, 3, 4, 6, 9, 12, 13])
 GRIDS = st.dictionaries(st.sampled_from([(2, 3), (3, 3), (3, 4), (2, 6), (1, 4), (6, 2)]), st.none())
@@ -33,7 +33,7 @@ def test_any_tensor_can_be_arranged(case) -> None:
     shape, axes, grids = case
     layout = layout_of(shape, axes, grids)
     tensor = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
-    maps = maps_of(tensor, layout)
+    maps = layer_maps(tensor, layout)
     if layout.kind == NOTHING:
         return
     held = maps.row.size or maps.channels.size

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelprobe.vision.features.layouts import MAPS, PIECES, TOKENS, VECTOR, Layout
-from modelprobe.vision.features.maps import maps_of, order_of
+from modelprobe.vision.features.maps import layer_maps, order_of
 from modelprobe.vision.features.stats import Stats, stats_of
 
 
@@ -85,20 +85,20 @@ def test_merged_over_pictures_as_if_they_were_one() -> None:
 
 def test_channels_last_and_tokens_and_windows() -> None:
     first = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
-    plain = maps_of(first, Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
-    last = maps_of(first.permute(0, 2, 3, 1), Layout(MAPS, "NHWC", (3,), (1, 2), (), (3, 4)))
+    plain = layer_maps(first, Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
+    last = layer_maps(first.permute(0, 2, 3, 1), Layout(MAPS, "NHWC", (3,), (1, 2), (), (3, 4)))
     tokens = torch.cat([torch.full((1, 1, 2), 99.0), first.flatten(2).transpose(1, 2)], 1)
-    grid = maps_of(tokens, Layout(TOKENS, "tokens 3x4 + 1", (2,), (1,), (), (3, 4), 1))
+    grid = layer_maps(tokens, Layout(TOKENS, "tokens 3x4 + 1", (2,), (1,), (), (3, 4), 1))
     whole = torch.arange(2 * 4 * 6.0).reshape(1, 4, 6, 2)
     windows = whole.reshape(1, 2, 2, 3, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(6, 4, 2)
-    pieces = maps_of(windows, Layout(PIECES, "6 windows", (2,), (1,), (0,), (2, 2), tiles=(2, 3)))
+    pieces = layer_maps(windows, Layout(PIECES, "6 windows", (2,), (1,), (0,), (2, 2), tiles=(2, 3)))
     assert np.array_equal(plain.channels, first[0].numpy())
     assert np.array_equal(last.channels, first[0].numpy())
     assert np.array_equal(grid.channels, first[0].numpy())
     assert np.array_equal(pieces.channels, whole[0].permute(2, 0, 1).numpy())
-    assert maps_of(torch.ones(1, 7), Layout(VECTOR, "channels", (1,))).row.size == 7
+    assert layer_maps(torch.ones(1, 7), Layout(VECTOR, "channels", (1,))).row.size == 7
     with pytest.raises(ValueError, match="is not laid out as"):
-        maps_of(torch.ones(2, 2, 3, 4), Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
+        layer_maps(torch.ones(2, 2, 3, 4), Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
 
 
 def test_order_of_channels() -> None:

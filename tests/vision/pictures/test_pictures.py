@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from modelprobe.errors import BadInput
-from modelprobe.vision.pictures.canvas import fitted, number, png, shortened, side_by_side, width_of
-from modelprobe.vision.pictures.colour import MISSING, Limits, colour_map, coloured, to_unit
+from modelprobe.vision.pictures.canvas import fitted_text, number, png, shortened, side_by_side, width_of
+from modelprobe.vision.pictures.colour import MISSING, ColourLimits, colour_map, coloured, to_unit
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
@@ -27,7 +27,7 @@ ODD = [
 
 def test_colours_are_those_of_the_map() -> None:
     values = np.array([[0.0, 1.0], [0.5, 2.0]])
-    picture = np.asarray(coloured(values, "viridis", Limits(0.0, 1.0)))
+    picture = np.asarray(coloured(values, "viridis", ColourLimits(0.0, 1.0)))
     table = colour_map("viridis")
     assert tuple(picture[0, 0]) == tuple(table[0]) == (68, 1, 84)
     assert tuple(picture[0, 1]) == tuple(table[255]) == (253, 231, 36)
@@ -60,7 +60,7 @@ def test_odd_values(values: np.ndarray) -> None:
 def test_all_heat_maps_and_overlays_have_one_size() -> None:
     shapes = [(7, 7), (56, 56), (14, 21), (300, 1), (1, 1000), (1, 1)]
     maps = {heat_map(np.random.default_rng(0).normal(size=shape), "title " * 40).size for shape in shapes}
-    framed = with_bar(Image.new("RGB", (500, 100)), "t", limits=Limits(0, 1)).size
+    framed = with_bar(Image.new("RGB", (500, 100)), "t", limits=ColourLimits(0, 1)).size
     assert maps == {framed}
 
 
@@ -78,7 +78,7 @@ def test_an_overlay_without_a_map_is_the_grey_photograph() -> None:
 
 def test_grids_hold_what_they_are_given() -> None:
     maps = [np.full((4, 4), float(i)) for i in range(10)]
-    sheet = channel_grid(maps, [str(i) for i in range(10)], "t", limits=Limits(0.0, 9.0))
+    sheet = channel_grid(maps, [str(i) for i in range(10)], "t", limits=ColourLimits(0.0, 9.0))
     colours = {tuple(pixel) for pixel in np.asarray(sheet).reshape(-1, 3)[::5]}
     table = colour_map()
     assert all(
@@ -113,5 +113,5 @@ def test_numbers_on_a_bar(value: float, text: str) -> None:
 
 
 def test_no_side_under_one_pixel() -> None:
-    assert fitted(Image.new("RGB", (1000, 1)), (24, 24)).size == (24, 1)
+    assert fitted_text(Image.new("RGB", (1000, 1)), (24, 24)).size == (24, 1)
     assert png(Image.new("RGB", (1, 1))).startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from torch import nn
 from modelprobe.errors import BadInput
 from modelprobe.model.target import resolve
 from modelprobe.vision.images import Photo
-from modelprobe.vision.preprocessing.lookup import Wishes, preprocessing
+from modelprobe.vision.preprocessing.lookup import PreprocessingOverrides, preprocessing
 from tests.command_line import SAMPLES
 
 SIZES = [(301, 200), (199, 333), (64, 64), (20, 45), (500, 30)]
@@ -43,7 +43,7 @@ def photo(size: tuple[int, int], mode: str = "RGB") -> Photo:
 
 def of(spec: str, *settings: str, **wishes):
     target = resolve(spec, settings)
-    return preprocessing(target, target.build().module, wishes=Wishes(**wishes))
+    return preprocessing(target, target.build().module, wishes=PreprocessingOverrides(**wishes))
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
