@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -69,6 +71,27 @@ def asks_for_values(error: BaseException) -> bool:
         return not by_compiler(error)
     text = one_line(error, 10_000).lower()
     return any(word in text for word in ("meta", "data-dependent", "data dependent", "unbacked"))
+
+
+def raised_by_model(error: BaseException) -> ProbeError:
+    """What the model said, where nothing more is known."""
+    return ModelRaised(
+        f"the model raised {type(error).__name__}: {one_line(error)}", "--debug shows where; is the size right?"
+    )
+
+
+@contextmanager
+def model_errors(explain: Callable[[BaseException], ProbeError] = raised_by_model) -> Iterator[None]:
+    """What a model raises in the body, as the error that `explain` makes of it, also `sys.exit`: it is not success.
+
+    Interruptions and errors that are explained already pass.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, ProbeError):
+        raise
+    except BaseException as error:
+        raise explain(error) from error
 
 
 def explained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.failures import model_raised
+from modelprobe.tracing.failures import model_errors, model_raised
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import state_tables
 from modelprobe.tracing.restore import on_meta
@@ -43,18 +44,14 @@ def materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Mod
     if meta:
         args, kwargs = moved(args, "meta"), moved(kwargs, "meta")
         _lazies_to_meta(twin)
-    try:
-        with (
-            compiler_stand_in(),
-            torch.random.fork_rng(devices=[]),
-            on_meta(twin) if meta else nullcontext(),
-            torch.no_grad(),
-        ):
-            twin.eval()(*args, **kwargs)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise model_raised(model, args, kwargs, Running(lambda: 0), error) from error
+    with (
+        model_errors(partial(model_raised, model, args, kwargs, Running(lambda: 0))),
+        compiler_stand_in(),
+        torch.random.fork_rng(devices=[]),
+        on_meta(twin) if meta else nullcontext(),
+        torch.no_grad(),
+    ):
+        twin.eval()(*args, **kwargs)
     return twin.train(model.training)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.dispatch import Observer, TensorNumbers
-from modelprobe.tracing.failures import NeedsValuesError, by_compiler, explained, real_run_note, refuse_meta
+from modelprobe.tracing.failures import (
+    NeedsValuesError,
+    by_compiler,
+    explained,
+    model_errors,
+    real_run_note,
+    refuse_meta,
+)
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, watch
 from modelprobe.tracing.module_tree import class_name, read_tree, walk
@@ -137,13 +145,9 @@ def broken_notes(observer: Observer) -> list[Note]:
 
 
 def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: Running, device: str) -> Any:
-    try:
-        with compiler_stand_in(), torch.inference_mode(), observer, quiet_hooks():
-            return model(*args, **kwargs)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also `sys.exit` in a forward: it must not end in success
-        raise explained(model, args, kwargs, device, running, error) from error
+    explain = partial(explained, model, args, kwargs, device, running)
+    with model_errors(explain), compiler_stand_in(), torch.inference_mode(), observer, quiet_hooks():
+        return model(*args, **kwargs)
 
 
 @contextmanager

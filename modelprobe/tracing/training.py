@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,12 +19,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.autograd import GradientObserver, Numbered, Step, weight_parts
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.dispatch import TensorNumbers
-from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, real_run_note, refuse_meta
+from modelprobe.tracing.failures import (
+    NeedsValuesError,
+    asks_for_values,
+    explained,
+    model_errors,
+    real_run_note,
+    refuse_meta,
+)
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.module_tree import class_name, walk
@@ -208,13 +216,9 @@ def _plain_kernels(model: nn.Module) -> Iterator[None]:
 def _forward_with_gradients(
     model: nn.Module, args: Any, kwargs: Any, observer: GradientObserver, running: Numbered, device: str
 ) -> Any:
-    try:
-        with compiler_stand_in(), torch.enable_grad(), observer, quiet_hooks():
-            return model(*args, **kwargs)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # as in a plain recording
-        raise explained(model, args, kwargs, device, running, error) from error
+    explain = partial(explained, model, args, kwargs, device, running)
+    with model_errors(explain), compiler_stand_in(), torch.enable_grad(), observer, quiet_hooks():
+        return model(*args, **kwargs)
 
 
 def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -242,20 +246,19 @@ def _run_backward(
     ones = [_empty_ones(tensor) if tensor.is_meta else torch.ones_like(tensor) for tensor in outputs]
     running.failed = None
     observer.start_backward()
-    try:
-        with compiler_stand_in(), observer, quiet_hooks():
-            torch.autograd.backward(outputs, ones)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
+
+    def explain(error: BaseException) -> ProbeError:
         path = running.failed[0] if running.failed else observer.last_place()
         if device == "meta" and asks_for_values(error):
-            raise NeedsValuesError(path, error) from error
+            return NeedsValuesError(path, error)
         where = f"{class_name(model)}.{path}" if path else class_name(model)
-        raise ModelRaised(
+        return ModelRaised(
             f"the backward pass of {where} raised {type(error).__name__}: {one_line(error)}",
             "it does when it is trained as well; --debug shows the traceback",
-        ) from error
+        )
+
+    with model_errors(explain), compiler_stand_in(), observer, quiet_hooks():
+        torch.autograd.backward(outputs, ones)
 
 
 def _empty_ones(tensor: Tensor) -> Tensor:

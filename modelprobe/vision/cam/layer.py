@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.errors import BadInput
+from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
 from modelprobe.vision.grid import Grid, grid_of
@@ -94,22 +95,9 @@ def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
 
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
-        with as_model_error(), watched:
+        with model_errors(), watched:
             model(image)
     return ImageLayout(tuple(layers), frozenset(calls), other, tuple(watched.attended))
-
-
-class as_model_error:  # noqa: N801 - reads as a phrase
-    """What the model raises, as ModelRaised."""
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (BadInput, ModelRaised)):
-            raise ModelRaised(
-                f"the model raised {type(error).__name__}: {one_line(error)}", "--debug shows where; is the size right?"
-            ) from error
 
 
 def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: ImageLayout) -> Choice:
@@ -118,7 +106,7 @@ def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: Im
     def choice() -> Choice | None:
         return _choice(model, image, target, layout)
 
-    with as_model_error():
+    with model_errors():
         found = with_gradients(model, choice)
         if found is None:
             with nothing_zero(model):

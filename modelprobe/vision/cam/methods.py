@@ -26,9 +26,10 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
+from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
-from modelprobe.vision.cam.layer import Choice, MapLayer, as_model_error, first_tensor
+from modelprobe.vision.cam.layer import Choice, MapLayer, first_tensor
 from modelprobe.vision.logits import logits_of
 
 STEPS = 32
@@ -136,7 +137,7 @@ def _replaced(out: Any, new: Tensor) -> Any:
 
 def scores(model: nn.Module, image: Tensor) -> Tensor:
     """The scores [classes] of `image` [1, C, H, W]. Raises BadInput when the model is no classifier."""
-    with restored(model), mode_set(model, False), torch.no_grad(), as_model_error():
+    with restored(model), mode_set(model, False), torch.no_grad(), model_errors():
         return logits_of(model(image.clone()), model)[0].float().cpu()
 
 
@@ -166,7 +167,7 @@ def class_map(
                 Scene(scorer, image.detach().clone(), tap, float(logits[target]), remarks), target
             )
 
-    with as_model_error(), quiet():
+    with model_errors(), quiet():
         raw = with_gradients(model, compute)
     raw = raw.detach().float().cpu()
     positive = raw.clamp(min=0) if method in CLIPPED else raw.abs()
