@@ -41,9 +41,9 @@ def photo(size: tuple[int, int], mode: str = "RGB") -> Photo:
     return Photo(None, Image.fromarray(values).convert(mode))
 
 
-def of(spec: str, *settings: str, **wishes):
+def of(spec: str, *settings: str, **overrides):
     target = resolve(spec, settings)
-    return preprocessing(target, target.build().module, wishes=PreprocessingOverrides(**wishes))
+    return preprocessing(target, target.build().module, overrides=PreprocessingOverrides(**overrides))
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -115,7 +115,7 @@ def test_grey_for_a_model_of_one_channel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "size", "said"),
+    ("overrides", "size", "said"),
     [
         ({"resize": "300"}, (224, 224), "shorter side resized to 300 (bilinear), centre 224x224"),
         ({"resize": "90x120", "crop": False}, (90, 120), "resized to 90x120, its aspect not kept (bilinear), RGB"),
@@ -125,15 +125,15 @@ def test_grey_for_a_model_of_one_channel() -> None:
         ({"mean": "0", "std": "1"}, (224, 224), "values 0..1"),
     ],
 )
-def test_overrides(wishes, size, said) -> None:
-    found = of("resnet18", **wishes)
+def test_overrides(overrides, size, said) -> None:
+    found = of("resnet18", **overrides)
     assert found.tensor(photo((300, 200))).shape == (1, 3, *size)
     assert said in found.describe()
     assert "changed by --" in found.describe()
 
 
 @pytest.mark.parametrize(
-    ("wishes", "says"),
+    ("overrides", "says"),
     [
         ({"resize": "0"}, "--resize '0' is no size"),
         ({"resize": "axb"}, "--resize 'axb' is no size"),
@@ -143,9 +143,9 @@ def test_overrides(wishes, size, said) -> None:
         ({"std": "0"}, "not 0"),
     ],
 )
-def test_overrides_that_mean_nothing(wishes, says) -> None:
+def test_overrides_that_mean_nothing(overrides, says) -> None:
     with pytest.raises(BadInput, match=says.replace("(", r"\(")):
-        of("resnet18", **wishes)
+        of("resnet18", **overrides)
 
 
 def test_a_sliver_does_not_fill_the_memory() -> None:
