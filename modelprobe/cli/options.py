@@ -21,8 +21,9 @@ from modelprobe.report.formats import RENDERERS
 if TYPE_CHECKING:
     from modelprobe.model.build import TargetRequest
     from modelprobe.report.blocks import Report
+    from modelprobe.vision.image_model import ImageModelRequest
 
-TARGET, MODEL, INPUT, COUNTING, OUTPUT = "Target", "Model", "Input", "Counting", "Output"
+TARGET, MODEL, INPUT, IMAGES, COUNTING, OUTPUT = "Target", "Model", "Input", "Images", "Counting", "Output"
 """The panels of `--help`."""
 
 FLAG = ""
@@ -235,12 +236,12 @@ FreezeOpt = Annotated[
 ]
 
 
-def one_of(option: str, known: Sequence[str]) -> Callable[[str], str]:
+def one_of(option: str, known: Sequence[str | None]) -> Callable[[Any], Any]:
     """The callback of an option that takes one of a table's names. It raises BadInput for any other."""
 
-    def chosen(value: str) -> str:
+    def chosen(value: Any) -> Any:
         if value not in known:
-            raise BadInput(f"{option} {value!r} is not known", f"choose one of {', '.join(known)}")
+            raise BadInput(f"{option} {value!r} is not known", f"choose one of {', '.join(filter(None, known))}")
         return value
 
     return chosen
@@ -362,3 +363,163 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
 
 def _is_rare(annotation: Any) -> bool:
     return any(getattr(option, "rich_help_panel", None) == RARE for option in getattr(annotation, "__metadata__", ()))
+
+
+# Images
+
+ImageOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="FILE|DIR|PATTERN",
+        help="An image, a directory of images, or a quoted wildcard ('photos/**/*.jpg'). Repeatable.",
+        show_default=False,
+        rich_help_panel=IMAGES,
+    ),
+]
+WeightsOpt = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="pretrained|random|FILE",
+        help="Published weights, seeded random ones, or a file, which is read safely and repaired where its names "
+        "differ. Where published ones cannot be had, random ones are taken and the report says so.",
+        rich_help_panel=MODEL,
+    ),
+]
+LayersOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        "-l",
+        metavar="NAME[,NAME]",
+        help="Layers by name or wildcard: layer1,layer4, 'blocks.*.attn', '*'. Repeatable; --list shows them.",
+        show_default=False,
+        rich_help_panel=IMAGES,
+    ),
+]
+ResizeOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="N|HxW",
+        help="Resize the shorter side to N, or the image to HxW. Default: as the model was trained.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+CropOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--crop/--no-crop",
+        help="Take the center, or squeeze the whole image into the model's size. Default: as the model was trained.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+MeanOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="X[,X,X]",
+        help="Subtracted from values in 0..1. Default: the model's own.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+StdOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="X[,X,X]",
+        help="Divides after that. Default: the model's own.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+LabelsOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Names of the classes: one on each line, or JSON. Default: those that the library publishes.",
+        show_default=False,
+        rich_help_panel=IMAGES,
+    ),
+]
+ColourMapOpt = Annotated[
+    str,
+    typer.Option(
+        "--cmap", metavar="NAME", help="The colour map: viridis, jet, or any of matplotlib's.", rich_help_panel=IMAGES
+    ),
+]
+ListLayersOpt = Annotated[
+    bool,
+    typer.Option("--list", help="List what can be asked for, and compute nothing.", rich_help_panel=IMAGES),
+]
+DirectoryOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Write images, index.html and report.json into this directory. The same command line resumes there.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+DirectoryForceOpt = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Write into a directory that holds other files; those of the same names are replaced, none deleted.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelOptions(ModelOptions):
+    """Which model looks, and with which weights."""
+
+    weights: WeightsOpt = "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What it looks at, and how images are prepared."""
+
+    image: ImageOpt = None
+    resize: ResizeOpt = None
+    crop: CropOpt = None
+    mean: MeanOpt = None
+    std: StdOpt = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryOptions:
+    """The report to stdout, everything else into a directory."""
+
+    format: FormatOpt = None
+    output: DirectoryOpt = None
+    force: DirectoryForceOpt = False
+    strict: StrictOpt = False
+
+    def emit(self, report: Report) -> None:
+        """Write the report to stdout. Under `--strict` raises Incomplete when a note stands against the answer."""
+        from modelprobe.cli.output import emit
+
+        emit(report, self.format, strict=self.strict)
+
+
+def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | None = None) -> ImageModelRequest:
+    """What these options ask for."""
+    from modelprobe.model.build import TargetRequest
+    from modelprobe.vision.image_model import ImageModelRequest
+    from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+
+    request = TargetRequest(
+        model.target, model.settings or (), arch=model.arch, unsafe_load=model.unsafe_load, weights=model.weights
+    )
+    overrides = PreprocessingOverrides(images.resize, images.crop, images.mean, images.std)
+    return ImageModelRequest(request, overrides, labels)

@@ -1,4 +1,4 @@
-"""A directory that a command fills: nothing of others is touched, nothing half-written, and it can be gone on with.
+"""Directories of output: one that is filled at once (`staged_directory`), and one that can be resumed (`open_folder`).
 
 `modelprobe.json` in it says which command line it belongs to. Each piece of work ends with its own record, written
 last: what has one is complete, and is not done again.
@@ -10,7 +10,10 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,3 +148,47 @@ def file_name(name: str, taken: set[str]) -> str:
         chosen, number = f"{plain}-{number}", number + 1
     taken.add(chosen.lower())
     return chosen
+
+
+def check_directory(path: Path | None, force: bool) -> None:
+    """Raise now what `staged_directory` would raise later about the place. For commands that compute for long."""
+    if path is None:
+        return
+    try:
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path} is a file", "name a directory with -o")
+        if path.is_dir() and any(path.iterdir()) and not force:
+            raise BadInput(f"the directory {path} exists and is not empty", "choose another, or --force writes into it")
+        if not path.absolute().parent.is_dir():
+            raise BadInput(
+                f"there is no directory {path.absolute().parent}", "make it first, or choose another with -o"
+            )
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def staged_directory(path: Path, force: bool) -> Iterator[Path]:
+    """A directory to write to; what stands in it afterwards goes to `path` when the body succeeds, else nothing does.
+
+    Raises BadInput for a place that cannot be written, a full disk included.
+    """
+    check_directory(path, force)
+    temporary = path.absolute().parent / f".modelprobe-{secrets.token_hex(8)}.tmp"
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.is_dir():
+            for file in sorted(temporary.iterdir()):
+                file.replace(path / file.name)
+        else:
+            temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    finally:  # also when interrupted
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: Exception) -> BadInput:
+    reason = getattr(error, "strerror", None) or error
+    return BadInput(f"cannot write to {path}: {reason}", "choose another place with -o")

@@ -1,57 +1,26 @@
-"""What looks at pictures, and how it tells what it is doing: shared by `cam` and `attention`."""
+"""One way over images for all commands: which cannot be read, what was converted; results written with their files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn
-
+from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
-from modelprobe.report.blocks import Fact, Level, Note
+from modelprobe.files.directory import staged_directory
+from modelprobe.report.blocks import Level, Note, Report
+from modelprobe.report.formats import RENDERERS, Style
+from modelprobe.vision.image_model import ImageModel
 from modelprobe.vision.images import Photo, gathered, open_image
-from modelprobe.vision.labels import Labels
-from modelprobe.vision.preprocessing.transform import Preprocessing
-
-TAKEN = {IMAGES: "a list of pictures", VIDEO: "the frames of a video", IMAGE_PAIR: "two pictures"}
-"""What else a network may be made for, in words."""
 
 Progress = Callable[[str], AbstractContextManager[Any]]
 """Says, while a body runs, what is being done."""
 
 
-@dataclass(frozen=True)
-class ImageViewer:
-    """What looks: a model in eval mode, how it sees pictures, what its classes are called, and what to say of it."""
-
-    name: str
-    model: nn.Module
-    preprocessing: Preprocessing
-    labels: Labels
-    weights: Fact
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    """Which weights they are, for programs."""
-    notes: tuple[Note, ...] = ()
-    env: Mapping[str, Any] = field(default_factory=dict)
-
-    def image(self, photo: Photo, what: str) -> Tensor:
-        """The picture [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
-        arguments = self.preprocessing.arguments(photo)
-        if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
-            taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
-            raise BadInput(
-                f"{self.name} takes {taken}, not one picture",
-                f"{what} is for networks that look at one; `features` shows the layers of this one",
-            )
-        return arguments[0]
-
-
 def each_photo(
-    view: ImageViewer, files: Sequence[Path], progress: Progress, notes: list[Note]
+    model: ImageModel, files: Sequence[Path], progress: Progress, notes: list[Note]
 ) -> Iterator[tuple[str, Photo]]:
     """Every picture that can be read, with a file name for it. `notes` get what was converted, and what was left out.
 
@@ -66,10 +35,10 @@ def each_photo(
                 photo = open_image(file)
             except BadInput as error:
                 problem = problem or error
-                notes.append(Note(f"Left out: {error.message}.", Level.WARNING))
+                notes.append(Note(f"Not read: {error.message}.", Level.WARNING))
                 continue
             good += 1
-            told += [(file, note) for note in view.preprocessing.notes_on(photo)]
+            told += [(file, note) for note in model.preprocessing.notes_on(photo)]
             yield stem, photo
     if problem is not None and not good:
         raise problem
@@ -84,3 +53,35 @@ def stems(files: Sequence[Path]) -> list[str]:
         number = seen[file.stem] = seen.get(file.stem, 0) + 1
         names.append(file.stem if number == 1 else f"{file.stem}-{number}")
     return names
+
+
+W = TypeVar("W", bound="WrittenResult")
+
+
+class WrittenResult(Protocol):
+    """A result whose files stand in a directory."""
+
+    def report(self) -> Report:
+        """The answer in blocks."""
+
+    def at(self: W, directory: Path) -> W:
+        """The same with its files in another directory."""
+
+
+@stdout_kept()
+def write_result(path: Path | None, force: bool, make: Callable[[Path | None], W]) -> W:
+    """What `make` answers when it has written to a directory, with `index.html` and `report.json` beside its files.
+
+    Without a `path` there is no directory, and nothing is written.
+    """
+    if path is None:
+        return make(None)
+    style = Style(80, colour=False, unicode=True)
+    with staged_directory(path, force) as temporary:
+        made = make(temporary)
+        page = RENDERERS["html"].render(made.at(temporary).report(), style)  # which embeds the pictures
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+        result = made.at(path)
+        text = RENDERERS["json"].render(result.report(), style)
+        (temporary / "report.json").write_text(text, encoding="utf-8")
+    return result

@@ -1,19 +1,23 @@
-"""Which classes does a model see in pictures? The scores of a forward pass as probabilities, the largest first."""
+"""Predictions for images: the scores of a forward pass as probabilities, the largest first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Note, Report, Row, Table
+from modelprobe.console import progress, stdout_kept
+from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.tensors import leaves
+from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.images import find_images, gathered, open_image
 
 SOFTMAX, SIGMOID, AS_GIVEN = "softmax", "sigmoid", "as given"
 
@@ -117,4 +121,103 @@ def best(scores: Tensor, labels: Sequence[str], count: int) -> tuple[tuple[Guess
             for rank, index in enumerate(order, 1)
         ),
         rule,
+    )
+
+
+@stdout_kept()
+def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) -> PredictResult:
+    """Look at every picture in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
+    files = find_images(images)
+    seeing = load_image_model(request)
+    run = PredictionRun(seeing, top)
+    with progress("predicting", len(files)) as advance:
+        for file in files:
+            try:
+                run.look(file)
+            except _UnreadableError as error:
+                if len(files) == 1:
+                    raise BadInput(*error.args) from error
+                run.done.append(Prediction(str(file), error=error.args[0]))
+            advance()
+    if not run.classes:
+        raise BadInput(
+            f"none of {len(files)} pictures could be looked at; the first: {run.done[0].error}",
+            "give pictures that Pillow can read",
+        )
+    labels, rule = seeing.labels.for_classes(run.classes), " and ".join(sorted(run.rules))
+    notes = (*seeing.notes, *gathered(run.told), *_prediction_notes(run))
+    return PredictResult(
+        seeing.name, seeing.weights.plain(), seeing.preprocessing.describe(), run.classes, labels.source, rule,
+        tuple(run.done), notes, seeing.env, _prediction_facts(seeing, files, run.classes),
+    )  # fmt: skip
+
+
+class _UnreadableError(Exception):
+    """One picture cannot be read: message and hint."""
+
+
+class PredictionRun:
+    """What is gathered over the pictures."""
+
+    def __init__(self, seeing: ImageModel, top: int) -> None:
+        self.seeing, self.top, self.classes = seeing, top, 0
+        self.done: list[Prediction] = []
+        self.told: list[tuple[Path, Note]] = []
+        self.rules: set[str] = set()
+
+    def look(self, file: Path) -> None:
+        """One picture. Raises _UnreadableError for it, other errors for the model."""
+        seeing = self.seeing.preprocessing
+        try:
+            photo = open_image(file)
+            arguments = seeing.arguments(photo)
+        except BadInput as error:
+            raise _UnreadableError(error.message, error.hint) from error
+        scores = _scores(self.seeing, arguments)
+        self.classes = len(scores)
+        labels = self.seeing.labels.for_classes(self.classes)
+        guesses, rule = best(scores, [labels.of(index) for index in range(self.classes)], self.top)
+        self.rules.add(rule)
+        self.told += [(file, note) for note in seeing.notes_on(photo)]
+        self.done.append(Prediction(str(file), guesses))
+
+
+def _scores(seeing: ImageModel, arguments: Any) -> Tensor:
+    try:
+        with torch.no_grad():
+            found = seeing.model(*arguments)
+    except (ProbeError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        name = seeing.name
+        raise ModelRaised(f"{name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where") from error
+    return scores_of(found, seeing.name)
+
+
+def _prediction_notes(run: PredictionRun) -> list[Note]:
+    notes, labels = [], run.seeing.labels
+    if labels.names and not labels.for_classes(run.classes).names:
+        text = (
+            f"The model has {run.classes:,} classes, {labels.source} {len(labels.names):,} names: they were not used."
+        )
+        notes.append(Note(text, Level.WARNING))
+    if AS_GIVEN in run.rules:
+        notes.append(Note("The scores sum to 1 already: taken as probabilities, no softmax.", Level.ASSUMED))
+    if SIGMOID in run.rules:
+        notes.append(Note("The model puts out one number: its sigmoid is given as probability.", Level.ASSUMED))
+    errors = [one.error for one in run.done if one.error]
+    if errors:
+        many = "1 picture was" if len(errors) == 1 else f"{len(errors):,} pictures were"
+        notes.append(Note(f"{many} left out: {errors[0]}{'; …' if len(errors) > 1 else '.'}", Level.WARNING))
+    return notes
+
+
+def _prediction_facts(seeing: ImageModel, files: Sequence[Path], classes: int) -> tuple[Fact, ...]:
+    named = seeing.labels.for_classes(classes)
+    names = named.source or "none known: --labels FILE names them"
+    return (
+        seeing.weights.fact(),
+        Fact("Pictures", str(files[0]) if len(files) == 1 else f"{len(files):,}"),
+        Fact("Classes", f"{classes:,}", detail=names),
+        Fact("Input", seeing.preprocessing.describe()),
     )

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from modelprobe.files.directory import open_folder
+from modelprobe.model.build import TargetRequest
 from modelprobe.vision.features.run import FeatureRun, FeaturesOptions
+from modelprobe.vision.image_model import ImageModelRequest, load_image_model
 from modelprobe.vision.images import open_image
-from modelprobe.vision.looker import ImageModelRequest, load_image_model
 from tests.samples import ROOT
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")
@@ -41,7 +42,7 @@ def photo():
 
 def arguments(look: FeatureRun):
     """What forward is called with."""
-    return look.sight.preprocessing.arguments(photo())
+    return look.model.preprocessing.arguments(photo())
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -66,15 +67,16 @@ def shown(values: list[float]) -> str:
 
 def measure(name: str, pairs: int) -> None:
     """The lines of one model."""
-    sight = load_image_model(ImageModelRequest(f"torchvision:{name}", weights="random"))
-    every = [path for path, _ in sight.model.named_modules() if path]
+    request = ImageModelRequest(TargetRequest(f"torchvision:{name}", weights="random"))
+    model = load_image_model(request)
+    every = [path for path, _ in model.model.named_modules() if path]
     for spread, label in ((True, "ten layers, the last among them"), (False, "the first ten layers")):
-        layers = ten_layers(FeatureRun(sight, every, (), FeaturesOptions(sight.asked)), spread)
-        look = FeatureRun(sight, layers, (), FeaturesOptions(sight.asked))
+        layers = ten_layers(FeatureRun(model, every, (), FeaturesOptions(request)), spread)
+        look = FeatureRun(model, layers, (), FeaturesOptions(request))
 
         def plain() -> None:
             with torch.no_grad():
-                sight.model(*sight.preprocessing.arguments(photo()))
+                model.model(*model.preprocessing.arguments(photo()))
 
         def features(look: FeatureRun = look) -> None:
             look._one(photo(), "shapes.png", "", None, {})

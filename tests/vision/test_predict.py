@@ -146,7 +146,7 @@ def test_the_same_as_by_hand(cli: CommandLine) -> None:
     [
         (("nets.py:Dense", "--image", SHAPES), 2, "Dense is no classifier: it puts out 1x3x8x8 float32"),
         (("nets.py:Raises", "--image", SHAPES), 4, "Raises raised ValueError: no such luck"),
-        ((CNN,), 2, "which pictures? --image was not given"),
+        ((CNN,), 2, "which images? --image was not given"),
         ((CNN, "--image", SHAPES, "--labels", "no.txt"), 2, "--labels no.txt cannot be read"),
         ((CNN, "--image", SHAPES, "--labels", "nets.json"), 2, "--labels nets.json is no JSON"),
         ((f"{SAMPLES}:TinyAttention", "--image", SHAPES), 2, "TinyAttention takes no pictures"),

@@ -1,4 +1,4 @@
-"""`modelprobe cam`: which places of a picture speak for a class?"""
+"""`modelprobe cam`: class activation maps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from typing import Annotated
 
 import typer
 
-from modelprobe import console
-from modelprobe.cli import directory_options as delivery
-from modelprobe.cli import options, output
-from modelprobe.vision import looker as sight
+from modelprobe.cli.options import (
+    IMAGES,
+    ColourMapOpt,
+    DirectoryOptions,
+    ImageModelOptions,
+    ImageOptions,
+    LabelsOpt,
+    image_model,
+)
+
+EXAMPLES = (
+    "modelprobe cam samples/models.py:DigitCNN --weights samples/digit_cnn.pth --image samples/digit_b.png",
+    "modelprobe cam resnet18 --weights random --image samples/shapes.png --class 3 --method gradcam,layercam -o maps",
+)
 
 MethodOpt = Annotated[
     list[str] | None,
@@ -17,67 +27,51 @@ MethodOpt = Annotated[
         "--method",
         "-m",
         metavar="NAME[,NAME]",
-        help="gradcam, layercam, guided-gradcam, integrated-gradients, saliency, occlusion. Left out: gradcam.",
+        help="gradcam, layercam, guided-gradcam, integrated-gradients, saliency, occlusion. Default: gradcam.",
         show_default=False,
-        rich_help_panel=sight.PICTURES,
+        rich_help_panel=IMAGES,
     ),
 ]
 ClassOpt = Annotated[
     list[str] | None,
     typer.Option(
-        "--target",
-        "-t",
+        "--class",
+        "-c",
         metavar="CLASS",
-        help="For which class, by index or label. May be given again. Left out: the top prediction of each picture.",
+        help="The class, by index or label. Repeatable. Default: the top prediction of each image.",
         show_default=False,
-        rich_help_panel=sight.PICTURES,
+        rich_help_panel=IMAGES,
     ),
 ]
-LayerOpt = Annotated[
+MapLayersOpt = Annotated[
     str | None,
     typer.Option(
-        "--layer",
+        "--layers",
+        "-l",
         metavar="NAME",
-        help="At which layer. Left out: chosen by the paths from the picture to the scores; the report says why.",
+        help="The layer. Default: chosen by the paths from the image to the scores; the report says why.",
         show_default=False,
-        rich_help_panel=sight.PICTURES,
+        rich_help_panel=IMAGES,
     ),
 ]
 
 
 def command(
-    target: options.TargetArg,
-    settings: options.SetOpt = None,
-    arch: options.ArchOpt = None,
-    unsafe_load: options.UnsafeLoadOpt = False,
-    weights: sight.WeightsOpt = sight.PRETRAINED,
-    image: sight.ImageOpt = None,
+    model: ImageModelOptions,
+    images: ImageOptions,
+    *,
     method: MethodOpt = None,
     classes: ClassOpt = None,
-    layer: LayerOpt = None,
-    resize: sight.ResizeOpt = None,
-    crop: sight.CropOpt = None,
-    mean: sight.MeanOpt = None,
-    std: sight.StdOpt = None,
-    labels: sight.LabelsOpt = None,
-    cmap: sight.ColourMapOpt = "jet",
-    format: options.FormatOpt = None,
-    out: delivery.FolderOpt = None,
-    force: delivery.FolderForceOpt = False,
-    strict: options.StrictOpt = False,
+    layer: MapLayersOpt = None,
+    labels: LabelsOpt = None,
+    cmap: ColourMapOpt = "jet",
+    output: DirectoryOptions,
 ) -> None:
-    """Class activation maps: where a picture speaks for a class, by Grad-CAM or another method, at a chosen layer."""
-    delivery.check_folder(out, force)
-    from modelprobe.vision.cam.cam import CamOptions, methods_of, run_cam
-    from modelprobe.vision.images import find_images
-    from modelprobe.vision.pictures.colour import colour_map
+    """Class activation maps: which part of an image speaks for a class, by Grad-CAM or another method."""
+    from modelprobe.files.directory import check_directory
+    from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of
 
+    check_directory(output.output, output.force)
     asked = CamOptions(methods_of(method or ()), tuple(classes or ()), layer, cmap)
-    colour_map(cmap)
-    files = find_images(image or ())
-    seeing = sight.ImageModelRequest(
-        target, settings or (), arch, unsafe_load, weights, resize, crop, mean, std, labels
-    )
-    view = sight.load_image_model(seeing).view()
-    result = delivery.deliver(out, force, lambda place: run_cam(view, asked, files, place, console.working))
-    output.emit(result.report(), format, strict=strict)
+    request = image_model(model, images, labels)
+    output.emit(cam_of_files(request, asked, images.image or (), output.output, output.force).report())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modelprobe.console import working
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.attention.maps import (
@@ -33,8 +34,10 @@ from modelprobe.vision.attention.result import (
     entries_of,
 )
 from modelprobe.vision.cam.layer import lay_out
-from modelprobe.vision.images import Photo
-from modelprobe.vision.photos import ImageViewer, Progress, each_photo
+from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.images import Photo, find_images
+from modelprobe.vision.photos import Progress, each_photo, write_result
+from modelprobe.vision.pictures.colour import colour_map
 
 
 @dataclass(frozen=True)
@@ -61,38 +64,48 @@ def heads_of(text: str | None) -> tuple[tuple[int, ...] | None, bool]:
     return tuple(dict.fromkeys(map(int, numbers))), len(numbers) < len(words)
 
 
+def attention_of_files(
+    request: ImageModelRequest, asked: AttentionOptions, images: Sequence[str], folder: Path | None, force: bool
+) -> AttentionResult:
+    """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
+    colour_map(asked.cmap)  # a mistake in it is told before anything is computed
+    files = find_images(images)
+    model = load_image_model(request)
+    return write_result(folder, force, lambda place: run_attention(model, asked, files, place, working))
+
+
 def run_attention(
-    view: ImageViewer, asked: AttentionOptions, files: Sequence[Path], folder: Path | None, progress: Progress
+    model: ImageModel, asked: AttentionOptions, files: Sequence[Path], folder: Path | None, progress: Progress
 ) -> AttentionResult:
     """The maps of every picture, drawn into `folder` where one is given."""
     entries: list[AttentionEntry] = []
     blocks: tuple[AttentionBlock, ...] = ()
     notes: list[Note] = []
     remarks: dict[Note, None] = {}
-    for stem, photo in each_photo(view, files, progress, notes):
-        found = attention_of_image(view, photo)
+    for stem, photo in each_photo(model, files, progress, notes):
+        found = attention_of_image(model, photo)
         blocks = tuple(map(block_of, found))
         if not asked.listed:
             maps, said = attention_maps_of(found, asked)
             remarks.update(dict.fromkeys(said))
-            entries += _shown_query(view, asked, stem, photo, maps, folder)
+            entries += _shown_query(model, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
         remarks[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
     return AttentionResult(
-        model=view.name,
-        weights=view.origin,
-        head=view.weights,
-        preprocessing=view.preprocessing.describe(),
+        model=model.name,
+        weights=model.weights.plain(),
+        head=model.weights.fact(),
+        preprocessing=model.preprocessing.describe(),
         blocks=blocks,
         entries=tuple(entries),
         listed=asked.listed,
-        notes=(*view.notes, *notes, *remarks),
-        env=view.env,
+        notes=(*model.notes, *notes, *remarks),
+        env=model.env,
     )
 
 
 def _shown_query(
-    view: ImageViewer,
+    model: ImageModel,
     asked: AttentionOptions,
     stem: str,
     photo: Photo,
@@ -105,7 +118,7 @@ def _shown_query(
     for item in maps:
         made = entries_of(photo.path.name, item)
         if folder is not None:
-            made = draw_attention(stem, view.preprocessing.seen(photo), item, made, folder, asked.cmap)
+            made = draw_attention(stem, model.preprocessing.seen(photo), item, made, folder, asked.cmap)
             arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
         entries += made
     if folder is not None:
@@ -113,13 +126,13 @@ def _shown_query(
     return entries
 
 
-def attention_of_image(view: ImageViewer, photo: Photo) -> tuple[Attention, ...]:
+def attention_of_image(model: ImageModel, photo: Photo) -> tuple[Attention, ...]:
     """The attentions of a forward pass on a picture. Raises BadInput when the model has none on the image."""
-    image = view.image(photo, "attention")
-    found = attentions(lay_out(view.model, image).attended, image.shape[-1])
+    image = model.image(photo, "attention")
+    found = attentions(lay_out(model.model, image).attended, image.shape[-1])
     if not found:
         raise BadInput(
-            f"{view.name} has no attention over places: no softmax over them ran",
+            f"{model.name} has no attention over places: no softmax over them ran",
             "attention is for transformers; `cam` shows what any classifier looks at",
         )
     return found

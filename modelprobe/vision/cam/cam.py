@@ -9,13 +9,16 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from modelprobe.console import working
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.cam.layer import Choice, ImageLayout, choose_layer, lay_out
 from modelprobe.vision.cam.methods import CAM_METHODS, LAYERED, ClassMap, class_map, scores
 from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, draw_class_maps, entry_of, remarks_of
-from modelprobe.vision.images import Photo
-from modelprobe.vision.photos import ImageViewer, Progress, each_photo
+from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.images import Photo, find_images
+from modelprobe.vision.photos import Progress, each_photo, write_result
+from modelprobe.vision.pictures.colour import colour_map
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,14 @@ def named_layer(model: nn.Module, name: str, found: ImageLayout) -> Choice:
         hint = f"did you mean {' or '.join(close)}?" if close else "`modelprobe summary` shows the layers"
         raise BadInput(f"there is no layer {name!r}", hint)
     if name not in found.ran:
-        raise BadInput(f"the layer {name} never ran on this picture", "leave --layer out: one is chosen")
+        raise BadInput(f"the layer {name} never ran on this picture", "leave --layers out: one is chosen")
     layers = [layer for layer in found.layers if layer.path == name]
     if not layers:
         what = found.other[name]
         shape = what.replace("x", "").isdigit()
         raise BadInput(
             f"the layer {name} puts out {what}, {'which is no grid of places' if shape else 'no tensor'}",
-            "leave --layer out: one is chosen",
+            "leave --layers out: one is chosen",
         )
     calls = f", its call {layers[-1].call + 1}" if layers[-1].call else ""
     return Choice(layers[-1], f"asked for{calls}: {layers[-1].grid.layout}")
@@ -112,68 +115,78 @@ def check_class(index: int, count: int, name: str) -> None:
         )
 
 
+def cam_of_files(
+    request: ImageModelRequest, asked: CamOptions, images: Sequence[str], folder: Path | None, force: bool
+) -> CamResult:
+    """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
+    colour_map(asked.cmap)  # a mistake in it is told before anything is computed
+    files = find_images(images)
+    model = load_image_model(request)
+    return write_result(folder, force, lambda place: run_cam(model, asked, files, place, working))
+
+
 def run_cam(
-    view: ImageViewer, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
+    model: ImageModel, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
 ) -> CamResult:
     """The maps of every picture, drawn into `folder` where one is given."""
-    chooser = Chooser(view.model, asked.layer)
+    chooser = Chooser(model.model, asked.layer)
     entries: list[CamEntry] = []
     comparisons: list[tuple[str, str]] = []
     notes: list[Note] = []
     remarks: dict[Note, None] = {}
     choice: Choice | None = None
-    for stem, photo in each_photo(view, files, progress, notes):
-        maps, choice = _maps(view, asked, photo, chooser)
-        listed, more = _entries_of(view, photo.path, maps)
+    for stem, photo in each_photo(model, files, progress, notes):
+        maps, choice = _maps(model, asked, photo, chooser)
+        listed, more = _entries_of(model, photo.path, maps)
         remarks.update(dict.fromkeys(more))
         if folder is not None:
-            drawn = ImageMaps(stem, view.preprocessing.seen(photo), maps, listed)
+            drawn = ImageMaps(stem, model.preprocessing.seen(photo), maps, listed)
             listed, sheet = draw_class_maps(drawn, folder, asked.cmap)
             comparisons += [(photo.path.name, sheet)] if sheet else []
         entries += listed
-    said = (*view.notes, *notes, *remarks, *_closing(choice, folder))
+    said = (*model.notes, *notes, *remarks, *_closing(choice, folder))
     return CamResult(
-        model=view.name,
-        weights=view.origin,
-        head=view.weights,
-        preprocessing=view.preprocessing.describe(),
+        model=model.name,
+        weights=model.weights.plain(),
+        head=model.weights.fact(),
+        preprocessing=model.preprocessing.describe(),
         layer=choice.layer.path if choice else "",
         reason=choice.reason if choice else "",
         entries=tuple(entries),
         comparisons=tuple(comparisons),
         notes=said,
-        env=view.env,
+        env=model.env,
     )
 
 
 def _maps(
-    view: ImageViewer, asked: CamOptions, photo: Photo, chooser: Chooser
+    model: ImageModel, asked: CamOptions, photo: Photo, chooser: Chooser
 ) -> tuple[tuple[ClassMap, ...], Choice | None]:
     """The maps of one picture: for each class, each method."""
-    image = view.image(photo, "cam")
-    logits = scores(view.model, image)
-    classes = _classes(view, asked.targets, len(logits)) or (int(logits.argmax()),)
+    image = model.image(photo, "cam")
+    logits = scores(model.model, image)
+    classes = _classes(model, asked.targets, len(logits)) or (int(logits.argmax()),)
     choice = chooser.choice(image, classes[0]) if any(method in LAYERED for method in asked.methods) else None
     maps = tuple(
-        class_map(view.model, image, index, method, choice, logits) for index in classes for method in asked.methods
+        class_map(model.model, image, index, method, choice, logits) for index in classes for method in asked.methods
     )
     return maps, choice
 
 
-def _classes(view: ImageViewer, texts: Sequence[str], count: int) -> tuple[int, ...]:
-    labels = view.labels.for_classes(count)
+def _classes(model: ImageModel, texts: Sequence[str], count: int) -> tuple[int, ...]:
+    labels = model.labels.for_classes(count)
     found = []
     for text in texts:
         index = labels.find(text)
-        check_class(index, count, view.name)
+        check_class(index, count, model.name)
         found.append(index)
     return tuple(dict.fromkeys(found))
 
 
 def _entries_of(
-    view: ImageViewer, file: Path, maps: Sequence[ClassMap]
+    model: ImageModel, file: Path, maps: Sequence[ClassMap]
 ) -> tuple[tuple[CamEntry, ...], tuple[Note, ...]]:
-    names = [view.labels.of(found.target) for found in maps]
+    names = [model.labels.of(found.target) for found in maps]
     entries = tuple(entry_of(file.name, found, label) for found, label in zip(maps, names, strict=True))
     return entries, remarks_of([(file.name, found) for found in maps], names)
 
@@ -184,7 +197,7 @@ def _closing(choice: Choice | None, folder: Path | None) -> list[Note]:
         notes.append(
             Note(
                 f"No single layer carries everything from the picture to the scores: at {choice.layer.path} the map "
-                "shows a part. --layer names another.",
+                "shows a part. --layers names another.",
                 Level.ASSUMED,
             )
         )

@@ -114,7 +114,7 @@ def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: Im
     if found is None:
         raise BadInput(
             "no layer lies on the image as a grid and has a gradient",
-            "--method saliency, integrated-gradients or occlusion need no layer; --layer names one",
+            "--method saliency, integrated-gradients or occlusion need no layer; --layers names one",
         )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.files.directory import CannotWriteError, Folder, file_name, open_folder
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
-from modelprobe.vision.looker import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from modelprobe.model.build import TargetRequest
     from modelprobe.tracing.capture import Captured
     from modelprobe.vision.features.features import DrawnImage, FeaturesResult, LayerFeature, LayerList, PictureFeatures
     from modelprobe.vision.features.layouts import Place
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class FeaturesOptions:
     """What the command line said beside the model."""
 
-    looking: ImageModelRequest
+    model: ImageModelRequest
     images: Sequence[str] = ()
     layers: Sequence[str] = ()
     drawing: Drawing = field(default_factory=Drawing)
@@ -37,8 +38,9 @@ class FeaturesOptions:
 
     def question(self, paths: Sequence[str]) -> dict[str, Any]:
         """What decides the contents of the output directory."""
-        looking = {key: str(value) for key, value in vars(self.looking).items()}
-        return {"command": "features", **looking, "layers": list(paths), **vars(self.drawing), "save": self.save}
+        asked = {**vars(self.model.request), **vars(self.model.overrides)}
+        model = {key: str(value) for key, value in asked.items()}
+        return {"command": "features", **model, "layers": list(paths), **vars(self.drawing), "save": self.save}
 
 
 @stdout_kept()
@@ -50,9 +52,9 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
 
     colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
     files = find_images(asked.images) if asked.images else []
-    sight = load_image_model(asked.looking)
-    paths, exact = chosen_layers(sight.model, asked.layers)
-    run_features = FeatureRun(sight, paths, exact, asked)
+    model = load_image_model(asked.model)
+    paths, exact = chosen_layers(model.model, asked.layers)
+    run_features = FeatureRun(model, paths, exact, asked)
     if len(files) == 1:
         run_features.open(files[0])  # the only picture: what is wrong with it is an error
     folder = open_folder(asked.directory, asked.question(paths), asked.force) if asked.directory is not None else None
@@ -62,11 +64,11 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
 class FeatureRun:
     """One model with its chosen layers. Their places are found once for every size of input."""
 
-    def __init__(self, sight: ImageModel, paths: Sequence[str], exact: Sequence[str], asked: FeaturesOptions) -> None:
-        self.sight, self.paths, self.exact, self.asked = sight, paths, exact, asked
+    def __init__(self, model: ImageModel, paths: Sequence[str], exact: Sequence[str], asked: FeaturesOptions) -> None:
+        self.model, self.paths, self.exact, self.asked = model, paths, exact, asked
         from modelprobe.tracing.capture import first_names
 
-        self.first = first_names(sight.model)
+        self.first = first_names(model.model)
         self._memory: dict[str, Tensor] = {}
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
@@ -85,7 +87,7 @@ class FeatureRun:
         done: list[PictureFeatures] = []
         names: set[str] = set()
         if not files:
-            done.append(self._one(_noise(self.sight), "seeded noise", file_name("noise", names), folder, {}))
+            done.append(self._one(_noise(self.model), "seeded noise", file_name("noise", names), folder, {}))
         with progress("looking at pictures", len(files)) as advance:
             for file in files:
                 piece = file_name(file.stem, names)
@@ -122,7 +124,7 @@ class FeatureRun:
         from modelprobe.report.blocks import plain
         from modelprobe.vision.features.features import PictureFeatures
 
-        seeing = self.sight.preprocessing
+        seeing = self.model.preprocessing
         self.told += [(photo.path, note) for note in seeing.notes_on(photo)]
         seen = seeing.seen(photo)
         arguments = seeing.arguments_of(seen)
@@ -152,7 +154,7 @@ class FeatureRun:
         size = shapes(arguments)
         if size not in self._surveys:
             wanted = {self.first[path] for path in self.paths}
-            found = [place for place in layouts(trace(self.sight.model, *arguments)) if place.path in wanted]
+            found = [place for place in layouts(trace(self.model.model, *arguments)) if place.path in wanted]
             named = {self.first[path]: path for path in self.paths}
             last = (named[found[-1].path], found[-1].call) if found else None
             self._surveys[size] = {(place.path, place.call, place.index): place for place in found}, last
@@ -163,14 +165,14 @@ class FeatureRun:
         from modelprobe.tracing.capture import captured_until, check_captured
 
         try:
-            captured = captured_until(self.sight.model, arguments, self.paths, until, self._memory)
+            captured = captured_until(self.model.model, arguments, self.paths, until, self._memory)
         except (ProbeError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:
             raise ModelRaised(
-                f"{self.sight.target.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
+                f"{self.model.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
             ) from error
-        check_captured(self.sight.model, captured, self.exact)
+        check_captured(self.model.model, captured, self.exact)
         if not captured:
             raise BadInput("none of the layers put out a tensor", "--list shows the layers that do")
         return captured
@@ -223,12 +225,12 @@ class FeatureRun:
 
         layers = over_all(done)
         first = next(picture for picture in done if not picture.error)
-        notes = (*self.sight.notes, *gathered(self.told), *self._input_notes(done), *notes_on(layers, done))
+        notes = (*self.model.notes, *gathered(self.told), *self._input_notes(done), *notes_on(layers, done))
         directory = folder.path if folder is not None else Path()
-        weights, seeing = self.sight.weights.plain(), self.sight.preprocessing.describe()
+        weights, seeing = self.model.weights.plain(), self.model.preprocessing.describe()
         result = FeaturesResult(
-            self.sight.target.name, weights, seeing, tuple(done), layers,
-            str(folder.path) if folder is not None else "", notes, self.sight.env, self._facts(done, folder),
+            self.model.name, weights, seeing, tuple(done), layers,
+            str(folder.path) if folder is not None else "", notes, self.model.env, self._facts(done, folder),
             as_figures(first, directory, self.previews),
         )  # fmt: skip
         if folder is not None:
@@ -249,12 +251,12 @@ class FeatureRun:
     def _facts(self, done: Sequence[PictureFeatures], folder: Folder | None) -> tuple[Fact, ...]:
         good = [picture for picture in done if not picture.error]
         facts = [
-            self.sight.weights.fact(),
+            self.model.weights.fact(),
             Fact("Pictures", good[0].image if len(done) == 1 else f"{len(good):,} of {len(done):,}"),
         ]
         if folder is not None:
             facts.append(Fact("Written", str(folder.path), detail="index.html shows all of it"))
-        return (*facts, Fact("Input", self.sight.preprocessing.describe()))
+        return (*facts, Fact("Input", self.model.preprocessing.describe()))
 
 
 def _drawn(
@@ -281,27 +283,25 @@ def _about(file: Path) -> dict[str, Any]:
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
 
 
-def _noise(sight: ImageModel) -> Photo:
+def _noise(model: ImageModel) -> Photo:
     """Seeded uniform noise of the size that the model is used to."""
     import numpy as np
 
     from modelprobe.vision.images import Photo
     from modelprobe.vision.pictures.colour import coloured
 
-    height, width = sight.preprocessing.crop or sight.preprocessing.resize or (224, 224)
-    values = np.random.default_rng(sight.asked.seed).random((height, width))
+    height, width = model.preprocessing.crop or model.preprocessing.resize or (224, 224)
+    values = np.random.default_rng(model.loaded.request.seed).random((height, width))
     return Photo(Path("seeded noise"), coloured(values, "gray"))
 
 
-def list_layers(looking: ImageModelRequest) -> LayerList:
+def list_layers(request: TargetRequest) -> LayerList:
     """The layers that run, with what they put out; recorded on meta, without weights."""
-    from modelprobe.model.build import TargetRequest, load_model, record
+    from modelprobe.model.build import load_model, record
     from modelprobe.vision.features.features import LayerList
     from modelprobe.vision.features.layouts import layouts
 
-    loaded = load_model(
-        TargetRequest(looking.target, looking.settings, arch=looking.arch, unsafe_load=looking.unsafe_load)
-    )
+    loaded = load_model(replace(request, weights=None))
     trace = record(loaded)
     facts = (Fact("Input", ", ".join(str(item) for item in trace.env["inputs"])),)
     return LayerList(loaded.target.name, layouts(trace), trace.notes, trace.env, facts)

@@ -59,7 +59,7 @@ def odd(tmp_path):
 def test_cam_writes_what_it_says(cli, tmp_path):
     out = tmp_path / "maps"
     methods = "gradcam,layercam"
-    answer = cli("cam", *CNN, "-t", "3", "-t", "8", "--method", methods, "-o", str(out), "-f", "json")
+    answer = cli("cam", *CNN, "-c", "3", "-c", "8", "--method", methods, "-o", str(out), "-f", "json")
     assert (answer.code, answer.err) == (0, "")
     found = json.loads(answer.out)["data"] if "data" in json.loads(answer.out) else json.loads(answer.out)
     assert found["layer"] == "features"
@@ -122,11 +122,11 @@ def test_random_weights_are_said(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-t", "10"), "there is no class 10 | `modelprobe predict`"),
-        (("-t", "eleven"), "eleven"),
+        (("-c", "10"), "there is no class 10 | `modelprobe predict`"),
+        (("-c", "eleven"), "eleven"),
         (("-m", "gradcan"), "there is no method 'gradcan' | did you mean gradcam"),
-        (("--layer", "feature.3"), "there is no layer 'feature.3' | did you mean features.3"),
-        (("--layer", "head"), "the layer head puts out 1x10, which is no grid of places"),
+        (("--layers", "feature.3"), "there is no layer 'feature.3' | did you mean features.3"),
+        (("--layers", "head"), "the layer head puts out 1x10, which is no grid of places"),
         (("--cmap", "viridisch"), "there is no colour map 'viridisch' | did you mean viridis"),
     ],
 )
@@ -142,12 +142,12 @@ def test_odd_layers_and_labels(cli, odd):
         assert answer.code == 2
         return said(answer)
 
-    assert "the layer never never ran" in refusal("--layer", "never")
-    assert "the layer talk puts out str, no tensor" in refusal("--layer", "talk")
-    several = refusal("-t", "cat")
+    assert "the layer never never ran" in refusal("--layers", "never")
+    assert "the layer talk puts out str, no tensor" in refusal("--layers", "talk")
+    several = refusal("-c", "cat")
     assert "grey cat" in several
     assert "black cat" in several
-    answer = cli("cam", odd, "--image", PICTURE, "-t", "black cat", "-f", "csv")
+    answer = cli("cam", odd, "--image", PICTURE, "-c", "black cat", "-f", "csv")
     assert "black cat,1," in answer.out
 
 
@@ -178,7 +178,7 @@ def test_attention_refuses(cli, arguments, message):
 def test_a_network_that_looks_at_videos(cli, command):
     answer = cli(command, "r3d_18", "--weights", "random", "--image", PICTURE)
     assert answer.code == 2
-    assert "r3d_18 takes the frames of a video, not one picture" in said(answer)
+    assert "r3d_18 takes the frames of a video, not one image" in said(answer)
 
 
 def test_a_network_without_attention(cli):
@@ -233,7 +233,7 @@ def test_one_bad_picture_of_several_is_told(cli, tmp_path, command):
     bad.write_bytes(b"")
     answer = cli(*command, "--image", str(bad), "-o", str(tmp_path / "maps"))
     assert answer.code == 0
-    assert f"Leftout:{bad}isempty" in "".join(answer.out.split())  # however long the path, and so broken into lines
+    assert f"Notread:{bad}isempty" in "".join(answer.out.split())  # however long the path, and so broken into lines
     assert (tmp_path / "maps" / "digit_a.npz").exists()
     alone = [word for word in command if word not in ("--image", PICTURE)]
     answer = cli(*alone, "--image", str(bad), "-o", str(tmp_path / "none"))

@@ -12,9 +12,10 @@ import torch
 import torchvision
 
 from modelprobe.errors import BadInput
+from modelprobe.model.build import TargetRequest
 from modelprobe.model.weights import download as network
 from modelprobe.report.blocks import Level
-from modelprobe.vision.looker import ImageModelRequest, load_image_model
+from modelprobe.vision.image_model import ImageModelRequest, load_image_model
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import ROOT, models
 
@@ -39,6 +40,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / entry.url.rpartition("/")[2]
 
 
+def loaded(target: str, settings: tuple[str, ...] = (), weights: str = "pretrained", arch: str | None = None):
+    return load_image_model(ImageModelRequest(TargetRequest(target, settings, weights=weights, arch=arch)))
+
+
 def warned(sight) -> list[str]:
     return [note.text for note in sight.notes if note.level is Level.WARNING]
 
@@ -47,7 +52,7 @@ def test_published_weights_from_the_cache(hub: Path) -> None:
     torch.manual_seed(5)
     net = torchvision.models.squeezenet1_1()
     torch.save(net.state_dict(), hub)
-    seen = load_image_model(ImageModelRequest(f"torchvision:{NAME}"))
+    seen = loaded(f"torchvision:{NAME}")
     assert (seen.weights.kind, seen.weights.trained) == ("pretrained", True)
     assert seen.weights.name == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
     assert not seen.model.training
@@ -61,7 +66,7 @@ def test_a_poisoned_cache_is_never_run(hub: Path, tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "it ran",)
 
     hub.write_bytes(pickle.dumps({"conv": Trap()}))
-    seen = load_image_model(ImageModelRequest(f"torchvision:{NAME}"))
+    seen = loaded(f"torchvision:{NAME}")
     assert seen.weights.trained is False
     assert "could not be loaded" in seen.weights.reason
     assert not (tmp_path / "it ran").exists()
@@ -89,7 +94,7 @@ def test_a_network_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.delenv("MODELPROBE_OFFLINE")
     monkeypatch.setattr("urllib.request.urlopen", refuses)
-    seen = load_image_model(ImageModelRequest(name))
+    seen = loaded(name)
     assert "cannot be reached ([Errno 101] Network is unreachable)" in seen.weights.reason
 
 
@@ -108,14 +113,14 @@ def test_a_download_that_breaks_off(hub: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(network, "check_reachable", lambda url: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", breaks)
-    seen = load_image_model(ImageModelRequest(f"torchvision:{NAME}"))
+    seen = loaded(f"torchvision:{NAME}")
     assert "could not be downloaded (connection reset)" in seen.weights.reason
     assert not hub.exists()
 
 
 def test_other_class_counts_do_not_take_published_weights(hub: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1().state_dict(), hub)
-    seen = load_image_model(ImageModelRequest(f"torchvision:{NAME}", ("num_classes=7",)))
+    seen = loaded(f"torchvision:{NAME}", ("num_classes=7",))
     assert seen.weights.trained is False
     assert "num_classes" in seen.weights.reason
 
@@ -125,15 +130,15 @@ def test_none_are_published() -> None:
     import timm
 
     name = next(n for n in timm.list_models("*tiny*") if not timm.models.get_pretrained_cfg(n).has_weights)
-    assert "timm publishes none for it" in load_image_model(ImageModelRequest(f"timm:{name}")).weights.reason
+    assert "timm publishes none for it" in loaded(f"timm:{name}").weights.reason
 
 
 def test_weights_of_a_file_are_repaired(tmp_path: Path) -> None:
     torch.manual_seed(4)
     net = models.TinyCNN()
     torch.save({"epoch": 3, "model": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "w.pth")
-    by_option = load_image_model(ImageModelRequest(CNN, weights=str(tmp_path / "w.pth")))
-    as_target = load_image_model(ImageModelRequest(str(tmp_path / "w.pth"), arch=CNN))
+    by_option = loaded(CNN, weights=str(tmp_path / "w.pth"))
+    as_target = loaded(str(tmp_path / "w.pth"), arch=CNN)
     for seen in (by_option, as_target):
         assert seen.weights.kind == "file"
         assert torch.equal(seen.model.head.weight, net.head.weight)
@@ -152,10 +157,10 @@ def test_weights_that_do_not_fit(cli: CommandLine) -> None:
 
 
 def test_a_model_of_ones_own_says_that_nobody_knows() -> None:
-    seen = load_image_model(ImageModelRequest(CNN))
+    seen = loaded(CNN)
     assert seen.weights.trained is None
     assert "whether they are trained is not known" in seen.notes[0].text
-    assert load_image_model(ImageModelRequest(CNN, weights="random")).weights.trained is False
+    assert loaded(CNN, weights="random").weights.trained is False
 
 
 def test_an_instance_is_copied(tmp_path: Path) -> None:
@@ -163,11 +168,11 @@ def test_an_instance_is_copied(tmp_path: Path) -> None:
         "from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))\n"
     )
     target = f"{tmp_path / 'made.py'}:net"
-    seen = load_image_model(ImageModelRequest(target))
+    seen = loaded(target)
     assert not seen.model.training
-    assert seen.target.source.make({}).training  # the user's own is as it was
+    assert seen.loaded.target.source.make({}).training  # the user's own is as it was
     with pytest.raises(BadInput, match="a model already built"):
-        load_image_model(ImageModelRequest(target, weights="random"))
+        loaded(target, weights="random")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""A model that looks at images: with weights, its own preprocessing and its class labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from modelprobe.console import stdout_kept
+from modelprobe.errors import BadInput
+from modelprobe.model.build import LoadedModel, TargetRequest, load_model
+from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
+from modelprobe.model.weights.chosen import ModelWeights
+from modelprobe.report.blocks import Note
+from modelprobe.vision.images import Photo
+from modelprobe.vision.labels import Labels, labels_of, read_labels
+from modelprobe.vision.preprocessing.lookup import Preprocessing, preprocessing
+from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+
+TAKEN = {IMAGES: "a list of images", VIDEO: "the frames of a video", IMAGE_PAIR: "two images"}
+"""What else a network may be made for, in words."""
+
+
+@dataclass(frozen=True)
+class ImageModelRequest:
+    """What the command line said about the model (`request.weights` is set) and how it sees."""
+
+    request: TargetRequest
+    overrides: PreprocessingOverrides = field(default_factory=PreprocessingOverrides)
+    labels: Path | None = None
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """A loaded model on the CPU in eval mode, how it takes images, and what its classes are called."""
+
+    loaded: LoadedModel
+    preprocessing: Preprocessing
+    labels: Labels
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.loaded.target.name
+
+    @property
+    def model(self) -> nn.Module:
+        """The module."""
+        return self.loaded.model
+
+    @property
+    def weights(self) -> ModelWeights:
+        """Which weights it has."""
+        assert self.loaded.weights is not None
+        return self.loaded.weights
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What has to be said about model, weights and preprocessing."""
+        return (*self.loaded.notes, *self.preprocessing.notes)
+
+    @property
+    def env(self) -> Mapping[str, Any]:
+        """What it takes to reproduce an answer."""
+        return self.loaded.env
+
+    def image(self, photo: Photo, command: str) -> Tensor:
+        """The image [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
+        arguments = self.preprocessing.arguments(photo)
+        if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
+            taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
+            raise BadInput(
+                f"{self.name} takes {taken}, not one image",
+                f"{command} is for networks that take one; `features` shows the layers of this one",
+            )
+        return arguments[0]
+
+
+@stdout_kept()
+def load_image_model(asked: ImageModelRequest) -> ImageModel:
+    """The target with weights, its preprocessing and its labels. Raises ProbeError for what stands in the way."""
+    if asked.labels is not None:
+        read_labels(asked.labels)  # a mistake in it is told before weights are fetched
+    loaded = load_model(asked.request)
+    return ImageModel(
+        loaded,
+        preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides),
+        labels_of(loaded.target, loaded.model, loaded.entry, asked.labels),
+    )
