@@ -1,6 +1,6 @@
 """Leave out random initialisation while a model is built on `meta`, where there are no values to initialise.
 
-On `meta` the initialisers do nothing but cost time, and the first of them loads `torch._dynamo`.
+On `meta` the initialisers do nothing but cost time.
 """
 
 from __future__ import annotations

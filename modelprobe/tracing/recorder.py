@@ -165,12 +165,12 @@ def _named(model: nn.Module, values: TensorNumbers) -> dict[int, str]:
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
                 if tensor is not None and not is_lazy(tensor):
-                    ref = _numbered(values, tensor, storages)
+                    ref = _numbered_value(values, tensor, storages)
                     named.setdefault(ref.value, f"{path}.{name}" if path else name)
     return named
 
 
-def _numbered(values: TensorNumbers, tensor: Tensor, storages: dict[int, int]) -> TensorRef:
+def _numbered_value(values: TensorNumbers, tensor: Tensor, storages: dict[int, int]) -> TensorRef:
     ref = values.get(tensor)
     try:
         memory = tensor.untyped_storage()._cdata

@@ -104,7 +104,7 @@ def _first(out: Any) -> Any:
     return out[0] if isinstance(out, (list, tuple)) else out
 
 
-def _register_elementwise() -> None:
+def _register_elementwise_kinds() -> None:
     for kind, table, make in (
         ("activation", ACTIVATION_FLOPS, _per_output),
         ("elementwise", ARITHMETIC, _per_output),
@@ -114,7 +114,7 @@ def _register_elementwise() -> None:
             formula(*(f"aten::{name}" for name in names.split()), kind=kind)(make(cost))
 
 
-_register_elementwise()
+_register_elementwise_kinds()
 
 
 @formula("aten::gelu", kind="activation")
