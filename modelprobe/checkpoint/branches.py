@@ -1,7 +1,7 @@
-"""Which part of a checkpoint is the model? Named rules, tried in order; the others are offered with their sizes.
+"""The parts of a checkpoint that can be the model (branches): rules that name them, and the order of preference.
 
-How to add one: write a row of `RULES` (the key and the reason a person reads) at the place where it should win, and
-add a case to `tests/checkpoints/test_branches.py`.
+How to add one: write a row of `BRANCH_RULES` (the key, and the reason that is shown) at the place where it should win,
+and add a case to `tests/checkpoint/test_branches.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from modelprobe.checkpoint.records import Branch, Checkpoint, Item, TensorEntry
 
-RULES: tuple[tuple[str, str], ...] = (
+BRANCH_RULES: tuple[tuple[str, str], ...] = (
     (r"state_dict|model_state_dict|model_state|model_weights|net_state_dict", "the key that holds a state_dict"),
     (r"model|module|net|network|params|weights", "the key that holds the model"),
     (r"teacher|target_encoder|target_network", "the teacher: self-supervised training keeps its result there"),
@@ -30,7 +30,7 @@ NOT_MODELS = re.compile(
 )
 """Keys whose tensors are no weights."""
 
-FEW = 2
+MAX_STRAY_TENSORS = 2
 
 
 def find_branches(found: Checkpoint) -> tuple[Branch, ...]:
@@ -41,25 +41,25 @@ def find_branches(found: Checkpoint) -> tuple[Branch, ...]:
     whole = _branch((), tree.kind, "", found.tensors)
     if tree.kind == "module":
         return (replace(whole, rule="the root is a whole model"),)
-    groups = _groups(found.tensors)
-    candidates = [*_candidates(tree, groups, ())]
+    groups = _tensors_by_key(found.tensors)
+    candidates = [*_branch_candidates(tree, groups, ())]
     for child in tree.children:
         if child.kind == "dict" and not NOT_MODELS.search(child.key):
-            candidates += _candidates(child, groups, (child.key,))
+            candidates += _branch_candidates(child, groups, (child.key,))
     direct = sum(1 for entry in found.tensors if len(entry.path) == 1)
-    if not candidates or direct > max(FEW, len(found.tensors) // 2):
+    if not candidates or direct > max(MAX_STRAY_TENSORS, len(found.tensors) // 2):
         rule = "the root itself is a state_dict" if direct else "no key names the model: everything is shown"
-        return (replace(whole, rule=rule), *(branch for _, branch in sorted(candidates, key=_first)))
-    chosen = sorted(candidates, key=_first)
+        return (replace(whole, rule=rule), *(branch for _, branch in sorted(candidates, key=_preference)))
+    chosen = sorted(candidates, key=_preference)
     return tuple(branch for _, branch in chosen)
 
 
-def _first(candidate: tuple[int, Branch]) -> tuple[int, int, int]:
+def _preference(candidate: tuple[int, Branch]) -> tuple[int, int, int]:
     rank, branch = candidate
     return rank, len(branch.path), -branch.nbytes
 
 
-def _groups(tensors: Iterable[TensorEntry]) -> dict[tuple[str, ...], list[TensorEntry]]:
+def _tensors_by_key(tensors: Iterable[TensorEntry]) -> dict[tuple[str, ...], list[TensorEntry]]:
     """The tensors under each first key, and under each pair of first keys."""
     groups: dict[tuple[str, ...], list[TensorEntry]] = {}
     for entry in tensors:
@@ -69,7 +69,7 @@ def _groups(tensors: Iterable[TensorEntry]) -> dict[tuple[str, ...], list[Tensor
     return groups
 
 
-def _candidates(
+def _branch_candidates(
     parent: Item, groups: dict[tuple[str, ...], list[TensorEntry]], above: tuple[str, ...]
 ) -> Iterator[tuple[int, Branch]]:
     for child in parent.children:
@@ -80,19 +80,21 @@ def _candidates(
         rank, rule = rank_of(child.key)
         if rank is None:
             rank, rule = (
-                (len(RULES), "a whole model") if child.kind == "module" else (len(RULES) + 1, "a dictionary of tensors")
+                (len(BRANCH_RULES), "a whole model")
+                if child.kind == "module"
+                else (len(BRANCH_RULES) + 1, "a dictionary of tensors")
             )
-        if above and rank > len(RULES):
+        if above and rank > len(BRANCH_RULES):
             continue  # two levels down only what a rule names
         inner = sum(1 for item in child.children if rank_of(item.key)[0] is not None and item.tensors)
         if inner and not any(len(entry.path) == len(path) + 1 for entry in tensors):
-            rank += len(RULES) + 2  # a mere folder of branches, which are candidates themselves
+            rank += len(BRANCH_RULES) + 2  # a mere folder of branches, which are candidates themselves
         yield rank, _branch(path, child.kind, rule, tensors)
 
 
 def rank_of(key: str) -> tuple[int | None, str]:
     """The place of a key among the rules, and the reason."""
-    for rank, (pattern, reason) in enumerate(RULES):
+    for rank, (pattern, reason) in enumerate(BRANCH_RULES):
         if re.fullmatch(pattern, key):
             return rank, reason
     if AVERAGED.search(key):
@@ -100,7 +102,7 @@ def rank_of(key: str) -> tuple[int | None, str]:
     return None, ""
 
 
-def pick(found: Checkpoint, name: str) -> Branch | None:
+def branch_named(found: Checkpoint, name: str) -> Branch | None:
     """The branch a person asked for by its dotted name; "." is the root. Any key that holds tensors will do."""
     if name in ("", "."):
         return _branch((), found.tree.kind, "asked for", found.tensors) if found.tensors else None

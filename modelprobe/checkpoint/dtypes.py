@@ -165,7 +165,7 @@ def tensor_bytes(numel: int, dtype: str) -> int:
     return (numel * BITS.get(dtype, 0) + 7) // 8
 
 
-LARGEST = 1 << 50
+MAX_TENSOR_BYTES = 1 << 50
 """Bytes beyond which no tensor is believed (1 PiB)."""
 
 
@@ -175,7 +175,7 @@ def element_count(shape: tuple[int, ...], dtype: str) -> int | None:
         return None
     if 0 in shape:
         return 0
-    count, most = 1, LARGEST * 8 // max(8, BITS.get(dtype, 8))
+    count, most = 1, MAX_TENSOR_BYTES * 8 // max(8, BITS.get(dtype, 8))
     for dim in shape:
         count *= dim
         if count > most:

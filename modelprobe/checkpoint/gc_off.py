@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No cyclic garbage collection while the body runs; afterwards as before, also when the body raised."""
     before = gc.isenabled()
     gc.disable()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReadLimits:
     """Bounds on what is read and built. A file beyond one is refused with the bound named, never half read in silence.
 
     The memory bounds hold for the worst case (a file made of nothing but empty lists), a real file of 200,000 tensors
@@ -30,4 +30,4 @@ class Limits:
     shards: int = 10_000
 
 
-DEFAULT = Limits()
+DEFAULT_LIMITS = ReadLimits()

@@ -10,69 +10,69 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoint.branches import find_branches
-from modelprobe.checkpoint.bytes.source import FileSource, Source
+from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.formats.bare_pickle import read_any_pickle
 from modelprobe.checkpoint.formats.torch_zip import read_torch_zip
-from modelprobe.checkpoint.gc_off import uncollected
-from modelprobe.checkpoint.limits import DEFAULT, Limits
+from modelprobe.checkpoint.gc_off import gc_paused
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind
 from modelprobe.checkpoint.records import Checkpoint, Finding
 from modelprobe.checkpoint.wrappers import find_wrappers, guess_buffers
 from modelprobe.errors import BadInput
 
 
-def _gguf(source: Source, limits: Limits) -> Checkpoint:
+def _gguf(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.gguf import read_gguf
 
     return read_gguf(source, limits)
 
 
-def _onnx(source: Source, limits: Limits) -> Checkpoint:
+def _onnx(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.onnx import read_onnx
 
     return read_onnx(source, limits)
 
 
-def _npy(source: Source, limits: Limits) -> Checkpoint:
+def _npy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.numpy_files import read_npy
 
     return read_npy(source, limits)
 
 
-def _npz(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def _npz(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.numpy_files import read_npz
 
     return read_npz(archive, limits)
 
 
-def _exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def _exported(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.exported import read_exported
 
     return read_exported(archive, root, limits)
 
 
-def _torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def _torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.torchscript import read_torchscript
 
     return read_torchscript(archive, root, limits)
 
 
-def _safetensors(source: Source, limits: Limits) -> Checkpoint:
+def _safetensors(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     from modelprobe.checkpoint.formats.safetensors import read_safetensors
 
     return read_safetensors(source, limits)
 
 
 # The readers of less common formats are imported when such a file turns up: starting is half of the time.
-READERS: dict[Kind, Callable[[Source, Limits], Checkpoint]] = {
+READERS: dict[Kind, Callable[[ByteSource, ReadLimits], Checkpoint]] = {
     Kind.PICKLE: read_any_pickle,
     Kind.SAFETENSORS: _safetensors,
     Kind.GGUF: _gguf,
     Kind.ONNX: _onnx,
     Kind.NPY: _npy,
 }
-ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
+ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, ReadLimits], Checkpoint]] = {
     Kind.TORCH_ZIP: read_torch_zip,
     Kind.TORCHSCRIPT: _torchscript,
     Kind.EXPORTED: _exported,
@@ -81,10 +81,10 @@ ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, Limits], Checkpoint]] = {
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
+WEIGHT_PATTERNS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
 
 
-def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Checkpoint:
     """List a weight file, a checkpoint directory or a file behind an address (http(s), s3, gs, hf),
     without running, importing or loading anything of it.
 
@@ -93,19 +93,19 @@ def open_checkpoint(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> C
     target = os.fspath(path)
     if "\0" in target:
         raise BadInput("a file name cannot hold a NUL character")
-    with uncollected():
+    with gc_paused():
         if _ADDRESS.match(target):
             return _finish(_url(target, limits))
-        found = _folder(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
+        found = _folder_kind(Path(target), limits) if os.path.isdir(target) else _file(target, limits)  # noqa: PTH112
         return _finish(found)
 
 
-def _file(path: str, limits: Limits) -> Checkpoint:
+def _file(path: str, limits: ReadLimits) -> Checkpoint:
     with closing(FileSource(path)) as source:
         return read_source(source, limits)
 
 
-def _url(url: str, limits: Limits) -> Checkpoint:
+def _url(url: str, limits: ReadLimits) -> Checkpoint:
     """A file on a web server or in a bucket; the storages of the listing have no place that could be read later."""
     from modelprobe.checkpoint.bytes.bucket import BucketSource
     from modelprobe.checkpoint.bytes.http import HttpSource
@@ -117,7 +117,7 @@ def _url(url: str, limits: Limits) -> Checkpoint:
     return replace(found, storages=storages, metadata=metadata)
 
 
-def read_source(source: Source, limits: Limits) -> Checkpoint:
+def read_source(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List whatever a source holds; without branches and wrappers."""
     kind = recognise(source)
     if kind is Kind.ZIP:
@@ -129,7 +129,7 @@ def read_source(source: Source, limits: Limits) -> Checkpoint:
     return READERS[kind](source, limits)
 
 
-def _json(source: Source, limits: Limits) -> Checkpoint:
+def _json(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """A shard index; any other JSON is a configuration or the error message of a server."""
     from modelprobe.checkpoint.bytes.json import parse_json
     from modelprobe.checkpoint.formats.shards import is_index, read_shards
@@ -148,7 +148,7 @@ def _json(source: Source, limits: Limits) -> Checkpoint:
     raise BadInput(f"{source.name} is a JSON file, not a weight file", "name the weight file beside it")
 
 
-def _shard(path: Path, limits: Limits) -> Checkpoint:
+def _shard(path: Path, limits: ReadLimits) -> Checkpoint:
     with closing(FileSource(path)) as source:
         kind = recognise(source)
         if kind is Kind.JSON:  # an index within an index could go on for ever
@@ -156,7 +156,7 @@ def _shard(path: Path, limits: Limits) -> Checkpoint:
         return read_source(source, limits)
 
 
-def _folder(folder: Path, limits: Limits) -> Checkpoint:
+def _folder_kind(folder: Path, limits: ReadLimits) -> Checkpoint:
     """A checkpoint that is a directory."""
     from modelprobe.checkpoint.bytes.directory import file_names
     from modelprobe.checkpoint.formats.deepspeed import read_deepspeed, step_folder
@@ -171,7 +171,7 @@ def _folder(folder: Path, limits: Limits) -> Checkpoint:
     for index in (*INDICES, *(name for name in names if name.endswith(".index.json"))):
         if index in names:
             return _file(str(folder / index), limits)
-    files = [name for name in names if name.endswith(WEIGHTS)]
+    files = [name for name in names if name.endswith(WEIGHT_PATTERNS)]
     if len(files) == 1:
         return _file(str(folder / files[0]), limits)
     if files:

@@ -1,14 +1,14 @@
 """What kind of file is this? Told by its content, never by its name; what is no weight file is named with the fix.
 
-How to add a kind: 1. a `Kind`; 2. a row in `MAGIC`, or a test in `zip_kind` or `_other`; 3. a reader in `reader.py`.
-One that is only named is a row in `NAMED` with its hint.
+How to add a kind: 1. a `Kind`; 2. a row in `STARTS`, or a test in `zip_kind` or `_other`; 3. a reader in `reader.py`.
+One that is only named is a row in `NOT_WEIGHTS` with its hint.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN, ZipDirectory
 from modelprobe.checkpoint.formats.torch_zip import root_of
 from modelprobe.errors import BadInput
@@ -32,13 +32,13 @@ class Kind(str, Enum):
 
 OURS = "convert it with its own framework first: modelprobe reads PyTorch files, safetensors, GGUF, ONNX and numpy"
 UNPACK = "unpack it first"
-MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
+STARTS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"PK\3\4", Kind.ZIP),
     (0, b"\x93NUMPY", Kind.NPY),
     (0, b"GGUF", Kind.GGUF),
     (0, b"FUGG", Kind.GGUF),
 )
-NAMED: tuple[tuple[int, bytes, str, str], ...] = (
+NOT_WEIGHTS: tuple[tuple[int, bytes, str, str], ...] = (
     (
         *(0, b"version https://git-lfs", "is a Git LFS pointer: the weights themselves were not downloaded"),
         "run `git lfs pull`, or download the file itself",
@@ -66,23 +66,23 @@ TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")
 PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
 
-def recognise(source: Source) -> Kind:
+def recognise(source: ByteSource) -> Kind:
     """The kind of a file. Raises BadInput with the fix for everything that is no weight file."""
     head = source.read(0, 4096)
     if not head:
         raise BadInput(f"{source.name} is an empty file", "download it again")
-    for at, magic, kind in MAGIC:
+    for at, magic, kind in STARTS:
         if head[at : at + len(magic)] == magic:
             return kind
     if (head[257:262] == b"ustar" or _is_tar(head)) and head.partition(b"\0")[0] in TORCH_TAR:
         raise BadInput(f"{source.name} is in torch's tar format of 2016", "load and save it again with torch below 1.6")
-    for at, magic, what, hint in NAMED:
+    for at, magic, what, hint in NOT_WEIGHTS:
         if head[at : at + len(magic)] == magic:
             raise BadInput(f"{source.name} {what}", hint)
     return _other(source, head)
 
 
-def _other(source: Source, head: bytes) -> Kind:
+def _other(source: ByteSource, head: bytes) -> Kind:
     """The kinds without a magic number."""
     if head[8:9] == b"{" or (0 < int.from_bytes(head[:8], "little") < 1 << 40 and head[8:24].lstrip()[:1] == b"{"):
         return Kind.SAFETENSORS
@@ -151,7 +151,7 @@ def _foreign_zip(archive: ZipDirectory, root: str) -> BadInput:
     return BadInput(f"{who} is a zip without data.pkl, so no weight file", inside)
 
 
-def _is_onnx(source: Source) -> bool:
+def _is_onnx(source: ByteSource) -> bool:
     from modelprobe.checkpoint.formats.onnx import looks_like_onnx  # late: it is asked of odd files only
 
     return looks_like_onnx(source)

@@ -38,7 +38,7 @@ BY_NAME = frozenset(
 )
 """Last segments of names that are buffers in practically every model; a guess all the same."""
 
-PARTIAL = 0.5
+MIN_PREFIXED_SHARE = 0.5
 
 
 def find_wrappers(names: Sequence[str], found: Checkpoint) -> tuple[Wrapper, ...]:
@@ -57,7 +57,7 @@ def find_wrappers(names: Sequence[str], found: Checkpoint) -> tuple[Wrapper, ...
             wrappers.append(_wrapper(segment, WRAPPERS[segment], hits, len(names), leading))
     for segment, source in HINTED.items():
         leading = sum(1 for parts in split if len(parts) > 1 and _core(parts)[0] == segment)
-        if leading and leading >= PARTIAL * len(names) and _hinted(segment, found):
+        if leading and leading >= MIN_PREFIXED_SHARE * len(names) and _hinted(segment, found):
             hits = [parts for parts in split if _core(parts)[0] == segment]
             wrappers.append(_wrapper(segment, source, hits, len(names), leading))
     return tuple(wrappers)
@@ -88,10 +88,14 @@ def _leads(split: list[list[str]], segment: str) -> bool:
     Inside a name it may be a real submodule's, so it counts there only when it is also not a number's neighbour.
     """
     leading = sum(1 for parts in split if segment in _front(parts))
-    return leading >= PARTIAL * len(split) if leading else any(_inner(parts, segment) for parts in split)
+    return (
+        leading >= MIN_PREFIXED_SHARE * len(split)
+        if leading
+        else any(_inside_sequential(parts, segment) for parts in split)
+    )
 
 
-def _inner(parts: list[str], segment: str) -> bool:
+def _inside_sequential(parts: list[str], segment: str) -> bool:
     """`features.module.0.weight`: DataParallel around an inner `Sequential`."""
     return any(a == segment and b.isdigit() for a, b in pairwise(parts[1:]))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from modelprobe.checkpoint.names_file import names_weights
+from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Level, Note

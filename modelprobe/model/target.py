@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.checkpoint.names_file import names_weights
+from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.errors import BadInput
 from modelprobe.model.sources import ModelSource, UserSource, ZooSource, as_probe_errors
 from modelprobe.model.user_code import arguments, attributes

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import BadInput
@@ -177,7 +177,7 @@ def test_20_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(torch_zip(b"\x80\x02" + b"N0" * 40_000_000 + b"N.", method=zipfile.ZIP_DEFLATED))
     with pytest.raises(BadInput, match=r"longer|inflates|instructions"):
-        open_checkpoint(path, Limits(pickle_bytes=8 << 20))
+        open_checkpoint(path, ReadLimits(pickle_bytes=8 << 20))
 
 
 def test_21_deflated_storages(opened: Open) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from modelprobe.checkpoint.answers.scan import scan
 from modelprobe.checkpoint.answers.summary import summarize_weights
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.values.checksums import verify
 from modelprobe.errors import BadInput
@@ -94,8 +94,8 @@ def test_16_changed_values_are_found_by_verify_alone(tmp_path, cli):
 def test_24_more_entries_than_allowed(tmp_path):
     (tmp_path / "x").write_bytes(torch_zip(EMPTY, {f"a/data/{index}": b"" for index in range(2000)}))
     with pytest.raises(BadInput, match="entries"):
-        open_checkpoint(tmp_path / "x", Limits(members=1000))
-    assert open_checkpoint(tmp_path / "x", Limits(members=3000)).format == "torch zip"
+        open_checkpoint(tmp_path / "x", ReadLimits(members=1000))
+    assert open_checkpoint(tmp_path / "x", ReadLimits(members=3000)).format == "torch zip"
 
 
 @pytest.mark.slow

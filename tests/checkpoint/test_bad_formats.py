@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modelprobe.checkpoint.answers.scan import scan
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import BadInput
@@ -36,7 +36,7 @@ def test_49_header_beyond_the_cap(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(safetensors({"a": entry()}, b"\0" * 8))
     with pytest.raises(BadInput, match="at most"):
-        open_checkpoint(path, Limits(header=16))
+        open_checkpoint(path, ReadLimits(header=16))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def look(path):
     with suppress(ProbeError):
         found = scan(path)
         found.report()
-        return max((RANK.index(entry.verdict.value) for entry in found.imports), default=0)
+        return max((RANK.index(entry.trust.value) for entry in found.imports), default=0)
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.outgoing import Outgoing, outgoing
+from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
 
 DTYPES = [
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
@@ -48,17 +48,17 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @contextmanager
-def taken_from(path: Path, names: Sequence[str] | None = None) -> Iterator[list[Outgoing]]:
+def taken_from(path: Path, names: Sequence[str] | None = None) -> Iterator[list[TensorToWrite]]:
     """The tensors of a file, ready to be written."""
     found = open_checkpoint(path)
     with TensorReader(found) as reader:
-        yield [outgoing(reader, entry) for entry in found.tensors if names is None or entry.name in names]
+        yield [to_write(reader, entry) for entry in found.tensors if names is None or entry.name in names]
 
 
-def held(tensors: dict[str, torch.Tensor]) -> list[Outgoing]:
+def held(tensors: dict[str, torch.Tensor]) -> list[TensorToWrite]:
     """Tensors in memory, ready to be written."""
     return [
-        Outgoing(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda tensor=tensor: tensor)
+        TensorToWrite(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda tensor=tensor: tensor)
         for name, tensor in tensors.items()
     ]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modelprobe.checkpoint.answers.stats import TensorStats
     from modelprobe.checkpoint.values.checksums import Verification
 
-MOST_NAMES = 5
+MAX_LISTED_NAMES = 5
 
 
 def stats_table(stats: Sequence[TensorStats]) -> Table:
@@ -36,11 +36,11 @@ def stats_table(stats: Sequence[TensorStats]) -> Table:
         zeros = found.zeros / found.numel if found.numel and not found.unread else None
         counts = (None, None) if found.unread else (found.nan, found.inf)
         cells = (found.name, found.dtype, found.shape, found.mean, found.std, found.norm, found.min, found.max, zeros)
-        rows.append(Row((*cells, *counts, found.histogram or None), mark=_mark(found), quiet=bool(found.unread)))
+        rows.append(Row((*cells, *counts, found.histogram or None), mark=_stats_mark(found), quiet=bool(found.unread)))
     return Table(columns, tuple(rows), key="stats")
 
 
-def _mark(found: TensorStats) -> str:
+def _stats_mark(found: TensorStats) -> str:
     odd = [f"{count:,} {what}" for count, what in ((found.nan, "NaN"), (found.inf, "infinite")) if count]
     return "not read" if found.unread else ", ".join([*odd, *([found.of] if found.of else [])])
 
@@ -57,13 +57,16 @@ def check_table(verification: Verification | None) -> Table:
         *((Column("file", "File", priority=1),) if several else ()),
     )
     rows = [
-        Row((c.kind, c.compared, c.failed, c.detail or None, *((c.file,) if several else ())), mark=_verdict(c.failed))
+        Row(
+            (c.kind, c.compared, c.failed, c.detail or None, *((c.file,) if several else ())),
+            mark=_failed_mark(c.failed),
+        )
         for c in checks
     ]
     return Table(columns, tuple(rows), key="verified")
 
 
-def _verdict(failed: int) -> str:
+def _failed_mark(failed: int) -> str:
     return "failed" if failed else ""
 
 
@@ -94,11 +97,11 @@ def check_notes(stats: Sequence[TensorStats] | None, verification: Verification 
     reasons = dict.fromkeys(found.unread for found in unread)
     for reason in reasons:
         names = [found.name for found in unread if found.unread == reason]
-        yield Note(f"No statistics of {_listed(names)}: {reason}.", Level.WARNING)
+        yield Note(f"No statistics of {_listed_names(names)}: {reason}.", Level.WARNING)
     for of in ("magnitudes", "stored integers"):
         names = [found.name for found in read if found.of == of]
         if names:
-            yield Note(f"The figures are those of the {of}: {_listed(names)}.")
+            yield Note(f"The figures are those of the {of}: {_listed_names(names)}.")
     if verification is None:
         return
     for check in verification.checks:
@@ -115,9 +118,9 @@ def check_notes(stats: Sequence[TensorStats] | None, verification: Verification 
 def _odd(read: Sequence[TensorStats], what: str, count: Callable[[TensorStats], int]) -> Iterator[Note]:
     names = [f"{found.name} ({count(found):,} of {found.numel:,})" for found in read if count(found)]
     if names:
-        yield Note(f"{what} in {_listed(names)}.", Level.WARNING)
+        yield Note(f"{what} in {_listed_names(names)}.", Level.WARNING)
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more tensors" if more > 0 else "")
+def _listed_names(names: Sequence[str]) -> str:
+    more = len(names) - MAX_LISTED_NAMES
+    return ", ".join(names[:MAX_LISTED_NAMES]) + (f" and {more:,} more tensors" if more > 0 else "")

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelprobe.checkpoint.write.convert import convert
-from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
-NAMES = {"safetensors": "safetensors", "pt": "torch zip"}
-MOST_ROWS = 40
+FORMAT_NAMES = {"safetensors": "safetensors", "pt": "torch zip"}
+MAX_ENTRY_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class EntryOutcome:
     """What became of one entry of the source: `kept`, `changed` or `dropped`, and why."""
 
     entry: str
-    fate: str
+    action: str
     why: str = ""
 
 
@@ -37,20 +37,18 @@ class Conversion(Result):
     size: int
     tensors: int
     files: tuple[str, ...]
-    fates: tuple[Fate, ...]
+    entries: tuple[EntryOutcome, ...]
     notes: tuple[str, ...]
 
     @property
     def dropped(self) -> int:
         """How many entries of the source are not in the new file."""
-        return sum(1 for fate in self.fates if fate.fate == "dropped")
+        return sum(1 for action in self.entries if action.action == "dropped")
 
     def report(self) -> Report:
         """Source, target, the entries beside the model, and notes."""
-        return Report(
-            f"{self.source} -> {self.path}", "modelprobe.convert/1", (_facts(self), *_table(self), *_notes(self)),
-            self.to_dict(),
-        )  # fmt: skip
+        blocks: tuple[Block, ...] = (_conversion_facts(self), *_entries_table(self), *_conversion_notes(self))
+        return Report(f"{self.source} -> {self.path}", "modelprobe.convert/1", blocks, self.to_dict())
 
 
 def convert_weights(
@@ -59,44 +57,46 @@ def convert_weights(
 ) -> Conversion:  # fmt: skip
     """Convert, and tell what was done. Raises BadInput, and then nothing was written."""
     done = convert(source, out, format=format, branch=branch, shard_size=shard_size, force=force)
-    fates = (
-        *(Fate(key, "kept") for key in done.kept),
-        *(Fate(text.partition(": ")[0], "changed", text.partition(": ")[2]) for text in done.changed),
-        *(Fate(entry.path or "the root", "dropped", entry.why) for entry in done.dropped),
+    entries = (
+        *(EntryOutcome(key, "kept") for key in done.kept),
+        *(EntryOutcome(text.partition(": ")[0], "changed", text.partition(": ")[2]) for text in done.changed),
+        *(EntryOutcome(entry.path or "the root", "dropped", entry.why) for entry in done.dropped),
     )
     written = done.written
     return Conversion(
         source=done.source, source_format=done.source_format, source_size=done.source_size, branch=done.branch,
         rule=done.rule, path=str(written.path), format=done.format, size=written.bytes, tensors=written.tensors,
-        files=tuple(map(str, written.files)), fates=fates, notes=written.notes,
+        files=tuple(map(str, written.files)), entries=entries, notes=written.notes,
     )  # fmt: skip
 
 
-def _facts(result: Conversion) -> Facts:
+def _conversion_facts(result: Conversion) -> Facts:
     return Facts(
         (
             Fact("Read", result.source_format, detail=result.source),
             Fact("Size", result.source_size, Unit.BYTES),
             Fact("Model", result.branch or "the root", detail=result.rule),
-            Fact("Written", NAMES[result.format], detail=result.path),
+            Fact("Written", FORMAT_NAMES[result.format], detail=result.path),
             Fact("Tensors", result.tensors, Unit.COUNT, "read back and compared"),
             Fact("New size", result.size, Unit.BYTES, f"{len(result.files)} files" if len(result.files) > 1 else ""),
         )
     )
 
 
-def _table(result: Conversion) -> list[Table]:
+def _entries_table(result: Conversion) -> list[Table]:
     columns = (Column("entry", "Entry"), Column("fate", "Fate"), Column("why", "Why", wrap=True))
-    shown = sorted(result.fates, key=lambda fate: ("dropped", "changed", "kept").index(fate.fate))[:MOST_ROWS]
-    rows = tuple(Row((fate.entry, fate.fate, fate.why), quiet=fate.fate == "kept") for fate in shown)
+    shown = sorted(result.entries, key=lambda action: ("dropped", "changed", "kept").index(action.action))[
+        :MAX_ENTRY_ROWS
+    ]
+    rows = tuple(Row((action.entry, action.action, action.why), quiet=action.action == "kept") for action in shown)
     return [Table(columns, rows, "What became of the entries", key="entries")] if rows else []
 
 
-def _notes(result: Conversion) -> list[Note]:
+def _conversion_notes(result: Conversion) -> list[Note]:
     notes = [Note(f"{text}.") for text in result.notes]
     if result.dropped:
         many = "1 entry is" if result.dropped == 1 else f"{result.dropped:,} entries are"
         notes.append(Note(f"{many} not in the new file; the source is unchanged.", Level.WARNING))
-    if len(result.fates) > MOST_ROWS:
-        notes.append(Note(f"{len(result.fates) - MOST_ROWS:,} more entries are not shown; -f json has all."))
+    if len(result.entries) > MAX_ENTRY_ROWS:
+        notes.append(Note(f"{len(result.entries) - MAX_ENTRY_ROWS:,} more entries are not shown; -f json has all."))
     return notes

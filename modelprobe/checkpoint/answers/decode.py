@@ -16,14 +16,14 @@ import numpy
 
 from modelprobe.checkpoint.formats.gguf import TYPES
 from modelprobe.checkpoint.records import Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.chunks import MOST, parts
+from modelprobe.checkpoint.values.chunks import MAX_PART_BYTES, parts
 from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO, gather
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.outgoing import Outgoing, flat, raw
+from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
 from modelprobe.errors import BadInput, ProbeError
 
-Array: TypeAlias = "numpy.ndarray[Any, Any]"
-Pieces: TypeAlias = Iterator[tuple[Array, int]]
+NumpyArray: TypeAlias = "numpy.ndarray[Any, Any]"
+Pieces: TypeAlias = Iterator[tuple[NumpyArray, int]]
 """Flat numbers, and how many times the tensor shows each."""
 
 PLAIN = {
@@ -51,7 +51,7 @@ class ValueReader:
 
     def __init__(self, checkpoint: Checkpoint, branch: str, stack: ExitStack) -> None:
         self._reader = stack.enter_context(TensorReader(checkpoint))
-        self._gathered: dict[str, Outgoing] = {}
+        self._gathered: dict[str, TensorToWrite] = {}
         if checkpoint.format in (DISTRIBUTED, ZERO):  # pieces of several ranks make one tensor
             with suppress(ProbeError):  # then each tensor is said to be unreadable
                 self._gathered = {tensor.name: tensor for tensor in gather(checkpoint, stack, branch or None).tensors}
@@ -59,7 +59,7 @@ class ValueReader:
     def pieces(self, name: str, entry: TensorEntry) -> Pieces:
         """The tensor called `name` in the branch. Raises BadInput, at the first step, when it cannot be read."""
         if name in self._gathered:
-            return ((decode(bytes(raw(piece)), entry.dtype), 1) for piece in flat(self._gathered[name]))
+            return ((decode(bytes(memory_of(piece)), entry.dtype), 1) for piece in flat(self._gathered[name]))
         if entry.dtype in BLOCKS:
             return self._unpacked(entry)
         return self._plain(entry)
@@ -69,13 +69,17 @@ class ValueReader:
         for part, times in parts(entry):
             data, start = self._reader.raw(part)
             elements = numpy.ndarray(
-                part.shape, _stored(entry), data, start, tuple(step * _width(entry) for step in part.strides or ())
+                part.shape,
+                _stored_dtype(entry),
+                data,
+                start,
+                tuple(step * _element_bytes(entry) for step in part.strides or ()),
             )
             yield decode(elements.reshape(-1), entry.dtype), times
 
     def _unpacked(self, entry: TensorEntry) -> Pieces:
         _, block, packed = next(kind for kind in TYPES.values() if kind[0] == entry.dtype)
-        step = MOST // 4 // packed * packed  # one byte becomes up to four
+        step = MAX_PART_BYTES // 4 // packed * packed  # one byte becomes up to four
         left = entry.numel
         for start in range(0, entry.nbytes, step):
             data = self._reader.packed(entry, start, min(step, entry.nbytes - start))
@@ -83,7 +87,7 @@ class ValueReader:
             left -= len(data) // packed * block
 
 
-def _stored(entry: TensorEntry) -> numpy.dtype[Any]:
+def _stored_dtype(entry: TensorEntry) -> numpy.dtype[Any]:
     """The numpy dtype in which the elements lie in the file."""
     name = PLAIN.get(entry.dtype)
     if name is None:
@@ -96,32 +100,32 @@ def _stored(entry: TensorEntry) -> numpy.dtype[Any]:
     return dtype.newbyteorder(">") if "big-endian" in entry.flags else dtype
 
 
-def _width(entry: TensorEntry) -> int:
-    return int(_stored(entry).itemsize)
+def _element_bytes(entry: TensorEntry) -> int:
+    return int(_stored_dtype(entry).itemsize)
 
 
-def decode(stored: Array | bytes, dtype: str) -> Array:
+def decode(stored: NumpyArray | bytes, dtype: str) -> NumpyArray:
     """Elements as they are stored, or their bytes, as flat numbers that numpy can compute with."""
     if dtype == "bfloat16":
         wide = _viewed(stored, "uint16").astype(numpy.uint32) << numpy.uint32(16)
-        floats: Array = wide.view(numpy.float32)
+        floats: NumpyArray = wide.view(numpy.float32)
         return floats
     if dtype == "complex32":
         pairs = _viewed(stored, [("re", "f2"), ("im", "f2")])
         return pairs["re"].astype(numpy.complex64) + 1j * pairs["im"].astype(numpy.complex64)
     if dtype in FLOAT8 or dtype == "float8_e8m0fnu":
-        return _table(dtype)[_viewed(stored, "uint8")]
+        return _code_table(dtype)[_viewed(stored, "uint8")]
     return _viewed(stored, PLAIN[dtype])
 
 
-def _viewed(stored: Array | bytes, dtype: Any) -> Array:
+def _viewed(stored: NumpyArray | bytes, dtype: Any) -> NumpyArray:
     if isinstance(stored, bytes):
         return numpy.frombuffer(stored, dtype)
     return stored if stored.dtype.isnative else stored.astype(stored.dtype.newbyteorder("="))
 
 
 @cache
-def _table(dtype: str) -> Array:
+def _code_table(dtype: str) -> NumpyArray:
     """The number of each of the 256 codes."""
     codes = numpy.arange(256)
     if dtype == "float8_e8m0fnu":
@@ -131,7 +135,7 @@ def _table(dtype: str) -> Array:
     exponent, fraction = codes >> fraction_bits & (1 << exponent_bits) - 1, codes & (1 << fraction_bits) - 1
     normal = (1 + fraction / (1 << fraction_bits)) * numpy.exp2(exponent - float(bias))
     subnormal = fraction / (1 << fraction_bits) * numpy.exp2(1.0 - bias)
-    found: Array = sign * numpy.where(exponent > 0, normal, subnormal)
+    found: NumpyArray = sign * numpy.where(exponent > 0, normal, subnormal)
     if special == "fnuz":
         found[0x80] = numpy.nan  # the code of a negative zero
     elif special == "fn":
@@ -142,10 +146,10 @@ def _table(dtype: str) -> Array:
     return found
 
 
-def unpack(blocks: Array, kind: str) -> Array:
+def unpack(blocks: NumpyArray, kind: str) -> NumpyArray:
     """Blocks of 32 numbers of GGUF: a scale (float16), a minimum in the `_1` kinds, fifth bits, then the integers."""
     scale = blocks[:, :2].copy().view(numpy.float16).astype(numpy.float32)
-    found: Array
+    found: NumpyArray
     if kind == "Q8_0":
         found = scale * blocks[:, 2:].copy().view(numpy.int8)
         return found.reshape(-1)

@@ -21,14 +21,14 @@ from modelprobe.checkpoint.values.compare import (
     other_values,
     pair_up,
 )
-from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, shape
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
 RESHAPED, REMOVED, ADDED = "reshaped", "removed", "added"
-MOST_ROWS = 30
+MAX_DIFF_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class WeightsDiff(Result):
 
     def report(self) -> Report:
         """Both files, the verdict, structure, values, other entries."""
-        tables = [table for table in (_structure(self), _values(self), _others(self)) if table.rows]
+        tables = [table for table in (_structure_table(self), _values_table(self), _extras_table(self)) if table.rows]
         data = {**self.to_dict(), "differ": self.differ, "counts": dict(self.counts)}
-        blocks: tuple[Block, ...] = (_facts(self), *tables, *_notes(self))
+        blocks: tuple[Block, ...] = (_diff_facts(self), *tables, *_diff_notes(self))
         return Report(f"{self.a.path} and {self.b.path}", "modelprobe.diff/1", blocks, data)
 
 
@@ -108,19 +108,19 @@ def diff_weights(
     with ExitStack() as stack:
         sides = open_sides(first, second, stack, branches)
         pairs, removed, added = pair_up(sides)
-        tensors = [_compared(sides, pair, tolerance) for pair in pairs]
+        tensors = [_tensor_diff(sides, pair, tolerance) for pair in pairs]
     tensors += [_lone(sides.left[name], REMOVED) for name in removed]
     tensors += [_lone(sides.right[name], ADDED) for name in added]
     left = _side(first, sides.a.branch.name, sides.left)
     right = _side(second, sides.b.branch.name, sides.right)
-    return WeightsDiff(left, right, tolerance, tuple(tensors), tuple(other_values(first, second)), top or MOST_ROWS)
+    return WeightsDiff(left, right, tolerance, tuple(tensors), tuple(other_values(first, second)), top or MAX_DIFF_ROWS)
 
 
-def _side(found: Checkpoint, branch: str, tensors: Mapping[str, Outgoing]) -> Side:
+def _side(found: Checkpoint, branch: str, tensors: Mapping[str, TensorToWrite]) -> Side:
     return Side(found.path, found.format, branch, len(tensors), sum(tensor.numel for tensor in tensors.values()))
 
 
-def _compared(sides: Sides, pair: Pair, tolerance: float) -> TensorDiff:
+def _tensor_diff(sides: Sides, pair: Pair, tolerance: float) -> TensorDiff:
     a, b = sides.left[pair.name], sides.right[pair.other]
     values = None
     if a.shape != b.shape:
@@ -132,13 +132,13 @@ def _compared(sides: Sides, pair: Pair, tolerance: float) -> TensorDiff:
     return TensorDiff(pair.name, pair.other, status, pair.found, a.shape, b.shape, a.dtype, b.dtype, values)
 
 
-def _lone(tensor: Outgoing, status: str) -> TensorDiff:
+def _lone(tensor: TensorToWrite, status: str) -> TensorDiff:
     if status == REMOVED:
         return TensorDiff(tensor.name, "", status, "", tensor.shape, None, tensor.dtype, "")
     return TensorDiff("", tensor.name, status, "", None, tensor.shape, "", tensor.dtype)
 
 
-def _facts(result: WeightsDiff) -> Facts:
+def _diff_facts(result: WeightsDiff) -> Facts:
     counts = result.counts
     items = [
         Fact(label, side.path, detail=f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors")
@@ -154,7 +154,7 @@ def _facts(result: WeightsDiff) -> Facts:
 _ORDER = (IDENTICAL, WITHIN, DIFFERENT, RESHAPED, REMOVED, ADDED)
 
 
-def _structure(result: WeightsDiff) -> Table:
+def _structure_table(result: WeightsDiff) -> Table:
     columns = (
         Column("name", "First"),
         Column("other", "Second"),
@@ -163,7 +163,9 @@ def _structure(result: WeightsDiff) -> Table:
         Column("dtype", "Dtype", priority=2),
     )
     found = [t for t in result.tensors if _what(t)]
-    rows = tuple(Row((t.name, t.other, _what(t), _change(_sizes(t)), _change((t.dtype, t.other_dtype)))) for t in found)
+    rows = tuple(
+        Row((t.name, t.other, _what(t), _change(_shapes_in_words(t)), _change((t.dtype, t.other_dtype)))) for t in found
+    )
     return Table(columns, rows[: result.top], "Structure", key="structure")
 
 
@@ -174,7 +176,7 @@ def _what(tensor: TensorDiff) -> str:
     return ", ".join(parts)
 
 
-def _sizes(tensor: TensorDiff) -> tuple[str, str]:
+def _shapes_in_words(tensor: TensorDiff) -> tuple[str, str]:
     first = "" if tensor.shape is None else shape(tensor.shape)
     return first, "" if tensor.other_shape is None else shape(tensor.other_shape)
 
@@ -184,7 +186,7 @@ def _change(sides: tuple[str, str]) -> str:
     return first or second if first == second or not (first and second) else f"{first} -> {second}"
 
 
-def _values(result: WeightsDiff) -> Table:
+def _values_table(result: WeightsDiff) -> Table:
     columns = (
         Column("name", "Tensor"),
         Column("max_abs", "Max diff"),
@@ -197,7 +199,7 @@ def _values(result: WeightsDiff) -> Table:
     )
     found = [t for t in result.tensors if t.status in (DIFFERENT, WITHIN) and t.values is not None]
     found.sort(key=_gravity)
-    rows = tuple(Row(_cells(t, t.values), mark=_mark(t)) for t in found if t.values is not None)
+    rows = tuple(Row(_value_cells(t, t.values), mark=_value_mark(t)) for t in found if t.values is not None)
     return Table(columns, rows[: result.top], "Values", key="values")
 
 
@@ -207,29 +209,29 @@ def _gravity(tensor: TensorDiff) -> tuple[bool, int, float]:
     return tensor.status != DIFFERENT, -(values.unbounded if values else 0), -(values.max_rel if values else 0)
 
 
-def _cells(tensor: TensorDiff, values: Measured) -> tuple[Cell, ...]:
+def _value_cells(tensor: TensorDiff, values: Measured) -> tuple[Cell, ...]:
     cosine = None if values.cosine is None else f"{values.cosine:.6f}"
     numbers = (f"{values.max_abs:.4g}", f"{values.max_rel:.4g}", cosine, f"{values.norm_a:.5g}", f"{values.norm_b:.5g}")
     return (tensor.name, *numbers, values.numel - values.equal, values.numel)
 
 
-def _mark(tensor: TensorDiff) -> str:
+def _value_mark(tensor: TensorDiff) -> str:
     if tensor.values is not None and tensor.values.unbounded:
         return f"{tensor.values.unbounded:,} NaN or infinite"
     return tensor.status if tensor.status == WITHIN else ""
 
 
-def _others(result: WeightsDiff) -> Table:
+def _extras_table(result: WeightsDiff) -> Table:
     columns = (Column("path", "Other entry"), Column("before", "First"), Column("after", "Second"))
-    rows = tuple(Row((o.path, _cut(o.before), _cut(o.after))) for o in result.others)
+    rows = tuple(Row((o.path, _one_line_value(o.before), _one_line_value(o.after))) for o in result.others)
     return Table(columns, rows[: result.top], "Other entries", key="others")
 
 
-def _cut(text: str | None) -> str | None:
+def _one_line_value(text: str | None) -> str | None:
     return text if text is None or len(text) <= 80 else f"{text[:79]}…"
 
 
-def _notes(result: WeightsDiff) -> list[Note]:
+def _diff_notes(result: WeightsDiff) -> list[Note]:
     notes = []
     hidden = sum(1 for t in result.tensors if t.status in (DIFFERENT, WITHIN)) - result.top
     if hidden > 0:
@@ -237,7 +239,7 @@ def _notes(result: WeightsDiff) -> list[Note]:
     hidden = sum(1 for t in result.tensors if _what(t)) - result.top
     if hidden > 0:
         notes.append(Note(f"{hidden:,} more tensors differ in structure; --top shows more, -f json all."))
-    notes += [*_found(result), *_pattern(result)]
+    notes += [*_rename_notes(result), *_pattern(result)]
     unbounded = sum(t.values.unbounded for t in result.tensors if t.values is not None)
     if unbounded:
         notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
@@ -246,7 +248,7 @@ def _notes(result: WeightsDiff) -> list[Note]:
     return notes
 
 
-def _found(result: WeightsDiff) -> list[Note]:
+def _rename_notes(result: WeightsDiff) -> list[Note]:
     """How the renamed tensors were recognised."""
     ways = Counter(tensor.found for tensor in result.tensors if tensor.renamed)
     told = {VALUES: "their values are equal", NAME: "their names end alike, and the shapes are the same"}
@@ -257,11 +259,11 @@ def _pattern(result: WeightsDiff) -> list[Note]:
     """What all renamed tensors have in common, if it is a leading part of the name."""
     renamed = [t for t in result.tensors if t.renamed]
     for first, second, verb in (("name", "other", "gained"), ("other", "name", "lost")):
-        heads = {_head(getattr(t, first), getattr(t, second)) for t in renamed}
+        heads = {_added_prefix(getattr(t, first), getattr(t, second)) for t in renamed}
         if len(renamed) > 1 and len(heads) == 1 and None not in heads:
             return [Note(f"All {len(renamed):,} renamed tensors {verb} the leading {heads.pop()}")]
     return []
 
 
-def _head(short: str, long: str) -> str | None:
+def _added_prefix(short: str, long: str) -> str | None:
     return long[: -len(short)] if long.endswith(f".{short}") else None

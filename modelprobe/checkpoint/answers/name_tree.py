@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from modelprobe.checkpoint.records import TensorEntry
 
-DEEPEST = 24
+MAX_TREE_DEPTH = 24
 """Levels of the tree; the rest of a longer name stays together."""
 
 FITTING = 40
 """Rows beyond which the tree is shown to a lesser depth."""
 
-MOST_ROWS = 1_000
+MAX_TREE_ROWS = 1_000
 """Rows of a tree that is as flat as it can be; a file may hold hundreds of thousands of names without a dot."""
 
 
@@ -50,20 +50,20 @@ def name_rows(
     `all_tensors` lists every tensor, without a tree.
     """
     if all_tensors:
-        return tuple(_leaf(name, name, 0, entry) for name, entry in named), 0
+        return tuple(_leaf_row(name, name, 0, entry) for name, entry in named), 0
     names = _Names(named)
     if depth is not None:
-        return tuple(_flat(_Folder(names, depth).roots)), 0
-    best = _Folder(names, 2, FITTING)
+        return tuple(_flat_rows(_Branching(names, depth).roots)), 0
+    best = _Branching(names, 2, FITTING)
     if best.rows > FITTING:
-        best = _Folder(names, 1, MOST_ROWS - 1)
-        return tuple(_flat(best.roots)), best.left_out
+        best = _Branching(names, 1, MAX_TREE_ROWS - 1)
+        return tuple(_flat_rows(best.roots)), best.left_out
     while best.cut:
-        deeper = _Folder(names, best.limit + 1, FITTING)
+        deeper = _Branching(names, best.limit + 1, FITTING)
         if deeper.rows > FITTING:
             break
         best = deeper
-    return tuple(_flat(best.roots)), 0
+    return tuple(_flat_rows(best.roots)), 0
 
 
 class _Sum:
@@ -108,7 +108,7 @@ class _Branch:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Repeat:
     """Equal neighbours: the indices of the first one's names, the length and the segments of its prefix, all labels."""
 
     held: Sequence[int]
@@ -122,17 +122,17 @@ class _Names:
 
     def __init__(self, named: Sequence[tuple[str, TensorEntry]]) -> None:
         self.named = named
-        self._runs: dict[tuple[int, int], list[_Run]] = {}
+        self._runs: dict[tuple[int, int], list[_Repeat]] = {}
 
-    def runs(self, members: Sequence[int], start: int, segments: int) -> list[_Run]:
+    def runs(self, members: Sequence[int], start: int, segments: int) -> list[_Repeat]:
         """What lies directly below a prefix of `start` characters and `segments` segments, by the next segment."""
         place = (members[0], start)  # no two prefixes begin with the same name and are equally long
         if place not in self._runs:
             self._runs[place] = self._found(members, start, segments)
         return self._runs[place]
 
-    def _found(self, members: Sequence[int], start: int, segments: int) -> list[_Run]:
-        found: list[_Run] = []
+    def _found(self, members: Sequence[int], start: int, segments: int) -> list[_Repeat]:
+        found: list[_Repeat] = []
         before: object = None
         for label, held in self._split(members, start, segments).items():
             end, joined = self._joined(held, start + len(label), segments + 1)
@@ -141,14 +141,14 @@ class _Names:
             if form is not None and form == before:
                 found[-1].labels.append(label)
             else:
-                found.append(_Run(held, end, joined, [label]))
+                found.append(_Repeat(held, end, joined, [label]))
             before = form
         return found
 
     def _split(self, members: Sequence[int], start: int, segments: int) -> dict[str, list[int]]:
         """The members by the next segment of their names."""
         groups: dict[str, list[int]] = {}
-        named, last = self.named, segments >= DEEPEST - 1
+        named, last = self.named, segments >= MAX_TREE_DEPTH - 1
         for index in members:
             name = named[index][0]
             end = -1 if last else name.find(".", start)
@@ -161,7 +161,7 @@ class _Names:
 
     def _joined(self, held: Sequence[int], end: int, segments: int) -> tuple[int, int]:
         """A prefix that holds nothing but one other prefix is one level with it: `module.features`."""
-        while segments < DEEPEST - 1:
+        while segments < MAX_TREE_DEPTH - 1:
             name = self.named[held[0]][0]
             following = name.find(".", end + 1)
             if following < 0:
@@ -180,10 +180,10 @@ class _Names:
             (name[end:], entry.shape, entry.dtype, entry.nbytes, entry.role, entry.flags)
             for name, entry in map(self.named.__getitem__, held)
         ]
-        return _alike(label), below
+        return _without_numbers(label), below
 
 
-class _Folder:
+class _Branching:
     """The tree down to `limit` levels, folded while it is built: of a run of equal blocks only one is ever in memory.
 
     `rows` counts those to be shown, `cut` tells whether something lies deeper. Of what lies directly below one prefix,
@@ -197,7 +197,7 @@ class _Folder:
         self._most = most
         self._names = names
         self.roots, _ = self._level(range(len(names.named)), 0, 0, 0)
-        self.rows = sum(1 for _ in _flat(self.roots))
+        self.rows = sum(1 for _ in _flat_rows(self.roots))
 
     def _level(self, members: Sequence[int], start: int, segments: int, depth: int) -> tuple[list[_Branch], _Sum]:
         """The branches below a prefix of `start` characters and `segments` segments, and their sum."""
@@ -216,54 +216,54 @@ class _Folder:
                 found[-1].copies += run.labels[1:]
         return found, total
 
-    def _add(self, found: list[_Branch], run: _Run, depth: int) -> _Sum:
+    def _add(self, found: list[_Branch], run: _Repeat, depth: int) -> _Sum:
         """Append the tensors that end at a prefix, and what lies below it; returns the sum."""
         named, total = self._names.named, _Sum()
         path, label = named[run.held[0]][0][: run.end], run.labels[0]
         leaves = [index for index in run.held if len(named[index][0]) == run.end]
         for index in leaves:
             total.count(named[index][1])
-            _append(found, _leaf(path, label, depth, named[index][1]), [])
+            _append(found, _leaf_row(path, label, depth, named[index][1]), [])
         if len(leaves) < len(run.held):
             inner = [index for index in run.held if len(named[index][0]) > run.end] if leaves else run.held
             below, inside = self._level(inner, run.end + 1, run.segments, depth + 1)
             total.merge(inside)
-            _append(found, _group(path, label, depth, inside), below)
+            _append(found, _grouped_rows(path, label, depth, inside), below)
         return total
 
 
 def _append(found: list[_Branch], row: NameRow, below: list[_Branch]) -> None:
     """Add a branch, or count it as one more copy of its neighbour."""
-    form = (_signature(row), tuple((branch.form, len(branch.copies)) for branch in below))
+    form = (_row_signature(row), tuple((branch.form, len(branch.copies)) for branch in below))
     if found and found[-1].form == form:
         found[-1].copies.append(row.label)
     else:
         found.append(_Branch(row, form, below, []))
 
 
-def _flat(branches: Sequence[_Branch]) -> Iterator[NameRow]:
+def _flat_rows(branches: Sequence[_Branch]) -> Iterator[NameRow]:
     """The rows in pre-order. The depth is bounded by DEEPEST."""
     for branch in branches:
         yield replace(branch.row, copies=tuple(branch.copies)) if branch.copies else branch.row
-        yield from _flat(branch.below)
+        yield from _flat_rows(branch.below)
 
 
-def _leaf(path: str, label: str, depth: int, entry: TensorEntry) -> NameRow:
+def _leaf_row(path: str, label: str, depth: int, entry: TensorEntry) -> NameRow:
     return NameRow(
         path, label, depth, 1, entry.shape, (entry.dtype,), entry.numel, entry.nbytes, entry.role, entry.flags
     )
 
 
-def _group(path: str, label: str, depth: int, held: _Sum) -> NameRow:
+def _grouped_rows(path: str, label: str, depth: int, held: _Sum) -> NameRow:
     role = next(iter(held.roles)) if len(held.roles) == 1 else None
     dtypes, flags = tuple(sorted(held.dtypes)), tuple(sorted(held.flags - {"by-name"}))
     return NameRow(path, label, depth, held.tensors, None, dtypes, held.numel, held.nbytes, role, flags)
 
 
-def _signature(row: NameRow) -> Hashable:
-    return (_alike(row.label), row.shape, row.dtypes, row.numel, row.tensors, row.role, row.flags)
+def _row_signature(row: NameRow) -> Hashable:
+    return (_without_numbers(row.label), row.shape, row.dtypes, row.numel, row.tensors, row.role, row.flags)
 
 
-def _alike(label: str) -> str:
+def _without_numbers(label: str) -> str:
     """Numbers of a list are no difference."""
     return "0" if label.isdigit() else label

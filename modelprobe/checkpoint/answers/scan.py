@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelprobe.checkpoint.bytes.source import FileSource
-from modelprobe.checkpoint.limits import DEFAULT, Limits
-from modelprobe.checkpoint.pickle.globals import Verdict, verdict
-from modelprobe.checkpoint.pickle.nested import Found, inspect
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
+from modelprobe.checkpoint.pickle.globals import Trust, trust_of
+from modelprobe.checkpoint.pickle.nested import Executable, inspect
 from modelprobe.errors import BadInput, ProbeError
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
-MOST_FILES = 20_000
-DEEPEST = 30
+MAX_SCANNED_FILES = 20_000
+MAX_SCAN_DEPTH = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class Import:
     file: str
     where: str
     name: str
-    verdict: Verdict
+    trust: Trust
     count: int
     called: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ScanProblem:
     """A file or a part of it that could not be read to the end, or is odd."""
 
     file: str
@@ -44,7 +44,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult(Result):
-    """What could run. `dangerous` asks for exit code 1; what could not be read is in `troubles`, never "clean"."""
+    """What could run. `dangerous` asks for exit code 1; what could not be read is in `problems`, never "clean"."""
 
     path: str
     files: int
@@ -52,29 +52,29 @@ class ScanResult(Result):
     nested: int
     code: tuple[str, ...]
     imports: tuple[Import, ...]
-    troubles: tuple[Trouble, ...]
+    problems: tuple[ScanProblem, ...]
 
     @property
     def dangerous(self) -> bool:
         """Whether a name was found that is known to do harm."""
-        return any(found.verdict is Verdict.DANGEROUS for found in self.imports)
+        return any(found.trust is Trust.DANGEROUS for found in self.imports)
 
     def report(self) -> Report:
         """Counts, then the names by verdict, dangerous ones first."""
-        tables = [table for table in (_table(self), _harmful(self)) if table.rows]
-        blocks: list[Block] = [Facts(_facts(self)), *tables, *_notes(self)]
+        tables = [table for table in (_imports_table(self), _harmful(self)) if table.rows]
+        blocks: list[Block] = [Facts(_scan_facts(self)), *tables, *_scan_notes(self)]
         return Report(f"{self.path}: what loading it could run", "modelprobe.scan/1", tuple(blocks), self.to_dict())
 
 
-def scan(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> ScanResult:
+def scan(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> ScanResult:
     """Scan a file, or every regular file under a directory. Nothing is imported, called or loaded.
 
     Raises BadInput when `path` itself cannot be read.
     """
     target = Path(path)
-    files = list(_files(target)) if target.is_dir() else [target]
+    files = list(_files_below(target)) if target.is_dir() else [target]
     imports: dict[tuple[str, str, str], Import] = {}
-    code, troubles, pickles, nested = [], [], 0, 0
+    code, problems, pickles, nested = [], [], 0, 0
     for file in files:
         try:
             for found in _inspected(file, limits):
@@ -85,22 +85,22 @@ def scan(path: str | os.PathLike[str], limits: Limits = DEFAULT) -> ScanResult:
                 nested += found.kind == "nested pickle"
                 _collect(imports, str(file), found)
                 texts = (*((found.error,) if found.error else ()), *found.remarks)
-                troubles += [Trouble(str(file), found.where, text) for text in texts]
+                problems += [ScanProblem(str(file), found.where, text) for text in texts]
         except ProbeError as error:
             if not target.is_dir():
                 raise
-            troubles.append(Trouble(str(file), "", error.message))
-    order = list(Verdict)[::-1]
-    ranked = sorted(imports.values(), key=lambda found: (order.index(found.verdict), found.file, found.name))
-    return ScanResult(str(target), len(files), pickles, nested, tuple(code), tuple(ranked), tuple(troubles))
+            problems.append(ScanProblem(str(file), "", error.message))
+    order = list(Trust)[::-1]
+    ranked = sorted(imports.values(), key=lambda found: (order.index(found.trust), found.file, found.name))
+    return ScanResult(str(target), len(files), pickles, nested, tuple(code), tuple(ranked), tuple(problems))
 
 
-def _inspected(file: Path, limits: Limits) -> Iterator[Found]:
+def _inspected(file: Path, limits: ReadLimits) -> Iterator[Executable]:
     with closing(FileSource(file)) as source:
         yield from inspect(source, limits)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
     """Regular files below a directory, in order. No linked directory is entered, no special file opened."""
     count = 0
     stack = [(folder, 0)]
@@ -111,16 +111,16 @@ def _files(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise BadInput(f"cannot read {here}: {(error.strerror or 'error').lower()}") from None
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False) and depth < DEEPEST:
+            if entry.is_dir(follow_symlinks=False) and depth < MAX_SCAN_DEPTH:
                 stack.append((Path(entry.path), depth + 1))
             elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and entry.is_file()):
                 count += 1
-                if count > MOST_FILES:
-                    raise BadInput(f"{folder} holds more than {MOST_FILES:,} files", "scan its parts one by one")
+                if count > MAX_SCANNED_FILES:
+                    raise BadInput(f"{folder} holds more than {MAX_SCANNED_FILES:,} files", "scan its parts one by one")
                 yield Path(entry.path)
 
 
-def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Found) -> None:
+def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Executable) -> None:
     for entry in found.globals:
         if entry.module.startswith("__torch__"):
             continue  # a class of a TorchScript archive, defined by the archive's own code
@@ -128,23 +128,23 @@ def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Foun
         before = imports.get(key)
         count = entry.count + (before.count if before else 0)
         called = entry.called or (before is not None and before.called)
-        imports[key] = Import(file, found.where, entry.spelled, verdict(entry.module, entry.name), count, called)
+        imports[key] = Import(file, found.where, entry.spelled, trust_of(entry.module, entry.name), count, called)
 
 
 TOLD = {
-    Verdict.DANGEROUS: ("Dangerous", "could do harm"),
-    Verdict.UNKNOWN: ("Unknown", "stand on no list"),
-    Verdict.HARMLESS: ("Harmless", "torch and numpy need"),
+    Trust.DANGEROUS: ("Dangerous", "could do harm"),
+    Trust.UNKNOWN: ("Unknown", "stand on no list"),
+    Trust.HARMLESS: ("Harmless", "torch and numpy need"),
 }
 
 
-def _facts(result: ScanResult) -> tuple[Fact, ...]:
+def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Files", result.files, Unit.COUNT),
         Fact("Pickles", result.pickles, Unit.COUNT, f"{result.nested:,} inside others" if result.nested else ""),
     ]
     for kind, (label, what) in TOLD.items():
-        held = [found for found in result.imports if found.verdict is kind]
+        held = [found for found in result.imports if found.trust is kind]
         files = len({found.file for found in held})
         where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
         facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"names that {what}{where}"))
@@ -153,7 +153,7 @@ def _facts(result: ScanResult) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _table(result: ScanResult) -> Table:
+def _imports_table(result: ScanResult) -> Table:
     """The names; over several files each once, with how many files have it."""
     columns = (
         Column("name", "Would import"),
@@ -163,11 +163,11 @@ def _table(result: ScanResult) -> Table:
         *((Column("files", "Files", Unit.COUNT),) if result.files > 1 else ()),
         Column("where", "Where", priority=1),
     )
-    rows = [_row(held, result.files > 1, result.path) for held in _grouped(result)]
+    rows = [_import_row(held, result.files > 1, result.path) for held in _import_groups(result)]
     return Table(columns, tuple(rows), key="imports")
 
 
-def _grouped(result: ScanResult) -> list[list[Import]]:
+def _import_groups(result: ScanResult) -> list[list[Import]]:
     """What makes one row: in one file each place, over several files each name."""
     if result.files < 2:
         return [[found] for found in result.imports]
@@ -177,48 +177,49 @@ def _grouped(result: ScanResult) -> list[list[Import]]:
     return list(groups.values())
 
 
-def _short(file: str, folder: str) -> str:
+def _below_folder(file: str, folder: str) -> str:
     """A file by its path below the directory that was scanned."""
     return file.removeprefix(f"{folder}{os.sep}")
 
 
-def _row(held: list[Import], several: bool, folder: str) -> Row:
+def _import_row(held: list[Import], several: bool, folder: str) -> Row:
     first, files = held[0], list(dict.fromkeys(found.file for found in held))
     more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-    where = f"{_short(files[0], folder)}{more}" if several else first.where
+    where = f"{_below_folder(files[0], folder)}{more}" if several else first.where
     called, count = any(found.called for found in held), sum(found.count for found in held)
-    cells = (first.name, first.verdict.value, called, count, *((len(files),) if several else ()), where)
-    return Row(cells, quiet=first.verdict is Verdict.HARMLESS)
+    cells = (first.name, first.trust.value, called, count, *((len(files),) if several else ()), where)
+    return Row(cells, quiet=first.trust is Trust.HARMLESS)
 
 
 def _harmful(result: ScanResult) -> Table:
     """Over several files, which of them hold a dangerous name, and at which place."""
-    found = [entry for entry in result.imports if entry.verdict is Verdict.DANGEROUS] if result.files > 1 else []
+    found = [entry for entry in result.imports if entry.trust is Trust.DANGEROUS] if result.files > 1 else []
     places: dict[tuple[str, str], list[str]] = {}
     for entry in found:
         places.setdefault((entry.file, entry.where), []).append(entry.name)
     columns = (Column("file", "File"), Column("where", "Place", priority=1), Column("names", "Names", wrap=True))
     rows = tuple(
-        Row((_short(file, result.path), where or None, ", ".join(names))) for (file, where), names in places.items()
+        Row((_below_folder(file, result.path), where or None, ", ".join(names)))
+        for (file, where), names in places.items()
     )
     return Table(columns, rows, "Files that would run dangerous code", key="dangerous")
 
 
-def _notes(result: ScanResult) -> Iterator[Note]:
-    danger = sorted({found.name for found in result.imports if found.verdict is Verdict.DANGEROUS})
+def _scan_notes(result: ScanResult) -> Iterator[Note]:
+    danger = sorted({found.name for found in result.imports if found.trust is Trust.DANGEROUS})
     if danger:
         yield Note(
             f"Loading this the ordinary way would run code: {', '.join(danger[:5])}. It was not run.", Level.WARNING
         )
-    elif any(found.verdict is Verdict.UNKNOWN for found in result.imports):
+    elif any(found.trust is Trust.UNKNOWN for found in result.imports):
         yield Note(
             "No name is known to do harm. The unknown ones are classes of some package: trust it, or do not load."
         )
     if result.code:
         more = f" and {len(result.code) - 3} more" if len(result.code) > 3 else ""
         yield Note(f"Code lies in the archive: {', '.join(result.code[:3])}{more}. It was not read.")
-    for trouble in result.troubles:
-        where = f" ({trouble.where})" if trouble.where else ""
-        yield Note(f"{trouble.text}{where}", Level.WARNING)
-    if not result.pickles and not result.code and not result.troubles:
+    for problem in result.problems:
+        where = f" ({problem.where})" if problem.where else ""
+        yield Note(f"{problem.text}{where}", Level.WARNING)
+    if not result.pickles and not result.code and not result.problems:
         yield Note("There is nothing in it that could run.")

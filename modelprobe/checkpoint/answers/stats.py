@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from modelprobe.checkpoint.answers.decode import Array, Pieces, ValueReader
+from modelprobe.checkpoint.answers.decode import NumpyArray, Pieces, ValueReader
 from modelprobe.checkpoint.records import Checkpoint, TensorEntry
 from modelprobe.errors import BadInput, ProbeError, one_line
 
@@ -69,7 +69,7 @@ def measure_tensors(
 def _measure(reader: ValueReader, name: str, entry: TensorEntry) -> TensorStats:
     """The figures of one tensor, or the reason why there are none."""
     try:
-        found = _Sums()
+        found = _TensorSums()
         kept = found.read(reader.pieces(name, entry))
         again: Pieces = iter(kept) if entry.numel <= ONCE else reader.pieces(name, entry)
         histogram = _histogram(again, found.low, found.high)
@@ -93,7 +93,7 @@ def _subject(entry: TensorEntry) -> str:
     return "stored integers" if "quantised" in entry.flags else ""
 
 
-class _Sums:
+class _TensorSums:
     """What is added up over the parts of a tensor, in float64; means merge as in Chan, Golub and LeVeque (1983)."""
 
     def __init__(self) -> None:
@@ -102,9 +102,9 @@ class _Sums:
         self.low: float | None = None
         self.high: float | None = None
 
-    def read(self, pieces: Pieces) -> list[tuple[Array, int]]:
+    def read(self, pieces: Pieces) -> list[tuple[NumpyArray, int]]:
         """Add everything up; returns the parts of a tensor that is small enough to keep."""
-        kept: list[tuple[Array, int]] = []
+        kept: list[tuple[NumpyArray, int]] = []
         held = 0
         for values, times in pieces:
             held += values.size
@@ -112,9 +112,9 @@ class _Sums:
             self.add(values, times)
         return kept
 
-    def add(self, values: Array, times: int) -> None:
+    def add(self, values: NumpyArray, times: int) -> None:
         """Take in a part whose elements are each shown `times` times."""
-        finite = _finite(values)
+        finite = _finite_values(values)
         if finite.size < values.size:
             nan = int(numpy.count_nonzero(numpy.isnan(values)))
             self.nan += nan * times
@@ -154,7 +154,7 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _finite(values: Array) -> Array:
+def _finite_values(values: NumpyArray) -> NumpyArray:
     """The finite elements; magnitudes of complex ones, whole numbers of booleans."""
     kind = values.dtype.kind
     if kind in "fc":
@@ -172,10 +172,10 @@ def _histogram(pieces: Pieces, low: float | None, high: float | None) -> tuple[i
     width = float(high) - float(low)
     scale = BINS / width if width else math.inf
     if not 0 < scale < math.inf:  # one value; a range that float64 cannot divide
-        return (sum(_finite(values).size * times for values, times in pieces),)
+        return (sum(_finite_values(values).size * times for values, times in pieces),)
     counts = numpy.zeros(BINS, numpy.int64)
     for values, times in pieces:
-        wide = _finite(values).astype(numpy.float64)
+        wide = _finite_values(values).astype(numpy.float64)
         wide -= low
         wide *= scale
         counts += numpy.bincount(numpy.minimum(wide.astype(numpy.int64), BINS - 1), minlength=BINS) * times

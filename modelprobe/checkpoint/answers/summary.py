@@ -19,8 +19,8 @@ from modelprobe.checkpoint.answers.summary_report import (
     tensor_table,
     value_table,
 )
-from modelprobe.checkpoint.branches import pick
-from modelprobe.checkpoint.pickle.globals import Verdict, verdict
+from modelprobe.checkpoint.branches import branch_named
+from modelprobe.checkpoint.pickle.globals import Trust, trust_of
 from modelprobe.checkpoint.records import (
     BUFFER,
     PARAMETER,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from modelprobe.checkpoint.answers.stats import TensorStats
     from modelprobe.checkpoint.values.checksums import Verification
 
-MOST_VALUES = 60
+MAX_VALUES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class GlobalUse:
     """A name that ordinary unpickling would import, and how far it can be trusted."""
 
     name: str
-    verdict: Verdict
+    trust: Trust
     count: int
     called: bool
 
@@ -157,7 +157,7 @@ def summarize_weights(
 
     Raises BadInput for a branch that the file does not have.
     """
-    chosen = checkpoint.branch if branch is None else _asked(checkpoint, branch)
+    chosen = checkpoint.branch if branch is None else _branch_asked_for(checkpoint, branch)
     start = len(chosen.path) if chosen else 0
     named = [(".".join(entry.path[start:]), entry) for entry in (checkpoint.tensors_in(chosen) if chosen else ())]
     return replace(
@@ -173,7 +173,7 @@ def _summary(
     """What the headers say of the chosen branch, and of the file around it."""
     entries, reused = [entry for _, entry in named], _reused(checkpoint.tensors)
     unique = _unique(entries, reused)
-    values = [*_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
+    values = [*_scalar_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
     roles = _elements_by_role(unique)
     rows, left_out = name_rows(named, depth, every)
     return WeightsSummary(
@@ -187,12 +187,12 @@ def _summary(
         rows=rows, rows_left_out=left_out,
         dtypes=_dtypes(unique),
         devices=tuple(sorted({entry.device for entry in entries if entry.device})),
-        shared=_shared(named, reused),
+        shared=_shared_storages(named, reused),
         wasted_bytes=_wasted(checkpoint.tensors, reused),
         optimizer_bytes=sum(c.nbytes for c in checkpoint.tree.children if "optim" in c.key.lower()),
         all_bytes=sum(storage.length for storage in checkpoint.storages.values()),
-        values=tuple(values if every else values[:MOST_VALUES]),
-        values_left_out=0 if every else max(0, len(values) - MOST_VALUES),
+        values=tuple(values if every else values[:MAX_VALUES]),
+        values_left_out=0 if every else max(0, len(values) - MAX_VALUES),
         globals=_globals(checkpoint),
         wrappers=checkpoint.wrappers if chosen == checkpoint.branch else (),
         findings=checkpoint.findings,
@@ -223,8 +223,8 @@ def _elements_by_role(entries: Sequence[TensorEntry]) -> Counter[str | None]:
     return found
 
 
-def _asked(checkpoint: Checkpoint, name: str) -> Branch:
-    found = pick(checkpoint, name)
+def _branch_asked_for(checkpoint: Checkpoint, name: str) -> Branch:
+    found = branch_named(checkpoint, name)
     if found is None:
         known = ", ".join(branch.name or "." for branch in checkpoint.branches) or "none"
         raise BadInput(f"{checkpoint.path} has no tensors under {name}", f"branches of this file: {known}")
@@ -258,13 +258,13 @@ def _contents(tree: Item) -> tuple[Content, ...]:
     )
 
 
-def _values(item: Item, above: tuple[str, ...]) -> Iterator[Value]:
+def _scalar_values(item: Item, above: tuple[str, ...]) -> Iterator[Value]:
     """The scalars of the tree in order. Its depth is bounded by the reader."""
     for child in item.children:
         path = (*above, child.key)
         if child.kind in ("dict", "list", "tuple", "set", "frozenset", "object", "module"):
             if child.children:
-                yield from _values(child, path)
+                yield from _scalar_values(child, path)
             elif child.tensors == 0:
                 yield Value(".".join(path), child.kind, child.type if child.kind == "object" else child.length)
         elif child.kind != "deep":
@@ -282,7 +282,7 @@ def _dtypes(entries: Sequence[TensorEntry]) -> tuple[DtypeShare, ...]:
     return tuple(sorted(found, key=lambda share: -share.nbytes))
 
 
-def _shared(named: Sequence[tuple[str, TensorEntry]], reused: Container[str]) -> tuple[Shared, ...]:
+def _shared_storages(named: Sequence[tuple[str, TensorEntry]], reused: Container[str]) -> tuple[Shared, ...]:
     groups: dict[str, list[tuple[str, TensorEntry]]] = {}
     for name, entry in named:
         if entry.storage in reused and entry.numel:
@@ -310,6 +310,6 @@ def _wasted(entries: Sequence[TensorEntry], reused: Container[str]) -> int:
 
 
 def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:
-    order = {Verdict.DANGEROUS: 0, Verdict.UNKNOWN: 1, Verdict.HARMLESS: 2}
-    found = [GlobalUse(g.spelled, verdict(g.module, g.name), g.count, g.called) for g in checkpoint.globals]
-    return tuple(sorted(found, key=lambda use: (order[use.verdict], use.name)))
+    order = {Trust.DANGEROUS: 0, Trust.UNKNOWN: 1, Trust.HARMLESS: 2}
+    found = [GlobalUse(g.spelled, trust_of(g.module, g.name), g.count, g.called) for g in checkpoint.globals]
+    return tuple(sorted(found, key=lambda use: (order[use.trust], use.name)))

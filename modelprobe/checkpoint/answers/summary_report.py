@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.answers.name_tree import NameRow
-from modelprobe.checkpoint.pickle.globals import Verdict
+from modelprobe.checkpoint.pickle.globals import Trust
 from modelprobe.checkpoint.records import BUFFER, DAMAGE, FLAG_TEXT
 from modelprobe.report.blocks import Column, Fact, Level, Note, Row, Table
 from modelprobe.report.units import Unit, size
@@ -14,8 +14,8 @@ from modelprobe.report.units import Unit, size
 if TYPE_CHECKING:
     from modelprobe.checkpoint.answers.summary import Value, WeightsSummary
 
-MOST_SHARED = 30
-CUT = 120
+MAX_SHARED = 30
+MAX_VALUE_LENGTH = 120
 
 
 def facts(result: WeightsSummary) -> tuple[Fact, ...]:
@@ -97,7 +97,7 @@ def dtype_table(result: WeightsSummary) -> Table:
 def shared_table(result: WeightsSummary) -> Table:
     columns = (Column("names", "Tensors"), Column("nbytes", "Size", Unit.BYTES), Column("how", "How"))
     rows = []
-    for shared in result.shared[:MOST_SHARED]:
+    for shared in result.shared[:MAX_SHARED]:
         more = f" and {len(shared.names) - 4} more" if len(shared.names) > 4 else ""
         how = "the same tensor" if shared.tied else "views of one storage"
         rows.append(Row((", ".join(shared.names[:4]) + more, shared.nbytes, how)))
@@ -106,20 +106,20 @@ def shared_table(result: WeightsSummary) -> Table:
 
 def value_table(result: WeightsSummary) -> Table:
     columns = (Column("path", "Other value"), Column("value", "Value"), Column("kind", "Kind", priority=1))
-    rows = [Row((value.path, _shown(value), value.kind), quiet=value.kind == "none") for value in result.values]
+    rows = [Row((value.path, _shown_value(value), value.kind), quiet=value.kind == "none") for value in result.values]
     return Table(columns, tuple(rows), "Other values", key="values")
 
 
-def _shown(value: Value) -> str:
+def _shown_value(value: Value) -> str:
     text = f"{value.value:,} entries" if value.kind in ("dict", "list", "tuple", "set") else str(value.value)
-    return text if len(text) <= CUT else f"{text[:CUT]}…"
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}…"
 
 
 def global_table(result: WeightsSummary) -> Table:
     columns = (Column("name", "Would import"), Column("verdict", "Verdict"), Column("count", "Times", Unit.COUNT),
                Column("called", "Called", Unit.YESNO))  # fmt: skip
-    told = [use for use in result.globals if use.verdict is not Verdict.HARMLESS]
-    rows = [Row((use.name, use.verdict.value, use.count, use.called)) for use in told]
+    told = [use for use in result.globals if use.trust is not Trust.HARMLESS]
+    rows = [Row((use.name, use.trust.value, use.count, use.called)) for use in told]
     return Table(columns, tuple(rows), "Names that unpickling this file would import; nothing was", key="globals")
 
 
@@ -130,13 +130,13 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
         if flag not in ("by-name", "non-persistent"):
             many = "1 tensor" if count == 1 else f"{count:,} tensors"
             yield Note(f"{many}: {FLAG_TEXT.get(flag, flag)}.", _level(flag))
-    danger = [use.name for use in result.globals if use.verdict is Verdict.DANGEROUS]
+    danger = [use.name for use in result.globals if use.trust is Trust.DANGEROUS]
     if danger:
         yield Note(
             f"Loading this file the ordinary way would run code: {', '.join(danger[:5])}. It was not run.",
             Level.WARNING,
         )
-    elif any(use.verdict is Verdict.UNKNOWN for use in result.globals):
+    elif any(use.trust is Trust.UNKNOWN for use in result.globals):
         yield Note("torch.load with weights_only=True refuses this file: it names classes that torch does not know.")
     if result.code:
         yield Note(f"The file holds {result.code}: loading it the ordinary way runs that. It was not run.")

@@ -1,6 +1,6 @@
 """How is a file in a bucket or on the Hub listed without fetching it? Through fsspec, in the same windows as over HTTP.
 
-How to add a store: a row of `PACKAGES` (its scheme and the package that fsspec needs for it); the scheme in
+How to add a store: a row of `STORE_PACKAGES` (its scheme and the package that fsspec needs for it); the scheme in
 `naming.SCHEMES`.
 """
 
@@ -13,7 +13,7 @@ from modelprobe.checkpoint.bytes.http import AHEAD, BUDGET, SECONDS
 from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.report.units import size as bytes_text
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """What gives fsspec each store; all of them come with `pip install 'modelprobe[remote]'`."""
 
 
@@ -85,9 +85,9 @@ class BucketSource:
 def _store(url: str) -> tuple[Any, str]:
     """The file system of fsspec for an address, and the path in it."""
     scheme = url.partition("://")[0]
-    package = PACKAGES.get(scheme)
+    package = STORE_PACKAGES.get(scheme)
     if package is None or "::" in url:
-        known = ", ".join(f"{name}://" for name in PACKAGES)
+        known = ", ".join(f"{name}://" for name in STORE_PACKAGES)
         raise BadInput(f"{url} is in no store that is known", f"one of {known}, or http(s)://")
     remedy = f"pip install 'modelprobe[remote]' brings {package}"
     try:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import struct
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN
 from modelprobe.errors import BadInput
 
 WINDOW = 1 << 18
-LONGEST_KEY = 1 << 16
+MAX_KEY_BYTES = 1 << 16
 
 
 class Cursor:
     """Bytes of a source one after the other, with a window; what is skipped is not read."""
 
-    def __init__(self, source: Source, order: str) -> None:
+    def __init__(self, source: ByteSource, order: str) -> None:
         self.source = source
         self.order = order
         self.at = 0
@@ -48,7 +48,7 @@ class Cursor:
         """The next whole number."""
         return int(self.number(letter))
 
-    def text(self, bound: int = LONGEST_KEY) -> str:
+    def text(self, bound: int = MAX_KEY_BYTES) -> str:
         """The next string; of a longer one only the length is told."""
         length = self.count()
         if length > bound:

@@ -8,14 +8,14 @@ from pathlib import Path, PureWindowsPath
 from modelprobe.checkpoint.bytes.source import check_regular
 from modelprobe.errors import BadInput
 
-MOST_FILES = 100_000
+MAX_DIRECTORY_FILES = 100_000
 
 
 def file_names(folder: Path) -> list[str]:
     """The names in a directory, sorted."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry, _ in zip(entries, range(MOST_FILES), strict=False)]
+            names = [entry.name for entry, _ in zip(entries, range(MAX_DIRECTORY_FILES), strict=False)]
     except OSError as error:
         raise BadInput(f"cannot read {folder}: {(error.strerror or 'error').lower()}") from None
     return sorted(names)

@@ -13,12 +13,12 @@ from typing import IO, Any
 from modelprobe.errors import BadInput
 from modelprobe.report.units import size as bytes_text
 
-TAIL = 1 << 18  # what a zip directory of a few thousand storages needs
+TAIL_BYTES = 1 << 18  # what a zip directory of a few thousand storages needs
 AHEAD = 1 << 19  # as much again for the pickle at the front
 BUDGET = 64 << 20
 SECONDS = 60.0
 TIMEOUT = 20.0
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CREDENTIALS = ("Authorization", "Cookie", "Proxy-authorization")
@@ -27,7 +27,7 @@ _CREDENTIALS = ("Authorization", "Cookie", "Proxy-authorization")
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow a few redirects, never from https down to http, and keep credentials from every other host."""
 
-    max_redirections = MOST_REDIRECTS
+    max_redirections = MAX_REDIRECTS
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -76,7 +76,7 @@ class HttpSource:
         self._tag = ""
         self._windows: list[tuple[int, bytes]] = []
         self._opener = urllib.request.build_opener(_Redirects)
-        self._fetch(f"bytes=-{TAIL}", None)
+        self._fetch(f"bytes=-{TAIL_BYTES}", None)
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer at the end of the file."""

@@ -7,16 +7,16 @@ from typing import Any
 
 from modelprobe.errors import BadInput
 
-MOST_CONTAINERS = 1_500_000
+MAX_CONTAINERS = 1_500_000
 
 
 def parse_json(raw: bytes, name: str, what: str) -> Any:
     """The value of `raw`. Raises BadInput for anything malformed, nested too deep or too rich in containers."""
     broken = BadInput(f"{name} has a {what} that is not valid JSON", "the file is damaged: download it again")
-    if raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS or raw.startswith(b"\xef\xbb\xbf"):
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS or raw.startswith(b"\xef\xbb\xbf"):
         raise broken
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except _DuplicateError as error:
         raise BadInput(f"{name} has a {what} that names {error} twice: which one counts is ambiguous") from None
     except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer of thousands of digits, nested too deep
@@ -27,7 +27,7 @@ class _DuplicateError(Exception):
     pass
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

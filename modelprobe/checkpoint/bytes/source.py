@@ -13,7 +13,7 @@ from modelprobe.errors import BadInput, ProbeError
 from modelprobe.report.units import size as bytes_text
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes by position. `read` gives fewer bytes only at the end; `origin` is the file position of byte 0, if any."""
 
     @property
@@ -89,7 +89,7 @@ class FileSource:
 class Span:
     """A part of another source, as if it were a file of its own."""
 
-    def __init__(self, source: Source, start: int, size: int, name: str = "") -> None:
+    def __init__(self, source: ByteSource, start: int, size: int, name: str = "") -> None:
         self.name = name or source.name
         self.size = max(0, min(size, source.size - start))
         self.origin = None if source.origin is None else source.origin + start
@@ -110,7 +110,7 @@ class Inflated:
 
     chunk = 1 << 16
 
-    def __init__(self, source: Source, start: int, packed: int, size: int, bound: int) -> None:
+    def __init__(self, source: ByteSource, start: int, packed: int, size: int, bound: int) -> None:
         self.name = source.name
         self.size = size
         self.origin: int | None = None

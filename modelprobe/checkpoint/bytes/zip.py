@@ -10,14 +10,14 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from modelprobe.checkpoint.bytes.source import Inflated, Source, Span
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.records import quick
 from modelprobe.errors import BadInput
 
 STORED, DEFLATED = 0, 8
-METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", 99: "encrypted"}
-TAIL = 1 << 18  # one read that holds the end record and, as a rule, the whole directory
+COMPRESSIONS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", 99: "encrypted"}
+END_BYTES = 1 << 18  # one read that holds the end record and, as a rule, the whole directory
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -46,7 +46,7 @@ class Member:
     flags: int = 0
 
 
-_member = quick(Member)
+_central_entry = quick(Member)
 
 
 class Members(Mapping[str, Member]):
@@ -65,7 +65,7 @@ class Members(Mapping[str, Member]):
 
     def at(self, name: str, place: int) -> Member:
         """The entry at a place of the directory."""
-        return _member(name, *self.numbers(place))
+        return _central_entry(name, *self.numbers(place))
 
     def numbers(self, place: int) -> tuple[int, int, int, int, int, int]:
         """Method, packed size, size, position of the local header, checksum, flags of the entry at a place."""
@@ -107,12 +107,12 @@ class Members(Mapping[str, Member]):
 class ZipDirectory:
     """The entries of an archive by name, in the order of the directory."""
 
-    def __init__(self, source: Source, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, limits: ReadLimits) -> None:
         self.source = source
         self.limits = limits
         self.findings: list[str] = []
-        tail_at = max(0, source.size - TAIL)
-        self._tail_at, self._tail = tail_at, source.read(tail_at, TAIL)
+        tail_at = max(0, source.size - END_BYTES)
+        self._tail_at, self._tail = tail_at, source.read(tail_at, END_BYTES)
         start, length, declared = self._locate()
         self.start = start
         self._ordered = True
@@ -226,10 +226,10 @@ class ZipDirectory:
         """The member called `name`."""
         return self.members.get(name)
 
-    def open(self, member: Member, bound: int = 0) -> Source:
+    def open(self, member: Member, bound: int = 0) -> ByteSource:
         """The bytes of a member, inflated if need be and then at most `bound` of them."""
         if member.method not in (STORED, DEFLATED):
-            method = METHODS.get(member.method, f"method {member.method}")
+            method = COMPRESSIONS.get(member.method, f"method {member.method}")
             raise BadInput(
                 f"{self.source.name} is packed with {method}, which torch does not read either: {member.name}"
             )

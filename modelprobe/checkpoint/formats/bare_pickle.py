@@ -6,18 +6,18 @@ own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint
 
 from __future__ import annotations
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.formats.pickled import checkpoint_of, nowhere
-from modelprobe.checkpoint.formats.torch_legacy import MAGIC, read_torch_legacy
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.formats.torch_legacy import LEGACY_MAGIC, read_torch_legacy
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.read import read_pickle
 from modelprobe.checkpoint.records import Checkpoint, Finding
 
 
-def read_any_pickle(source: Source, limits: Limits) -> Checkpoint:
+def read_any_pickle(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a file that begins with a pickle: torch's legacy format when that pickle is its magic number."""
     pickled = read_pickle(source, 0, limits)
-    if pickled.root == MAGIC and type(pickled.root) is int:
+    if pickled.root == LEGACY_MAGIC and type(pickled.root) is int:
         return read_torch_legacy(source, limits)
     spare = source.size - pickled.end
     findings = [Finding(f"{spare:,} bytes follow the pickle", serious=True)] if spare else []

@@ -6,21 +6,19 @@ own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoint.bytes.directory import file_names, plain_name
 from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.dtypes import element_count, tensor_bytes
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.nodes import Node, get, integers, is_mapping, pairs
+from modelprobe.checkpoint.formats.shards import OpenFile
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import PickleNode, integers, is_mapping, pairs, value_at
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.pickle.scalars import key_text
 from modelprobe.checkpoint.records import PARAMETER, Checkpoint, Finding, Item, TensorEntry
 from modelprobe.errors import BadInput
-
-Open = Callable[[Path], Checkpoint]
 
 MODEL_STATES = "model_states.pt"
 OPTIM_STATES = "optim_states.pt"
@@ -40,7 +38,7 @@ def step_folder(folder: Path, names: list[str]) -> Path | None:
     return folder / tag
 
 
-def read_deepspeed(folder: Path, open_file: Open, limits: Limits) -> Checkpoint:
+def read_deepspeed(folder: Path, open_file: OpenFile, limits: ReadLimits) -> Checkpoint:
     """List one step: the module's own tensors, and the parameters whose values are spread over the optimizer shards."""
     names = file_names(folder)
     states = [name for name in names if name.endswith(MODEL_STATES)]
@@ -50,7 +48,7 @@ def read_deepspeed(folder: Path, open_file: Open, limits: Limits) -> Checkpoint:
     found = open_file(folder / states[0])
     listed = {entry.path for entry in found.tensors}
     flat = [entry for entry in _shapes(found.root) if entry.path not in listed]
-    world = get(found.root, "dp_world_size")
+    world = value_at(found.root, "dp_world_size")
     findings = [*found.findings, Finding("the weights are flat shards: DeepSpeed's zero_to_fp32.py puts them together")]
     if type(world) is int and shards and len(shards) % max(world, 1):
         findings.append(Finding(f"{len(shards)} optimizer shards for {world} ranks: some are missing", serious=True))
@@ -69,9 +67,9 @@ def read_deepspeed(folder: Path, open_file: Open, limits: Limits) -> Checkpoint:
     )
 
 
-def _shapes(root: Node) -> list[TensorEntry]:
+def _shapes(root: PickleNode) -> list[TensorEntry]:
     """`param_shapes`: a mapping, or one per parameter group, from name to size. The master copies are float32."""
-    groups = get(root, SHAPES)
+    groups = value_at(root, SHAPES)
     entries = []
     for group in groups if type(groups) is list else [groups]:
         for key, value in pairs(group) if is_mapping(group) else ():

@@ -12,16 +12,16 @@ from modelprobe.checkpoint.bytes.directory import file_names, plain_name
 from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.dtypes import element_count, tensor_bytes
 from modelprobe.checkpoint.formats.pickled import global_entries, remarks
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import (
-    Node,
+    PickleNode,
     attributes,
-    class_name,
-    get,
     integers,
     is_mapping,
     last_part,
+    object_class,
     pairs,
+    value_at,
 )
 from modelprobe.checkpoint.pickle.read import read_pickle
 from modelprobe.checkpoint.pickle.rebuild import dtype_name, packed_strides
@@ -30,28 +30,28 @@ from modelprobe.checkpoint.records import Checkpoint, Finding, Item, TensorEntry
 from modelprobe.errors import BadInput
 
 
-def read_distributed(folder: Path, limits: Limits) -> Checkpoint:
+def read_distributed(folder: Path, limits: ReadLimits) -> Checkpoint:
     """List the global tensors of a distributed checkpoint; the chunks of the ranks are counted, not opened."""
     with FileSource(folder / ".metadata") as source:
         pickled = read_pickle(source, 0, limits)
     state = attributes(pickled.root)
-    names = get(state, "state_dict_metadata") if state is not None else None
+    names = value_at(state, "state_dict_metadata") if state is not None else None
     if not is_mapping(names):
         raise BadInput(f"{folder} is a damaged distributed checkpoint: its .metadata lists no tensors")
-    places = _places(get(state, "planner_data"))
+    places = _item_paths(value_at(state, "planner_data"))
     tensors, others = [], []
     for key, value in pairs(names):
         name = key_text(key)
-        entry = _entry(places.get(name, (name,)), value)
+        entry = _dcp_entry(places.get(name, (name,)), value)
         if entry is not None:
             tensors.append(entry)
         else:
-            others.append(Item(name, "bytes", None, last_part(class_name(value))))
-    files, findings = _files(folder, get(state, "storage_data"))
+            others.append(Item(name, "bytes", None, last_part(object_class(value))))
+    files, findings = _data_files(folder, value_at(state, "storage_data"))
     return Checkpoint(
         path=str(folder),
         format="torch distributed checkpoint",
-        version=str(get(state, "version") or ""),
+        version=str(value_at(state, "version") or ""),
         size=sum((folder / name).stat().st_size for name in files),
         tensors=tuple(tensors),
         tree=_tree(tensors, others),
@@ -63,7 +63,7 @@ def read_distributed(folder: Path, limits: Limits) -> Checkpoint:
     )
 
 
-def _places(planner: Node) -> dict[str, tuple[str, ...]]:
+def _item_paths(planner: PickleNode) -> dict[str, tuple[str, ...]]:
     """The keys that each flat name had before flattening."""
     found = {}
     for key, value in pairs(planner) if is_mapping(planner) else ():
@@ -72,18 +72,18 @@ def _places(planner: Node) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _entry(path: tuple[str, ...], value: Node) -> TensorEntry | None:
+def _dcp_entry(path: tuple[str, ...], value: PickleNode) -> TensorEntry | None:
     state = attributes(value)
-    if state is None or last_part(class_name(value)) != "TensorStorageMetadata":
+    if state is None or last_part(object_class(value)) != "TensorStorageMetadata":
         return None
-    given = getattr(get(state, "properties"), "state", None)
+    given = getattr(value_at(state, "properties"), "state", None)
     properties = given if type(given) is tuple and len(given) >= 3 else (None, None, None)
     dtype = dtype_name(properties[0])
-    shape = integers(get(state, "size"))
+    shape = integers(value_at(state, "size"))
     numel = element_count(shape, dtype) if shape is not None else None
     flags = [*(() if numel is not None else ("impossible-shape",)), *(() if dtype else ("unknown-dtype",))]
     nbytes = tensor_bytes(numel or 0, dtype)
-    chunks = get(state, "chunks")
+    chunks = value_at(state, "chunks")
     if type(chunks) is list and len(chunks) > 1:
         flags.append("flat-slice")
     return TensorEntry(
@@ -100,12 +100,12 @@ def _entry(path: tuple[str, ...], value: Node) -> TensorEntry | None:
     )
 
 
-def _files(folder: Path, storage: Node) -> tuple[list[str], list[Finding]]:
+def _data_files(folder: Path, storage: PickleNode) -> tuple[list[str], list[Finding]]:
     """The data files that exist, and what is wrong with those that are named."""
     named: set[str] = set()
     for _, value in pairs(storage) if is_mapping(storage) else ():
         state = attributes(value)
-        name = get(state, "relative_path") if state is not None else None
+        name = value_at(state, "relative_path") if state is not None else None
         if type(name) is str:
             named.add(name)
     present = set(file_names(folder))

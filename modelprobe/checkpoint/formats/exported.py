@@ -13,7 +13,7 @@ from modelprobe.checkpoint.bytes.json import parse_json
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.dtypes import BITS, EXPORTED, element_count, tensor_bytes
 from modelprobe.checkpoint.formats.torch_zip import locator, nested_archive
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.records import (
     BUFFER,
     PARAMETER,
@@ -37,7 +37,7 @@ class _Listing:
     findings: list[Finding] = field(default_factory=list)
 
 
-def read_exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def read_exported(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     """List the weights and constants of an export archive; `root` is its top folder, or empty."""
     top = f"{root}/" if root else ""
     if f"{top}archive_format" not in archive.members:
@@ -49,13 +49,13 @@ def read_exported(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoin
         if archive.members[name].size > limits.header:
             listing.findings.append(Finding(f"{name} is too long to be read: persistent buffers are not told apart"))
             continue
-        shapes.update(_signature(parse_json(archive.read(name, limits.header), archive.source.name, name)))
+        shapes.update(_persistent_buffers(parse_json(archive.read(name, limits.header), archive.source.name, name)))
     for folder, several in (("weights", len(models) > 1), ("constants", len(models) > 1)):
         for name in _names(archive, f"{top}data/{folder}/", f"_{folder}_config.json"):
             label = name.rpartition("/")[2].removesuffix(f"_{folder}_config.json")
             table = parse_json(archive.read(name, limits.header), archive.source.name, name)
             where = f"{top}data/{folder}/"
-            _table(listing, archive, table, where, (label,) if several else (), shapes)
+            _list_payload(listing, archive, table, where, (label,) if several else (), shapes)
     version = archive.read(f"{top}archive_version", 64).decode("ascii", "replace").strip()
     metadata: dict[str, Scalar] = {"models": ", ".join(name.rpartition("/")[2] for name in models)}
     nbytes = sum(entry.nbytes for entry in listing.tensors)
@@ -78,7 +78,7 @@ def _names(archive: ZipDirectory, folder: str, ending: str) -> list[str]:
     return [name for name in archive.members if name.startswith(folder) and name.endswith(ending)]
 
 
-def _signature(program: Any) -> dict[str, bool]:
+def _persistent_buffers(program: Any) -> dict[str, bool]:
     """Of each buffer in the program's signature whether it is persistent."""
     found = {}
     specs = _at(program, "graph_module", "signature", "input_specs")
@@ -95,7 +95,7 @@ def _at(value: Any, *keys: str) -> Any:
     return value
 
 
-def _table(
+def _list_payload(
     listing: _Listing, archive: ZipDirectory, table: Any, where: str, prefix: tuple[str, ...], kept: dict[str, bool]
 ) -> None:
     config = _at(table, "config")
@@ -108,15 +108,17 @@ def _table(
         if storage is not None:
             storage = replace(storage, key=where + str(file))
             listing.storages[storage.key] = storage
-        listing.tensors.append(_tensor((*prefix, name), entry, storage, kept))
+        listing.tensors.append(_payload_tensor((*prefix, name), entry, storage, kept))
     payloads = Finding("some payloads are pickles of their own: named here, not opened")
     if payloads not in listing.findings and any("code-payload" in tensor.flags for tensor in listing.tensors):
         listing.findings.append(payloads)
 
 
-def _tensor(path: tuple[str, ...], entry: Any, storage: StorageEntry | None, kept: dict[str, bool]) -> TensorEntry:
+def _payload_tensor(
+    path: tuple[str, ...], entry: Any, storage: StorageEntry | None, kept: dict[str, bool]
+) -> TensorEntry:
     meta = _at(entry, "tensor_meta")
-    shape, strides = _sizes(_at(meta, "sizes")), _sizes(_at(meta, "strides"))
+    shape, strides = _dims_of(_at(meta, "sizes")), _dims_of(_at(meta, "strides"))
     code = _at(meta, "dtype")
     dtype = EXPORTED.get(code, "") if type(code) is int else ""
     flags = [] if storage is not None else ["missing-storage"]
@@ -152,14 +154,14 @@ def _tensor(path: tuple[str, ...], entry: Any, storage: StorageEntry | None, kep
     )
 
 
-def _sizes(found: Any) -> tuple[int, ...] | None:
+def _dims_of(found: Any) -> tuple[int, ...] | None:
     if not isinstance(found, list) or len(found) > 64:
         return None
     sizes = [_at(item, "as_int") for item in found]
     return tuple(sizes) if all(type(size) is int for size in sizes) else None
 
 
-def _old(archive: ZipDirectory, top: str, limits: Limits) -> Checkpoint:
+def _old(archive: ZipDirectory, top: str, limits: ReadLimits) -> Checkpoint:
     """Before torch 2.7: a state dict as a torch file of its own inside the archive."""
     member = archive.get(top + OLD_STATE)
     if member is None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import struct
 
 from modelprobe.checkpoint.bytes.cursor import Cursor
-from modelprobe.checkpoint.bytes.source import Source
-from modelprobe.checkpoint.dtypes import LARGEST, element_count
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.bytes.source import ByteSource
+from modelprobe.checkpoint.dtypes import MAX_TENSOR_BYTES, element_count
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import Checkpoint, Finding, Item, Scalar, StorageEntry, TensorEntry
 from modelprobe.errors import BadInput
 
-MOST_KEYS = 100_000
-MOST_STRINGS = 4_000_000
+MAX_KEYS = 100_000
+MAX_STRINGS = 4_000_000
 
 TYPES = {
     0: ("float32", 1, 4),
@@ -59,7 +59,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 
 
-def read_gguf(source: Source, limits: Limits) -> Checkpoint:
+def read_gguf(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a GGUF file of version 2 or 3, either byte order."""
     order = ">" if source.read(0, 4) == b"FUGG" or source.read(4, 4)[:2] == b"\0\0" else "<"
     cursor = Cursor(source, order)
@@ -67,16 +67,16 @@ def read_gguf(source: Source, limits: Limits) -> Checkpoint:
     version, tensors, keys = cursor.count("I"), cursor.count(), cursor.count()
     if version not in (2, 3):
         raise BadInput(f"{source.name} is GGUF version {version}; versions 2 and 3 are known")
-    if keys > MOST_KEYS or tensors > limits.tensors or keys * 13 + tensors * 24 > source.size:
+    if keys > MAX_KEYS or tensors > limits.tensors or keys * 13 + tensors * 24 > source.size:
         raise BadInput(f"{source.name} announces {keys:,} keys and {tensors:,} tensors, more than it can hold")
     findings: list[Finding] = []
-    metadata = _metadata(cursor, keys, findings)
+    metadata = _gguf_metadata(cursor, keys, findings)
     infos = [_info(cursor) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment > 1 << 20:
         raise BadInput(f"{source.name} has an alignment that makes no sense: {alignment}")
     base = -(-cursor.at // alignment) * alignment
-    entries, storages = _entries(source, infos, base, order)
+    entries, storages = _gguf_entries(source, infos, base, order)
     nbytes = sum(entry.nbytes for entry in entries)
     return Checkpoint(
         path=source.name,
@@ -92,17 +92,17 @@ def read_gguf(source: Source, limits: Limits) -> Checkpoint:
     )
 
 
-def _metadata(cursor: Cursor, keys: int, findings: list[Finding]) -> dict[str, Scalar]:
+def _gguf_metadata(cursor: Cursor, keys: int, findings: list[Finding]) -> dict[str, Scalar]:
     found: dict[str, Scalar] = {}
     for _ in range(keys):
         name = cursor.text()
         if name in found:
             findings.append(Finding(f"the key {name} stands twice", serious=True))
-        found[name] = _value(cursor, cursor.count("I"))
+        found[name] = _gguf_value(cursor, cursor.count("I"))
     return found
 
 
-def _value(cursor: Cursor, kind: int) -> Scalar:
+def _gguf_value(cursor: Cursor, kind: int) -> Scalar:
     if kind in _SCALARS:
         return cursor.number(_SCALARS[kind])
     if kind == _STRING:
@@ -112,7 +112,7 @@ def _value(cursor: Cursor, kind: int) -> Scalar:
     inner, length = cursor.count("I"), cursor.count()
     if inner in _SCALARS:
         cursor.skip(length * struct.calcsize("<" + _SCALARS[inner]))
-    elif inner == _STRING and length <= MOST_STRINGS and length * 8 <= cursor.source.size:
+    elif inner == _STRING and length <= MAX_STRINGS and length * 8 <= cursor.source.size:
         for _ in range(length):
             cursor.skip(cursor.count())
     else:
@@ -128,8 +128,8 @@ def _info(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, cursor.count("I"), cursor.count()
 
 
-def _entries(
-    source: Source, infos: list[tuple[str, tuple[int, ...], int, int]], base: int, order: str
+def _gguf_entries(
+    source: ByteSource, infos: list[tuple[str, tuple[int, ...], int, int]], base: int, order: str
 ) -> tuple[list[TensorEntry], dict[str, StorageEntry]]:
     entries, storages = [], {}
     names: set[str] = set()
@@ -138,7 +138,7 @@ def _entries(
         numel = element_count(shape, dtype)
         nbytes = -(-(numel or 0) // block) * packed
         flags = []
-        if numel is None or nbytes > LARGEST:
+        if numel is None or nbytes > MAX_TENSOR_BYTES:
             flags.append("impossible-shape")
         if not packed:
             flags.append("unknown-dtype")

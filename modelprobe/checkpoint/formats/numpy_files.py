@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import DEFLATED, ZipDirectory
 from modelprobe.checkpoint.dtypes import element_count, numpy_dtype, tensor_bytes
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import Checkpoint, Finding, Item, StorageEntry, TensorEntry
 from modelprobe.errors import BadInput
 
-MAGIC = b"\x93NUMPY"
-LONGEST = 4096
-MOST_DIGITS = 20
+NPY_MAGIC = b"\x93NUMPY"
+MAX_NPY_HEADER = 4096
+MAX_DIGITS = 20
 
 _HEADER = re.compile(
     r"\s*\{(?=.*?'descr':\s*'(?P<descr>[^']{1,32})')(?=.*?'fortran_order':\s*(?P<fortran>True|False))"
@@ -26,10 +26,10 @@ _HEADER = re.compile(
 )
 
 
-def read_npy(source: Source, limits: Limits) -> Checkpoint:
+def read_npy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a single array."""
     found: dict[str, StorageEntry] = {}
-    entry = _array(source, (), found, source.size)
+    entry = _array_entry(source, (), found, source.size)
     spare = source.size - sum(storage.length + storage.position for storage in found.values()) if found else 0
     findings = (Finding(f"{spare:,} bytes follow the array", serious=True),) if spare > 0 else ()
     tree = Item("", "tensor", None, "", 1, 1, entry.nbytes)
@@ -38,7 +38,7 @@ def read_npy(source: Source, limits: Limits) -> Checkpoint:
     )
 
 
-def read_npz(archive: ZipDirectory, limits: Limits) -> Checkpoint:
+def read_npz(archive: ZipDirectory, limits: ReadLimits) -> Checkpoint:
     """List the arrays of an `.npz`, in the order of its directory."""
     entries: list[TensorEntry] = []
     storages: dict[str, StorageEntry] = {}
@@ -48,7 +48,9 @@ def read_npz(archive: ZipDirectory, limits: Limits) -> Checkpoint:
         if len(entries) >= limits.tensors:
             break
         packed = member.method == DEFLATED
-        entries.append(_array(archive.open(member, LONGEST * 64), (name[:-4],), storages, member.size, packed))
+        entries.append(
+            _array_entry(archive.open(member, MAX_NPY_HEADER * 64), (name[:-4],), storages, member.size, packed)
+        )
     source = archive.source
     others = [name for name in archive.members if not name.endswith(".npy")]
     findings = [Finding(f"{len(others):,} members are no arrays, as {others[0]}")] if others else []
@@ -67,11 +69,11 @@ def read_npz(archive: ZipDirectory, limits: Limits) -> Checkpoint:
     )
 
 
-def _array(
-    source: Source, path: tuple[str, ...], storages: dict[str, StorageEntry], size: int, packed: bool = False
+def _array_entry(
+    source: ByteSource, path: tuple[str, ...], storages: dict[str, StorageEntry], size: int, packed: bool = False
 ) -> TensorEntry:
     name = path[0] if path else ""
-    text, begin = _header(source, name)
+    text, begin = _npy_header(source, name)
     match = _HEADER.fullmatch(text)
     if match is None:
         if "'O'" in text or "|O" in text:
@@ -82,7 +84,7 @@ def _array(
     descr = match["descr"]
     dtype, big = numpy_dtype(descr)
     dims = [dim.strip().rstrip("L") for dim in match["shape"].split(",") if dim.strip()]
-    sane = all(re.fullmatch(r"-?\d{1,%d}" % MOST_DIGITS, dim) for dim in dims)  # noqa: UP031
+    sane = all(re.fullmatch(r"-?\d{1,%d}" % MAX_DIGITS, dim) for dim in dims)  # noqa: UP031
     shape = tuple(int(dim) for dim in dims) if sane else ()
     numel = element_count(shape, dtype) if sane else None
     flags = ["big-endian"] if big else []
@@ -104,10 +106,10 @@ def _array(
     )  # fmt: skip
 
 
-def _header(source: Source, name: str) -> tuple[str, int]:
+def _npy_header(source: ByteSource, name: str) -> tuple[str, int]:
     """The text of an array's header, and where its data begin."""
-    head = source.read(0, LONGEST)
-    if head[:6] != MAGIC or len(head) < 12 or head[6] not in (1, 2, 3):
+    head = source.read(0, MAX_NPY_HEADER)
+    if head[:6] != NPY_MAGIC or len(head) < 12 or head[6] not in (1, 2, 3):
         raise BadInput(f"{source.name} holds something that is no array{f': {name}' if name else ''}")
     start = 10 if head[6] == 1 else 12
     length = int.from_bytes(head[8:start], "little")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from modelprobe.checkpoint.bytes.cursor import Cursor
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.dtypes import ONNX, element_count, tensor_bytes
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import Checkpoint, Finding, Item, Scalar, StorageEntry, TensorEntry
 from modelprobe.errors import BadInput
@@ -23,8 +23,8 @@ MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25
 _GRAPH, _OPSET = 7, 8
 _FIXED = {1: 8, 5: 4}
 TYPED_DATA = {4: 4, 5: 4, 7: 8, 10: 8, 11: 8}
-MOST_FIELDS = 3_000_000
-DEEPEST = 64
+MAX_FIELDS = 3_000_000
+MAX_GRAPH_DEPTH = 64
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Tensor:
     outside: bool = False
 
 
-def looks_like_onnx(source: Source) -> bool:
+def looks_like_onnx(source: ByteSource) -> bool:
     """ONNX has no magic number: the top-level fields up to the graph must make sense."""
     try:
         cursor = Cursor(source, "<")
@@ -56,7 +56,7 @@ def looks_like_onnx(source: Source) -> bool:
     return False
 
 
-def read_onnx(source: Source, limits: Limits) -> Checkpoint:
+def read_onnx(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List the initialisers of the graph, and of the graphs inside it (branches and loop bodies)."""
     cursor = Cursor(source, "<")
     metadata: dict[str, Scalar] = {}
@@ -68,12 +68,12 @@ def read_onnx(source: Source, limits: Limits) -> Checkpoint:
         elif number == _OPSET:
             opsets.append(_opset(cursor, end))
         elif number in (2, 3) and wire == 2:
-            metadata[{2: "producer", 3: "producer_version"}[number]] = _text(cursor, end)
+            metadata[{2: "producer", 3: "producer_version"}[number]] = _utf8(cursor, end)
         elif number == 1 and wire == 0:
             metadata["ir_version"] = end
     metadata["opset"] = ", ".join(opsets)
     storages: dict[str, StorageEntry] = {}
-    entries = tuple(_entry(source, tensor, storages) for tensor in raw)
+    entries = tuple(_onnx_entry(source, tensor, storages) for tensor in raw)
     tree = Item("", "dict", None, "", len(entries), len(entries), sum(entry.nbytes for entry in entries))
     return Checkpoint(
         source.name, "ONNX", str(metadata.get("ir_version", "")), source.size, entries, storages, tree,
@@ -94,7 +94,7 @@ def _field(cursor: Cursor) -> tuple[int, int, int]:
 
 def _fields(cursor: Cursor, end: int) -> Iterator[tuple[int, int, int]]:
     """The fields up to `end`: number, wire type, and where the payload ends (of a varint: its value)."""
-    for _ in range(MOST_FIELDS):
+    for _ in range(MAX_FIELDS):
         if cursor.at >= end:
             return
         number, wire, length = _field(cursor)
@@ -109,7 +109,7 @@ def _fields(cursor: Cursor, end: int) -> Iterator[tuple[int, int, int]]:
     raise BadInput(f"{cursor.source.name} has more fields than a model could need")
 
 
-def _text(cursor: Cursor, end: int) -> str:
+def _utf8(cursor: Cursor, end: int) -> str:
     length = end - cursor.at
     return cursor.take(min(length, 4096)).decode("utf-8", "backslashreplace")
 
@@ -118,26 +118,26 @@ def _opset(cursor: Cursor, end: int) -> str:
     domain, version = "", 0
     for number, wire, stop in _fields(cursor, end):
         if number == 1 and wire == 2:
-            domain = _text(cursor, stop)
+            domain = _utf8(cursor, stop)
         elif number == 2 and wire == 0:
             version = stop
     return f"{domain} {version}".strip()
 
 
-def _graph(cursor: Cursor, end: int, limits: Limits, depth: int = 0) -> Iterator[_Tensor]:
+def _graph(cursor: Cursor, end: int, limits: ReadLimits, depth: int = 0) -> Iterator[_Tensor]:
     """The initialisers; names are unique throughout a model, so those of inner graphs stand beside the others."""
-    if depth > DEEPEST:
-        raise BadInput(f"{cursor.source.name} has graphs inside graphs more than {DEEPEST} deep")
+    if depth > MAX_GRAPH_DEPTH:
+        raise BadInput(f"{cursor.source.name} has graphs inside graphs more than {MAX_GRAPH_DEPTH} deep")
     count = 0
     for number, wire, stop in _fields(cursor, end):
         if number == 5 and wire == 2 and count < limits.tensors:
             count += 1
-            yield _tensor(cursor, stop)
+            yield _onnx_tensor(cursor, stop)
         elif number == 1 and wire == 2:
-            yield from _inner(cursor, stop, limits, depth)
+            yield from _nested_graphs(cursor, stop, limits, depth)
 
 
-def _inner(cursor: Cursor, end: int, limits: Limits, depth: int) -> Iterator[_Tensor]:
+def _nested_graphs(cursor: Cursor, end: int, limits: ReadLimits, depth: int) -> Iterator[_Tensor]:
     """The initialisers of the graphs that are attributes of a node."""
     for number, wire, stop in _fields(cursor, end):
         if number != 5 or wire != 2:
@@ -147,7 +147,7 @@ def _inner(cursor: Cursor, end: int, limits: Limits, depth: int) -> Iterator[_Te
                 yield from _graph(cursor, last, limits, depth + 1)
 
 
-def _tensor(cursor: Cursor, end: int) -> _Tensor:
+def _onnx_tensor(cursor: Cursor, end: int) -> _Tensor:
     found = _Tensor()
     for number, wire, stop in _fields(cursor, end):
         if number == 1:
@@ -155,13 +155,13 @@ def _tensor(cursor: Cursor, end: int) -> _Tensor:
         elif number == 2 and wire == 0:
             found.type = stop
         elif number == 8 and wire == 2:
-            found.name = _text(cursor, stop)
+            found.name = _utf8(cursor, stop)
         elif number == 9 and wire == 2:
             found.raw_at, found.raw_length = cursor.at, stop - cursor.at
         elif number in TYPED_DATA or number == 6:
             found.typed = True
         elif number == 13 and wire == 2 and len(found.external) < 16:
-            key, value = _pair(cursor, stop)
+            key, value = _key_and_value(cursor, stop)
             found.external[key] = value
         elif number == 14 and wire == 0:
             found.outside = stop == 1
@@ -175,15 +175,15 @@ def _dims(cursor: Cursor, wire: int, stop: int, found: _Tensor) -> None:
         found.dims.append(cursor.varint())
 
 
-def _pair(cursor: Cursor, end: int) -> tuple[str, str]:
+def _key_and_value(cursor: Cursor, end: int) -> tuple[str, str]:
     parts = {1: "", 2: ""}
     for number, wire, stop in _fields(cursor, end):
         if number in parts and wire == 2:
-            parts[number] = _text(cursor, stop)
+            parts[number] = _utf8(cursor, stop)
     return parts[1], parts[2]
 
 
-def _entry(source: Source, tensor: _Tensor, storages: dict[str, StorageEntry]) -> TensorEntry:
+def _onnx_entry(source: ByteSource, tensor: _Tensor, storages: dict[str, StorageEntry]) -> TensorEntry:
     shape = tuple(dim - (1 << 64) if dim >> 63 else dim for dim in tensor.dims)
     dtype = ONNX.get(tensor.type, "")
     numel = element_count(shape, dtype)

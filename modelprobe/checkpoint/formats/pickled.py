@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global
-from modelprobe.checkpoint.pickle.outline import Outline
 from modelprobe.checkpoint.pickle.read import Pickled
-from modelprobe.checkpoint.pickle.storages import Locate, Shelf
+from modelprobe.checkpoint.pickle.storages import Locate, StorageTable
+from modelprobe.checkpoint.pickle.walk import Outline
 from modelprobe.checkpoint.records import Checkpoint, Finding, GlobalEntry, Scalar, StorageEntry
 
 
 def checkpoint_of(
     pickled: Pickled,
     locate: Locate,
-    limits: Limits,
+    limits: ReadLimits,
     *,
     path: str,
     kind: str,
@@ -26,7 +26,7 @@ def checkpoint_of(
     where: str = "",
 ) -> Checkpoint:
     """Walk the root of a pickle and put everything found into one record."""
-    outline = Outline(Shelf(locate, limits), limits)
+    outline = Outline(StorageTable(locate, limits), limits)
     tree = outline.build(pickled.root)
     return Checkpoint(
         path=path,
@@ -34,7 +34,7 @@ def checkpoint_of(
         version=version,
         size=size,
         tensors=tuple(outline.tensors),
-        storages=outline.shelf.storages,
+        storages=outline.table.storages,
         tree=tree,
         modules=tuple(outline.modules),
         globals=global_entries(pickled.globals, where),

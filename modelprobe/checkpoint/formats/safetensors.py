@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelprobe.checkpoint.bytes.json import parse_json
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN
 from modelprobe.checkpoint.dtypes import BITS, SAFETENSORS, element_count, tensor_bytes
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import (
     Checkpoint,
@@ -30,7 +30,7 @@ from modelprobe.errors import BadInput
 Extent = tuple[int, int, str]
 
 
-def read_safetensors(source: Source, limits: Limits) -> Checkpoint:
+def read_safetensors(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a safetensors file. Refused: duplicate names, overlaps, holes, and data that end where the file does not."""
     length = int.from_bytes(source.read(0, 8), "little")
     if length > source.size - 8:
@@ -40,10 +40,10 @@ def read_safetensors(source: Source, limits: Limits) -> Checkpoint:
     header = parse_json(source.read(8, length), source.name, "header")
     if not isinstance(header, dict):
         raise BadInput(f"{source.name} is a damaged safetensors file: its header is no object")
-    metadata, findings = _metadata(header.pop("__metadata__", None))
+    metadata, findings = _header_metadata(header.pop("__metadata__", None))
     tensors, storages, extents = [], {}, []
     for name, entry in header.items():
-        tensor, storage, extent = _tensor(source, name, entry, 8 + length)
+        tensor, storage, extent = _header_tensor(source, name, entry, 8 + length)
         tensors.append(tensor)
         storages[name] = storage
         extents.append(extent)
@@ -63,7 +63,7 @@ def read_safetensors(source: Source, limits: Limits) -> Checkpoint:
     )
 
 
-def _metadata(found: Any) -> tuple[Mapping[str, Scalar], list[Finding]]:
+def _header_metadata(found: Any) -> tuple[Mapping[str, Scalar], list[Finding]]:
     if found is None:
         return {}, []
     if not isinstance(found, dict):
@@ -73,7 +73,7 @@ def _metadata(found: Any) -> tuple[Mapping[str, Scalar], list[Finding]]:
     return {key: value for key, value in found.items() if isinstance(value, str)}, findings
 
 
-def _tensor(source: Source, name: str, entry: Any, base: int) -> tuple[TensorEntry, StorageEntry, Extent]:
+def _header_tensor(source: ByteSource, name: str, entry: Any, base: int) -> tuple[TensorEntry, StorageEntry, Extent]:
     fields = entry if isinstance(entry, dict) else {}
     shape, label, ends = _integers(fields.get("shape")), fields.get("dtype"), _integers(fields.get("data_offsets"))
     if shape is None or ends is None or len(ends) != 2 or not isinstance(label, str) or not 0 <= ends[0] <= ends[1]:
@@ -101,7 +101,7 @@ def _integers(value: Any) -> tuple[int, ...] | None:
     return tuple(value) if sane else None
 
 
-def _no_gaps(source: Source, extents: list[Extent], available: int) -> None:
+def _no_gaps(source: ByteSource, extents: list[Extent], available: int) -> None:
     """Every byte belongs to exactly one tensor: otherwise the file is damaged, or hides something."""
     reached, before = 0, "the header"
     for begin, end, name in sorted(extents):

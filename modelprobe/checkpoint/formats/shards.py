@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoint.bytes.directory import member, plain_name, strays
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.records import Checkpoint, Finding, Item, Scalar, StorageEntry, TensorEntry
 from modelprobe.errors import BadInput
 
-Open = Callable[[Path], Checkpoint]
+OpenFile = Callable[[Path], Checkpoint]
 
 
 def is_index(value: object) -> bool:
@@ -23,7 +23,7 @@ def is_index(value: object) -> bool:
     return isinstance(value, dict) and "weight_map" in value
 
 
-def read_shards(path: Path, index: dict[str, object], open_shard: Open, limits: Limits) -> Checkpoint:
+def read_shards(path: Path, index: dict[str, object], open_shard: OpenFile, limits: ReadLimits) -> Checkpoint:
     """List all shards that an index names, merged."""
     weight_map = index["weight_map"]
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
@@ -39,7 +39,7 @@ def read_shards(path: Path, index: dict[str, object], open_shard: Open, limits: 
 
 def merge(
     path: Path, names: list[tuple[str, Path]], weight_map: dict[str, str], index: dict[str, object],
-    open_shard: Open, limits: Limits,
+    open_shard: OpenFile, limits: ReadLimits,
 ) -> Checkpoint:  # fmt: skip
     """Open one shard after the other and put their tensors together."""
     tensors: list[TensorEntry] = []
@@ -73,12 +73,12 @@ def merge(
         tree=Item("", "dict", None, "", len(tensors), len(tensors), nbytes),
         globals=tuple(entry for part in parts for entry in part.globals),
         findings=tuple(findings),
-        metadata=_metadata(index),
+        metadata=_index_metadata(index),
         files=tuple(part.path for part in parts),
     )
 
 
-def _part(folder: Path, name: str, path: Path, open_shard: Open, findings: list[Finding]) -> Checkpoint | None:
+def _part(folder: Path, name: str, path: Path, open_shard: OpenFile, findings: list[Finding]) -> Checkpoint | None:
     """One shard, if it is there."""
     if not (folder / name).exists():
         findings.append(Finding(f"a shard is missing: {name}", serious=True))
@@ -111,7 +111,7 @@ def _compare(weight_map: dict[str, str], homes: dict[str, str]) -> list[Finding]
     return findings
 
 
-def _metadata(index: dict[str, object]) -> dict[str, Scalar]:
+def _index_metadata(index: dict[str, object]) -> dict[str, Scalar]:
     found = index.get("metadata")
     if not isinstance(found, dict):
         return {}

@@ -6,21 +6,21 @@ own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint
 
 from __future__ import annotations
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN
 from modelprobe.checkpoint.dtypes import STORAGE_CLASSES, tensor_bytes
 from modelprobe.checkpoint.formats.pickled import checkpoint_of
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.nodes import Global, Node, Packed, get
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import Global, PickleNode, TensorRecord, value_at
 from modelprobe.checkpoint.pickle.read import Pickled, read_pickle
 from modelprobe.checkpoint.records import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.errors import BadInput
 
-MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 
-def read_torch_legacy(source: Source, limits: Limits) -> Checkpoint:
+def read_torch_legacy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a legacy file. The data come in the order of the fifth pickle: an int64 count, then the elements."""
     parts, at = [], 0
     for _ in range(5):
@@ -30,7 +30,7 @@ def read_torch_legacy(source: Source, limits: Limits) -> Checkpoint:
     if type(keys.root) is not list:
         raise BadInput(f"{source.name} is a damaged torch file: its list of storages is missing", AGAIN)
     findings = _protocol(protocol.root, system.root)
-    storages, end = _layout(source, keys.root, _sizes(root), at)
+    storages, end = _storage_layout(source, keys.root, _storage_sizes(root), at)
     findings += _length(source, end)
     return checkpoint_of(
         root, storages.get, limits, path=source.name, kind="torch legacy", version=str(protocol.root),
@@ -38,22 +38,22 @@ def read_torch_legacy(source: Source, limits: Limits) -> Checkpoint:
     )  # fmt: skip
 
 
-def _protocol(number: Node, system: Node) -> list[Finding]:
+def _protocol(number: PickleNode, system: PickleNode) -> list[Finding]:
     findings = []
     if number != PROTOCOL:
         findings.append(
             Finding(f"the protocol number is not {PROTOCOL}: torch refuses to load this file", serious=True)
         )
-    if get(system, "little_endian") is False:
+    if value_at(system, "little_endian") is False:
         findings.append(Finding("the file was written on a big-endian machine"))
     return findings
 
 
-def _sizes(root: Pickled) -> dict[str, int]:
+def _storage_sizes(root: Pickled) -> dict[str, int]:
     """Bytes of each storage by key, as the persistent ids declare them; -1 when they make no sense."""
     sizes: dict[str, int] = {}
     for value in root.persistent:
-        if type(value) is Packed:
+        if type(value) is TensorRecord:
             word, kind, key, numel = value.word, value.kind, value.key, value.numel
         elif type(value) is tuple and len(value) > 4:
             word, kind, key, _, numel = value[:5]
@@ -66,7 +66,9 @@ def _sizes(root: Pickled) -> dict[str, int]:
     return sizes
 
 
-def _layout(source: Source, keys: list[Node], sizes: dict[str, int], at: int) -> tuple[dict[str, StorageEntry], int]:
+def _storage_layout(
+    source: ByteSource, keys: list[PickleNode], sizes: dict[str, int], at: int
+) -> tuple[dict[str, StorageEntry], int]:
     """Where each storage lies, and where the last one ends (-1 when that cannot be known)."""
     storages: dict[str, StorageEntry] = {}
     for key in keys:
@@ -81,7 +83,7 @@ def _layout(source: Source, keys: list[Node], sizes: dict[str, int], at: int) ->
     return storages, at
 
 
-def _length(source: Source, end: int) -> list[Finding]:
+def _length(source: ByteSource, end: int) -> list[Finding]:
     """The file must end where its last storage ends: this is how a cut download shows."""
     if end < 0:
         return [Finding("the list of storages does not agree with the tensors", serious=True)]

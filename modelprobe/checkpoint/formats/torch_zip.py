@@ -9,24 +9,24 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import DEFLATED, STORED, Member, ZipDirectory
 from modelprobe.checkpoint.formats.pickled import checkpoint_of
-from modelprobe.checkpoint.limits import Limits
+from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.read import read_pickle
 from modelprobe.checkpoint.pickle.storages import Locate
 from modelprobe.checkpoint.records import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.errors import BadInput
 
-SMALL = 4 << 20
+MAX_SMALL_MEMBER = 4 << 20
 KNOWN_VERSIONS = range(1, 20)
 
 
-def read_torch_zip(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def read_torch_zip(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     """List a torch zip whose members stand under `root/`."""
     source = archive.source
     member = archive.members[f"{root}/data.pkl"]
-    version, findings = describe(archive, root)
+    version, findings = version_and_findings(archive, root)
     pickled = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits)
     if 0 < pickled.end < member.size:
         findings.append(Finding(f"{member.size - pickled.end:,} bytes follow the pickle in data.pkl", serious=True))
@@ -55,7 +55,7 @@ def locator(archive: ZipDirectory, prefix: str) -> Locate:
     return locate
 
 
-def describe(archive: ZipDirectory, root: str) -> tuple[str, list[Finding]]:
+def version_and_findings(archive: ZipDirectory, root: str) -> tuple[str, list[Finding]]:
     """The format version, and what is odd about the small members beside the pickle."""
     findings = []
     raw = archive.read(f"{root}/version", 64) or archive.read(f"{root}/.data/version", 64)
@@ -91,7 +91,7 @@ def safe_name(name: str) -> bool:
 
 def checksum(archive: ZipDirectory, member: Member) -> list[Finding]:
     """Compare a small member with the checksum of the directory; torch itself never does."""
-    if member.size > SMALL or zlib.crc32(archive.open(member).read(0, member.size)) == member.crc:
+    if member.size > MAX_SMALL_MEMBER or zlib.crc32(archive.open(member).read(0, member.size)) == member.crc:
         return []
     return [Finding(f"the checksum of {member.name} is wrong: the file was changed or damaged", serious=True)]
 
@@ -116,7 +116,7 @@ def root_of(archive: ZipDirectory) -> str:
     return first.partition("/")[0] if "/" in first else ""
 
 
-def nested_archive(source: Source, limits: Limits) -> Checkpoint:
+def nested_archive(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a torch zip that is a member of another archive."""
     archive = ZipDirectory(source, limits)
     root = root_of(archive)

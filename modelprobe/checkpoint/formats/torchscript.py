@@ -12,13 +12,13 @@ from itertools import islice
 
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.formats.pickled import global_entries, remarks
-from modelprobe.checkpoint.formats.torch_zip import checksum, describe, locator, unused
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.modules import DEEPEST, MOST_MODULES
-from modelprobe.checkpoint.pickle.nodes import Call, Node, attributes, called, pairs
-from modelprobe.checkpoint.pickle.outline import Outline
+from modelprobe.checkpoint.formats.torch_zip import checksum, locator, unused, version_and_findings
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.modules import MAX_MODULE_DEPTH, MAX_MODULES
+from modelprobe.checkpoint.pickle.nodes import PendingCall, PickleNode, attributes, called, pairs
 from modelprobe.checkpoint.pickle.read import read_pickle
-from modelprobe.checkpoint.pickle.storages import Shelf
+from modelprobe.checkpoint.pickle.storages import StorageTable
+from modelprobe.checkpoint.pickle.walk import Outline
 from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, Finding, Item, ModuleEntry
 
 CODE_BYTES = 16 << 20
@@ -58,15 +58,15 @@ class Roles:
         return found
 
 
-def read_torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkpoint:
+def read_torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     """List the tensors of a TorchScript archive under the names of its modules."""
     source = archive.source
     member = archive.members[f"{root}/data.pkl"]
-    version, findings = describe(archive, root)
+    version, findings = version_and_findings(archive, root)
     pickled = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits)
     findings.extend(checksum(archive, member))
     data = f"{root}/data/" if any(name.startswith(f"{root}/data/") for name in archive.members) else f"{root}/tensors/"
-    outline = Outline(Shelf(locator(archive, data), limits), limits)
+    outline = Outline(StorageTable(locator(archive, data), limits), limits)
     modules = _walk(outline, pickled.root, Roles(archive, root))
     code = sum(member.size for name, member in archive.members.items() if name.startswith(f"{root}/code/"))
     mobile = f"{root}/bytecode.pkl" in archive.members
@@ -77,7 +77,7 @@ def read_torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkp
         version=version,
         size=source.size,
         tensors=tuple(outline.tensors),
-        storages=outline.shelf.storages,
+        storages=outline.table.storages,
         tree=Item("", "module", None, called(pickled.root), len(modules), len(outline.tensors), nbytes),
         modules=modules,
         globals=tuple(g for g in global_entries(pickled.globals, "data.pkl") if not g.module.startswith("__torch__")),
@@ -91,27 +91,27 @@ def read_torchscript(archive: ZipDirectory, root: str, limits: Limits) -> Checkp
     return replace(found, findings=(*found.findings, *spare, *(Finding(text, True) for text in archive.findings)))
 
 
-def is_object(node: Node) -> bool:
+def is_object(node: PickleNode) -> bool:
     """Whether a node is an object of a class that the archive's own code defines."""
-    return type(node) is Call and called(node).startswith("__torch__") and attributes(node) is not None
+    return type(node) is PendingCall and called(node).startswith("__torch__") and attributes(node) is not None
 
 
-def _walk(outline: Outline, root: Node, roles: Roles) -> tuple[ModuleEntry, ...]:
+def _walk(outline: Outline, root: PickleNode, roles: Roles) -> tuple[ModuleEntry, ...]:
     """Add every tensor below `root`. A module that hangs in two places is listed in both, as `state_dict()` does."""
     modules: list[ModuleEntry] = []
-    stack: list[tuple[Node, tuple[str, ...], tuple[int, ...]]] = [(root, (), ())] if is_object(root) else []
-    while stack and len(modules) < MOST_MODULES:
+    stack: list[tuple[PickleNode, tuple[str, ...], tuple[int, ...]]] = [(root, (), ())] if is_object(root) else []
+    while stack and len(modules) < MAX_MODULES:
         node, path, above = stack.pop()
         kind = called(node)
         modules.append(ModuleEntry(path, kind))
         known = roles.of(kind)
         below = []
-        for name, value in islice(pairs(attributes(node)), MOST_MODULES - len(stack)):
-            if type(name) is not str or type(value) is not Call:
+        for name, value in islice(pairs(attributes(node)), MAX_MODULES - len(stack)):
+            if type(name) is not str or type(value) is not PendingCall:
                 continue
             if outline.add((*path, name), value, known.get(name, ATTRIBUTE)):
                 continue
-            if is_object(value) and id(value) not in above and len(above) < DEEPEST:
+            if is_object(value) and id(value) not in above and len(above) < MAX_MODULE_DEPTH:
                 below.append((value, (*path, name), (*above, id(node))))
         stack.extend(reversed(below))
     return tuple(modules)

@@ -15,11 +15,11 @@ from modelprobe.errors import BadInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-Fetch = Callable[[str], "Tensor"]
+FetchTensor = Callable[[str], "Tensor"]
 Tensors = list["Tensor"]
 
 
-def value_of(part: Part, fetch: Fetch, model: Fetch | None = None) -> Tensor:
+def value_of(part: Part, fetch: FetchTensor, model: FetchTensor | None = None) -> Tensor:
     """The tensor that a part stands for. `fetch` gives those of the file, `model` those that the model computes."""
     tensors = [fetch(source) for source in part.sources]
     for step in part.steps:
@@ -57,7 +57,7 @@ def _reshape(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     return [tensors[0].reshape(tuple(numbers))]
 
 
-def _product(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
+def _masked(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     return [tensors[0] * tensors[1].to(tensors[0].dtype)]
 
 
@@ -90,7 +90,7 @@ def _channels(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     return [found.to(weight.dtype)]
 
 
-def _cast(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
+def _cast_tensor(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     import torch
 
     return [tensors[0].to(getattr(torch, FLOATING[numbers[0]]))]
@@ -100,8 +100,8 @@ OPS: dict[str, Callable[[Tensors, Sequence[int]], Tensors]] = {
     "join": _join,
     "third": _third,
     "reshape": _reshape,
-    "product": _product,
+    "product": _masked,
     "positions": _positions,
     "channels": _channels,
-    "cast": _cast,
+    "cast": _cast_tensor,
 }

@@ -1,8 +1,8 @@
-"""A plan in the making: what each tensor of the result is called and made of, and which rules brought it there.
+"""The draft of a repair: each tensor of the result, what it is made of, and which rules brought it there.
 
-How to add a rule: write a function that takes a `Draft` in the file of its family, decorate it with its name and the
-stage at which it runs, let it change the draft through `rename`, `make` and `drop` alone, and add a before/after pair
-to `tests/checkpoint/keys/rules/test_rules.py`.
+How to add a rule: write a function that takes a `PlanDraft` in the file of its family, decorate it with its name and
+the stage at which it runs, let it change the draft through `rename`, `make` and `drop` alone, and add a before/after
+pair to `tests/checkpoint/keys/rules/test_rules.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from modelprobe.checkpoint.keys.reference import Reference, Want
+from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor
 
 EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ValueStep:
     """One thing that is done to values. `op` is a name of `apply.OPS`, `numbers` are its arguments."""
 
     op: str
@@ -32,7 +32,7 @@ class Part:
     shape: tuple[int, ...]
     dtype: str
     sources: tuple[str, ...]
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ValueStep, ...] = ()
     role: str | None = None
     rules: tuple[str, ...] = ()
 
@@ -40,14 +40,14 @@ class Part:
         """The same with one more step."""
         return replace(
             self,
-            steps=(*self.steps, Step(op, numbers)),
+            steps=(*self.steps, ValueStep(op, numbers)),
             shape=self.shape if shape is None else shape,
             dtype=dtype or self.dtype,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedRule:
     """A rule that changed something: in words why, how many tensors, and a few of them as (before, after)."""
 
     rule: str
@@ -57,7 +57,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DroppedTensor:
     """A tensor of the file that the result leaves out."""
 
     name: str
@@ -65,7 +65,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """Why something does not fit, in words, with what would help. `names` are those of the file or the reference."""
 
     rule: str
@@ -75,7 +75,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PlanOptions:
     """What a person asked for, and what the file itself says about its origin.
 
     `grid` is the grid that the file's position embedding was learned on, `inputs` are the specs of what both networks
@@ -93,49 +93,53 @@ class Wishes:
 
 
 @dataclass
-class Draft:
+class PlanDraft:
     """The state that rules change. `parts` are in the order of the file; `renamed` follows names from file to result.
 
     `known` is the network that the parts are named after, where there is one beside the reference.
-    `assumed` lists the choices that only the order of the tensors settled: they must be proven or asked for.
-    `presumed` says what was taken for granted on the way, in words.
-    `excused` are tensors of the reference that may be missing, because somebody asked for it.
+    `by_order` lists the choices that only the order of the tensors settled: they must be proven or asked for.
+    `assumed` says what was taken for granted on the way, in words.
+    `allowed_missing` are tensors of the reference that may be missing, because somebody asked for it.
     """
 
     parts: dict[str, Part]
-    reference: Reference | None = None
-    wishes: Wishes = field(default_factory=Wishes)
-    known: Reference | None = None
-    applied: list[Applied] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    troubles: list[Trouble] = field(default_factory=list)
-    assumed: list[tuple[str, ...]] = field(default_factory=list)
-    presumed: list[str] = field(default_factory=list)
-    excused: set[str] = field(default_factory=set)
+    reference: Expectation | None = None
+    options: PlanOptions = field(default_factory=PlanOptions)
+    known: Expectation | None = None
+    applied: list[AppliedRule] = field(default_factory=list)
+    dropped: list[DroppedTensor] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    by_order: list[tuple[str, ...]] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    allowed_missing: set[str] = field(default_factory=set)
     structural: bool = False
 
     @property
-    def wants(self) -> dict[str, Want]:
+    def expected(self) -> dict[str, ExpectedTensor]:
         """What the reference expects, by name; nothing without one."""
         return self.reference.by_name if self.reference else {}
 
-    def missing(self) -> list[Want]:
+    def missing(self) -> list[ExpectedTensor]:
         """What the reference expects and the draft does not have."""
-        return [want for want in self.wants.values() if want.name not in self.parts and want.name not in self.excused]
+        return [
+            want
+            for want in self.expected.values()
+            if want.name not in self.parts and want.name not in self.allowed_missing
+        ]
 
-    def settled(self) -> bool:
+    def mostly_named(self) -> bool:
         """Whether most of the reference is found by name, so that what is left can be told by its name too."""
-        return len(self.missing()) * 2 < len(self.wants)
+        return len(self.missing()) * 2 < len(self.expected)
 
     def unexpected(self) -> list[Part]:
         """What the draft has and the reference does not expect."""
-        wants = self.wants
-        return [part for part in self.parts.values() if part.name not in wants] if self.reference else []
+        expected = self.expected
+        return [part for part in self.parts.values() if part.name not in expected] if self.reference else []
 
-    def misshapen(self) -> list[tuple[Part, Want]]:
+    def misshapen(self) -> list[tuple[Part, ExpectedTensor]]:
         """What is there under its name, in another shape."""
-        wants = self.wants
-        pairs = ((part, wants.get(part.name)) for part in self.parts.values())
+        expected = self.expected
+        pairs = ((part, expected.get(part.name)) for part in self.parts.values())
         return [(part, want) for part, want in pairs if want is not None and want.shape != part.shape]
 
     def rename(self, names: Mapping[str, str], rule: str, reason: str) -> bool:
@@ -148,11 +152,11 @@ class Draft:
             new = moved.get(old, old)
             if new in target:
                 text = f"{target[new]} and {old} would both be called {new}"
-                self.trouble(rule, text, (target[new], old), "take one of them with --prefix, or leave one with --drop")
+                self.problem(rule, text, (target[new], old), "take one of them with --prefix, or leave one with --drop")
                 return False
             target[new] = old
-        self.parts = {new: _moved(self.parts[old], new, rule) for new, old in target.items()}
-        self.applied.append(Applied(rule, reason, len(moved), tuple(moved.items())[:EXAMPLES]))
+        self.parts = {new: _renamed_part(self.parts[old], new, rule) for new, old in target.items()}
+        self.applied.append(AppliedRule(rule, reason, len(moved), tuple(moved.items())[:EXAMPLES]))
         return True
 
     def make(self, made: Iterable[Part], rule: str, reason: str, used: Iterable[str] = ()) -> bool:
@@ -162,13 +166,13 @@ class Draft:
         kept = {name: part for name, part in self.parts.items() if name not in gone}
         clash = next((part.name for part in new if part.name in kept), None)
         if clash is not None or len({part.name for part in new}) < len(new):
-            self.trouble(rule, f"two tensors would be called {clash or new[0].name}")
+            self.problem(rule, f"two tensors would be called {clash or new[0].name}")
             return False
         if not new:
             return False
         before = tuple((" + ".join(part.sources[:3]) or "nothing", part.name) for part in new[:EXAMPLES])
         self.parts = self._placed([replace(part, rules=(*part.rules, rule)) for part in new], gone)
-        self.applied.append(Applied(rule, reason, len(new), before))
+        self.applied.append(AppliedRule(rule, reason, len(new), before))
         return True
 
     def _placed(self, new: list[Part], gone: set[str]) -> dict[str, Part]:
@@ -188,21 +192,21 @@ class Draft:
     def drop(self, names: Iterable[str], rule: str, reason: str) -> None:
         """Leave parts out; what they were made of is listed."""
         gone = [self.parts.pop(name) for name in list(names)]
-        self.dropped += [Dropped(source, reason) for part in gone for source in part.sources]
+        self.dropped += [DroppedTensor(source, reason) for part in gone for source in part.sources]
         if gone:
             shown = tuple((part.sources[0] if part.sources else part.name, "") for part in gone[:EXAMPLES])
-            self.applied.append(Applied(rule, reason, len(gone), shown))
+            self.applied.append(AppliedRule(rule, reason, len(gone), shown))
 
-    def trouble(self, rule: str, text: str, names: Iterable[str] = (), hint: str = "") -> None:
+    def problem(self, rule: str, text: str, names: Iterable[str] = (), hint: str = "") -> None:
         """Note why something does not fit."""
-        self.troubles.append(Trouble(rule, text, tuple(names), hint))
+        self.problems.append(Problem(rule, text, tuple(names), hint))
 
 
-def _moved(part: Part, name: str, rule: str) -> Part:
+def _renamed_part(part: Part, name: str, rule: str) -> Part:
     return part if part.name == name else replace(part, name=name, rules=(*part.rules, rule))
 
 
-class Stage(IntEnum):
+class RuleStage(IntEnum):
     """When a rule runs. Within a stage rules run in the order in which they are written down."""
 
     REQUESTS = 1
@@ -216,17 +220,17 @@ class Stage(IntEnum):
     EXPLAINING = 9
 
 
-Rule = Callable[[Draft], None]
-RULES: dict[str, tuple[Stage, Rule]] = {}
+KeyRule = Callable[[PlanDraft], None]
+KEY_RULES: dict[str, tuple[RuleStage, KeyRule]] = {}
 
 
-def rule(name: str, stage: Stage) -> Callable[[Rule], Rule]:
+def key_rule(name: str, stage: RuleStage) -> Callable[[KeyRule], KeyRule]:
     """Enter a rule under its name; a second one of that name raises."""
 
-    def enter(function: Rule) -> Rule:
-        if name in RULES:
+    def enter(function: KeyRule) -> KeyRule:
+        if name in KEY_RULES:
             raise ValueError(f"two rules are called {name}")
-        RULES[name] = stage, function
+        KEY_RULES[name] = stage, function
         return function
 
     return enter

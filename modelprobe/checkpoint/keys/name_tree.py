@@ -15,20 +15,20 @@ CERTAIN = {
 }
 """Segments that only wrappers create, wherever they stand, and which wrapper."""
 
-DEEPEST = 64
+MAX_SEGMENTS = 64
 """Segments of a name that are told apart; a forged name could have a million."""
 
 WRAPPING = frozenset((*CERTAIN, "module"))
 """Segments that wrappers create and that may also be a submodule's own name."""
 
 
-class Node:
+class NameNode:
     """A prefix: the names that end here (by their last segment), the prefixes below, how many names in all."""
 
     __slots__ = ("below", "count", "leaves")
 
     def __init__(self) -> None:
-        self.below: dict[str, Node] = {}
+        self.below: dict[str, NameNode] = {}
         self.leaves: dict[str, str] = {}
         self.count = 0
 
@@ -43,21 +43,21 @@ class Node:
         return next(iter(self.below)) if len(self.below) == 1 and not self.leaves else ""
 
 
-def tree(names: Iterable[str]) -> Node:
+def tree(names: Iterable[str]) -> NameNode:
     """The tree of dotted names."""
-    root = Node()
+    root = NameNode()
     for name in names:
-        *above, last = name.split(".", DEEPEST)
+        *above, last = name.split(".", MAX_SEGMENTS)
         node = root
         node.count += 1
         for segment in above:
-            node = node.below.setdefault(segment, Node())
+            node = node.below.setdefault(segment, NameNode())
             node.count += 1
         node.leaves[last] = name
     return root
 
 
-def nodes(root: Node, least: int, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
+def nodes(root: NameNode, least: int, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], NameNode]]:
     """The prefixes with at least so many names, from the root down."""
     yield path, root
     for segment, node in root.below.items():
@@ -65,7 +65,7 @@ def nodes(root: Node, least: int, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from nodes(node, least, (*path, segment))
 
 
-def chain(node: Node | None, segments: frozenset[str] = WRAPPING) -> int:
+def chain(node: NameNode | None, segments: frozenset[str] = WRAPPING) -> int:
     """How many wrapping segments in a row are the only way down from here."""
     length = 0
     while node is not None and node.sole() in segments:
@@ -74,7 +74,7 @@ def chain(node: Node | None, segments: frozenset[str] = WRAPPING) -> int:
     return length
 
 
-def laid_over(source: Node, wanted: Node | None, above: str = "") -> dict[str, str]:
+def laid_over(source: NameNode, wanted: NameNode | None, above: str = "") -> dict[str, str]:
     """The names of `source` with the wrappers taken out that `wanted` does not have. No name gets lost.
 
     A wrapper stands before everything below it: its segment goes only where all names of a prefix share it, and only

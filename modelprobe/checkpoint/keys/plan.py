@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from modelprobe.checkpoint.branches import pick
+from modelprobe.checkpoint.branches import branch_named
 from modelprobe.checkpoint.keys import rules as repairs  # noqa: F401 - enters the rules
-from modelprobe.checkpoint.keys.draft import RULES, Applied, Draft, Dropped, Part, Stage, Trouble, Wishes
-from modelprobe.checkpoint.keys.reference import Reference, Want, state_entries
+from modelprobe.checkpoint.keys.draft import (
+    KEY_RULES,
+    AppliedRule,
+    DroppedTensor,
+    Part,
+    PlanDraft,
+    PlanOptions,
+    Problem,
+    RuleStage,
+)
+from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor, state_entries
 from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
 from modelprobe.errors import BadInput
 from modelprobe.report.units import size
@@ -20,31 +29,41 @@ from modelprobe.report.units import size
 SPARE = 4096
 """Bytes of unseen storage below which a file is not worth compacting."""
 
-__all__ = ["Applied", "Dropped", "KeyPlan", "Part", "Trouble", "Wishes", "chosen_branch", "plan_keys", "replan"]
+__all__ = [
+    "AppliedRule",
+    "DroppedTensor",
+    "KeyPlan",
+    "Part",
+    "PlanOptions",
+    "Problem",
+    "chosen_branch",
+    "plan_keys",
+    "replan",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPlan:
     """What a repair would do. `parts` is the result in order; `branch` the place of the model in the file.
 
-    `assumed` are groups of tensors whose assignment only their order settles; `proven` says that equal outputs of both
-    networks settled it, `accepted` that a person did. `presumed` is what was taken for granted, in words.
-    `excused` may be missing because somebody asked for it.
+    `by_order` are groups of tensors whose assignment only their order settles; `proven` says that equal outputs of both
+    networks settled it, `accepted` that a person did. `assumed` is what was taken for granted, in words.
+    `allowed_missing` may be missing because somebody asked for it.
     """
 
     path: str
     branch: Branch
     reference: str
     parts: tuple[Part, ...]
-    applied: tuple[Applied, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    troubles: tuple[Trouble, ...] = ()
-    missing: tuple[Want, ...] = ()
+    applied: tuple[AppliedRule, ...] = ()
+    dropped: tuple[DroppedTensor, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    missing: tuple[ExpectedTensor, ...] = ()
     unexpected: tuple[Part, ...] = ()
-    misshapen: tuple[tuple[Part, Want], ...] = ()
-    assumed: tuple[tuple[str, ...], ...] = ()
-    presumed: tuple[str, ...] = ()
-    excused: tuple[str, ...] = ()
+    misshapen: tuple[tuple[Part, ExpectedTensor], ...] = ()
+    by_order: tuple[tuple[str, ...], ...] = ()
+    assumed: tuple[str, ...] = ()
+    allowed_missing: tuple[str, ...] = ()
     structural: bool = False
     proven: bool = False
     accepted: bool = False
@@ -52,12 +71,12 @@ class KeyPlan:
     @property
     def complete(self) -> bool:
         """Whether the result has exactly what the reference expects; without one, whether nothing stands against it."""
-        return not (self.troubles or self.missing or self.unexpected or self.misshapen)
+        return not (self.problems or self.missing or self.unexpected or self.misshapen)
 
     @property
     def certain(self) -> bool:
         """Whether no part of it rests on an assumption."""
-        return not self.assumed or self.proven or self.accepted
+        return not self.by_order or self.proven or self.accepted
 
     @property
     def good(self) -> bool:
@@ -77,7 +96,7 @@ class KeyPlan:
 
 def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
     """The branch asked for, or the one that the reader chose. Raises BadInput where there is none."""
-    branch = found.branch if name is None else pick(found, name)
+    branch = found.branch if name is None else branch_named(found, name)
     if branch is None and name is not None:
         known = ", ".join(branch.name or "." for branch in found.branches) or "none"
         raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
@@ -111,46 +130,50 @@ def wasted(entries: Iterable[TensorEntry]) -> int:
 
 
 def plan_keys(
-    found: Checkpoint, branch: Branch, reference: Reference | None = None, wishes: Wishes | None = None
+    found: Checkpoint, branch: Branch, reference: Expectation | None = None, options: PlanOptions | None = None
 ) -> KeyPlan:
     """Try every rule in turn. With a reference they work towards its names; without one only the certain ones do."""
-    wishes = wishes or Wishes()
+    options = options or PlanOptions()
     keys = {child.key for child in found.tree.children}
     if keys & {"pytorch-lightning_version", "lightning_version"}:
-        wishes = replace(wishes, lightning=True)
+        options = replace(options, lightning=True)
     entries = entries_by_name(found, branch)
     parts = {n: Part(n, entry.shape, entry.dtype, (n,), role=entry.role) for n, entry in entries.items()}
     if not parts:
         raise BadInput(f"{found.path} has no tensors of a state_dict under {branch.name or 'the root'}")
-    draft = _run(Draft(parts, reference, wishes))
+    draft = _run_rules(PlanDraft(parts, reference, options))
     spare = wasted(entries.values())
     if spare >= SPARE:
         reason = f"{size(spare)} of storages that no tensor shows stay behind"
-        draft.applied.append(Applied("compaction", reason, len(entries)))
+        draft.applied.append(AppliedRule("compaction", reason, len(entries)))
     return _finished(draft, found.path, branch)
 
 
 def replan(
-    plan: KeyPlan, own: Reference, reference: Reference, wishes: Wishes, stages: Sequence[Stage] = tuple(Stage)
+    plan: KeyPlan,
+    own: Expectation,
+    reference: Expectation,
+    options: PlanOptions,
+    stages: Sequence[RuleStage] = tuple(RuleStage),
 ) -> KeyPlan:
     """Go on from a plan, whose names are those of the known network `own`, to another one's."""
-    place = {want.name: index for index, want in enumerate(own.wants)}
+    place = {want.name: index for index, want in enumerate(own.expected)}
     parts = sorted(plan.parts, key=lambda part: place.get(part.name, len(place)))
-    draft = Draft({part.name: part for part in parts}, reference, replace(wishes, prefix="", drop=()), own)
+    draft = PlanDraft({part.name: part for part in parts}, reference, replace(options, prefix="", drop=()), own)
     draft.applied += plan.applied
-    draft.presumed += plan.presumed
+    draft.assumed += plan.assumed
     draft.dropped += plan.dropped
-    return _finished(_run(draft, stages), plan.path, plan.branch)
+    return _finished(_run_rules(draft, stages), plan.path, plan.branch)
 
 
-def _run(draft: Draft, stages: Sequence[Stage] = tuple(Stage)) -> Draft:
-    for stage, function in sorted(RULES.values(), key=lambda entry: entry[0]):
+def _run_rules(draft: PlanDraft, stages: Sequence[RuleStage] = tuple(RuleStage)) -> PlanDraft:
+    for stage, function in sorted(KEY_RULES.values(), key=lambda entry: entry[0]):
         if stage in stages:
             function(draft)
     return draft
 
 
-def _finished(draft: Draft, path: str, branch: Branch) -> KeyPlan:
+def _finished(draft: PlanDraft, path: str, branch: Branch) -> KeyPlan:
     """The draft as a plan. That each tensor of the file is used once, or cut up by all who use it, is checked here."""
     _check_bijection(draft)
     order = _file_order(draft)
@@ -161,25 +184,27 @@ def _finished(draft: Draft, path: str, branch: Branch) -> KeyPlan:
         parts=order,
         applied=tuple(draft.applied),
         dropped=tuple(draft.dropped),
-        troubles=tuple(draft.troubles),
+        problems=tuple(draft.problems),
         missing=tuple(draft.missing()),
         unexpected=tuple(draft.unexpected()),
         misshapen=tuple(draft.misshapen()),
+        by_order=tuple(draft.by_order),
         assumed=tuple(draft.assumed),
-        presumed=tuple(draft.presumed),
-        excused=tuple(sorted(draft.excused)),
+        allowed_missing=tuple(sorted(draft.allowed_missing)),
         structural=draft.structural,
-        accepted=draft.wishes.unproven,
+        accepted=draft.options.unproven,
     )
 
 
-def _file_order(draft: Draft) -> tuple[Part, ...]:
+def _file_order(draft: PlanDraft) -> tuple[Part, ...]:
     return tuple(draft.parts.values())
 
 
-def _check_bijection(draft: Draft) -> None:
+def _check_bijection(draft: PlanDraft) -> None:
     """No tensor of the file may be in two tensors of the result, unless as different thirds of it or tied to itself."""
-    tied = {want.name for want in draft.wants.values() if want.same} | {w.same for w in draft.wants.values() if w.same}
+    tied = {want.name for want in draft.expected.values() if want.same} | {
+        w.same for w in draft.expected.values() if w.same
+    }
     used: dict[tuple[str, tuple[object, ...]], str] = {}
     for part in draft.parts.values():
         cut = tuple(step for step in part.steps if step.op == "third")

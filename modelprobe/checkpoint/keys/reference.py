@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-DEEPEST = 16
+MAX_END_SEGMENTS = 16
 """Segments of a name that are looked at when its ends are compared; a forged name could have a million."""
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class ExpectedTensor:
     """A tensor that is expected. `same` names an earlier one that is the very same tensor (tied)."""
 
     name: str
@@ -28,7 +28,7 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class Expectation:
     """Everything that a model expects, and what is known about it beyond names.
 
     `absent` are buffers that the model computes itself and leaves out of its state_dict. `kinds` are the classes of its
@@ -38,7 +38,7 @@ class Reference:
     """
 
     label: str
-    wants: tuple[Want, ...]
+    expected: tuple[ExpectedTensor, ...]
     absent: frozenset[str] = frozenset()
     kinds: Mapping[str, str] = field(default_factory=dict)
     grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -47,35 +47,35 @@ class Reference:
     values: bool = False
 
     @property
-    def by_name(self) -> dict[str, Want]:
+    def by_name(self) -> dict[str, ExpectedTensor]:
         """The tensors by name."""
-        return {want.name: want for want in self.wants}
+        return {want.name: want for want in self.expected}
 
-    def in_order(self, names: Sequence[str]) -> Reference:
+    def in_order(self, names: Sequence[str]) -> Expectation:
         """The same, its tensors in the order of these names; the others follow."""
         place = {name: index for index, name in enumerate(names)}
-        return replace(self, wants=tuple(sorted(self.wants, key=lambda want: place.get(want.name, len(place)))))
+        return replace(self, expected=tuple(sorted(self.expected, key=lambda want: place.get(want.name, len(place)))))
 
 
-def reference_of_model(model: nn.Module, label: str) -> Reference:
+def reference_of_model(model: nn.Module, label: str) -> Expectation:
     """What `model.load_state_dict(…, strict=True)` asks for. The model may be on meta; it is not changed."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state = model.state_dict()
     seen: dict[int, str] = {}
-    wants = []
-    originals = _tensors(model)
+    expected = []
+    originals = _model_tensors(model)
     for name, tensor in state.items():
         if not hasattr(tensor, "shape"):
             continue  # an extra state that is no tensor
         first = seen.setdefault(id(originals.get(name, tensor)), name)
         role = PARAMETER if name in parameters else BUFFER
         dtype = str(tensor.dtype).removeprefix("torch.")
-        wants.append(Want(name, tuple(tensor.shape), dtype, role, first if first != name else ""))
+        expected.append(ExpectedTensor(name, tuple(tensor.shape), dtype, role, first if first != name else ""))
     absent = {name for name, _ in model.named_buffers(remove_duplicate=False)} - state.keys()
     kinds = {name: type(module).__name__ for name, module in model.named_modules(remove_duplicate=False)}
     versions = getattr(state, "_metadata", None)
-    grids, strides = _grids(model, wants), _strides(model)
-    return Reference(label, tuple(wants), frozenset(absent), kinds, grids, strides, versions, values=True)
+    grids, strides = _position_grids(model, expected), _strides(model)
+    return Expectation(label, tuple(expected), frozenset(absent), kinds, grids, strides, versions, values=True)
 
 
 def _strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -87,7 +87,7 @@ def _strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _tensors(model: nn.Module) -> dict[str, Any]:
+def _model_tensors(model: nn.Module) -> dict[str, Any]:
     """The tensors themselves: `state_dict()` hands out a new object for each name."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -95,7 +95,7 @@ def _tensors(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _grids(model: nn.Module, wants: list[Want]) -> dict[str, tuple[int, int]]:
+def _position_grids(model: nn.Module, expected: list[ExpectedTensor]) -> dict[str, tuple[int, int]]:
     """The grid of every position embedding, as the modules of timm and torchvision say it."""
     grid: tuple[int, int] | None = None
     for module in model.modules():
@@ -107,7 +107,7 @@ def _grids(model: nn.Module, wants: list[Want]) -> dict[str, tuple[int, int]]:
         if isinstance(side, int) and isinstance(patch, int) and patch:
             grid = (side // patch, side // patch)
             break
-    return {want.name: grid for want in wants if grid and is_position(want.name) and len(want.shape) == 3}
+    return {want.name: grid for want in expected if grid and is_position(want.name) and len(want.shape) == 3}
 
 
 def is_position(name: str) -> bool:
@@ -116,27 +116,27 @@ def is_position(name: str) -> bool:
     return last in ("pos_embed", "pos_embedding", "position_embeddings", "positional_embedding")
 
 
-def reference_of_checkpoint(found: Checkpoint, branch: Branch | None = None) -> Reference:
+def reference_of_checkpoint(found: Checkpoint, branch: Branch | None = None) -> Expectation:
     """What another weight file holds in its branch. It says nothing about what a model would compute itself."""
     branch = branch or found.branch
     if branch is None:
-        return Reference(found.path, ())
-    wants, seen = [], dict[tuple[object, ...], str]()
+        return Expectation(found.path, ())
+    expected, seen = [], dict[tuple[object, ...], str]()
     for entry in state_entries(found, branch):
         name = ".".join(entry.path[len(branch.path) :])
         key = (entry.storage, entry.offset, entry.shape, entry.strides) if entry.storage else (name,)
         first = seen.setdefault(key, name) if entry.numel else name
-        wants.append(Want(name, entry.shape, entry.dtype, entry.role, first if first != name else ""))
-    return Reference(found.path, tuple(wants))
+        expected.append(ExpectedTensor(name, entry.shape, entry.dtype, entry.role, first if first != name else ""))
+    return Expectation(found.path, tuple(expected))
 
 
-def speaks_of(names: Iterable[str], reference: Reference) -> bool:
+def speaks_of(names: Iterable[str], reference: Expectation) -> bool:
     """Whether most names of a reference stand at the ends of these: they are of that network, and of no other's."""
     ends: set[str] = set()
     for name in names:
-        parts = name.split(".", DEEPEST)
+        parts = name.split(".", MAX_END_SEGMENTS)
         ends.update(".".join(parts[index:]) for index in range(len(parts)))
-    return 2 * sum(1 for want in reference.wants if want.name in ends) > len(reference.wants)
+    return 2 * sum(1 for want in reference.expected if want.name in ends) > len(reference.expected)
 
 
 def state_entries(found: Checkpoint, branch: Branch) -> tuple[Any, ...]:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelprobe.checkpoint.keys.apply import Fetch, value_of
+from modelprobe.checkpoint.keys.apply import FetchTensor, value_of
 from modelprobe.checkpoint.keys.draft import Part
 from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import PICKLED, Dropped, others_of
-from modelprobe.checkpoint.write.outgoing import Outgoing, outgoing
-from modelprobe.checkpoint.write.writer import Format, Written, write
+from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, NotKept, extra_entries
+from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
+from modelprobe.checkpoint.write.writer import Format, Written, write_tensors
 from modelprobe.errors import BadInput, CheckFailed
 
 SPREAD = (DISTRIBUTED, ZERO)
@@ -29,7 +29,7 @@ class Rewritten:
 
     written: Written
     kept: tuple[str, ...]
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[NotKept, ...]
     overflowed: int = 0
 
 
@@ -39,7 +39,7 @@ def rewrite(
     out: Path,
     format: Format,
     *,
-    model: Fetch | None = None,
+    model: FetchTensor | None = None,
     versions: Mapping[str, Any] | None = None,
     keep_others: bool = True,
     allow_infinite: bool = False,
@@ -54,40 +54,42 @@ def rewrite(
         raise BadInput(f"{found.path} is a {found.format}: its tensors lie in pieces", hint)
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(found))
-        tensors = _tensors(found, plan, reader, model)
+        tensors = _tensors_to_write(found, plan, reader, model)
         count = _overflowed(plan, found, reader, model, allow_infinite)
-        keep = keep_others and format == "pt" and found.format in PICKLED
-        others = others_of(found, reader, plan.branch)
+        keep = keep_others and format == "pt" and found.format in PICKLED_FORMATS
+        others = extra_entries(found, reader, plan.branch)
         renamed = plan.renames
-        written = write(
+        written = write_tensors(
             out,
             tensors,
             format,
-            metadata=_texts(found, plan),
+            metadata=_metadata_texts(found, plan),
             **({"extras": _renamed(others.extras, renamed)} if keep else {}),
-            versions=_merged(plan, others.versions, versions),
+            versions=_merged_versions(plan, others.versions, versions),
             sources=[Path(found.path), *map(Path, found.files)],
             force=force,
         )
     if not keep:
         return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
-    return Rewritten(written, tuple(key for key in _beside(found, plan) if key not in lost), others.dropped, count)
+    return Rewritten(written, tuple(key for key in _keys_beside(found, plan) if key not in lost), others.dropped, count)
 
 
-def _left(found: Checkpoint, plan: KeyPlan) -> tuple[Dropped, ...]:
+def _left(found: Checkpoint, plan: KeyPlan) -> tuple[NotKept, ...]:
     """The entries beside the model, all of which stay behind."""
-    return tuple(Dropped(key, "beside the model") for key in _beside(found, plan))
+    return tuple(NotKept(key, "beside the model") for key in _keys_beside(found, plan))
 
 
-def _beside(found: Checkpoint, plan: KeyPlan) -> list[str]:
+def _keys_beside(found: Checkpoint, plan: KeyPlan) -> list[str]:
     """The keys of the root, tensors among them, that are not the one of the model."""
     own = plan.branch.path[:1]
     keys = [child.key for child in found.tree.children] + [entry.path[0] for entry in found.tensors if entry.path]
     return [key for key in dict.fromkeys(keys) if own and key != own[0]]
 
 
-def _tensors(found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: Fetch | None) -> list[Outgoing]:
+def _tensors_to_write(
+    found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: FetchTensor | None
+) -> list[TensorToWrite]:
     entries = entries_by_name(found, plan.branch)
     made = []
     for part in plan.parts:
@@ -95,22 +97,22 @@ def _tensors(found: Checkpoint, plan: KeyPlan, reader: TensorReader, model: Fetc
             reader.check(entries[source])
             if "quantised" in entries[source].flags:
                 raise BadInput(f"{source} is quantised: it cannot be written anew")
-        first = outgoing(reader, entries[part.sources[0]], part.name) if part.sources else None
+        first = to_write(reader, entries[part.sources[0]], part.name) if part.sources else None
         if first is not None and not part.steps:
             made.append(first)
             continue
         label = (
             f"{first.shares}|{part.steps}" if first is not None and first.shares and len(part.sources) == 1 else None
         )
-        made.append(Outgoing(part.name, part.shape, part.dtype, _loader(part, entries, reader, model), label))
+        made.append(TensorToWrite(part.name, part.shape, part.dtype, _loader(part, entries, reader, model), label))
     return made
 
 
-def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model: Fetch | None) -> Any:
+def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model: FetchTensor | None) -> Any:
     return lambda: value_of(part, lambda name: reader.load(entries[name]), model)
 
 
-def _texts(found: Checkpoint, plan: KeyPlan) -> dict[str, str] | None:
+def _metadata_texts(found: Checkpoint, plan: KeyPlan) -> dict[str, str] | None:
     """The metadata of a safetensors file, without the records of tied tensors, which are made anew."""
     if found.format != "safetensors":
         return None
@@ -118,7 +120,9 @@ def _texts(found: Checkpoint, plan: KeyPlan) -> dict[str, str] | None:
     return {key: text for key, text in found.metadata.items() if isinstance(text, str) and text not in names}
 
 
-def _overflowed(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fetch | None, allowed: bool) -> int:
+def _overflowed(
+    plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: FetchTensor | None, allowed: bool
+) -> int:
     """How many values a cast makes infinite. Raises CheckFailed for any, unless that is allowed."""
     counted = _overflow(plan, found, reader, model)
     total = sum(count for _, count in counted)
@@ -131,7 +135,9 @@ def _overflowed(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: F
     return total
 
 
-def _overflow(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fetch | None) -> Sequence[tuple[str, int]]:
+def _overflow(
+    plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: FetchTensor | None
+) -> Sequence[tuple[str, int]]:
     """The tensors whose finite values a cast would make infinite, and how many."""
     import torch
 
@@ -150,18 +156,18 @@ def _overflow(plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: Fet
 def versions_of(found: Checkpoint, plan: KeyPlan, expected: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The `_metadata` of the result: what the file says of its modules, and for the others what is expected."""
     with TensorReader(found) as reader:
-        return _merged(plan, others_of(found, reader, plan.branch).versions, expected)
+        return _merged_versions(plan, extra_entries(found, reader, plan.branch).versions, expected)
 
 
-def _merged(
+def _merged_versions(
     plan: KeyPlan, own: Mapping[str, Any] | None, expected: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
     """Modules of another library are not those of the file: their versions are."""
-    found = None if plan.structural else _versions(own, plan.renames)
+    found = None if plan.structural else _renamed_versions(own, plan.renames)
     return {**expected, **(found or {})} if expected is not None else found
 
 
-def _versions(versions: Mapping[str, Any] | None, renamed: Mapping[str, str]) -> Mapping[str, Any] | None:
+def _renamed_versions(versions: Mapping[str, Any] | None, renamed: Mapping[str, str]) -> Mapping[str, Any] | None:
     """`_metadata` under the new paths of the modules; a wrapper's own entry goes with the wrapper."""
     if versions is None:
         return None

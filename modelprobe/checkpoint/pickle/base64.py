@@ -6,14 +6,14 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from modelprobe.checkpoint.bytes.source import Source
+from modelprobe.checkpoint.bytes.source import ByteSource
 
-WINDOW = 4 << 20
-MOST = 20_000
+SEARCH_BYTES = 4 << 20
+MAX_DECODED_TEXTS = 20_000
 """Texts of one pickle that are decoded."""
 
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:[\r\n]+[A-Za-z0-9+/_-]{4,})*={0,2}")
-_PLAIN = bytes.maketrans(b"-_", b"+/")
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 class Memory:
@@ -30,14 +30,14 @@ class Memory:
         return self._data[offset : offset + length] if offset >= 0 < length else b""
 
 
-def decoded(feed: Source, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+def decoded(feed: ByteSource, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
     """What every run of base64 letters between two places stands for, with its place.
 
     The length in front of a short text may look like one more letter or two: all three beginnings are given.
     """
     at, count = start, 0
-    while at < stop and count < MOST:
-        window = feed.read(at, min(WINDOW, stop - at))
+    while at < stop and count < MAX_DECODED_TEXTS:
+        window = feed.read(at, min(SEARCH_BYTES, stop - at))
         if not window:
             return
         step = len(window)
@@ -45,7 +45,7 @@ def decoded(feed: Source, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
             if match.end() == len(window) and match.start() and at + len(window) < stop:
                 step = match.start()  # it goes on in the next window
                 break
-            letters = match[0].translate(_PLAIN, b"\r\n")
+            letters = match[0].translate(_STANDARD_ALPHABET, b"\r\n")
             count += 1
             for skip in range(3):
                 raw = letters[skip : len(letters) - (len(letters) - skip) % 4]

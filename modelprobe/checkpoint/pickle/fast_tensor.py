@@ -11,8 +11,8 @@ import re
 import struct
 from functools import lru_cache
 
-from modelprobe.checkpoint.pickle.machine import UNSET, Machine
-from modelprobe.checkpoint.pickle.nodes import Call, Global, Node, Packed
+from modelprobe.checkpoint.pickle.nodes import Global, PendingCall, PickleNode, TensorRecord
+from modelprobe.checkpoint.pickle.reader import UNSET, PickleReader
 
 _REF, _INT, _PUT = rb"(?:h.|j....)", rb"(K.|M..|J....)", rb"r(....)"
 _DIMS = rb"(\)|\((?:K.|M..|J....){4,16}tr....|(?:K.|M..|J....){1,3}[\x85-\x87]r....)"
@@ -23,11 +23,11 @@ _RECORD = re.compile(
     re.DOTALL,
 ).match  # fmt: skip
 _FRONT = {count: struct.Struct(f"<{count}I").pack for count in (2, 3, 4)}
-_END = struct.Struct("<sI2sI2sI").pack
-_NODES = 8  # what the limits count for one record
+_CALL_END = struct.Struct("<sI2sI2sI").pack
+_RECORD_NODES = 8  # what the limits count for one record
 
 
-def read_record(m: Machine) -> bool:
+def read_record(m: PickleReader) -> bool:
     """Read a whole tensor from its first mark on, which is already behind; False, and nothing done, for anything else.
 
     On the stack stands what is called with it (`torch._utils._rebuild_tensor_v2`).
@@ -37,27 +37,29 @@ def read_record(m: Machine) -> bool:
         return False
     words, length, key, put_key, device, numel, extra, put_id, offset, size, stride, hooks, end = found.groups()
     refs = m.refs.get(words + device + hooks) or _referred(m, words, device, hooks)
-    shape, strides, base = _dims(size[:-4]), _dims(stride[:-4]), len(m.memo)
+    shape, strides, base = _record_dims(size[:-4]), _record_dims(stride[:-4]), len(m.memo)
     if refs is None or shape is None or strides is None or length[0] != len(key):
         return False
     puts = put_key + put_id + (size[-4:] if shape else b"") + (stride[-4:] if strides else b"")
     last = base + len(puts) // 4
-    if puts != _FRONT[last - base](*range(base, last)) or end != _END(b"r", last, b"tr", last + 1, b"Rr", last + 2):
+    if puts != _FRONT[last - base](*range(base, last)) or end != _CALL_END(
+        b"r", last, b"tr", last + 1, b"Rr", last + 2
+    ):
         return False
     word, kind, place, grad, hook = refs
     m.stack[-1].called = hook.called = True
     storage = word, kind, key.decode("ascii"), place, _int(numel), bool(extra)
-    packed = Packed(base, storage, (_int(offset), shape, strides), grad, hook)
-    m.stack[-1] = made = Call(m.stack[-1], packed)
-    m.memo.extend([packed] * (last - base + 2))
+    record = TensorRecord(base, storage, (_int(offset), shape, strides), grad, hook)
+    m.stack[-1] = made = PendingCall(m.stack[-1], record)
+    m.memo.extend([record] * (last - base + 2))
     m.memo.append(made)
-    m.persistent.append(packed)
-    m.nodes += _NODES
+    m.persistent.append(record)
+    m.nodes += _RECORD_NODES
     m.pos = found.end()
     return True
 
 
-def _referred(m: Machine, words: bytes, device: bytes, hooks: bytes) -> tuple[Node, ...] | None:
+def _referred(m: PickleReader, words: bytes, device: bytes, hooks: bytes) -> tuple[PickleNode, ...] | None:
     """What the references of a record refer to, kept for the next one; None where that has to be looked at closely."""
     at = 2 if words[:1] == b"h" else 5
     word, kind, place, hook = (_known(m, raw) for raw in (words[:at], words[at:], device, hooks[1:]))
@@ -67,15 +69,15 @@ def _referred(m: Machine, words: bytes, device: bytes, hooks: bytes) -> tuple[No
     return found
 
 
-def _known(m: Machine, raw: bytes) -> Node:
+def _known(m: PickleReader, raw: bytes) -> PickleNode:
     """What a reference refers to, if it can be had without unpacking anything."""
     index = raw[1] if len(raw) == 2 else int.from_bytes(raw[1:], "little")
     value = m.memo[index] if index < len(m.memo) else UNSET
-    return UNSET if type(value) is Packed else value
+    return UNSET if type(value) is TensorRecord else value
 
 
 @lru_cache(1 << 12)
-def _dims(raw: bytes) -> tuple[int, ...] | None:
+def _record_dims(raw: bytes) -> tuple[int, ...] | None:
     """The numbers of a size or stride; None for a tuple that takes more or fewer than there are."""
     if not raw:
         return ()  # the pickle has one empty tuple, and does not remember it

@@ -12,7 +12,7 @@ from enum import Enum
 from modelprobe.checkpoint.dtypes import BITS, STORAGE_CLASSES
 
 
-class Verdict(str, Enum):
+class Trust(str, Enum):
     """How far a name can be trusted."""
 
     HARMLESS = "harmless"
@@ -222,7 +222,7 @@ PREFIXES = (
     *("torch.distributed.rpc", "torch.distributed.run", "torch.distributed.elastic", "torch.testing", "torch.fx"),
     *("numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib", "numpy.ctypeslib", "numpy.memmap"),
 )
-NAMES = frozenset(
+DANGEROUS_NAMES = frozenset(
     {
         "functools.reduce",
         "torch.serialization.load",
@@ -238,29 +238,29 @@ NAMES = frozenset(
 )
 
 
-def verdict(module: str, name: str) -> Verdict:
+def trust_of(module: str, name: str) -> Trust:
     """The verdict about one imported name."""
     module = OLD_NAMES.get(module, module)
     if name in HARMLESS.get(module, ()):
-        return Verdict.HARMLESS
+        return Trust.HARMLESS
     if module == "builtins":
-        return Verdict.DANGEROUS if name.partition(".")[0] in BUILTINS or "." in name else Verdict.UNKNOWN
+        return Trust.DANGEROUS if name.partition(".")[0] in BUILTINS or "." in name else Trust.UNKNOWN
     top = module.partition(".")[0]
-    if top in MODULES or f"{module}.{name}" in NAMES:
-        return Verdict.DANGEROUS
+    if top in MODULES or f"{module}.{name}" in DANGEROUS_NAMES:
+        return Trust.DANGEROUS
     if any(f"{module}.{name}.".startswith(f"{prefix}.") for prefix in PREFIXES):
-        return Verdict.DANGEROUS
+        return Trust.DANGEROUS
     if LAYERS.fullmatch(module) and re.fullmatch(r"[A-Z]\w*", name):
-        return Verdict.HARMLESS
+        return Trust.HARMLESS
     odd = not all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
     if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ()) or _through(name)):
-        return Verdict.DANGEROUS  # an attribute path to something its author did not mean to export, or to a method
-    return Verdict.UNKNOWN
+        return Trust.DANGEROUS  # an attribute path to something its author did not mean to export, or to a method
+    return Trust.UNKNOWN
 
 
 def _through(name: str) -> bool:
     """Whether an attribute path ends in what is dangerous: `torch.hub.load` by way of a module that imports torch."""
     parts = name.split(".")[-8:]
     return any(
-        verdict(".".join(parts[at:-1]), parts[-1]) is Verdict.DANGEROUS for at in range(len(parts) - 1)
+        trust_of(".".join(parts[at:-1]), parts[-1]) is Trust.DANGEROUS for at in range(len(parts) - 1)
     )  # fmt: skip

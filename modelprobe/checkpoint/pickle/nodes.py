@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-Node = Any
+PickleNode = Any
 """None, bool, int, float, str, a tuple or list of nodes, or one of the classes below."""
 
 
@@ -25,31 +25,31 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-class Call:
+class PendingCall:
     """An object that unpickling would make by calling `func`; `state` is what it would be given afterwards."""
 
     __slots__ = ("_args", "func", "items", "kwargs", "pairs", "state")
 
-    def __init__(self, func: Node, args: Node) -> None:
+    def __init__(self, func: PickleNode, args: PickleNode) -> None:
         self.func = func
         self._args = args
-        self.kwargs: Node = None
-        self.state: Node = None
-        self.pairs: list[Node] | None = None  # key, value, key, value, …
-        self.items: list[Node] | None = None
+        self.kwargs: PickleNode = None
+        self.state: PickleNode = None
+        self.pairs: list[PickleNode] | None = None  # key, value, key, value, …
+        self.items: list[PickleNode] | None = None
 
     @property
-    def args(self) -> Node:
+    def args(self) -> PickleNode:
         """What `func` would be called with."""
-        return self._args if type(self._args) is not Packed else self._args.nodes()[-1]
+        return self._args if type(self._args) is not TensorRecord else self._args.nodes()[-1]
 
     @property
-    def packed(self) -> Packed | None:
+    def record(self) -> TensorRecord | None:
         """The arguments of a call that makes a tensor, where they came in their common spelling."""
-        return self._args if type(self._args) is Packed else None
+        return self._args if type(self._args) is TensorRecord else None
 
 
-class Packed:
+class TensorRecord:
     """The arguments of `_rebuild_tensor_v2` without their nodes; those are made when somebody asks for them.
 
     They were remembered in the pickle from the index `base` on. `extra`: the storage has a sixth field, None.
@@ -60,20 +60,22 @@ class Packed:
         "_nodes",
     )
 
-    def __init__(self, base: int, storage: tuple[Node, ...], place: tuple[Node, ...], grad: bool, hooks: Node) -> None:
+    def __init__(
+        self, base: int, storage: tuple[PickleNode, ...], place: tuple[PickleNode, ...], grad: bool, hooks: PickleNode
+    ) -> None:
         self.base = base
         self.word, self.kind, self.key, self.device, self.numel, self.extra = storage
         self.offset, self.shape, self.strides = place
         self.grad = grad
         self.hooks = hooks
-        self._nodes: tuple[Node, ...] | None = None
+        self._nodes: tuple[PickleNode, ...] | None = None
 
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[PickleNode, ...]:
         """The nodes in the order in which the pickle remembers them; the last one is the tuple of arguments."""
         if self._nodes is None:
             extra = (None,) if self.extra else ()
             identity = (self.word, self.kind, self.key, self.device, self.numel, *extra)
-            hooks = Call(self.hooks, ())
+            hooks = PendingCall(self.hooks, ())
             shape, strides = (*self.shape,), (*self.strides,)  # its own, as the pickle has them
             args = (PersistentId(identity), self.offset, shape, strides, self.grad, hooks)
             self._nodes = (self.key, identity, *(dims for dims in (shape, strides) if dims), hooks, args)
@@ -86,7 +88,7 @@ class Dict:
     __slots__ = ("pairs",)
 
     def __init__(self) -> None:
-        self.pairs: list[Node] = []
+        self.pairs: list[PickleNode] = []
 
 
 class SetNode:
@@ -94,7 +96,7 @@ class SetNode:
 
     __slots__ = ("frozen", "items")
 
-    def __init__(self, items: list[Node], frozen: bool) -> None:
+    def __init__(self, items: list[PickleNode], frozen: bool) -> None:
         self.items = items
         self.frozen = frozen
 
@@ -104,7 +106,7 @@ class PersistentId:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: Node) -> None:
+    def __init__(self, value: PickleNode) -> None:
         self.value = value
 
 
@@ -134,16 +136,16 @@ MAPPINGS = frozenset({"OrderedDict", "defaultdict", "Counter", "dict", "EasyDict
 """Class names (last part) whose calls are shown as dictionaries."""
 
 
-def called(node: Node) -> str:
+def called(node: PickleNode) -> str:
     """`module.name` of the global that a call calls, or an empty text."""
-    return node.func.spelled if type(node) is Call and type(node.func) is Global else ""
+    return node.func.spelled if type(node) is PendingCall and type(node.func) is Global else ""
 
 
-def is_mapping(node: Node) -> bool:
+def is_mapping(node: PickleNode) -> bool:
     """Whether the node would be a dictionary."""
     if type(node) is Dict:
         return True
-    return type(node) is Call and (node.pairs is not None or last_part(called(node)) in MAPPINGS)
+    return type(node) is PendingCall and (node.pairs is not None or last_part(called(node)) in MAPPINGS)
 
 
 def last_part(spelled: str) -> str:
@@ -151,10 +153,10 @@ def last_part(spelled: str) -> str:
     return spelled.rpartition(".")[2]
 
 
-def pairs(node: Node) -> Iterator[tuple[Node, Node]]:
+def pairs(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
     """Keys and values of a mapping in the order of filling. Python 2 gives an OrderedDict a list of pairs."""
-    flat = node.pairs if type(node) in (Dict, Call) else None
-    if type(node) is Call and type(node.args) is tuple and node.args and type(node.args[-1]) in (list, Dict):
+    flat = node.pairs if type(node) in (Dict, PendingCall) else None
+    if type(node) is PendingCall and type(node.args) is tuple and node.args and type(node.args[-1]) in (list, Dict):
         given = node.args[-1]
         if type(given) is Dict:
             yield from pairs(given)
@@ -164,7 +166,7 @@ def pairs(node: Node) -> Iterator[tuple[Node, Node]]:
         yield from zip(flat[::2], flat[1::2], strict=False)
 
 
-def get(node: Node, key: str) -> Node:
+def value_at(node: PickleNode, key: str) -> PickleNode:
     """The value under a text key, the last one when there are several; None without."""
     found = None
     if is_mapping(node):
@@ -174,17 +176,17 @@ def get(node: Node, key: str) -> Node:
     return found
 
 
-def attributes(node: Node) -> Node:
+def attributes(node: PickleNode) -> PickleNode:
     """The mapping of an object's attributes: its state, or the first half of (`__dict__`, slots)."""
-    state = node.state if type(node) is Call else None
+    state = node.state if type(node) is PendingCall else None
     if type(state) is tuple and len(state) == 2 and (is_mapping(state[0]) or state[0] is None):
         state = state[0] if state[0] is not None else state[1]
     return state if is_mapping(state) else None
 
 
-def class_name(node: Node) -> str:
+def object_class(node: PickleNode) -> str:
     """The class an object would have, as the file spells it."""
-    if type(node) is not Call:
+    if type(node) is not PendingCall:
         return ""
     target = node.func
     if last_part(called(node)) in _MAKERS and type(node.args) is tuple and node.args:
@@ -195,11 +197,11 @@ def class_name(node: Node) -> str:
 _MAKERS = frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"})
 
 
-def members(node: Node) -> list[Node]:
+def members(node: PickleNode) -> list[PickleNode]:
     """What a set holds. Protocols below 4 make one by calling `set` with a list."""
     if type(node) is SetNode:
         return node.items
-    if type(node) is Call and last_part(called(node)) in ("set", "frozenset") and type(node.args) is tuple:
+    if type(node) is PendingCall and last_part(called(node)) in ("set", "frozenset") and type(node.args) is tuple:
         return node.args[0] if node.args and type(node.args[0]) is list else []
     return []
 
@@ -207,9 +209,14 @@ def members(node: Node) -> list[Node]:
 MAX_DIMS = 64
 
 
-def integers(node: Node) -> tuple[int, ...] | None:
+def integers(node: PickleNode) -> tuple[int, ...] | None:
     """A tuple or list of integers (a size, a stride), through `torch.Size(...)`; None for anything else."""
-    if type(node) is Call and type(node.args) is tuple and len(node.args) == 1 and called(node).endswith("torch.Size"):
+    if (
+        type(node) is PendingCall
+        and type(node.args) is tuple
+        and len(node.args) == 1
+        and called(node).endswith("torch.Size")
+    ):
         node = node.args[0]
     if type(node) not in (tuple, list) or len(node) > MAX_DIMS:
         return None

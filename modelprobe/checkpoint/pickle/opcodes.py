@@ -5,21 +5,15 @@ How to add one: write the function, decorate it with its code, add a case to `te
 
 from __future__ import annotations
 
-import struct
-
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
-from modelprobe.checkpoint.pickle.machine import Machine, op
-from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, PersistentId, SetNode
-
-_U32 = struct.Struct("<I").unpack_from
-_U64 = struct.Struct("<Q").unpack_from
-
+from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PersistentId, PickleNode, SetNode
+from modelprobe.checkpoint.pickle.reader import U32, U64, PickleReader, op
 
 # The most frequent ones first: together they are nine tenths of a state dict.
 
 
 @op(b"q")
-def binput(m: Machine) -> None:
+def binput(m: PickleReader) -> None:
     index = m.buf[m.pos]
     m.pos += 1
     if index == len(m.memo):
@@ -29,8 +23,8 @@ def binput(m: Machine) -> None:
 
 
 @op(b"r")
-def long_binput(m: Machine) -> None:
-    (index,) = _U32(m.buf, m.pos)
+def long_binput(m: PickleReader) -> None:
+    (index,) = U32(m.buf, m.pos)
     m.pos += 4
     if index == len(m.memo):
         m.memo.append(m.stack[-1])
@@ -39,7 +33,7 @@ def long_binput(m: Machine) -> None:
 
 
 @op(b"\x94")
-def memoize(m: Machine) -> None:
+def memoize(m: PickleReader) -> None:
     if m.gaps or m.sparse:
         m.put(len(m.memo) - m.gaps + len(m.sparse))
     else:
@@ -47,28 +41,28 @@ def memoize(m: Machine) -> None:
 
 
 @op(b"h")
-def binget(m: Machine) -> None:
+def binget(m: PickleReader) -> None:
     index = m.buf[m.pos]
     m.pos += 1
     m.get(index)
 
 
 @op(b"j")
-def long_binget(m: Machine) -> None:
-    (index,) = _U32(m.buf, m.pos)
+def long_binget(m: PickleReader) -> None:
+    (index,) = U32(m.buf, m.pos)
     m.pos += 4
     m.get(index)
 
 
 @op(b"(")
-def mark(m: Machine) -> None:
+def mark(m: PickleReader) -> None:
     if m.buf.startswith(b"(", m.pos) and read_record(m):
         return
     m.marks.append(len(m.stack))
 
 
 @op(b"t")
-def tuple_(m: Machine) -> None:
+def tuple_(m: PickleReader) -> None:
     height = m.mark()
     found = tuple(m.stack[height:])
     del m.stack[height:]
@@ -77,7 +71,7 @@ def tuple_(m: Machine) -> None:
 
 
 @op(b"Q")
-def binpersid(m: Machine) -> None:
+def binpersid(m: PickleReader) -> None:
     value = m.stack[-1]
     m.nodes += 1
     if type(value) is tuple and len(value) > 1 and value[0] == "module" and type(value[1]) is Global:
@@ -88,28 +82,28 @@ def binpersid(m: Machine) -> None:
 
 
 @op(b"R")
-def reduce(m: Machine) -> None:
+def reduce(m: PickleReader) -> None:
     args = m.stack.pop()
     m.stack[-1] = m.call(m.stack[-1], args)
 
 
 @op(b"\x85")
-def tuple1(m: Machine) -> None:
+def tuple1(m: PickleReader) -> None:
     m.nodes += 1
     m.stack[-1] = (m.stack[-1],)
 
 
 @op(b"\x86")
-def tuple2(m: Machine) -> None:
+def tuple2(m: PickleReader) -> None:
     _fixed(m, 2)
 
 
 @op(b"\x87")
-def tuple3(m: Machine) -> None:
+def tuple3(m: PickleReader) -> None:
     _fixed(m, 3)
 
 
-def _fixed(m: Machine, count: int) -> None:
+def _fixed(m: PickleReader, count: int) -> None:
     if len(m.stack) < count:
         raise m.broken("it takes what is not there")
     found = tuple(m.stack[-count:])
@@ -119,52 +113,52 @@ def _fixed(m: Machine, count: int) -> None:
 
 
 @op(b")")
-def empty_tuple(m: Machine) -> None:
+def empty_tuple(m: PickleReader) -> None:
     m.stack.append(())
 
 
 @op(b"]")
-def empty_list(m: Machine) -> None:
+def empty_list(m: PickleReader) -> None:
     m.nodes += 1
     m.stack.append([])
 
 
 @op(b"}")
-def empty_dict(m: Machine) -> None:
+def empty_dict(m: PickleReader) -> None:
     m.nodes += 2  # two objects each
     m.stack.append(Dict())
 
 
 @op(b"N")
-def none(m: Machine) -> None:
+def none(m: PickleReader) -> None:
     m.stack.append(None)
 
 
 @op(b"\x88")
-def newtrue(m: Machine) -> None:
+def newtrue(m: PickleReader) -> None:
     m.stack.append(True)
 
 
 @op(b"\x89")
-def newfalse(m: Machine) -> None:
+def newfalse(m: PickleReader) -> None:
     m.stack.append(False)
 
 
 @op(b"c")
-def global_(m: Machine) -> None:
+def global_(m: PickleReader) -> None:
     module, name = m.line(), m.line()
     m.stack.append(m.use(_loose(module), _loose(name)))
 
 
 @op(b"\x93")
-def stack_global(m: Machine) -> None:
+def stack_global(m: PickleReader) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     if type(name) is not str or type(module) is not str:
         m.findings["the pickle computes the name of what it imports"] = None
-    m.stack.append(m.use(_name(module), _name(name)))
+    m.stack.append(m.use(_global_name(module), _global_name(name)))
 
 
-def _name(node: Node) -> str:
+def _global_name(node: PickleNode) -> str:
     if type(node) is Blob and node.data is not None:
         return _loose(node.data)
     return node if type(node) is str else "?"
@@ -178,7 +172,7 @@ def _loose(raw: bytes) -> str:
 
 
 @op(b"u")
-def setitems(m: Machine) -> None:
+def setitems(m: PickleReader) -> None:
     height = m.mark()
     flat = m.stack[height:]
     if len(flat) % 2:
@@ -188,20 +182,20 @@ def setitems(m: Machine) -> None:
 
 
 @op(b"s")
-def setitem(m: Machine) -> None:
+def setitem(m: PickleReader) -> None:
     value, key = m.stack.pop(), m.stack.pop()
     m.set_pairs(m.stack[-1], [key, value])
 
 
 @op(b"a")
-def append(m: Machine) -> None:
+def append(m: PickleReader) -> None:
     value = m.stack.pop()
     m.extend(m.stack[-1], [value])
 
 
 @op(b"e")
 @op(b"\x90")
-def appends(m: Machine) -> None:
+def appends(m: PickleReader) -> None:
     height = m.mark()
     values = m.stack[height:]
     del m.stack[height:]
@@ -209,7 +203,7 @@ def appends(m: Machine) -> None:
 
 
 @op(b"l")
-def list_(m: Machine) -> None:
+def list_(m: PickleReader) -> None:
     height = m.mark()
     values = m.stack[height:]
     del m.stack[height:]
@@ -218,7 +212,7 @@ def list_(m: Machine) -> None:
 
 
 @op(b"d")
-def dict_(m: Machine) -> None:
+def dict_(m: PickleReader) -> None:
     height = m.mark()
     found = Dict()
     found.pairs = m.stack[height:]
@@ -230,13 +224,13 @@ def dict_(m: Machine) -> None:
 
 
 @op(b"\x8f")
-def empty_set(m: Machine) -> None:
+def empty_set(m: PickleReader) -> None:
     m.nodes += 1
     m.stack.append(SetNode([], frozen=False))
 
 
 @op(b"\x91")
-def frozenset_(m: Machine) -> None:
+def frozenset_(m: PickleReader) -> None:
     height = m.mark()
     values = m.stack[height:]
     del m.stack[height:]
@@ -248,23 +242,23 @@ def frozenset_(m: Machine) -> None:
 
 
 @op(b"b")
-def build(m: Machine) -> None:
+def build(m: PickleReader) -> None:
     state = m.stack.pop()
     target = m.stack[-1]
-    if type(target) is Call:
+    if type(target) is PendingCall:
         target.state = state
     else:
         m.findings["the pickle gives a state to something that takes none"] = None
 
 
 @op(b"\x81")
-def newobj(m: Machine) -> None:
+def newobj(m: PickleReader) -> None:
     args = m.stack.pop()
     m.stack[-1] = m.call(m.stack[-1], args)
 
 
 @op(b"\x92")
-def newobj_ex(m: Machine) -> None:
+def newobj_ex(m: PickleReader) -> None:
     kwargs, args = m.stack.pop(), m.stack.pop()
     found = m.call(m.stack[-1], args)
     found.kwargs = kwargs
@@ -272,7 +266,7 @@ def newobj_ex(m: Machine) -> None:
 
 
 @op(b"i")
-def inst(m: Machine) -> None:
+def inst(m: PickleReader) -> None:
     module, name = m.line(), m.line()
     height = m.mark()
     args = tuple(m.stack[height:])
@@ -281,7 +275,7 @@ def inst(m: Machine) -> None:
 
 
 @op(b"o")
-def obj(m: Machine) -> None:
+def obj(m: PickleReader) -> None:
     height = m.mark()
     values = m.stack[height:]
     del m.stack[height:]
@@ -289,27 +283,27 @@ def obj(m: Machine) -> None:
 
 
 @op(b"\x82")
-def ext1(m: Machine) -> None:
+def ext1(m: PickleReader) -> None:
     _extension(m, m.take(1))
 
 
 @op(b"\x83")
-def ext2(m: Machine) -> None:
+def ext2(m: PickleReader) -> None:
     _extension(m, m.take(2))
 
 
 @op(b"\x84")
-def ext4(m: Machine) -> None:
+def ext4(m: PickleReader) -> None:
     _extension(m, m.take(4))
 
 
-def _extension(m: Machine, raw: bytes) -> None:
+def _extension(m: PickleReader, raw: bytes) -> None:
     m.findings["the pickle uses the extension registry"] = None
     m.stack.append(m.use("copyreg extension", str(int.from_bytes(raw, "little"))))
 
 
 @op(b"P")
-def persid(m: Machine) -> None:
+def persid(m: PickleReader) -> None:
     m.nodes += 1
     m.stack.append(PersistentId(_loose(m.line())))
 
@@ -318,12 +312,12 @@ def persid(m: Machine) -> None:
 
 
 @op(b".")
-def stop(m: Machine) -> bool:
+def stop(m: PickleReader) -> bool:
     return True
 
 
 @op(b"0")
-def pop(m: Machine) -> None:
+def pop(m: PickleReader) -> None:
     if m.marks and m.marks[-1] == len(m.stack):
         m.marks.pop()
     else:
@@ -331,26 +325,26 @@ def pop(m: Machine) -> None:
 
 
 @op(b"1")
-def pop_mark(m: Machine) -> None:
+def pop_mark(m: PickleReader) -> None:
     height = m.mark()
     del m.stack[height:]
 
 
 @op(b"2")
-def dup(m: Machine) -> None:
+def dup(m: PickleReader) -> None:
     m.stack.append(m.stack[-1])
 
 
 @op(b"\x80")
-def proto(m: Machine) -> None:
+def proto(m: PickleReader) -> None:
     m.protocol = m.take(1)[0]
     if m.protocol > 5:
         raise m.broken(f"pickle protocol {m.protocol} does not exist")
 
 
 @op(b"\x95")
-def frame(m: Machine) -> None:
-    (length,) = _U64(m.buf, m.pos)
+def start_frame(m: PickleReader) -> None:
+    (length,) = U64(m.buf, m.pos)
     m.pos += 8
     if length > m.feed.size - m.base - m.pos:
         m.findings["a frame of the pickle announces more bytes than there are"] = None

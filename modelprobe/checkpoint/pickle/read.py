@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from modelprobe.checkpoint.bytes.source import Source
-from modelprobe.checkpoint.limits import DEFAULT, Limits
+from modelprobe.checkpoint.bytes.source import ByteSource
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.pickle import opcodes
 from modelprobe.checkpoint.pickle import value_opcodes as opvalues
-from modelprobe.checkpoint.pickle.machine import BrokenPickle, Machine
-from modelprobe.checkpoint.pickle.nodes import Node
+from modelprobe.checkpoint.pickle.nodes import PickleNode
+from modelprobe.checkpoint.pickle.reader import BrokenPickle, PickleReader
 
 __all__ = ["BrokenPickle", "Pickled", "opcodes", "opvalues", "read_pickle"]
 
@@ -17,20 +17,20 @@ class Pickled:
 
     __slots__ = ("blobs", "end", "findings", "globals", "persistent", "protocol", "root")
 
-    def __init__(self, machine: Machine, root: Node) -> None:
+    def __init__(self, reader: PickleReader, root: PickleNode) -> None:
         self.root = root
-        self.globals = tuple(machine.globals.values())
-        self.findings = tuple(machine.findings)
-        self.blobs = machine.blobs
-        self.persistent = machine.persistent
-        self.protocol = machine.protocol
-        self.end = machine.end
+        self.globals = tuple(reader.globals.values())
+        self.findings = tuple(reader.findings)
+        self.blobs = reader.blobs
+        self.persistent = reader.persistent
+        self.protocol = reader.protocol
+        self.end = reader.end
 
 
-def read_pickle(feed: Source, start: int = 0, limits: Limits = DEFAULT) -> Pickled:
+def read_pickle(feed: ByteSource, start: int = 0, limits: ReadLimits = DEFAULT_LIMITS) -> Pickled:
     """Read one pickle from `start`. Raises `BrokenPickle`."""
-    machine = Machine(feed, start, limits)
-    root = machine.run()
-    if machine.stack or machine.marks:
-        machine.findings["the pickle leaves values on its stack"] = None
-    return Pickled(machine, root)
+    reader = PickleReader(feed, start, limits)
+    root = reader.run()
+    if reader.stack or reader.marks:
+        reader.findings["the pickle leaves values on its stack"] = None
+    return Pickled(reader, root)

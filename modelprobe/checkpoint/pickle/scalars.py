@@ -6,24 +6,24 @@ import struct
 
 from modelprobe.checkpoint.pickle.nodes import (
     Blob,
-    Call,
     Dict,
     Global,
-    Node,
     Opaque,
+    PendingCall,
     PersistentId,
+    PickleNode,
     SetNode,
     called,
-    class_name,
     integers,
+    object_class,
 )
 from modelprobe.checkpoint.pickle.rebuild import array_dtype
 from modelprobe.checkpoint.records import Scalar
 
-LONGEST = 2_000
+MAX_TEXT_LENGTH = 2_000
 """Characters of a text that is kept."""
 
-LARGEST_INT = 1 << 256
+MAX_INT = 1 << 256
 
 _FORMATS = {"float64": "d", "float32": "f", "float16": "e", "bool": "?", "int8": "b", "uint8": "B"}
 _FORMATS |= {"int64": "q", "int32": "i", "int16": "h", "uint64": "Q", "uint32": "I", "uint16": "H"}
@@ -32,16 +32,16 @@ JOINED = {"PosixPath": "/", "WindowsPath": "\\", "PurePosixPath": "/", "PureWind
 Described = tuple[str, Scalar, str]
 
 
-def scalar(node: Node) -> Described:
+def scalar(node: PickleNode) -> Described:
     """Kind, value and class name. Anything that needs a walk is an `object` without a value."""
-    kind = _PLAIN.get(type(node))
+    kind = _PLAIN_KINDS.get(type(node))
     if kind == "str":
-        return kind, node if len(node) <= LONGEST else f"{node[:LONGEST]}…", ""
-    if kind == "int" and abs(node) > LARGEST_INT:
+        return kind, node if len(node) <= MAX_TEXT_LENGTH else f"{node[:MAX_TEXT_LENGTH]}…", ""
+    if kind == "int" and abs(node) > MAX_INT:
         return "int", f"integer of {node.bit_length():,} bits", ""
     if kind is not None:
         return kind, node, ""
-    if type(node) is Call:
+    if type(node) is PendingCall:
         return _call(node)
     if type(node) is Global:
         return "class", node.spelled, ""
@@ -52,10 +52,10 @@ def scalar(node: Node) -> Described:
     return ("reference" if type(node) is PersistentId else "object"), None, ""
 
 
-_PLAIN: dict[type, str] = {type(None): "none", bool: "bool", int: "int", float: "float", str: "str"}
+_PLAIN_KINDS: dict[type, str] = {type(None): "none", bool: "bool", int: "int", float: "float", str: "str"}
 
 
-def _call(node: Call) -> Described:
+def _call(node: PendingCall) -> Described:
     name = called(node)
     args = node.args if type(node.args) is tuple else ()
     last = name.rpartition(".")[2]
@@ -66,16 +66,16 @@ def _call(node: Call) -> Described:
     if name == "torch.Size" and integers(node) is not None:
         return "shape", "x".join(map(str, integers(node) or ())), name
     if last in JOINED and len(args) < 64 and all(type(part) is str for part in args):
-        return "str", JOINED[last].join(args).replace("//", "/")[:LONGEST], name
+        return "str", JOINED[last].join(args).replace("//", "/")[:MAX_TEXT_LENGTH], name
     if name == "_codecs.encode" and args and type(args[0]) is str:
         return "bytes", f"{len(args[0]):,} bytes", ""
-    return "object", None, class_name(node)
+    return "object", None, object_class(node)
 
 
-def _numpy_scalar(dtype: Node, data: Node) -> Described:
+def _numpy_scalar(dtype: PickleNode, data: PickleNode) -> Described:
     name, big = array_dtype(dtype)
     raw = data.data if type(data) is Blob else None
-    if type(data) is Call and called(data) == "_codecs.encode" and type(data.args) is tuple and data.args:
+    if type(data) is PendingCall and called(data) == "_codecs.encode" and type(data.args) is tuple and data.args:
         data = data.args[0]
     if type(data) is str and len(data) <= 16:
         raw = data.encode("latin-1", "replace")
@@ -83,10 +83,10 @@ def _numpy_scalar(dtype: Node, data: Node) -> Described:
     if letter is None or raw is None or len(raw) != struct.calcsize(letter):
         return "object", None, f"numpy.{name or 'scalar'}"
     (value,) = struct.unpack((">" if big else "<") + letter, raw)
-    return _PLAIN[type(value)], value, f"numpy.{name}"
+    return _PLAIN_KINDS[type(value)], value, f"numpy.{name}"
 
 
-def key_text(key: Node) -> str:
+def key_text(key: PickleNode) -> str:
     """A dictionary key as a part of a name. Text stays as it is; everything else shows its type."""
     if type(key) is str:
         return key
@@ -94,7 +94,7 @@ def key_text(key: Node) -> str:
     if kind in ("int", "bool", "float", "none"):
         return str(value)
     if kind == "bytes" and type(key) is Blob and key.data is not None:
-        return repr(key.data[:LONGEST])
+        return repr(key.data[:MAX_TEXT_LENGTH])
     if kind == "class":
         return f"<class {value}>"
     if type(key) in (tuple, list):

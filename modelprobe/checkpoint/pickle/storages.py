@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 from modelprobe.checkpoint.bytes.source import Inflated, Span
 from modelprobe.checkpoint.dtypes import STORAGE_CLASSES, tensor_bytes
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.nodes import Blob, Call, Global, Node, PersistentId, called, last_part
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import Blob, Global, PendingCall, PersistentId, PickleNode, called, last_part
 from modelprobe.checkpoint.pickle.read import read_pickle
 from modelprobe.checkpoint.records import StorageEntry
 from modelprobe.errors import ProbeError
 
 Locate = Callable[[str], "StorageEntry | None"]
-Reference = tuple[str, str, str]
+StorageReference = tuple[str, str, str]
 """Key, dtype and device of a storage."""
 
-NOWHERE: Reference = ("", "", "")
+NOWHERE: StorageReference = ("", "", "")
 
 
-class Shelf:
+class StorageTable:
     """The storages met so far, by key, with what is wrong about each. `locate` finds the bytes of a key."""
 
-    def __init__(self, locate: Locate, limits: Limits, prefix: str = "") -> None:
+    def __init__(self, locate: Locate, limits: ReadLimits, prefix: str = "") -> None:
         self.storages: dict[str, StorageEntry] = {}
         self.flags: dict[str, list[str]] = {}
         self.limits = limits
@@ -31,23 +31,23 @@ class Shelf:
         self.depth = 0  # of the rebuild calls being read
         self._locate = locate
         self._seen: dict[str, tuple[str, int]] = {}
-        self._nested: dict[int, Reference] = {}
+        self._nested: dict[int, StorageReference] = {}
 
     def length(self, key: str) -> int:
         """Bytes of a storage, 0 when it is not there."""
         found = self.storages.get(key)
         return found.length if found else 0
 
-    def storage(self, node: Node) -> Reference:
+    def storage(self, node: PickleNode) -> StorageReference:
         """The storage that a persistent id, or a nested file, stands for."""
-        if type(node) is Call:
+        if type(node) is PendingCall:
             return self._nested_file(node) if last_part(called(node)) == "_load_from_bytes" else NOWHERE
         value = node.value if type(node) is PersistentId else None
         if type(value) is not tuple or len(value) < 5 or value[0] != "storage":
             return NOWHERE
         return self.named(*value[1:5])
 
-    def named(self, kind: Node, key: Node, device: Node, numel: Node) -> Reference:
+    def named(self, kind: PickleNode, key: PickleNode, device: PickleNode, numel: PickleNode) -> StorageReference:
         """The storage with this class, key, device and number of elements."""
         dtype = STORAGE_CLASSES.get(kind.name, "") if type(kind) is Global else ""
         if type(key) is not str:
@@ -55,7 +55,7 @@ class Shelf:
         self._note(key, dtype, numel)
         return self.prefix + key, dtype, device if type(device) is str else ""
 
-    def _note(self, key: str, dtype: str, numel: Node) -> None:
+    def _note(self, key: str, dtype: str, numel: PickleNode) -> None:
         """Look a storage up once, and compare every later mention with the first."""
         count = numel if type(numel) is int and 0 <= numel < 1 << 60 else -1
         before = self._seen.get(key)
@@ -84,7 +84,7 @@ class Shelf:
         if flag not in flags:
             flags.append(flag)
 
-    def inline(self, data: Node) -> str:
+    def inline(self, data: PickleNode) -> str:
         """A storage whose bytes stand in the pickle itself."""
         key = f"{self.prefix}inline:{len(self.storages)}"
         if type(data) is Blob:
@@ -98,7 +98,7 @@ class Shelf:
             return key
         return ""
 
-    def _nested_file(self, call: Call) -> Reference:
+    def _nested_file(self, call: PendingCall) -> StorageReference:
         """A storage as plain pickle keeps it: a whole legacy file inside a bytes object."""
         blob = call.args[0] if type(call.args) is tuple and call.args else None
         if type(blob) is not Blob:
@@ -113,7 +113,7 @@ class Shelf:
             self._nested[id(blob)] = known
         return known
 
-    def _read_nested(self, blob: Blob) -> Reference:
+    def _read_nested(self, blob: Blob) -> StorageReference:
         if blob.feed is None or isinstance(blob.feed, Inflated):
             return NOWHERE
         span = Span(blob.feed, blob.offset, blob.length)

@@ -14,10 +14,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelprobe.checkpoint.bytes.source import FileSource, Source
+from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
 from modelprobe.checkpoint.dtypes import BITS
-from modelprobe.checkpoint.limits import DEFAULT
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS
 from modelprobe.checkpoint.records import Checkpoint, StorageEntry
 from modelprobe.errors import BadInput, ProbeError
 
@@ -26,12 +26,12 @@ NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.[a-z0-9.]+$")
 
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 BESIDE = (".sha256", ".sha256sum")
-LONGEST_LIST = 1 << 16
+MAX_LIST_BYTES = 1 << 16
 
 ZIPPED, NAMED, SIDECAR = "zip checksums", "hash in the name", "SHA-256 beside it"
 
 STEP = 1 << 20
-MOST_FAILURES = 20
+MAX_FAILURES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ def _zip_members(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     """Every member of an archive against the CRC-32 of its directory; torch itself never compares them."""
     if source.read(0, 4) != b"PK\3\4":
         return None
-    archive = ZipDirectory(source, DEFAULT)
-    failures = [_member(archive, member) for member in archive.members.values()]
-    return _check(source.name, ZIPPED, failures)
+    archive = ZipDirectory(source, DEFAULT_LIMITS)
+    failures = [_member_error(archive, member) for member in archive.members.values()]
+    return _check_of(source.name, ZIPPED, failures)
 
 
-def _member(archive: ZipDirectory, member: Member) -> str:
+def _member_error(archive: ZipDirectory, member: Member) -> str:
     """What is wrong about one member; empty when its checksum agrees."""
     found = 0
     try:
@@ -105,7 +105,7 @@ def _counts(checkpoint: Checkpoint, source: FileSource) -> Check | None:
         return None
     widths = {entry.storage: BITS.get(entry.dtype, 0) // 8 for entry in checkpoint.tensors}
     storages = [s for s in checkpoint.storages.values() if s.located == "data" and ":" not in s.key]
-    return _check(source.name, "element counts", [_count(source, s, widths.get(s.key, 0)) for s in storages])
+    return _check_of(source.name, "element counts", [_count(source, s, widths.get(s.key, 0)) for s in storages])
 
 
 def _count(source: FileSource, storage: StorageEntry, width: int) -> str:
@@ -115,7 +115,7 @@ def _count(source: FileSource, storage: StorageEntry, width: int) -> str:
     return f"storage {storage.key} counts {told:,} elements where its tensors say otherwise"
 
 
-def _structure(checkpoint: Checkpoint, source: FileSource) -> Check | None:
+def _check_structure(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     """A safetensors header that does not cover every byte exactly once was refused when the file was opened."""
     if not source.name.endswith(".safetensors") and checkpoint.format != "safetensors":
         return None
@@ -123,7 +123,7 @@ def _structure(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     return Check(source.name, "structure", tensors, detail="each byte belongs to one tensor")
 
 
-def _name(checkpoint: Checkpoint, source: FileSource) -> Check | None:
+def _check_name(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     """The hash in the file's name, as torch.hub writes it, or that is its name in the Hub's cache."""
     named = NAMED_HASH.search(Path(source.name).name)
     blob = SHA256.fullmatch(Path(source.name).resolve().name)
@@ -131,26 +131,26 @@ def _name(checkpoint: Checkpoint, source: FileSource) -> Check | None:
         return None
     wanted = named[1] if named else blob[0] if blob else ""
     good = _sha256(source).startswith(wanted)
-    return _check(source.name, NAMED, ["" if good else f"the content is not that of {wanted}"], wanted)
+    return _check_of(source.name, NAMED, ["" if good else f"the content is not that of {wanted}"], wanted)
 
 
-def _beside(checkpoint: Checkpoint, source: FileSource) -> Check | None:
+def _check_sha256_file(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     """A file beside it with its SHA-256, as `sha256sum` writes it."""
     for suffix in BESIDE:
         path = Path(f"{source.name}{suffix}")
         if not path.is_file():
             continue
         with closing(FileSource(path)) as listed:
-            text = listed.read(0, LONGEST_LIST).decode("utf-8", "replace")
-        wanted = _listed(text, Path(source.name).name)
+            text = listed.read(0, MAX_LIST_BYTES).decode("utf-8", "replace")
+        wanted = _hash_in_list(text, Path(source.name).name)
         if wanted is None:
-            return _check(source.name, SIDECAR, [f"{path.name} names no SHA-256 for this file"], path.name)
+            return _check_of(source.name, SIDECAR, [f"{path.name} names no SHA-256 for this file"], path.name)
         good = _sha256(source) == wanted
-        return _check(source.name, SIDECAR, ["" if good else f"the content is not that of {path.name}"], path.name)
+        return _check_of(source.name, SIDECAR, ["" if good else f"the content is not that of {path.name}"], path.name)
     return None
 
 
-def _listed(text: str, name: str) -> str | None:
+def _hash_in_list(text: str, name: str) -> str | None:
     """The hash of `name` in a list of `hash  name`; a hash alone is that of the file."""
     for line in text.splitlines():
         found = re.match(r"\\?([0-9a-fA-F]{64})(?:\s+\*?(.+))?$", line.strip())
@@ -159,24 +159,24 @@ def _listed(text: str, name: str) -> str | None:
     return None
 
 
-def _sha256(source: Source) -> str:
+def _sha256(source: ByteSource) -> str:
     digest = hashlib.sha256()
     for at in range(0, source.size, STEP):
         digest.update(source.read(at, STEP))
     return digest.hexdigest()
 
 
-def _check(file: str, kind: str, failures: list[str], detail: str = "") -> Check:
+def _check_of(file: str, kind: str, failures: list[str], detail: str = "") -> Check:
     """A check from one text per part, empty where the part agrees."""
     wrong = [text for text in failures if text]
-    return Check(file, kind, len(failures), len(wrong), tuple(wrong[:MOST_FAILURES]), detail)
+    return Check(file, kind, len(failures), len(wrong), tuple(wrong[:MAX_FAILURES]), detail)
 
 
 CHECKS: tuple[Callable[[Checkpoint, FileSource], Check | None], ...] = (
     _zip_members,
     _counts,
-    _structure,
-    _name,
-    _beside,
+    _check_structure,
+    _check_name,
+    _check_sha256_file,
 )
 COVER_VALUES = frozenset({ZIPPED, NAMED, SIDECAR})

@@ -10,17 +10,17 @@ from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.records import TensorEntry
 from modelprobe.errors import BadInput
 
-MOST = 4 << 20
+MAX_PART_BYTES = 4 << 20
 """Bytes of one part."""
 
-MOST_OVERLAP = 1 << 30
+MAX_OVERLAP = 1 << 30
 """Elements of a view that shows the same memory many times over; beyond, it would take for ever."""
 
-Axis = tuple[int, int]
+Dimension = tuple[int, int]
 """Stride and length of a dimension, in elements."""
 
 
-def parts(entry: TensorEntry, most: int = MOST) -> Iterator[tuple[TensorEntry, int]]:
+def parts(entry: TensorEntry, most: int = MAX_PART_BYTES) -> Iterator[tuple[TensorEntry, int]]:
     """Parts of a readable tensor, and how many times each is shown (a stride of 0 repeats it).
 
     The order is that of the memory, not of the indices. Raises BadInput for an overlapping view beyond MOST_OVERLAP.
@@ -29,16 +29,16 @@ def parts(entry: TensorEntry, most: int = MOST) -> Iterator[tuple[TensorEntry, i
     if any(length == 0 for _, length in axes):
         return
     times = math.prod(length for stride, length in axes if not stride)
-    axes = _merged(sorted((axis for axis in axes if axis[0]), reverse=True))
-    if _span(axes) < math.prod(length for _, length in axes) > MOST_OVERLAP:
+    axes = _merged_axes(sorted((axis for axis in axes if axis[0]), reverse=True))
+    if _span(axes) < math.prod(length for _, length in axes) > MAX_OVERLAP:
         raise BadInput(f"{entry.name} shows {entry.numel:,} elements of a storage that holds fewer, more than are read")
-    for part in _cut(entry, axes, entry.offset, max(1, most * 8 // BITS[entry.dtype])):
+    for part in _spanning_parts(entry, axes, entry.offset, max(1, most * 8 // BITS[entry.dtype])):
         yield part, times
 
 
-def _merged(axes: list[Axis]) -> list[Axis]:
+def _merged_axes(axes: list[Dimension]) -> list[Dimension]:
     """Dimensions that follow one another in memory without a gap as one: a packed tensor has one in all."""
-    merged: list[Axis] = []
+    merged: list[Dimension] = []
     for stride, length in axes:
         if merged and merged[-1][0] == stride * length:
             merged[-1] = (stride, merged[-1][1] * length)
@@ -47,12 +47,12 @@ def _merged(axes: list[Axis]) -> list[Axis]:
     return merged
 
 
-def _span(axes: list[Axis]) -> int:
+def _span(axes: list[Dimension]) -> int:
     """Elements from the first to the last that the dimensions touch."""
     return 1 + sum((length - 1) * stride for stride, length in axes)
 
 
-def _cut(entry: TensorEntry, axes: list[Axis], offset: int, most: int) -> Iterator[TensorEntry]:
+def _spanning_parts(entry: TensorEntry, axes: list[Dimension], offset: int, most: int) -> Iterator[TensorEntry]:
     """Cut the outermost dimension until what is left spans, and shows, at most so many elements."""
     item = BITS[entry.dtype] // 8
     if max(_span(axes), math.prod(length for _, length in axes)) <= most:
@@ -64,4 +64,4 @@ def _cut(entry: TensorEntry, axes: list[Axis], offset: int, most: int) -> Iterat
     room = max(1, min((most - _span(inner)) // stride + 1, most // math.prod(size for _, size in inner)))
     for start in range(0, length, room):
         held = [(stride, min(room, length - start)), *inner] if room > 1 else inner
-        yield from _cut(entry, held, offset + start * stride * item, most)
+        yield from _spanning_parts(entry, held, offset + start * stride * item, most)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from modelprobe.checkpoint.records import Checkpoint, Item, Scalar
 from modelprobe.checkpoint.values.gather import gather, hinted
 from modelprobe.checkpoint.values.gathered import Gathered
-from modelprobe.checkpoint.write.outgoing import Outgoing, flat, raw
+from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
 
 if TYPE_CHECKING:
     import torch
 
-PIECE = 1 << 20
+ELEMENTS_AT_ONCE = 1 << 20
 """Elements compared at once."""
 
-MOST_RIVALS = 20_000
+MAX_CANDIDATES = 20_000
 """Pairs of equal tensors whose names are compared; beyond, they pair in order."""
 
 VALUES, NAME = "equal values", "name"
@@ -70,8 +70,8 @@ class Sides:
 
     a: Gathered
     b: Gathered
-    left: Mapping[str, Outgoing]
-    right: Mapping[str, Outgoing]
+    left: Mapping[str, TensorToWrite]
+    right: Mapping[str, TensorToWrite]
 
 
 def open_sides(a: Checkpoint, b: Checkpoint, stack: ExitStack, branches: Sequence[str] = ()) -> Sides:
@@ -89,7 +89,7 @@ def pair_up(sides: Sides) -> tuple[list[Pair], list[str], list[str]]:
     removed = {name: tensor for name, tensor in sides.left.items() if name not in sides.right}
     added = {name: tensor for name, tensor in sides.right.items() if name not in sides.left}
     renamed = _by_values(removed, added)
-    for name, other in _by_name(removed, added, renamed).items():
+    for name, other in _pairs_by_name(removed, added, renamed).items():
         renamed[name] = Pair(name, other, NAME)
     both = [name for name in sides.left if name in sides.right or name in renamed]
     pairs = [renamed.get(name, Pair(name, name)) for name in both]
@@ -97,30 +97,30 @@ def pair_up(sides: Sides) -> tuple[list[Pair], list[str], list[str]]:
     return pairs, [name for name in removed if name not in renamed], [name for name in added if name not in taken]
 
 
-def _by_values(removed: Mapping[str, Outgoing], added: Mapping[str, Outgoing]) -> dict[str, Pair]:
+def _by_values(removed: Mapping[str, TensorToWrite], added: Mapping[str, TensorToWrite]) -> dict[str, Pair]:
     """Tensors under another name: equal in shape, dtype and every bit. Among equals the most alike names pair."""
     shapes = {_kind(tensor) for tensor in removed.values()} & {_kind(tensor) for tensor in added.values()}
     groups: dict[bytes, list[str]] = {}
     for name, tensor in added.items():
         if _kind(tensor) in shapes:
-            groups.setdefault(_digest(tensor), []).append(name)
+            groups.setdefault(_tensor_digest(tensor), []).append(name)
     found: dict[str, Pair] = {}
     rivals: dict[bytes, list[str]] = {}
     for name, tensor in removed.items():
         if groups and _kind(tensor) in shapes:
-            rivals.setdefault(_digest(tensor), []).append(name)
+            rivals.setdefault(_tensor_digest(tensor), []).append(name)
     for digest, names in rivals.items():
-        for name, other in _matched(names, groups.get(digest, [])):
+        for name, other in _paired_names(names, groups.get(digest, [])):
             found[name] = Pair(name, other, VALUES)
     return found
 
 
-def _matched(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
+def _paired_names(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
     """Names that belong together, the most alike first; equal values make any choice a right one."""
-    if len(names) * len(others) > MOST_RIVALS:
+    if len(names) * len(others) > MAX_CANDIDATES:
         return list(zip(names, others, strict=False))
     ranked = sorted(
-        ((-_alike(name, other), i, j) for i, name in enumerate(names) for j, other in enumerate(others)),
+        ((-_shared_ending(name, other), i, j) for i, name in enumerate(names) for j, other in enumerate(others)),
     )
     made: dict[int, int] = {}
     for _, i, j in ranked:
@@ -129,8 +129,8 @@ def _matched(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str
     return [(names[i], others[j]) for i, j in made.items()]
 
 
-def _by_name(
-    removed: Mapping[str, Outgoing], added: Mapping[str, Outgoing], taken: Mapping[str, Pair]
+def _pairs_by_name(
+    removed: Mapping[str, TensorToWrite], added: Mapping[str, TensorToWrite], taken: Mapping[str, Pair]
 ) -> dict[str, str]:
     """Tensors whose values changed too: one name is the other behind more leading segments, the shape is the same."""
     used = {pair.other for pair in taken.values()}
@@ -161,18 +161,18 @@ def _tails(name: str) -> Iterator[str]:
         yield name
 
 
-def _kind(tensor: Outgoing) -> tuple[tuple[int, ...], str]:
+def _kind(tensor: TensorToWrite) -> tuple[tuple[int, ...], str]:
     return tensor.shape, tensor.dtype
 
 
-def _digest(tensor: Outgoing) -> bytes:
+def _tensor_digest(tensor: TensorToWrite) -> bytes:
     digest = blake2b(repr(_kind(tensor)).encode(), digest_size=16)
     for piece in flat(tensor):
-        digest.update(raw(piece))
+        digest.update(memory_of(piece))
     return digest.digest()
 
 
-def _alike(name: str, other: str) -> int:
+def _shared_ending(name: str, other: str) -> int:
     """How many last segments two names share."""
     count = 0
     for a, b in zip(reversed(name.split(".")), reversed(other.split(".")), strict=False):
@@ -182,10 +182,10 @@ def _alike(name: str, other: str) -> int:
     return count
 
 
-def measure(a: Outgoing, b: Outgoing, tolerance: float = 0.0) -> Measured:
+def measure(a: TensorToWrite, b: TensorToWrite, tolerance: float = 0.0) -> Measured:
     """Compare the values of two tensors of the same number of elements, in float64."""
-    total = _Sums()
-    for left, right in _aligned(flat(a), flat(b)):
+    total = _PairSums()
+    for left, right in _aligned_pieces(flat(a), flat(b)):
         _add(total, left, right, tolerance)
     norms = math.sqrt(total.aa), math.sqrt(total.bb)
     same = total.equal == total.numel
@@ -196,7 +196,7 @@ def measure(a: Outgoing, b: Outgoing, tolerance: float = 0.0) -> Measured:
     )
 
 
-class _Sums:
+class _PairSums:
     """What is added up over the pieces."""
 
     def __init__(self) -> None:
@@ -204,19 +204,19 @@ class _Sums:
         self.max_abs = self.max_rel = self.aa = self.bb = self.ab = 0.0
 
 
-def _aligned(
+def _aligned_pieces(
     left: Iterator[torch.Tensor], right: Iterator[torch.Tensor]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pieces of equal length from two streams that are cut differently."""
     a, b = next(left, None), next(right, None)
     while a is not None and b is not None:
-        count = min(len(a), len(b), PIECE)
+        count = min(len(a), len(b), ELEMENTS_AT_ONCE)
         yield a[:count], b[:count]
         a = a[count:] if count < len(a) else next(left, None)
         b = b[count:] if count < len(b) else next(right, None)
 
 
-def _add(total: _Sums, left: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
+def _add(total: _PairSums, left: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
     import torch
 
     total.numel += len(left)
@@ -271,9 +271,9 @@ def _flat_values(found: Checkpoint) -> dict[str, str]:
         for child in reversed(item.children):
             stack.append(((*path, child.key), child))
         if path and not item.children and not item.tensors and item.kind not in ("same", "deep", "opaque"):
-            values[".".join(path)] = _shown(item.kind, item.value, item.length)
+            values[".".join(path)] = _value_text(item.kind, item.value, item.length)
     return values
 
 
-def _shown(kind: str, value: Scalar, length: int) -> str:
+def _value_text(kind: str, value: Scalar, length: int) -> str:
     return f"{kind} of {length}" if kind in ("dict", "list", "tuple", "set", "object") else str(value)

@@ -12,8 +12,8 @@ from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.gathered import Gathered, asked_branch
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import PICKLED, Dropped, Others, others_of
-from modelprobe.checkpoint.write.outgoing import Outgoing, outgoing
+from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, ExtraEntries, NotKept, extra_entries
+from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
 from modelprobe.errors import BadInput
 
 DISTRIBUTED, ZERO = "torch distributed checkpoint", "DeepSpeed ZeRO"
@@ -55,18 +55,18 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     branch = asked_branch(found, name)
     reader = stack.enter_context(TensorReader(found))
     tensors = (*model_tensors(found, branch, reader), *_tied_before(found, branch, reader))
-    keeps = keep_others and name is None and found.format in PICKLED and found.tree.kind != "module"
+    keeps = keep_others and name is None and found.format in PICKLED_FORMATS and found.tree.kind != "module"
     if keeps and branch.kind != "module":
-        return Gathered(branch, tensors, others_of(found, reader, None), whole=True, keeps=True)
-    others = others_of(found, reader, branch)
+        return Gathered(branch, tensors, extra_entries(found, reader, None), whole=True, keeps=True)
+    others = extra_entries(found, reader, branch)
     if not keeps:  # the versions of the branch belong to it; everything around it stays behind
         place = f"{branch.name or 'the root'}: "
         changed = tuple(text for text in others.changed if text.startswith(place))
-        others = Others(versions=others.versions, changed=changed)
-    return Gathered(branch, tensors, others, keeps=keeps, metadata=_texts(found))
+        others = ExtraEntries(versions=others.versions, changed=changed)
+    return Gathered(branch, tensors, others, keeps=keeps, metadata=_kept_metadata(found))
 
 
-def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[Outgoing]:
+def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
     """The tensors that `state_dict()` of the branch would have, by their names in it."""
     start, made = len(branch.path), []
     for listed in found.tensors_in(branch):
@@ -76,7 +76,7 @@ def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> li
         if "quantised" in entry.flags:
             raise BadInput(f"{entry.name} cannot be taken over: {FLAG_TEXT['quantised']}")
         reader.check(entry)
-        made.append(outgoing(reader, entry, ".".join(entry.path[start:])))
+        made.append(to_write(reader, entry, ".".join(entry.path[start:])))
     return made
 
 
@@ -93,19 +93,19 @@ def readable(found: Checkpoint, entry: TensorEntry) -> TensorEntry:
     return replace(entry, strides=packed_strides(entry.shape))
 
 
-def _tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[Outgoing]:
+def _tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
     """The tied tensors that a safetensors file records by name in its metadata."""
     if "safetensors" not in found.format or branch.path:
         return []
     entries = {entry.name: entry for entry in found.tensors}
     return [
-        outgoing(reader, entries[first], name)
+        to_write(reader, entries[first], name)
         for name, first in found.metadata.items()
         if isinstance(first, str) and first in entries and name not in entries
     ]
 
 
-def _texts(found: Checkpoint) -> dict[str, str] | None:
+def _kept_metadata(found: Checkpoint) -> dict[str, str] | None:
     """The metadata of a safetensors file without the records of tied tensors, which are made anew."""
     if found.format != "safetensors":
         return None
@@ -113,9 +113,9 @@ def _texts(found: Checkpoint) -> dict[str, str] | None:
     return {key: value for key, value in found.metadata.items() if isinstance(value, str) and value not in names}
 
 
-def left_behind(found: Checkpoint, branch: Branch) -> tuple[Dropped, ...]:
+def left_behind(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
     """The entries outside a branch, for a file that holds nothing else: at the top, and beside it further down."""
-    made: list[Dropped] = []
+    made: list[NotKept] = []
     above: tuple[str, ...] = ()
     item = found.tree
     for depth in range(len(branch.path) + 1):
@@ -125,7 +125,7 @@ def left_behind(found: Checkpoint, branch: Branch) -> tuple[Dropped, ...]:
             if child.key != inside and (inside is not None or not child.tensors) and child.kind != "tensor":
                 many = f"{child.tensors:,} tensors" if child.tensors else child.type or child.kind
                 what = str(child.value) if child.kind == "opaque" else many
-                made.append(Dropped(path, f"{what}, outside {branch.name}" if inside else f"{what}, no tensor"))
+                made.append(NotKept(path, f"{what}, outside {branch.name}" if inside else f"{what}, no tensor"))
         following = item.child(inside) if inside is not None else None
         if following is None:
             break

@@ -8,57 +8,57 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoint.bytes.directory import member
 from modelprobe.checkpoint.bytes.source import FileSource, Span
-from modelprobe.checkpoint.limits import DEFAULT
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS
 from modelprobe.checkpoint.open import read_source
-from modelprobe.checkpoint.pickle.nodes import Node, attributes, get, integers, is_mapping, pairs
+from modelprobe.checkpoint.pickle.nodes import PickleNode, attributes, integers, is_mapping, pairs, value_at
 from modelprobe.checkpoint.pickle.scalars import key_text
 from modelprobe.checkpoint.records import Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.gathered import Gathered, asked_branch
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import Dropped, Others, others_of
-from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.checkpoint.write.extras import ExtraEntries, NotKept, extra_entries
+from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
 
-Place = tuple[str, int, int]
+ItemPath = tuple[str, int, int]
 """File, offset and length of one stored item."""
 
 Key = tuple[str, tuple[int, ...]]
 """Name and, of a chunk, where its first element lies in the tensor."""
 
 
-class _Folder:
+class _DcpItems:
     """The items of a distributed checkpoint by name."""
 
     def __init__(self, found: Checkpoint) -> None:
         self.folder = Path(found.path)
         self.size = found.size
         state = attributes(found.root)
-        self.places: dict[str, list[tuple[tuple[int, ...], Place]]] = {}
-        for key, value in pairs(get(state, "storage_data")):
+        self.places: dict[str, list[tuple[tuple[int, ...], ItemPath]]] = {}
+        for key, value in pairs(value_at(state, "storage_data")):
             where, info = attributes(key), attributes(value)
-            name, start = get(where, "fqn"), integers(get(where, "offset"))
-            place = get(info, "relative_path"), get(info, "offset"), get(info, "length")
+            name, start = value_at(where, "fqn"), integers(value_at(where, "offset"))
+            place = value_at(info, "relative_path"), value_at(info, "offset"), value_at(info, "length")
             if type(name) is not str or type(place[1]) is not int or type(place[2]) is not int:
                 raise BadInput(f"{found.path} is a damaged distributed checkpoint: an item has no place")
-            if get(info, "transform_descriptors"):
+            if value_at(info, "transform_descriptors"):
                 raise BadInput(f"{found.path} gives no state_dict: its items are compressed, as {name}")
             self.places.setdefault(name, []).append((start or (), place))
-        planner = get(state, "planner_data")
+        planner = value_at(state, "planner_data")
         self.paths: dict[str, tuple[Any, ...]] = {}
         for key, value in pairs(planner) if is_mapping(planner) else ():
             if type(key) is str and type(value) in (tuple, list) and all(type(part) in (str, int) for part in value):
                 self.paths[key] = tuple(value)
 
-    def open(self, place: Place) -> Checkpoint:
+    def open(self, place: ItemPath) -> Checkpoint:
         """The listing of one item: a small file within a file."""
         if place[1] < 0:
             raise BadInput(f"{self.folder} is a damaged distributed checkpoint: an item lies outside its file")
         path = member(self.folder, place[0], str(self.folder))
         with closing(FileSource(path)) as source:
-            return read_source(Span(source, place[1], place[2]), DEFAULT)
+            return read_source(Span(source, place[1], place[2]), DEFAULT_LIMITS)
 
     def load(self, name: str, entry: TensorEntry) -> torch.Tensor:
         """A whole tensor from its chunks. Raises BadInput when they do not fill it exactly."""
@@ -90,49 +90,49 @@ class _Folder:
 
 def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, keep_others: bool) -> Gathered:
     """The tensors of a distributed checkpoint and, with `keep_others`, its nesting and its other values."""
-    folder = _Folder(found)
+    folder = _DcpItems(found)
     branch = asked_branch(found, name)
     names = {path: key for key, path in ((key, tuple(map(key_text, path))) for key, path in folder.paths.items())}
-    made: dict[tuple[str, ...], Outgoing] = {}
+    made: dict[tuple[str, ...], TensorToWrite] = {}
     for entry in found.tensors:
         if entry.flags and "flat-slice" not in entry.flags:
             raise BadInput(f"{entry.name} cannot be put together: {entry.flags[0]}")
         made[entry.path] = _outgoing(folder, names.get(entry.path, entry.name), entry)
     if keep_others and name is None:
-        return Gathered(branch, (), _nested(folder, made, names, stack), whole=True, keeps=True)
+        return Gathered(branch, (), _nested_entries(folder, made, names, stack), whole=True, keeps=True)
     start = len(branch.path)
     tensors = [
-        Outgoing(".".join(path[start:]), out.shape, out.dtype, out.load)
+        TensorToWrite(".".join(path[start:]), out.shape, out.dtype, out.load)
         for path, out in made.items()
         if path[:start] == branch.path
     ]
-    return Gathered(branch, tuple(tensors), Others())
+    return Gathered(branch, tuple(tensors), ExtraEntries())
 
 
-def _outgoing(folder: _Folder, name: str, entry: TensorEntry) -> Outgoing:
-    return Outgoing(entry.name, entry.shape, entry.dtype, lambda: folder.load(name, entry))
+def _outgoing(folder: _DcpItems, name: str, entry: TensorEntry) -> TensorToWrite:
+    return TensorToWrite(entry.name, entry.shape, entry.dtype, lambda: folder.load(name, entry))
 
 
-def _nested(
-    folder: _Folder, made: dict[tuple[str, ...], Outgoing], names: dict[tuple[str, ...], str], stack: ExitStack
-) -> Others:
+def _nested_entries(
+    folder: _DcpItems, made: dict[tuple[str, ...], TensorToWrite], names: dict[tuple[str, ...], str], stack: ExitStack
+) -> ExtraEntries:
     """The values in the places they had before they were flattened."""
     root: dict[Any, Any] = {}
     changed: list[str] = []
-    dropped: list[Dropped] = []
+    dropped: list[NotKept] = []
     tensors = {names.get(path, ".".join(path)): out for path, out in made.items()}
     for name, places in folder.places.items():
-        value: Node = tensors.get(name)
+        value: PickleNode = tensors.get(name)
         if value is None:
             part = folder.open(places[0][1])
-            found = others_of(part, stack.enter_context(TensorReader(part)), None)
+            found = extra_entries(part, stack.enter_context(TensorReader(part)), None)
             changed += [f"{name}: {text}" for text in found.changed]
-            dropped += [Dropped(f"{name} {entry.path}".strip(), entry.why) for entry in found.dropped]
+            dropped += [NotKept(f"{name} {entry.path}".strip(), entry.why) for entry in found.dropped]
             if any(not entry.path for entry in found.dropped):
                 continue
             value = found.extras
         _put(root, folder.paths.get(name, (name,)), value)
-    return Others(_lists(root), None, tuple(changed), tuple(dropped))
+    return ExtraEntries(_lists(root), None, tuple(changed), tuple(dropped))
 
 
 def _put(root: dict[Any, Any], path: tuple[Any, ...], value: Any) -> None:

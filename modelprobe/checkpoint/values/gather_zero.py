@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoint.formats.deepspeed import MODEL_STATES, OPTIM_STATES, SHAPES
 from modelprobe.checkpoint.open import open_checkpoint
-from modelprobe.checkpoint.pickle.nodes import Node, get, integers, is_mapping, pairs
+from modelprobe.checkpoint.pickle.nodes import PickleNode, integers, is_mapping, pairs, value_at
 from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.gathered import Gathered
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import Others
-from modelprobe.checkpoint.write.outgoing import Outgoing, flat_pieces, outgoing
+from modelprobe.checkpoint.write.extras import ExtraEntries
+from modelprobe.checkpoint.write.tensor import TensorToWrite, flat_pieces, to_write
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -53,21 +53,21 @@ class Rank:
 def gather_zero(found: Checkpoint, stack: ExitStack) -> Gathered:
     """The parameters by their own names, the buffers, and the tied parameters."""
     ranks = _ranks(found, stack)
-    groups = _groups(found.root)
+    groups = _param_groups(found.root)
     world, stage = len(ranks), ranks[0].stage
-    told = get(found.root, "dp_world_size")
+    told = value_at(found.root, "dp_world_size")
     if type(told) is int and told != world:
         raise BadInput(f"{found.path} is incomplete: {world} optimizer shards for {told} ranks")
     if len({rank.stage for rank in ranks}) != 1 or stage not in (1, 2, 3):
         raise BadInput(f"{found.path} gives no state_dict: its ZeRO stage is {stage}")
     tensors = _sharded(ranks, groups) if stage == 3 else _partitioned(ranks, groups)
     reader = stack.enter_context(TensorReader(found))
-    tensors += _buffers(found, reader)
+    tensors += _whole_tensors(found, reader)
     tensors += _tied(found.root, tensors)
     numel = sum(tensor.numel for tensor in tensors)
     rule = f"the float32 master copies of {world} ranks, ZeRO stage {stage}"
     branch = Branch((), "dict", rule, len(tensors), numel, sum(tensor.nbytes for tensor in tensors))
-    return Gathered(branch, tuple(tensors), Others())
+    return Gathered(branch, tuple(tensors), ExtraEntries())
 
 
 def _ranks(found: Checkpoint, stack: ExitStack) -> list[Rank]:
@@ -81,12 +81,12 @@ def _ranks(found: Checkpoint, stack: ExitStack) -> list[Rank]:
             numbered.append((int(match[1]), file))
     if not numbered or [number for number, _ in sorted(numbered)] != list(range(len(numbered))):
         raise BadInput(f"{found.path} is incomplete: the optimizer shards of some ranks are missing")
-    return [_rank(file, stack) for _, file in sorted(numbered)]
+    return [_rank_number(file, stack) for _, file in sorted(numbered)]
 
 
-def _rank(file: str, stack: ExitStack) -> Rank:
+def _rank_number(file: str, stack: ExitStack) -> Rank:
     part = open_checkpoint(file)
-    stage = get(get(part.root, OPTIMIZER), "zero_stage")
+    stage = value_at(value_at(part.root, OPTIMIZER), "zero_stage")
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     flats = [entry for entry in part.tensors if entry.path[:2] == (OPTIMIZER, key)]
     reader = stack.enter_context(TensorReader(part))
@@ -97,8 +97,8 @@ def _rank(file: str, stack: ExitStack) -> Rank:
     return Rank(reader, tuple(flats), stage if type(stage) is int else 0)
 
 
-def _groups(root: Node) -> list[Group]:
-    found = get(root, SHAPES)
+def _param_groups(root: PickleNode) -> list[Group]:
+    found = value_at(root, SHAPES)
     groups = []
     for group in found if type(found) is list else [found]:
         shapes = [(key, integers(value)) for key, value in pairs(group)] if is_mapping(group) else []
@@ -106,7 +106,7 @@ def _groups(root: Node) -> list[Group]:
     return groups
 
 
-def _partitioned(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[Outgoing]:
+def _partitioned(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[TensorToWrite]:
     """Stages 1 and 2: a parameter is a run of its group, which may begin in one rank and end in another."""
     made = []
     for index, group in enumerate(groups):
@@ -117,7 +117,7 @@ def _partitioned(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[Outgoin
         for name, shape in group:
             made.append(_parameter(name, shape, _overlaps(parts, at, math.prod(shape))))
             at += math.prod(shape)
-        _fits(at, sum(entry.numel for _, entry in parts), 2 * len(ranks))
+        _check_length(at, sum(entry.numel for _, entry in parts), 2 * len(ranks))
     return made
 
 
@@ -132,7 +132,7 @@ def _overlaps(parts: Sequence[tuple[Rank, TensorEntry]], at: int, count: int) ->
     return runs
 
 
-def _sharded(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[Outgoing]:
+def _sharded(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[TensorToWrite]:
     """Stage 3: every rank holds an equal part of every parameter, the groups laid end to end."""
     made, at = [], 0
     for name, shape in (entry for group in groups for entry in group):
@@ -144,16 +144,16 @@ def _sharded(ranks: Sequence[Rank], groups: Sequence[Group]) -> list[Outgoing]:
             runs += _overlaps([(rank, entry) for entry in rank.flats], at, wanted)
         made.append(_parameter(name, shape, runs))
         at += part
-    _fits(at, min(sum(entry.numel for entry in rank.flats) for rank in ranks), max(1, at))
+    _check_length(at, min(sum(entry.numel for entry in rank.flats) for rank in ranks), max(1, at))
     return made
 
 
-def _fits(used: int, there: int, padding: int) -> None:
+def _check_length(used: int, there: int, padding: int) -> None:
     if not used <= there <= used + padding:
         raise BadInput(f"the flat shards hold {there:,} elements where the parameters have {used:,}")
 
 
-def _parameter(name: str, shape: tuple[int, ...], runs: list[tuple[Rank, TensorEntry, Run]]) -> Outgoing:
+def _parameter(name: str, shape: tuple[int, ...], runs: list[tuple[Rank, TensorEntry, Run]]) -> TensorToWrite:
     count = sum(run[1] for _, _, run in runs)
     if count != math.prod(shape):
         raise BadInput(f"{name} is incomplete: the shards hold {count:,} of {math.prod(shape):,} elements")
@@ -167,34 +167,37 @@ def _parameter(name: str, shape: tuple[int, ...], runs: list[tuple[Rank, TensorE
 
         return torch.cat([torch.empty(0), *pieces()]).reshape(shape)
 
-    return Outgoing(name, shape, "float32", load, shares=name, pieces=pieces)
+    return TensorToWrite(name, shape, "float32", load, shares=name, pieces=pieces)
 
 
-def _buffers(found: Checkpoint, reader: TensorReader) -> list[Outgoing]:
+def _whole_tensors(found: Checkpoint, reader: TensorReader) -> list[TensorToWrite]:
     """Buffers and frozen parameters stand whole in the model states."""
-    frozen = get(found.root, "frozen_param_shapes")
-    named = [*_texts(get(found.root, "buffer_names")), *(key for key, _ in pairs(frozen) if is_mapping(frozen))]
+    frozen = value_at(found.root, "frozen_param_shapes")
+    named = [
+        *_text_items(value_at(found.root, "buffer_names")),
+        *(key for key, _ in pairs(frozen) if is_mapping(frozen)),
+    ]
     entries = {entry.path: entry for entry in found.tensors}
     made = []
     for name in named:
         entry = entries.get(("frozen_param_fragments", name)) or entries.get(("module", name))
         if entry is None:
             raise BadInput(f"{found.path} names {name} and does not hold it")
-        shape = integers(get(frozen, name)) if is_mapping(frozen) else None
+        shape = integers(value_at(frozen, name)) if is_mapping(frozen) else None
         if shape is not None and shape != entry.shape:
             raise BadInput(f"{found.path} gives no state_dict: the frozen parameter {name} is spread over the ranks")
         reader.check(entry)
-        made.append(outgoing(reader, entry, name))
+        made.append(to_write(reader, entry, name))
     return made
 
 
-def _texts(node: Any) -> list[str]:
+def _text_items(node: Any) -> list[str]:
     return [item for item in node if type(item) is str] if type(node) in (list, tuple) else []
 
 
-def _tied(root: Node, tensors: Sequence[Outgoing]) -> list[Outgoing]:
+def _tied(root: PickleNode, tensors: Sequence[TensorToWrite]) -> list[TensorToWrite]:
     """`shared_params`: which name stands for which other."""
-    shared = get(root, "shared_params")
+    shared = value_at(root, "shared_params")
     known = {tensor.name: tensor for tensor in tensors}
     found = [(key, value) for key, value in pairs(shared)] if is_mapping(shared) else []
     return [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelprobe.checkpoint.branches import pick
+from modelprobe.checkpoint.branches import branch_named
 from modelprobe.checkpoint.records import Branch, Checkpoint
-from modelprobe.checkpoint.write.extras import Others
-from modelprobe.checkpoint.write.outgoing import Outgoing
+from modelprobe.checkpoint.write.extras import ExtraEntries
+from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.errors import BadInput
 
 
@@ -20,8 +20,8 @@ class Gathered:
     """
 
     branch: Branch
-    tensors: tuple[Outgoing, ...]
-    others: Others
+    tensors: tuple[TensorToWrite, ...]
+    others: ExtraEntries
     whole: bool = False
     keeps: bool = False
     metadata: dict[str, str] | None = None
@@ -29,7 +29,7 @@ class Gathered:
 
 def asked_branch(found: Checkpoint, name: str | None) -> Branch:
     """The branch a person named, else the chosen one. Raises BadInput when there is none."""
-    branch = found.branch if name is None else pick(found, name)
+    branch = found.branch if name is None else branch_named(found, name)
     if branch is None and name is not None:
         known = ", ".join(other.name or "." for other in found.branches) or "none"
         raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")

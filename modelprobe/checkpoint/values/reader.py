@@ -9,7 +9,7 @@ import struct
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from modelprobe.checkpoint.bytes.source import FileSource, Inflated, Source
+from modelprobe.checkpoint.bytes.source import ByteSource, FileSource, Inflated
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.records import FLAG_TEXT, Checkpoint, StorageEntry, TensorEntry
 from modelprobe.errors import BadInput
@@ -18,17 +18,17 @@ from modelprobe.report.units import size as bytes_text
 if TYPE_CHECKING:
     import torch
 
-BOUND = 16 << 30
+MAX_READ_BYTES = 16 << 30
 """Bytes of one tensor that are read unless the caller says otherwise."""
 
 UNREADABLE = ("sparse", "nested", "subclass", "no-storage", "code-payload", "external", "flat-slice", "conjugate")
-_LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
 class TensorReader:
     """Reads tensors of one checkpoint; keeps its files open until closed."""
 
-    def __init__(self, checkpoint: Checkpoint, bound: int = BOUND) -> None:
+    def __init__(self, checkpoint: Checkpoint, bound: int = MAX_READ_BYTES) -> None:
         self._checkpoint = checkpoint
         self._bound = bound
         self._files: dict[str, FileSource] = {}
@@ -111,7 +111,7 @@ class TensorReader:
             return source.read(start + offset, length)
         return self._inflated(source, storage, start, packed, offset).read(offset, length)
 
-    def _inflated(self, source: Source, storage: StorageEntry, start: int, packed: int, offset: int) -> Inflated:
+    def _inflated(self, source: ByteSource, storage: StorageEntry, start: int, packed: int, offset: int) -> Inflated:
         """The deflated storage, read on from where the last read of it ended unless that lies further back."""
         if self._inflating is not None and self._inflating[0] is storage and self._inflating[1].reached <= offset:
             return self._inflating[1]
@@ -137,13 +137,13 @@ class TensorReader:
         self.close()
 
 
-def member_data(source: Source, storage: StorageEntry) -> tuple[int, int]:
+def member_data(source: ByteSource, storage: StorageEntry) -> tuple[int, int]:
     """Where the data of a zip member begin behind its local header, and an upper bound of its packed length."""
-    raw = source.read(storage.position, _LOCAL.size)
-    if len(raw) < _LOCAL.size or raw[:4] != b"PK\3\4":
+    raw = source.read(storage.position, _LOCAL_HEADER.size)
+    if len(raw) < _LOCAL_HEADER.size or raw[:4] != b"PK\3\4":
         raise BadInput(f"{source.name} has no local header where its directory says: {storage.key}")
-    named, extra = _LOCAL.unpack(raw)[-2:]
-    start = storage.position + _LOCAL.size + named + extra
+    named, extra = _LOCAL_HEADER.unpack(raw)[-2:]
+    start = storage.position + _LOCAL_HEADER.size + named + extra
     return start, source.size - start
 
 

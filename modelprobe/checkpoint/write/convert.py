@@ -12,13 +12,13 @@ from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.checkpoint.values.gather import gather, hinted, left_behind, skipped
 from modelprobe.checkpoint.values.gathered import Gathered
-from modelprobe.checkpoint.write.extras import Dropped
-from modelprobe.checkpoint.write.outgoing import Outgoing
-from modelprobe.checkpoint.write.writer import Format, Written, write, write_shards
+from modelprobe.checkpoint.write.extras import NotKept
+from modelprobe.checkpoint.write.tensor import TensorToWrite
+from modelprobe.checkpoint.write.writer import Format, Written, write_shards, write_tensors
 from modelprobe.errors import BadInput
 
-FORMATS: tuple[Format, ...] = ("safetensors", "pt")
-SUFFIXES: dict[str, Format] = {".safetensors": "safetensors"} | dict.fromkeys(
+SAVE_FORMATS: tuple[Format, ...] = ("safetensors", "pt")
+SAVE_SUFFIXES: dict[str, Format] = {".safetensors": "safetensors"} | dict.fromkeys(
     (".pt", ".pth", ".bin", ".ckpt", ".th"), "pt"
 )  # type: ignore[assignment]
 FORMAL = frozenset({"format"})
@@ -41,26 +41,26 @@ class Converted:
     written: Written
     kept: tuple[str, ...]
     changed: tuple[str, ...]
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[NotKept, ...]
 
 
 def format_of(path: Path, asked: str | None) -> Format:
     """The format asked for, else the one the suffix means. Raises BadInput when neither tells."""
-    for known in FORMATS:
+    for known in SAVE_FORMATS:
         if asked == known:
             return known
     if asked is not None:
-        raise BadInput(f"unknown format {asked!r}", f"choose one of {', '.join(FORMATS)}")
-    found = SUFFIXES.get(path.suffix.lower())
+        raise BadInput(f"unknown format {asked!r}", f"choose one of {', '.join(SAVE_FORMATS)}")
+    found = SAVE_SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise BadInput(
             f"the name {path.name} tells no format",
-            f"end it in {', '.join(SUFFIXES)}, or say --format safetensors",
+            f"end it in {', '.join(SAVE_SUFFIXES)}, or say --format safetensors",
         )
     return found
 
 
-def parse_size(text: str) -> int:
+def parse_byte_size(text: str) -> int:
     """`2GB`, `500MB` (powers of 1000, as on the Hub), `2GiB` or plain bytes. Raises BadInput for anything else."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text.strip())
     step = UNITS.get(match[2].upper()) if match else None
@@ -90,20 +90,20 @@ def convert(
             written = _one(out, parts, target, inputs, force)
         else:
             written = _shards(out, parts, target, shard_size, inputs, force)
-    return _record(found, parts, target, written)
+    return _conversion(found, parts, target, written)
 
 
 def _one(out: Path, parts: Gathered, target: Format, inputs: Sequence[Path], force: bool) -> Written:
     others = parts.others
     tensors = () if parts.whole else parts.tensors
-    return write(
+    return write_tensors(
         out, tensors, target, metadata=parts.metadata, extras=others.extras, versions=others.versions,
         sources=inputs, force=force,
     )  # fmt: skip
 
 
 def _shards(out: Path, parts: Gathered, target: Format, size: int, inputs: Sequence[Path], force: bool) -> Written:
-    groups = split(parts.tensors, size)
+    groups = split_shards(parts.tensors, size)
     if len(groups) < 2:
         return _one(out, parts, target, inputs, force)
     names = [f"{out.stem}-{number:05}-of-{len(groups):05}{out.suffix}" for number in range(1, len(groups) + 1)]
@@ -112,10 +112,10 @@ def _shards(out: Path, parts: Gathered, target: Format, size: int, inputs: Seque
     return write_shards(index, shards, target, metadata=parts.metadata, sources=inputs, force=force)
 
 
-def split(tensors: Sequence[Outgoing], size: int) -> list[list[Outgoing]]:
+def split_shards(tensors: Sequence[TensorToWrite], size: int) -> list[list[TensorToWrite]]:
     """Tensors in order, cut where a shard would outgrow `size`; tied ones stay together, a larger one stands alone."""
-    groups: list[list[Outgoing]] = [[]]
-    homes: dict[str, list[Outgoing]] = {}
+    groups: list[list[TensorToWrite]] = [[]]
+    homes: dict[str, list[TensorToWrite]] = {}
     room = size
     for tensor in tensors:
         home = homes.get(tensor.shares) if tensor.shares is not None else None
@@ -132,7 +132,7 @@ def split(tensors: Sequence[Outgoing], size: int) -> list[list[Outgoing]]:
     return groups
 
 
-def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[Dropped, ...]:
+def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[NotKept, ...]:
     """What a safetensors or GGUF header says beside its tensors. Only safetensors has a place for it, and for texts."""
     said = parts.metadata if found.format == "safetensors" else found.metadata if found.format == "GGUF" else None
     texts = sorted(key for key in said or () if key not in FORMAL)
@@ -141,14 +141,14 @@ def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[D
     more = f" and {len(texts) - 3:,} more" if len(texts) > 3 else ""
     name = "__metadata__" if found.format == "safetensors" else "the key-value block"
     kind = "torch" if target == "pt" else "safetensors"
-    return (Dropped(name, f"{len(texts):,} values that a {kind} file has no place for: {', '.join(texts[:3])}{more}"),)
+    return (NotKept(name, f"{len(texts):,} values that a {kind} file has no place for: {', '.join(texts[:3])}{more}"),)
 
 
-def _record(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
+def _conversion(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
     behind = parts.others.dropped
     kept: tuple[str, ...] = ()
     left = () if parts.whole else skipped(found, parts.branch)
-    behind += tuple(Dropped(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
+    behind += tuple(NotKept(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
     if parts.keeps:
         lost = {entry.path for entry in behind}
         kept = tuple(child.key for child in found.tree.children if child.key not in lost)

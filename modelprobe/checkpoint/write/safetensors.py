@@ -7,33 +7,33 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from modelprobe.checkpoint.dtypes import BITS, SAFETENSORS
-from modelprobe.checkpoint.write.outgoing import Outgoing, raw_pieces
-from modelprobe.checkpoint.write.plan import Expected, Plan, pour
+from modelprobe.checkpoint.write.plan import FilePlan, WrittenTensor, write_tensor
+from modelprobe.checkpoint.write.tensor import TensorToWrite, raw_pieces
 from modelprobe.errors import BadInput
 
-LABELS = {dtype: label for label, dtype in SAFETENSORS.items() if BITS[dtype] % 8 == 0}
-LARGEST_HEADER = 100_000_000
+DTYPE_CODES = {dtype: label for label, dtype in SAFETENSORS.items() if BITS[dtype] % 8 == 0}
+MAX_HEADER_BYTES = 100_000_000
 """The reference library refuses a longer one."""
 
 
-class SafetensorsPlan(Plan):
+class SafetensorsPlan(FilePlan):
     """The header and the order of the data.
 
     The header keeps the order of the tensors. The data stand by falling size of their elements, which keeps each one
     aligned without gaps: the format allows none.
     """
 
-    def __init__(self, tensors: Sequence[Outgoing], metadata: Mapping[str, str] | None) -> None:
+    def __init__(self, tensors: Sequence[TensorToWrite], metadata: Mapping[str, str] | None) -> None:
         kept, tied = _untied(tensors)
         self._order = sorted(kept, key=lambda tensor: -BITS[tensor.dtype])
-        self._header = _header(kept, self._order, {"format": "pt", **(metadata or {}), **tied})
-        expected = [Expected((tensor.name,), tensor.shape, tensor.dtype, tensor.name) for tensor in kept]
+        self._header = _safetensors_header(kept, self._order, {"format": "pt", **(metadata or {}), **tied})
+        expected = [WrittenTensor((tensor.name,), tensor.shape, tensor.dtype, tensor.name) for tensor in kept]
         notes = []
         if tied:
             dropped, first = next(iter(tied.items()))
             many = "1 tied tensor is" if len(tied) == 1 else f"{len(tied):,} tied tensors are"
             notes.append(f"{many} kept once, recorded in the metadata: {dropped} is {first}")
-        views = sum(1 for tensor in kept if tensor.strides is not None and not _packed(tensor))
+        views = sum(1 for tensor in kept if tensor.strides is not None and not _is_packed(tensor))
         if views:
             notes.append(f"{views:,} transposed tensors are laid out in order: the format knows no strides")
         nbytes = sum(tensor.nbytes for tensor in kept)
@@ -43,23 +43,24 @@ class SafetensorsPlan(Plan):
         """Write everything; the digest of each tensor."""
         file.write(self._header)
         return {
-            tensor.name: pour(tensor, raw_pieces(tensor, in_memory_order=False), file.write) for tensor in self._order
+            tensor.name: write_tensor(tensor, raw_pieces(tensor, in_memory_order=False), file.write)
+            for tensor in self._order
         }
 
 
-def _packed(tensor: Outgoing) -> bool:
+def _is_packed(tensor: TensorToWrite) -> bool:
     from modelprobe.checkpoint.pickle.rebuild import packed_strides
 
     return tensor.strides == packed_strides(tensor.shape)
 
 
-def _untied(tensors: Sequence[Outgoing]) -> tuple[list[Outgoing], dict[str, str]]:
+def _untied(tensors: Sequence[TensorToWrite]) -> tuple[list[TensorToWrite], dict[str, str]]:
     """The tensors to keep, and which of them each dropped one is the same as."""
-    kept: list[Outgoing] = []
+    kept: list[TensorToWrite] = []
     tied: dict[str, str] = {}
-    labels: dict[str, Outgoing] = {}
+    labels: dict[str, TensorToWrite] = {}
     for tensor in tensors:
-        if tensor.dtype not in LABELS:
+        if tensor.dtype not in DTYPE_CODES:
             raise BadInput(
                 f"safetensors has no type for {tensor.name}: {tensor.dtype}", "--format pt can hold every type"
             )
@@ -75,7 +76,9 @@ def _untied(tensors: Sequence[Outgoing]) -> tuple[list[Outgoing], dict[str, str]
     return kept, tied
 
 
-def _header(kept: Sequence[Outgoing], order: Sequence[Outgoing], metadata: Mapping[str, str]) -> bytes:
+def _safetensors_header(
+    kept: Sequence[TensorToWrite], order: Sequence[TensorToWrite], metadata: Mapping[str, str]
+) -> bytes:
     begins, at = {}, 0
     for tensor in order:
         begins[tensor.name] = at
@@ -84,12 +87,12 @@ def _header(kept: Sequence[Outgoing], order: Sequence[Outgoing], metadata: Mappi
     for tensor in kept:
         begin = begins[tensor.name]
         ends = [begin, begin + tensor.nbytes]
-        entries[tensor.name] = {"dtype": LABELS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}
+        entries[tensor.name] = {"dtype": DTYPE_CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}
     try:
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"a name cannot be written as UTF-8: {error.object[:80]!r}", "--format pt allows it") from None
     text += b" " * (-len(text) % 8)
-    if len(text) > LARGEST_HEADER:
-        raise BadInput(f"the header would have {len(text):,} bytes; safetensors allows {LARGEST_HEADER:,}")
+    if len(text) > MAX_HEADER_BYTES:
+        raise BadInput(f"the header would have {len(text):,} bytes; safetensors allows {MAX_HEADER_BYTES:,}")
     return len(text).to_bytes(8, "little") + text

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from modelprobe.checkpoint.dtypes import BITS, STORAGE_CLASSES
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
-from modelprobe.checkpoint.write.outgoing import Outgoing, raw_pieces
-from modelprobe.checkpoint.write.plan import Expected, Plan, pour
+from modelprobe.checkpoint.write.plan import FilePlan, WrittenTensor, write_tensor
+from modelprobe.checkpoint.write.tensor import TensorToWrite, raw_pieces
 from modelprobe.errors import BadInput
 
 ROOT = "archive"
@@ -31,14 +31,14 @@ CLASSES = {dtype: name for name, dtype in reversed(STORAGE_CLASSES.items()) if n
 """The storage class of a dtype; those without one stand in an untyped storage, with the dtype beside it."""
 
 
-class State:
+class StatePlace:
     """Stands for the state dict among the other entries of a file; `others` are values in it that are no tensors."""
 
     def __init__(self, others: Mapping[Any, Any] | None = None) -> None:
         self.others = others or {}
 
 
-STATE = State()
+STATE_PLACE = StatePlace()
 
 
 class _Storage:
@@ -48,28 +48,28 @@ class _Storage:
         self.identity = ("storage", cls, key, "cpu", count)
 
 
-class TorchPlan(Plan):
+class TorchPlan(FilePlan):
     """The pickle and the storages of a file."""
 
-    def __init__(self, tensors: Sequence[Outgoing], extras: Any, versions: Mapping[str, Any] | None) -> None:
+    def __init__(self, tensors: Sequence[TensorToWrite], extras: Any, versions: Mapping[str, Any] | None) -> None:
         state: OrderedDict[str, Any] = OrderedDict((tensor.name, tensor) for tensor in tensors)
         if versions is not None:
             state._metadata = versions  # type: ignore[attr-defined]  # as Module.state_dict() leaves it
-        self._root = _placed(extras, state)
-        self.storages: dict[str, Outgoing] = {}
+        self._root = _with_state(extras, state)
+        self.storages: dict[str, TensorToWrite] = {}
         self._keys: dict[int, str] = {}
-        expected, labels = [], dict[str, tuple[str, Outgoing]]()
-        for path, tensor in walk(self._root):
+        expected, labels = [], dict[str, tuple[str, TensorToWrite]]()
+        for path, tensor in tensors_in(self._root):
             key = self._key(tensor, labels)
             self._keys[id(tensor)] = key
-            expected.append(Expected(path, tensor.shape, tensor.dtype, key))
+            expected.append(WrittenTensor(path, tensor.shape, tensor.dtype, key))
         self._pickle = self._pickled()
         nbytes = sum(tensor.nbytes for tensor in self.storages.values())
         tied = len(expected) - len(self.storages)
         notes = (f"{tied:,} tensors share the storage of another, as in the source",) if tied else ()
         super().__init__(tuple(expected), nbytes + 400 * len(self.storages) + len(self._pickle) + 4096, notes)
 
-    def _key(self, tensor: Outgoing, labels: dict[str, tuple[str, Outgoing]]) -> str:
+    def _key(self, tensor: TensorToWrite, labels: dict[str, tuple[str, TensorToWrite]]) -> str:
         if BITS.get(tensor.dtype, 0) % 8 or tensor.dtype not in BITS or tensor.dtype[0] == "q":
             raise BadInput(f"{tensor.name} cannot be written: {tensor.dtype} is not a plain type of elements")
         key = str(len(self.storages))
@@ -95,8 +95,8 @@ class TorchPlan(Plan):
             _small(archive, "data.pkl", self._pickle)
             _small(archive, "byteorder", sys.byteorder.encode())
             for key, tensor in self.storages.items():
-                with archive.open(_aligned(file, f"{ROOT}/data/{key}", tensor.nbytes), "w") as member:
-                    digests[key] = pour(tensor, raw_pieces(tensor, in_memory_order=True), member.write)
+                with archive.open(_aligned_member(file, f"{ROOT}/data/{key}", tensor.nbytes), "w") as member:
+                    digests[key] = write_tensor(tensor, raw_pieces(tensor, in_memory_order=True), member.write)
             _small(archive, "version", b"3\n")
             name = blake2b(b"".join(digests.values()), digest_size=20).hexdigest()
             _small(archive, ".data/serialization_id", str(int(name, 16) % 10**40).zfill(40).encode())
@@ -114,7 +114,7 @@ class _Pickler(pickle.Pickler):
         return value.identity if type(value) is _Storage else None
 
     def reducer_override(self, value: Any) -> Any:
-        if type(value) is not Outgoing:
+        if type(value) is not TensorToWrite:
             return NotImplemented
         import torch
         from torch._utils import _rebuild_tensor_v2, _rebuild_tensor_v3
@@ -129,9 +129,9 @@ class _Pickler(pickle.Pickler):
         return _rebuild_tensor_v3, (storage, 0, value.shape, strides, False, OrderedDict(), dtype)
 
 
-def _placed(extras: Any, state: OrderedDict[str, Any]) -> Any:
+def _with_state(extras: Any, state: OrderedDict[str, Any]) -> Any:
     """The other entries with the state dict in its place."""
-    if isinstance(extras, State):
+    if isinstance(extras, StatePlace):
         clash = next((key for key in extras.others if key in state), None)
         if clash is not None:
             raise BadInput(f"a tensor and another value would both be called {clash}")
@@ -140,7 +140,7 @@ def _placed(extras: Any, state: OrderedDict[str, Any]) -> Any:
         return extras
     made: Any = copy.copy(extras)  # an OrderedDict keeps its attributes
     for key, value in extras.items():
-        made[key] = _placed(value, state)
+        made[key] = _with_state(value, state)
     return made
 
 
@@ -153,26 +153,26 @@ def _with(state: OrderedDict[str, Any], others: Mapping[Any, Any]) -> Any:
 def _holds(extras: Any, seen: set[int]) -> bool:
     """Whether the place of the state dict lies in here; it stands in dictionaries only."""
     if not isinstance(extras, dict) or id(extras) in seen:
-        return isinstance(extras, State)
+        return isinstance(extras, StatePlace)
     seen.add(id(extras))
     return any(_holds(value, seen) for value in extras.values())
 
 
-def walk(root: Any) -> Iterator[tuple[tuple[str, ...], Outgoing]]:
+def tensors_in(root: Any) -> Iterator[tuple[tuple[str, ...], TensorToWrite]]:
     """The tensors under a root with their places, in the order in which a reader meets them; each container once."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         path, value = stack.pop()
-        if isinstance(value, Outgoing):
+        if isinstance(value, TensorToWrite):
             yield path, value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            stack.extend(reversed([((*path, _text(key)), item) for key, item in pairs]))
+            stack.extend(reversed([((*path, _key_text(key)), item) for key, item in pairs]))
 
 
-def _text(key: Any) -> str:
+def _key_text(key: Any) -> str:
     """A key as the reader spells it."""
     if isinstance(key, str):
         return key
@@ -183,7 +183,7 @@ def _small(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), data)
 
 
-def _aligned(file: IO[bytes], name: str, size: int) -> zipfile.ZipInfo:
+def _aligned_member(file: IO[bytes], name: str, size: int) -> zipfile.ZipInfo:
     """A member whose data begin at a multiple of 64 bytes, as torch's own do: they can be mapped."""
     info = zipfile.ZipInfo(name)
     info.file_size = size

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from modelprobe.checkpoint.write.outgoing import Outgoing, outgoing
-from modelprobe.checkpoint.write.plan import Plan, compare
+from modelprobe.checkpoint.write.plan import FilePlan, compare
 from modelprobe.checkpoint.write.safetensors import SafetensorsPlan
-from modelprobe.checkpoint.write.torch import STATE, TorchPlan
+from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
+from modelprobe.checkpoint.write.torch import STATE_PLACE, TorchPlan
 from modelprobe.errors import BadInput
 from modelprobe.files.atomic import ELSEWHERE, check_target, forget, put_in_place, stage, temporary_beside, unwound
 from modelprobe.report.units import size as size_text
 
-__all__ = ["STATE", "Format", "Outgoing", "Written", "outgoing", "write", "write_shards"]
+__all__ = ["STATE_PLACE", "Format", "TensorToWrite", "Written", "to_write", "write_shards", "write_tensors"]
 
 Format = Literal["safetensors", "pt"]
 
@@ -39,7 +39,7 @@ class Written:
     files: tuple[Path, ...] = ()
 
 
-class _Index(Plan):
+class _Index(FilePlan):
     """The JSON text beside shards."""
 
     def __init__(self, text: bytes) -> None:
@@ -51,13 +51,13 @@ class _Index(Plan):
         return {}
 
 
-def write(
+def write_tensors(
     path: Path,
-    tensors: Sequence[Outgoing],
+    tensors: Sequence[TensorToWrite],
     format: Format,
     *,
     metadata: Mapping[str, str] | None = None,
-    extras: Any = STATE,
+    extras: Any = STATE_PLACE,
     versions: Mapping[str, Any] | None = None,
     sources: Sequence[Path] = (),
     force: bool = False,
@@ -77,7 +77,7 @@ def write(
 
 def write_shards(
     path: Path,
-    shards: Mapping[str, Sequence[Outgoing]],
+    shards: Mapping[str, Sequence[TensorToWrite]],
     format: Format,
     *,
     metadata: Mapping[str, str] | None = None,
@@ -85,12 +85,12 @@ def write_shards(
     force: bool = False,
 ) -> Written:
     """Write shards by file name beside the index `path`, as the Hub keeps them: all of them or none, the index last."""
-    plans: list[tuple[Path, Plan]] = []
+    plans: list[tuple[Path, FilePlan]] = []
     weight_map: dict[str, str] = {}
     tied: dict[str, str] = {}
     notes: list[str] = []
     for name, tensors in shards.items():
-        plan = _plan(tensors, format, metadata, STATE, None)
+        plan = _plan(tensors, format, metadata, STATE_PLACE, None)
         plans.append((check_target(path.with_name(name), force=force, sources=sources, links=False), plan))
         weight_map.update({expected.path[-1]: name for expected in plan.expected})
         tied.update(plan.tied)
@@ -103,12 +103,12 @@ def write_shards(
 
 
 def _plan(
-    tensors: Sequence[Outgoing],
+    tensors: Sequence[TensorToWrite],
     format: Format,
     metadata: Mapping[str, str] | None,
     extras: Any,
     versions: Mapping[str, Any] | None,
-) -> Plan:
+) -> FilePlan:
     names = [tensor.name for tensor in tensors]
     if len(set(names)) != len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
@@ -118,7 +118,7 @@ def _plan(
     return TorchPlan(tensors, extras, versions)
 
 
-def _write_all(plans: Sequence[tuple[Path, Plan]], sources: Sequence[Path], force: bool) -> list[int]:
+def _write_all(plans: Sequence[tuple[Path, FilePlan]], sources: Sequence[Path], force: bool) -> list[int]:
     """Write and compare every file under a temporary name; rename them when all are good."""
     _room(plans[-1][0].parent, sum(plan.nbytes for _, plan in plans))
     staged = []

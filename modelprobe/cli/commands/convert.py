@@ -96,12 +96,12 @@ def command(
 ) -> None:
     """Write a checkpoint as safetensors or torch file, in one piece or in shards; says what was left behind."""
     from modelprobe.checkpoint.answers.convert import convert_weights
-    from modelprobe.checkpoint.write.convert import format_of, parse_size
+    from modelprobe.checkpoint.write.convert import format_of, parse_byte_size
     from modelprobe.environment import brief
     from modelprobe.files.atomic import check_target
 
     format_of(out, format)
-    size = parse_size(shard_size) if shard_size is not None else None
+    size = parse_byte_size(shard_size) if shard_size is not None else None
     if size is None:
         check_target(out, force=force, sources=[Path(file)], links=False)
     with console.working(f"converting {file}"):

@@ -40,7 +40,7 @@ def command(
     Exit code 1 when the file would not load as it is. Nothing in it is run.
     """
     output.check(format, out, force=force)
-    asked = shared.Asked(
+    asked = shared.RepairOptions(
         file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, None, unproven, inputs or ()
     )
     fitted = shared.plan(asked)

@@ -64,7 +64,7 @@ def command(
 
     A plan that could be wrong is refused. The input is never written to.
     """
-    asked = shared.Asked(
+    asked = shared.RepairOptions(
         file, wanted, settings or (), origin, branch, prefix, drop or (), drop_head, grid, dtype, unproven, inputs or ()
     )
     shared.check_output(asked, out, format, force)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from modelprobe.checkpoint.names_file import names_weights
-from modelprobe.cli.commands.weights import View, summarize_file
+from modelprobe.checkpoint.file_names import names_weights
+from modelprobe.cli.commands.weights import FileSummaryOptions, summarize_file
 from modelprobe.cli.options import OUTPUT, DepthOpt, InputOptions, ModelOptions, ReportOptions, target_request
 
 EXAMPLES = (
@@ -80,7 +80,7 @@ def command(
     """Layers of a model with shapes, parameters and MACs. Of a weight file, everything in it; no code in it is run."""
     report.check()
     if names_weights(model.target) and model.arch is None and not model.unsafe_load:
-        view = View(depth, all_tensors, branch, stats, verify)
+        view = FileSummaryOptions(depth, all_tensors, branch, stats, verify)
         summarize_file(model.target, view, report.format, report.output, report.force, report.strict)
         return
     from modelprobe.cost.summary import known_columns, summary_of

@@ -11,7 +11,7 @@ from modelprobe.errors import CheckFailed
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class FileSummaryOptions:
     """What to show of a weight file, as `summary` was asked."""
 
     depth: int | None = None
@@ -22,16 +22,16 @@ class View:
 
 
 def summarize_file(
-    path: str, view: View, format: str | None, out: Path | None, force: bool, strict: bool
+    path: str, view: FileSummaryOptions, format: str | None, out: Path | None, force: bool, strict: bool
 ) -> None:  # fmt: skip
     """Read the file's headers, report, and raise CheckFailed (exit code 1) when the file is damaged."""
     from modelprobe.checkpoint.answers.summary import summarize_weights
-    from modelprobe.checkpoint.gc_off import uncollected
+    from modelprobe.checkpoint.gc_off import gc_paused
     from modelprobe.checkpoint.open import open_checkpoint
     from modelprobe.environment import brief
 
     spelled = path if "://" in path else str(Path(path).expanduser())
-    with uncollected(), console.working(f"reading {path}"):
+    with gc_paused(), console.working(f"reading {path}"):
         found = open_checkpoint(spelled)
         result = summarize_weights(found, view.depth, view.all_tensors, view.branch, view.stats, view.verify)
     output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)

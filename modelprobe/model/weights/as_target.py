@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoint.file_names import SCHEMES, names_weights
 from modelprobe.checkpoint.keys.plan import chosen_branch, plan_keys
 from modelprobe.checkpoint.keys.reference import reference_of_model, state_entries
-from modelprobe.checkpoint.names_file import SCHEMES, names_weights
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.pickle.modules import HOOKS, is_module
-from modelprobe.checkpoint.pickle.nodes import Node, attributes, class_name, get, last_part, pairs
+from modelprobe.checkpoint.pickle.nodes import PickleNode, attributes, last_part, object_class, pairs, value_at
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import BadInput, ModelRaised, WouldRunCode, one_line
 from modelprobe.model.target import Target, resolve
@@ -190,21 +190,21 @@ def _with_classes(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
-def _attributes_differ(root: Node, model: nn.Module) -> str:
+def _attributes_differ(root: PickleNode, model: nn.Module) -> str:
     """Compare classes and plain attributes, module by module: strides and dilations are in no tensor's shape."""
-    stack: list[tuple[str, Node, Any]] = [("", root, model)]
+    stack: list[tuple[str, PickleNode, Any]] = [("", root, model)]
     for _ in range(MAX_UNPICKLED_MODULES):
         if not stack:
             return ""
         path, node, module = stack.pop()
-        if last_part(class_name(node)) != type(module).__name__:
-            return f"{path or 'the root'} is a {class_name(node)} in the file and a {type(module).__name__} there"
+        if last_part(object_class(node)) != type(module).__name__:
+            return f"{path or 'the root'} is a {object_class(node)} in the file and a {type(module).__name__} there"
         for key, value in pairs(attributes(node)):
             mine = getattr(module, key, value) if type(key) is str and key not in HOOKS | UNCOMPARED else value
             if _plain_state(value) and _plain_state(mine) and value != mine:
                 return f"{path}.{key} is {value} in the file and {mine} there".lstrip(".")
         children = dict(module.named_children())
-        for key, child in pairs(get(attributes(node), "_modules")):
+        for key, child in pairs(value_at(attributes(node), "_modules")):
             if type(key) is str and is_module(child):
                 if key not in children:
                     return f"{path}.{key} is not there".lstrip(".")

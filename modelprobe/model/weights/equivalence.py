@@ -30,16 +30,16 @@ EPSILON = 1e-5
 Inputs = tuple[tuple[Any, ...], dict[str, Any], str]
 """Positional arguments, keywords, and both in words."""
 
-SMALL = (64, 96)
+SMALL_SIDES = (64, 96)
 """Sides of a picture that are tried before the declared one: a convolutional network takes any."""
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class OutputComparison:
     """What a comparison of outputs gave. `relative` is the largest difference over the largest output.
 
-    `blind` are tensors that the outputs do not depend on; `reason` says why there was no comparison,
-    `apart` in what the two networks are known to differ.
+    `insensitive` are tensors that the outputs do not depend on; `reason` says why there was no comparison,
+    `known_difference` in what the two networks are known to differ.
     """
 
     source: str
@@ -47,9 +47,9 @@ class Proof:
     inputs: str = ""
     difference: float = 0.0
     relative: float = 0.0
-    blind: tuple[str, ...] = ()
+    insensitive: tuple[str, ...] = ()
     reason: str = ""
-    apart: str = ""
+    known_difference: str = ""
 
     @property
     def equal(self) -> bool:
@@ -57,14 +57,14 @@ class Proof:
         return not self.reason and self.relative <= EQUAL
 
 
-def prove(
+def compare_random(
     source: Target,
     target: Target,
     parts: Sequence[Part],
     names: Mapping[str, str],
     inputs: Sequence[str] = (),
     seed: int = 0,
-) -> Proof:
+) -> OutputComparison:
     """Give random weights to `source`, the same through `parts` to `target`, and compare what both compute.
 
     `parts` are made of tensors named as in the file; `names` leads from those to the names that `source` has for them.
@@ -76,9 +76,9 @@ def prove(
             first, second = fresh(source, seed).double().eval(), fresh(target, seed).double().eval()
             _randomise(first, seed)
             _carry_over(first, second, parts, names)
-            return _compared(label, (first, second), _inputs(target, second, inputs), parts, names)
+            return _first_comparison(label, (first, second), _inputs(target, second, inputs), parts, names)
     except (ProbeError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        return Proof(*label, reason=one_line(error))
+        return OutputComparison(*label, reason=one_line(error))
 
 
 def fresh(target: Target, seed: int = 0) -> nn.Module:
@@ -116,13 +116,13 @@ def _randomise(model: nn.Module, seed: int) -> None:
             tensor.copy_(drawn)
 
 
-def _compared(
+def _first_comparison(
     label: tuple[str, str],
     models: tuple[nn.Module, nn.Module],
     inputs: Sequence[Inputs],
     parts: Sequence[Part],
     names: Mapping[str, str],
-) -> Proof:
+) -> OutputComparison:
     problem = ""
     for args, kwargs, shown in inputs:
         try:
@@ -130,10 +130,14 @@ def _compared(
         except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything: another size is tried
             problem = one_line(error)
             continue
-        proof = _verdict(label, shown, (one, other), models, parts, names)
-        alike = bool(proof.apart) and _alike_but_for_epsilons(models, args, kwargs)
-        return replace(proof, apart=f"{proof.apart}, and that is all the difference") if alike else proof
-    return Proof(*label, reason=problem or "no input is known that both take")
+        equivalence = _verdict(label, shown, (one, other), models, parts, names)
+        alike = bool(equivalence.known_difference) and _alike_but_for_epsilons(models, args, kwargs)
+        return (
+            replace(equivalence, known_difference=f"{equivalence.known_difference}, and that is all the difference")
+            if alike
+            else equivalence
+        )
+    return OutputComparison(*label, reason=problem or "no input is known that both take")
 
 
 def _verdict(
@@ -143,20 +147,22 @@ def _verdict(
     models: tuple[nn.Module, nn.Module],
     parts: Sequence[Part],
     names: Mapping[str, str],
-) -> Proof:
+) -> OutputComparison:
     one, other = outputs
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other] or not one:
-        return Proof(*label, shown, reason="their outputs have other shapes")
+        return OutputComparison(*label, shown, reason="their outputs have other shapes")
     difference = max(float((a - b).detach().abs().max()) for a, b in zip(one, other, strict=True))
     largest = max(float(tensor.detach().abs().max()) for tensor in one)
     if not largest or largest != largest or difference != difference or largest == float("inf"):
-        return Proof(*label, shown, reason="their outputs are zero or not finite with random weights")
+        return OutputComparison(*label, shown, reason="their outputs are zero or not finite with random weights")
     if difference / largest > EQUAL:
-        return Proof(*label, shown, difference, difference / largest, apart=apart(*models))
-    return Proof(*label, shown, difference, difference / largest, _blind(one, models[0], parts, names))
+        return OutputComparison(
+            *label, shown, difference, difference / largest, known_difference=known_difference(*models)
+        )
+    return OutputComparison(*label, shown, difference, difference / largest, _insensitive(one, models[0], parts, names))
 
 
-def apart(first: nn.Module, second: nn.Module) -> str:
+def known_difference(first: nn.Module, second: nn.Module) -> str:
     """The epsilons of their norms, where those differ: what stands in no weight file."""
     one, other = _epsilons(first), _epsilons(second)
     return f"their norms have the epsilons {one} and {other}" if one != other else ""
@@ -178,7 +184,9 @@ def _epsilons(model: nn.Module) -> str:
     return ", ".join(f"{eps:g}" for eps in sorted({eps for eps in every if isinstance(eps, float)})) or "none"
 
 
-def compare(first: nn.Module, second: nn.Module, source: Target, target: Target, inputs: Sequence[str] = ()) -> Proof:
+def compare_outputs(
+    first: nn.Module, second: nn.Module, source: Target, target: Target, inputs: Sequence[str] = ()
+) -> OutputComparison:
     """Both models, with the weights they have, on the same seeded input."""
     label = source.spec, target.spec
     problem = "no input is known that both take"
@@ -192,16 +200,18 @@ def compare(first: nn.Module, second: nn.Module, source: Target, target: Target,
                 problem = one_line(error)
                 continue
             if [tensor.shape for tensor in one] != [tensor.shape for tensor in other] or not one:
-                return Proof(*label, shown, reason="their outputs have other shapes")
+                return OutputComparison(*label, shown, reason="their outputs have other shapes")
             difference = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
             largest = max(float(tensor.abs().max()) for tensor in one) or 1.0
-            return Proof(*label, shown, difference, difference / largest)
+            return OutputComparison(*label, shown, difference, difference / largest)
     except (ProbeError, RuntimeError, MemoryError) as error:
         problem = one_line(error)
-    return Proof(*label, reason=problem)
+    return OutputComparison(*label, reason=problem)
 
 
-def _blind(outputs: list[Tensor], model: nn.Module, parts: Sequence[Part], names: Mapping[str, str]) -> tuple[str, ...]:
+def _insensitive(
+    outputs: list[Tensor], model: nn.Module, parts: Sequence[Part], names: Mapping[str, str]
+) -> tuple[str, ...]:
     """Parameters without a gradient, of which there are several of one shape: exchanging them would not show."""
     generator = torch.Generator().manual_seed(3)
     drawn = [torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) for tensor in outputs]
@@ -227,7 +237,7 @@ def _inputs(target: Target, model: nn.Module, asked: Sequence[str]) -> list[Inpu
     tries: list[list[str]] = [list(asked)]
     if wanted is not None and wanted.kind == IMAGE and len(wanted.shape) == 4:
         channels = wanted.shape[1]
-        sides = [side for side in SMALL if wanted.size is None or side < max(wanted.size)]
+        sides = [side for side in SMALL_SIDES if wanted.size is None or side < max(wanted.size)]
         tries = [*([f"{channels}x{side}x{side}"] for side in sides), []]
     found = []
     for specs in tries:

@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from modelprobe.checkpoint.keys.plan import KeyPlan, Wishes, plan_keys
-from modelprobe.checkpoint.keys.reference import Reference, reference_of_model, state_entries
+from modelprobe.checkpoint.keys.plan import KeyPlan, PlanOptions, plan_keys
+from modelprobe.checkpoint.keys.reference import Expectation, reference_of_model, state_entries
 from modelprobe.checkpoint.records import Branch, Checkpoint, Item
 from modelprobe.errors import ProbeError
 from modelprobe.model.target import Target, resolve
 from modelprobe.model.zoo import names as zoo
 
-MOST_OTHERS = 0.2
+MAX_UNLIKE_SHARE = 0.2
 """The share of tensors that may have another shape or be absent: counters, buffers, an embedding of another grid."""
 
-MOST = 16
+MAX_CANDIDATES_BUILT = 16
 """Candidates that are built (on meta) at most."""
 
-Known = tuple[Target, Reference, KeyPlan]
+Known = tuple[Target, Expectation, KeyPlan]
 
 
-def own_networks(found: Checkpoint, branch: Branch, wanted: Target, wishes: Wishes) -> Iterator[Known]:
+def own_networks(found: Checkpoint, branch: Branch, wanted: Target, options: PlanOptions) -> Iterator[Known]:
     """The networks whose names and shapes the file has, each with the plan that leads to it, the likeliest first."""
-    plain = replace(wishes, dtype="", drop_head=False, unproven=False)
+    plain = replace(options, dtype="", drop_head=False, unproven=False)
     for spec in candidates(found, wanted):
         for settings in ((), *_settings(wanted)):
             try:
@@ -42,20 +42,20 @@ def own_networks(found: Checkpoint, branch: Branch, wanted: Target, wishes: Wish
                 break
 
 
-def own_network(found: Checkpoint, branch: Branch, target: Target, wishes: Wishes) -> Known | None:
+def own_network(found: Checkpoint, branch: Branch, target: Target, options: PlanOptions) -> Known | None:
     """The plan from the file to the names of `target`, if wrappers are all that stands between."""
     reference = reference_of_model(target.build().module, target.spec)
-    if not _alike(found, branch, reference):
+    if not _could_hold(found, branch, reference):
         return None
-    plan = plan_keys(found, branch, reference, wishes)
-    return (target, reference, plan) if plan.complete and not plan.structural and not plan.assumed else None
+    plan = plan_keys(found, branch, reference, options)
+    return (target, reference, plan) if plan.complete and not plan.structural and not plan.by_order else None
 
 
-def _alike(found: Checkpoint, branch: Branch, reference: Reference) -> bool:
+def _could_hold(found: Checkpoint, branch: Branch, reference: Expectation) -> bool:
     """Whether nearly all that a network has could be in the file, by the last words of names and by shapes."""
     there = Counter((entry.path[-1].rpartition(".")[2], entry.shape) for entry in state_entries(found, branch))
-    wanted = Counter((want.name.rpartition(".")[2], want.shape) for want in reference.wants if not want.same)
-    return sum((wanted - there).values()) <= MOST_OTHERS * len(reference.wants)
+    wanted = Counter((want.name.rpartition(".")[2], want.shape) for want in reference.expected if not want.same)
+    return sum((wanted - there).values()) <= MAX_UNLIKE_SHARE * len(reference.expected)
 
 
 def _settings(wanted: Target) -> list[tuple[str, ...]]:
@@ -65,23 +65,23 @@ def _settings(wanted: Target) -> list[tuple[str, ...]]:
 
 def candidates(found: Checkpoint, wanted: Target) -> tuple[str, ...]:
     """Names worth a try, in order."""
-    names = [*_said(found.tree), *_in_file_name(found.path)]
+    names = [*_named_in_file(found.tree), *_in_file_name(found.path)]
     known = zoo.zoo_names()
     specs = [f"{origin}:{name}" for name in names for origin in known.origins(name)]
     for origin in (zoo.TORCHVISION, zoo.TIMM):
         if origin != wanted.origin and wanted.origin in (zoo.TORCHVISION, zoo.TIMM):
-            specs += [f"{origin}:{name}" for name in alike(wanted.name, origin)]
+            specs += [f"{origin}:{name}" for name in similar_names(wanted.name, origin)]
     own = f"{wanted.origin}:{wanted.name}"
-    return tuple(spec for spec in dict.fromkeys(specs) if spec != own)[:MOST]
+    return tuple(spec for spec in dict.fromkeys(specs) if spec != own)[:MAX_CANDIDATES_BUILT]
 
 
-def _said(tree: Item) -> Iterator[str]:
+def _named_in_file(tree: Item) -> Iterator[str]:
     """What the file calls its architecture: `arch`, also among `args`."""
     for item in tree.children:
         if item.key in ("arch", "model_name", "architecture", "model") and isinstance(item.value, str):
             yield item.value
         elif item.key in ("args", "config", "hyper_parameters", "hparams"):
-            yield from _said(item)
+            yield from _named_in_file(item)
 
 
 def _in_file_name(path: str) -> Iterator[str]:
@@ -90,13 +90,15 @@ def _in_file_name(path: str) -> Iterator[str]:
     yield from dict.fromkeys((stem, stem.rpartition("-")[0], stem.rpartition("_")[0]))
 
 
-def alike(name: str, origin: str) -> list[str]:
+def similar_names(name: str, origin: str) -> list[str]:
     """The names of a library that share the most words with `name`: `vit_b_16`, `vit_base_patch16_224`."""
     known = zoo.zoo_names()
     words = _words(name.partition(".")[0])
     every = known.torchvision if origin == zoo.TORCHVISION else known.timm
-    scored = [(-_shared(words, _words(other)), len(other), other) for other in every if _family(words, _words(other))]
-    return [other for _, _, other in sorted(scored)][:MOST]
+    scored = [
+        (-_shared_words(words, _words(other)), len(other), other) for other in every if _family(words, _words(other))
+    ]
+    return [other for _, _, other in sorted(scored)][:MAX_CANDIDATES_BUILT]
 
 
 def _words(name: str) -> list[str]:
@@ -111,7 +113,7 @@ def _family(words: list[str], others: list[str]) -> bool:
     )
 
 
-def _shared(words: list[str], others: list[str]) -> int:
+def _shared_words(words: list[str], others: list[str]) -> int:
     """How many words have a counterpart that begins with them, or the other way about; less what is left over."""
     rest = list(others)
     shared = 0

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelprobe.checkpoint.keys.plan import Applied, Dropped, KeyPlan, Part, Trouble, entries_by_name
-from modelprobe.checkpoint.keys.reference import Want
+from modelprobe.checkpoint.keys.plan import AppliedRule, DroppedTensor, KeyPlan, Part, Problem, entries_by_name
+from modelprobe.checkpoint.keys.reference import ExpectedTensor
 from modelprobe.checkpoint.records import TensorEntry
 from modelprobe.model.weights.load import Fit, refusals
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
@@ -16,7 +16,7 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, shape
 
 if TYPE_CHECKING:
-    from modelprobe.model.weights.equivalence import Proof  # which imports torch
+    from modelprobe.model.weights.equivalence import OutputComparison  # which imports torch
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "other dtype"
 BECAUSE = {
@@ -63,15 +63,15 @@ class KeysResult(Result):
     expected: int
     matched: int
     misfits: tuple[Misfit, ...]
-    applied: tuple[Applied, ...]
-    dropped: tuple[Dropped, ...]
-    troubles: tuple[Trouble, ...]
+    applied: tuple[AppliedRule, ...]
+    dropped: tuple[DroppedTensor, ...]
+    problems: tuple[Problem, ...]
     refusals: tuple[tuple[str, str], ...]
-    presumed: tuple[str, ...]
+    assumed: tuple[str, ...]
     fits: bool | None
     repairable: bool
     command: str
-    proof: Proof | None
+    equivalence: OutputComparison | None
     all_rows: bool
 
     def count(self, kind: str) -> int:
@@ -80,19 +80,19 @@ class KeysResult(Result):
 
     def report(self) -> Report:
         """Counts, the misfits by reason, the rules that a repair would apply, and the command."""
-        blocks: list[Block] = [Facts(_facts(self))]
+        blocks: list[Block] = [Facts(_keys_facts(self))]
         blocks += [table for table in (_misfits(self), rules_table(self.applied)) if table.rows]
         title = f"{self.path} for {self.reference}" if self.reference else f"The names in {self.path}"
-        return Report(title, "modelprobe.keys/1", (*blocks, *_notes(self)), self.to_dict())
+        return Report(title, "modelprobe.keys/1", (*blocks, *_keys_notes(self)), self.to_dict())
 
 
 def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False) -> KeysResult:
     """Compare the names as they are, with the reasons that the plan of a repair gives. `asked` is for the command."""
     plan, found = fitted.plan, fitted.found
     entries = entries_by_name(found, plan.branch)
-    wants = fitted.reference.by_name if fitted.reference else {}
-    misfits = _compared(plan, entries, wants) if fitted.reference else ()
-    matched = sum(1 for name, want in wants.items() if name in entries and entries[name].shape == want.shape)
+    expected = fitted.reference.by_name if fitted.reference else {}
+    misfits = _find_misfits(plan, entries, expected) if fitted.reference else ()
+    matched = sum(1 for name, want in expected.items() if name in entries and entries[name].shape == want.shape)
     standing = any(misfit.kind != DTYPE for misfit in misfits)
     stopped = tuple(refusals(fitted))
     changes = bool(plan.applied or plan.dropped)
@@ -104,18 +104,18 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
         alternatives=tuple(other.name or "." for other in found.branches if other.path != plan.branch.path),
         reference=plan.reference,
         tensors=len(entries),
-        expected=len(wants),
+        expected=len(expected),
         matched=matched,
         misfits=misfits,
         applied=plan.applied,
         dropped=plan.dropped,
-        troubles=plan.troubles,
+        problems=plan.problems,
         refusals=stopped,
-        presumed=plan.presumed,
+        assumed=plan.assumed,
         fits=not standing if fitted.reference else None,
         repairable=changes and not stopped,
         command=_command(found.path, plan, asked) if changes and not stopped else "",
-        proof=fitted.proof,
+        equivalence=fitted.equivalence,
         all_rows=all_rows,
     )
 
@@ -127,13 +127,15 @@ def _command(path: str, plan: KeyPlan, asked: Sequence[str]) -> str:
     return shlex.join(["modelprobe", "repair", path, *given, *asked, "-o", out])
 
 
-def _compared(plan: KeyPlan, entries: dict[str, TensorEntry], wants: dict[str, Want]) -> tuple[Misfit, ...]:
+def _find_misfits(
+    plan: KeyPlan, entries: dict[str, TensorEntry], expected: dict[str, ExpectedTensor]
+) -> tuple[Misfit, ...]:
     made = {part.name: part for part in plan.parts}
     used = {source: part for part in plan.parts for source in part.sources}
     left = {dropped.name: dropped.reason for dropped in plan.dropped}
-    said = {name: trouble.text for trouble in plan.troubles for name in trouble.names}
+    said = {name: problem.text for problem in plan.problems for name in problem.names}
     found = []
-    for want in wants.values():
+    for want in expected.values():
         entry = entries.get(want.name)
         if entry is None:
             part = made.get(want.name)
@@ -150,10 +152,10 @@ def _compared(plan: KeyPlan, entries: dict[str, TensorEntry], wants: dict[str, W
         elif entry.dtype != want.dtype:
             found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted when it is loaded"))
     for name, entry in entries.items():
-        if name not in wants:
+        if name not in expected:
             reason = (
                 left.get(name)
-                or _became(name, used.get(name), wants)
+                or _became(name, used.get(name), expected)
                 or said.get(name)
                 or "nothing like it is expected"
             )
@@ -176,14 +178,14 @@ def _by(part: Part) -> str:
     return "; ".join([*said, *([f"another name: {', '.join(names)}"] if names else [])])
 
 
-def _became(name: str, part: Part | None, wants: dict[str, Want]) -> str:
+def _became(name: str, part: Part | None, expected: dict[str, ExpectedTensor]) -> str:
     """What a repair makes of a tensor that is not expected."""
-    if part is None or part.name not in wants:
+    if part is None or part.name not in expected:
         return ""
     return _by(part)
 
 
-def _facts(result: KeysResult) -> tuple[Fact, ...]:
+def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:
     facts = [Fact("Format", result.format), Fact("Model", result.branch or "the root", detail=result.branch_rule)]
     if result.alternatives:
         facts.append(Fact("Others", ", ".join(result.alternatives[:6]), detail="--branch takes one of them"))
@@ -195,18 +197,18 @@ def _facts(result: KeysResult) -> tuple[Fact, ...]:
             if result.count(kind):
                 facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
         facts.append(Fact("Fits", result.fits, Unit.YESNO, "load_state_dict(strict=True)"))
-    if result.proof is not None:
-        facts.append(Fact("Proof", difference(result.proof), detail="random weights, float64"))
+    if result.equivalence is not None:
+        facts.append(Fact("Proof", difference(result.equivalence), detail="random weights, float64"))
     return tuple(facts)
 
 
-def difference(proof: Proof) -> str:
+def difference(found: OutputComparison) -> str:
     """What a comparison of outputs gave, in words."""
-    if proof.reason:
-        return f"not compared with {proof.source}: {proof.reason}"
-    if not proof.difference:
-        return f"{proof.source} and {proof.target} compute the same, bit for bit"
-    return f"{proof.source} and {proof.target} differ by {proof.difference:.3g} (relative {proof.relative:.3g})"
+    if found.reason:
+        return f"not compared with {found.source}: {found.reason}"
+    if not found.difference:
+        return f"{found.source} and {found.target} compute the same, bit for bit"
+    return f"{found.source} and {found.target} differ by {found.difference:.3g} (relative {found.relative:.3g})"
 
 
 def _misfits(result: KeysResult) -> Table:
@@ -229,7 +231,7 @@ def _misfits(result: KeysResult) -> Table:
     return Table(columns, tuple(rows), "What does not fit as it is", key="misfits")
 
 
-def rules_table(applied: Sequence[Applied]) -> Table:
+def rules_table(applied: Sequence[AppliedRule]) -> Table:
     """The rules of a plan with an example each."""
     columns = (
         Column("rule", "Rule"),
@@ -245,11 +247,11 @@ def rules_table(applied: Sequence[Applied]) -> Table:
     return Table(columns, tuple(rows), "What a repair does", key="rules")
 
 
-def _notes(result: KeysResult) -> list[Note]:
+def _keys_notes(result: KeysResult) -> list[Note]:
     notes = []
     if result.command:
         notes.append(Note(f"{'This makes it fit' if result.reference else 'This does it'}: {result.command}"))
-    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]
+    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     if not result.reference:
         notes.append(Note("Nothing says what is expected: --for MODEL or --for FILE compares."))
     if result.fits:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.keys.apply import value_of
-from modelprobe.checkpoint.keys.draft import Stage
+from modelprobe.checkpoint.keys.draft import RuleStage
 from modelprobe.checkpoint.keys.plan import (
-    Applied,
+    AppliedRule,
     KeyPlan,
     Part,
-    Wishes,
+    PlanOptions,
     chosen_branch,
     entries_by_name,
     plan_keys,
     replan,
 )
-from modelprobe.checkpoint.keys.reference import Reference, reference_of_checkpoint, reference_of_model, speaks_of
+from modelprobe.checkpoint.keys.reference import Expectation, reference_of_checkpoint, reference_of_model, speaks_of
 from modelprobe.checkpoint.keys.rewrite import versions_of
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Branch, Checkpoint
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from modelprobe.model.target import Target
-    from modelprobe.model.weights.equivalence import Proof
+    from modelprobe.model.weights.equivalence import OutputComparison
 
-UNNAMED = (Stage.STRUCTURE, Stage.FILLING, Stage.DTYPE)
+UNNAMED = (RuleStage.STRUCTURE, RuleStage.FILLING, RuleStage.DTYPE)
 """The stages that do not look at names: what leads from one library's network to another's."""
 
 
@@ -42,13 +42,13 @@ UNNAMED = (Stage.STRUCTURE, Stage.FILLING, Stage.DTYPE)
 class Fit:
     """How a file fits what it is wanted for. `plan` makes it fit; `plain` is the reference of names as they are.
 
-    `proof` compares the outputs of the file's own network with those of the wanted one, where that was needed.
+    `equivalence` compares the outputs of the file's own network with those of the wanted one, where that was needed.
     """
 
     found: Checkpoint
     plan: KeyPlan
-    reference: Reference | None = None
-    proof: Proof | None = None
+    reference: Expectation | None = None
+    equivalence: OutputComparison | None = None
     target: Target | None = None
     origin: Target | None = None
     first: KeyPlan | None = None
@@ -60,20 +60,20 @@ def fit(
     found: Checkpoint,
     *,
     target: Target | None = None,
-    reference: Reference | None = None,
+    reference: Expectation | None = None,
     branch: str | None = None,
     origin: Target | None = None,
-    wishes: Wishes | None = None,
+    options: PlanOptions | None = None,
 ) -> Fit:
     """Plan how the tensors of a file become those of `target`, or of a `reference`, or lose their wrappers.
 
     `origin` is the network that the file was saved from, where a person says so. Nothing is written; values are drawn
     at random, and both networks run, only when the order of tensors alone would settle an assignment.
     """
-    wishes = wishes or Wishes()
+    options = options or PlanOptions()
     if target is not None:
         reference = reference_of_model(target.build().module, target.spec)
-    plan = _over_branches(found, branch, reference, wishes)
+    plan = _over_branches(found, branch, reference, options)
     if plan.good and not plan.structural and origin is None:
         return Fit(found, plan, reference, None, target)
     if target is None or reference is None:
@@ -81,28 +81,32 @@ def fit(
     plain = Fit(found, plan, reference, None, target)
     if origin is None and speaks_of(entries_by_name(found, plan.branch), reference):
         return plain
-    return _crossed(plain, target, reference, origin, wishes) or plain
+    return _crossed(plain, target, reference, origin, options) or plain
 
 
-def _over_branches(found: Checkpoint, branch: str | None, reference: Reference | None, wishes: Wishes) -> KeyPlan:
+def _over_branches(
+    found: Checkpoint, branch: str | None, reference: Expectation | None, options: PlanOptions
+) -> KeyPlan:
     """The plan for the branch asked for or chosen; for the only other one that fits, where that one does not."""
     chosen = chosen_branch(found, branch)
-    plan = plan_keys(found, chosen, reference, wishes)
+    plan = plan_keys(found, chosen, reference, options)
     if plan.complete or branch is not None or reference is None:
         return plan
-    others = [plan_keys(found, other, reference, wishes) for other in _unused_entries(found, chosen)]
+    others = [plan_keys(found, other, reference, options) for other in _unused_entries(found, chosen)]
     fitting = [other for other in others if other.complete and not other.structural]
     if len(fitting) != 1:
         return plan
     reason = f"{fitting[0].branch.name or 'the root'} fits, {chosen.name or 'the root'} does not"
-    return replace(fitting[0], applied=(Applied("another branch", reason, 0), *fitting[0].applied))
+    return replace(fitting[0], applied=(AppliedRule("another branch", reason, 0), *fitting[0].applied))
 
 
 def _unused_entries(found: Checkpoint, chosen: Branch) -> list[Branch]:
     return [other for other in found.branches if other.path != chosen.path]
 
 
-def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | None, wishes: Wishes) -> Fit | None:
+def _crossed(
+    plain: Fit, target: Target, reference: Expectation, origin: Target | None, options: PlanOptions
+) -> Fit | None:
     """By way of the network that the file was saved from, proven by equal outputs; None when none is known.
 
     The first that is proven wins. Without any, the plan with the proof that failed tells why.
@@ -111,55 +115,55 @@ def _crossed(plain: Fit, target: Target, reference: Reference, origin: Target | 
 
     found, branch = plain.found, plain.plan.branch
     if origin is not None:
-        only = own_network(found, branch, origin, wishes)
+        only = own_network(found, branch, origin, options)
         if only is None:
             raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`modelprobe keys … --for {origin.spec}`")
         known = iter([only])
     else:
-        known = own_networks(found, branch, target, wishes)
+        known = own_networks(found, branch, target, options)
     failed: Fit | None = None
     for source, own, first in known:
-        for second in _assignments(first, (source, own), (target, reference), wishes):
-            proof = _proof(source, target, first, second, wishes.inputs)
-            proven = proof.equal and not proof.blind
-            second = replace(second, proven=proven, assumed=second.assumed or (("outputs",),))
-            this = Fit(found, second, reference, proof, target, source, first, wishes.inputs)
+        for second in _assignments(first, (source, own), (target, reference), options):
+            equivalence = _proof(source, target, first, second, options.inputs)
+            proven = equivalence.equal and not equivalence.insensitive
+            second = replace(second, proven=proven, by_order=second.by_order or (("outputs",),))
+            this = Fit(found, second, reference, equivalence, target, source, first, options.inputs)
             if proven:
                 return this
             failed = failed or this
     return failed
 
 
-Network = tuple["Target", Reference]
+Network = tuple["Target", Expectation]
 
 
-def _assignments(first: KeyPlan, own: Network, other: Network, wishes: Wishes) -> Iterator[KeyPlan]:
+def _assignments(first: KeyPlan, own: Network, other: Network, options: PlanOptions) -> Iterator[KeyPlan]:
     """The ways from one network to another that are worth a proof: layers in the order in which they were registered,
     and, where that proves nothing, in the order in which they are used.
     """
     seen: set[tuple[Part, ...]] = set()
     for used in (False, True):
-        mine, theirs = (_as_used(own, wishes), _as_used(other, wishes)) if used else (own[1], other[1])
-        for stages in (UNNAMED, tuple(Stage)):
-            second = replan(first, mine, theirs, wishes, stages)
+        mine, theirs = (_as_used(own, options), _as_used(other, options)) if used else (own[1], other[1])
+        for stages in (UNNAMED, tuple(RuleStage)):
+            second = replan(first, mine, theirs, options, stages)
             if second.complete and second.parts not in seen:
                 seen.add(second.parts)
                 yield second
 
 
-def _as_used(network: Network, wishes: Wishes) -> Reference:
+def _as_used(network: Network, options: PlanOptions) -> Expectation:
     from modelprobe.model.weights.order_of_use import order_of_use
 
     target, reference = network
-    return reference.in_order(order_of_use(target, wishes.inputs))
+    return reference.in_order(order_of_use(target, options.inputs))
 
 
-def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan, inputs: Sequence[str]) -> Proof:
+def _proof(source: Target, target: Target, first: KeyPlan, second: KeyPlan, inputs: Sequence[str]) -> OutputComparison:
     """The outputs of both networks compared, with the plan from the one to the other."""
-    from modelprobe.model.weights.equivalence import prove
+    from modelprobe.model.weights.equivalence import compare_random
 
     names = {source_name: part.name for part in first.parts for source_name in part.sources if len(part.sources) == 1}
-    return prove(source, target, second.parts, names, inputs)
+    return compare_random(source, target, second.parts, names, inputs)
 
 
 TensorFetch = Callable[[str], "Tensor"]
@@ -194,7 +198,7 @@ def load_state_dict_for(
     target: Target | None = None,
     branch: str | None = None,
     origin: Target | None = None,
-    wishes: Wishes | None = None,
+    options: PlanOptions | None = None,
 ) -> tuple[dict[str, Tensor], KeyPlan]:
     """The tensors of a file as `model.load_state_dict(…, strict=True)` takes them, and the plan that led to them.
 
@@ -204,9 +208,9 @@ def load_state_dict_for(
     found = open_checkpoint(path)
     reference = reference_of_model(model, target.spec if target else type(model).__name__)
     if target is not None:
-        fitted = fit(found, target=target, branch=branch, origin=origin, wishes=wishes)
+        fitted = fit(found, target=target, branch=branch, origin=origin, options=options)
     else:
-        fitted = fit(found, reference=reference, branch=branch, wishes=wishes)
+        fitted = fit(found, reference=reference, branch=branch, options=options)
     refuse_unless_good(fitted)
     plan = fitted.plan
     model_values = computed_by(model)
@@ -218,7 +222,7 @@ def load_state_dict_for(
 
 
 def _versioned(
-    state: OrderedDict[str, Tensor], found: Checkpoint, plan: KeyPlan, reference: Reference | None
+    state: OrderedDict[str, Tensor], found: Checkpoint, plan: KeyPlan, reference: Expectation | None
 ) -> OrderedDict[str, Tensor]:
     """With the versions of the modules: some (torchvision's MNASNet) refuse to be loaded without."""
     versions = versions_of(found, plan, reference.versions if reference else None)
@@ -246,17 +250,17 @@ def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
     """Why a plan may not be carried out, and what would help; nothing when it may."""
     plan = fitted.plan
     keys = f"modelprobe keys {plan.path}" + (f" --for {plan.reference}" if plan.reference else "")
-    found = [(trouble.text, trouble.hint) for trouble in plan.troubles]
+    found = [(problem.text, problem.hint) for problem in plan.problems]
     for what, names in (
         ("missing", [want.name for want in plan.missing]),
         ("unexpected", [part.name for part in plan.unexpected]),
         ("of another shape", [part.name for part, _ in plan.misshapen]),
     ):
-        if names and not plan.troubles:
+        if names and not plan.problems:
             many = "1 tensor is" if len(names) == 1 else f"{len(names):,} tensors are"
             found.append((f"{many} {what}, such as {names[0]}", f"`{keys}` lists them"))
     if not found and not plan.certain:
-        compared = fitted.proof is not None and not fitted.proof.reason
+        compared = fitted.equivalence is not None and not fitted.equivalence.reason
         found.append((unproven(fitted), UNEQUAL if compared else UNPROVEN))
     return found
 
@@ -267,16 +271,17 @@ UNEQUAL = "--unproven takes the tensors all the same, in the order in which they
 
 def unproven(fitted: Fit) -> str:
     """What the assignment rests on, and why that was not enough."""
-    proof = fitted.proof
-    if proof is None:
-        count = sum(len(group) for group in fitted.plan.assumed)
+    found = fitted.equivalence
+    if found is None:
+        count = sum(len(group) for group in fitted.plan.by_order)
         return f"which of {count:,} tensors is which, their order alone settles, and outputs could not be compared"
-    if proof.reason:
-        return f"outputs could not be compared with those of {proof.source}: {proof.reason}"
-    if proof.blind:
-        return f"the outputs do not depend on {proof.blind[0]} and {len(proof.blind) - 1:,} more of its shape"
-    why = f": {proof.apart}" if proof.apart else ""
-    return f"with the same weights the outputs of {proof.source} and {proof.target} differ by {proof.relative:.1e}{why}"
+    if found.reason:
+        return f"outputs could not be compared with those of {found.source}: {found.reason}"
+    if found.insensitive:
+        more = len(found.insensitive) - 1
+        return f"the outputs do not depend on {found.insensitive[0]} and {more:,} more of its shape"
+    why = f": {found.known_difference}" if found.known_difference else ""
+    return f"with the same weights the outputs of {found.source} and {found.target} differ by {found.relative:.1e}{why}"
 
 
 def load_strictly(target: Target, plan: KeyPlan, found: Checkpoint) -> nn.Module:
@@ -291,7 +296,7 @@ def load_strictly(target: Target, plan: KeyPlan, found: Checkpoint) -> nn.Module
     with fetching(found, plan.branch) as fetch:
         state = OrderedDict((part.name, value_of(part, fetch, values)) for part in plan.parts)
     own = model.state_dict()
-    state.update({name: own[name] for name in plan.excused if name in own and name not in state})
+    state.update({name: own[name] for name in plan.allowed_missing if name in own and name not in state})
     try:
         model.load_state_dict(_versioned(state, found, plan, reference_of_model(model, target.spec)), strict=True)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # a class may load in its own way

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelprobe.checkpoint.keys.plan import Applied, Dropped, KeyPlan
+from modelprobe.checkpoint.keys.plan import AppliedRule, DroppedTensor, KeyPlan
 from modelprobe.checkpoint.keys.rewrite import Rewritten, rewrite
 from modelprobe.checkpoint.write.convert import format_of
 from modelprobe.errors import CheckFailed
@@ -17,7 +17,7 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
 if TYPE_CHECKING:
-    from modelprobe.model.weights.equivalence import Proof  # which imports torch
+    from modelprobe.model.weights.equivalence import OutputComparison  # which imports torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Rename:
 class RepairResult(Result):
     """A repair, planned or carried out (`path` is then the new file).
 
-    `loaded` tells that the result went into a build of the target with strict=True before it was written. `proof` is
-    the comparison of both networks with random weights, `outputs` the one with the file's own.
+    `loaded` tells that the result went into a build of the target with strict=True before it was written.
+    `equivalence` is the comparison of both networks with random weights, `outputs` the one with the file's own.
     """
 
     source: str
@@ -44,14 +44,14 @@ class RepairResult(Result):
     reference: str
     tensors: int
     renames: tuple[Rename, ...]
-    applied: tuple[Applied, ...]
-    dropped: tuple[Dropped, ...]
-    excused: tuple[str, ...]
+    applied: tuple[AppliedRule, ...]
+    dropped: tuple[DroppedTensor, ...]
+    allowed_missing: tuple[str, ...]
     refusals: tuple[tuple[str, str], ...]
-    presumed: tuple[str, ...]
-    assumed: int
-    proof: Proof | None
-    outputs: Proof | None
+    assumed: tuple[str, ...]
+    by_order: int
+    equivalence: OutputComparison | None
+    outputs: OutputComparison | None
     loaded: bool
     path: str
     size: int
@@ -67,11 +67,11 @@ class RepairResult(Result):
 
     def report(self) -> Report:
         """The plan by rule and by tensor, what is left out, the proofs, and notes."""
-        blocks: list[Block] = [Facts(_facts(self))]
+        blocks: list[Block] = [Facts(_repair_facts(self))]
         tables = (rules_table(self.applied), _renames(self), _dropped(self))
         blocks += [table for table in tables if table.rows]
         title = f"{self.source} -> {self.path}" if self.path else f"Repair of {self.source}"
-        return Report(title, "modelprobe.repair/1", (*blocks, *_notes(self)), self.to_dict())
+        return Report(title, "modelprobe.repair/1", (*blocks, *_repair_notes(self)), self.to_dict())
 
 
 def repair(
@@ -89,7 +89,7 @@ def repair(
     Before anything is written the result is loaded into a build of the target, strict=True.
     """
     if out is None:
-        return _result(fitted, all_rows=all_rows)
+        return _repair_result(fitted, all_rows=all_rows)
     target_format = format_of(out, format)
     _refuse(fitted)
     model = load_strictly(fitted.target, fitted.plan, fitted.found) if fitted.target is not None else None
@@ -106,11 +106,11 @@ def repair(
     )
     outputs = None
     if model is not None and fitted.target and fitted.origin and fitted.first:
-        from modelprobe.model.weights.equivalence import compare
+        from modelprobe.model.weights.equivalence import compare_outputs
 
         first = load_strictly(fitted.origin, fitted.first, fitted.found)
-        outputs = compare(first, model, fitted.origin, fitted.target, fitted.inputs)
-    return _result(fitted, done, outputs, model is not None, all_rows)
+        outputs = compare_outputs(first, model, fitted.origin, fitted.target, fitted.inputs)
+    return _repair_result(fitted, done, outputs, model is not None, all_rows)
 
 
 def _refuse(fitted: Fit) -> None:
@@ -122,10 +122,10 @@ def _refuse(fitted: Fit) -> None:
         raise CheckFailed(f"there is nothing to repair in {path}", "no file was written; `modelprobe convert` copies")
 
 
-def _result(
+def _repair_result(
     fitted: Fit,
     done: Rewritten | None = None,
-    outputs: Proof | None = None,
+    outputs: OutputComparison | None = None,
     loaded: bool = False,
     all_rows: bool = False,
 ) -> RepairResult:
@@ -142,23 +142,23 @@ def _result(
         renames=tuple(Rename(" + ".join(p.sources), p.name, tuple(dict.fromkeys(p.rules))) for p in changed),
         applied=plan.applied,
         dropped=plan.dropped,
-        excused=plan.excused,
+        allowed_missing=plan.allowed_missing,
         refusals=tuple(refusals(fitted)),
-        presumed=plan.presumed,
-        assumed=0 if plan.proven else sum(len(group) for group in plan.assumed),
-        proof=fitted.proof,
+        assumed=plan.assumed,
+        by_order=0 if plan.proven else sum(len(group) for group in plan.by_order),
+        equivalence=fitted.equivalence,
         outputs=outputs,
         loaded=loaded,
         path=str(done.written.path) if done else "",
         size=done.written.bytes if done else 0,
         kept=done.kept if done else (),
-        left=_grouped(done),
-        notes=_said(plan, done),
+        left=_left_by_reason(done),
+        notes=_writing_notes(plan, done),
         all_rows=all_rows,
     )
 
 
-def _grouped(done: Rewritten | None) -> tuple[str, ...]:
+def _left_by_reason(done: Rewritten | None) -> tuple[str, ...]:
     """What is not in the new file, by the reason."""
     reasons: dict[str, list[str]] = {}
     for entry in done.dropped if done else ():
@@ -166,14 +166,14 @@ def _grouped(done: Rewritten | None) -> tuple[str, ...]:
     return tuple(f"{', '.join(paths)} ({why})" for why, paths in reasons.items())
 
 
-def _said(plan: KeyPlan, done: Rewritten | None) -> tuple[str, ...]:
+def _writing_notes(plan: KeyPlan, done: Rewritten | None) -> tuple[str, ...]:
     notes = list(done.written.notes) if done else []
     if done and done.overflowed:
         notes.append(f"{done.overflowed:,} values became infinite in the new type")
     return tuple(notes)
 
 
-def _facts(result: RepairResult) -> tuple[Fact, ...]:
+def _repair_facts(result: RepairResult) -> tuple[Fact, ...]:
     facts = [Fact("Read", result.source), Fact("Model", result.branch or "the root", detail=result.branch_rule)]
     if result.alternatives:
         facts.append(Fact("Others", ", ".join(result.alternatives[:6]), detail="--branch takes one of them"))
@@ -182,10 +182,12 @@ def _facts(result: RepairResult) -> tuple[Fact, ...]:
     facts.append(Fact("Tensors", result.tensors, Unit.COUNT, f"{len(result.renames):,} of them renamed or converted"))
     if result.dropped:
         facts.append(Fact("Left out", len(result.dropped), Unit.COUNT))
-    if result.proof is not None:
-        facts.append(Fact("Proof", difference(result.proof), detail="random weights, float64"))
+    if result.equivalence is not None:
+        facts.append(Fact("Proof", difference(result.equivalence), detail="random weights, float64"))
     if result.loaded:
-        without = f", but for {len(result.excused):,} tensors left out on request" if result.excused else ""
+        without = (
+            f", but for {len(result.allowed_missing):,} tensors left out on request" if result.allowed_missing else ""
+        )
         facts.append(Fact("Loaded", True, Unit.YESNO, f"into {result.reference} with strict=True{without}"))
     if result.outputs is not None:
         facts.append(Fact("Outputs", difference(result.outputs), detail="the weights of the file"))
@@ -208,14 +210,14 @@ def _dropped(result: RepairResult) -> Table:
         Column("tensors", "Tensors", Unit.COUNT),
         Column("reason", "Why", wrap=True),
     )
-    groups: dict[str, list[Dropped]] = {}
+    groups: dict[str, list[DroppedTensor]] = {}
     for index, item in enumerate(result.dropped):
         groups.setdefault(f"{index}" if result.all_rows else item.reason, []).append(item)
     rows = tuple(Row((held[0].name, len(held), held[0].reason)) for held in groups.values())
     return Table(columns, rows, "Left out", key="dropped")
 
 
-def _notes(result: RepairResult) -> list[Note]:
+def _repair_notes(result: RepairResult) -> list[Note]:
     notes = [Note(f"{text}.") for text in result.notes]
     if result.renames and not result.all_rows:
         notes.append(Note("--all shows every tensor."))
@@ -223,10 +225,10 @@ def _notes(result: RepairResult) -> list[Note]:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:
         notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:6]]
-    if result.assumed and not result.refusals:
-        text = f"Which of {result.assumed:,} tensors is which rests on their order alone: nothing has proven it."
+    if result.by_order and not result.refusals:
+        text = f"Which of {result.by_order:,} tensors is which rests on their order alone: nothing has proven it."
         notes.append(Note(text, Level.WARNING))
-    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.presumed]
+    notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     notes += [Note(sentences(text, hint), Level.WARNING) for text, hint in result.refusals]
     if not result.changes and not result.refusals:
         notes.append(Note("There is nothing to repair."))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelprobe.checkpoint.names_file import SCHEMES, names_weights
+from modelprobe.checkpoint.file_names import SCHEMES, names_weights
 from modelprobe.cli import options
 from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput
@@ -123,7 +123,7 @@ UnprovenOpt = Annotated[
 
 
 @dataclass(frozen=True)
-class Asked:
+class RepairOptions:
     """What the command line said about the plan."""
 
     file: str
@@ -151,15 +151,15 @@ class Asked:
         return given + (["--unproven"] if self.unproven else [])
 
 
-def plan(asked: Asked) -> Fit:
+def plan(asked: RepairOptions) -> Fit:
     """Read the headers of the file, build what it is wanted for, and plan."""
-    from modelprobe.checkpoint.keys.plan import Wishes
+    from modelprobe.checkpoint.keys.plan import PlanOptions
     from modelprobe.checkpoint.open import open_checkpoint
 
     if asked.file.startswith(SCHEMES):
         raise BadInput(f"{asked.file} is not on this machine", "download it first")
     found = open_checkpoint(Path(asked.file).expanduser())
-    wishes = Wishes(
+    options = PlanOptions(
         prefix=asked.prefix, drop=tuple(asked.drop), drop_head=asked.drop_head, dtype=_dtype(asked.dtype),
         grid=_grid(asked.grid), unproven=asked.unproven, inputs=tuple(asked.inputs),
     )  # fmt: skip
@@ -170,13 +170,13 @@ def plan(asked: Asked) -> Fit:
         if asked.origin or asked.settings:
             raise BadInput("--from and --set need a model after --for", "a file tells names and shapes alone")
         reference = reference_of_checkpoint(open_checkpoint(Path(asked.wanted).expanduser()))
-        return fit(found, reference=reference, branch=asked.branch, wishes=wishes)
+        return fit(found, reference=reference, branch=asked.branch, options=options)
     with stdout_kept(), working(f"fitting {asked.file}"):
         from modelprobe.model.weights.load import fit
 
         return fit(
             found, target=_target(asked.wanted, asked.settings), origin=_target(asked.origin, ()),
-            branch=asked.branch, wishes=wishes,
+            branch=asked.branch, options=options,
         )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def _grid(text: str | None) -> tuple[int, int] | None:
     return int(rows), int(columns)
 
 
-def check_output(asked: Asked, out: Path | None, format: str | None, force: bool) -> None:
+def check_output(asked: RepairOptions, out: Path | None, format: str | None, force: bool) -> None:
     """Raise now what writing would raise about the place and the format: planning may take a while."""
     from modelprobe.checkpoint.write.convert import format_of
     from modelprobe.files.atomic import check_target

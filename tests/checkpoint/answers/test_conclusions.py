@@ -16,9 +16,9 @@ from torch import nn
 from modelprobe.checkpoint.answers.name_tree import name_rows
 from modelprobe.checkpoint.answers.scan import scan
 from modelprobe.checkpoint.answers.summary import summarize_weights
-from modelprobe.checkpoint.branches import find_branches, pick
+from modelprobe.checkpoint.branches import branch_named, find_branches
 from modelprobe.checkpoint.open import open_checkpoint
-from modelprobe.checkpoint.pickle.globals import Verdict, verdict
+from modelprobe.checkpoint.pickle.globals import Trust, trust_of
 from modelprobe.checkpoint.records import BUFFER, Checkpoint, TensorEntry
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, plain
@@ -81,9 +81,9 @@ def test_the_same_dictionary_twice_is_shown_once(saved: Saved) -> None:
 
 def test_picking_a_branch(saved: Saved) -> None:
     found = saved({"state_dict": W, "optimizer": OPTIMIZER})
-    assert pick(found, "state_dict").tensors == 3
-    assert pick(found, "optimizer.state").tensors == 1
-    assert pick(found, ".").tensors == 4
+    assert branch_named(found, "state_dict").tensors == 3
+    assert branch_named(found, "optimizer.state").tensors == 1
+    assert branch_named(found, ".").tensors == 4
     assert summarize_weights(found, branch="optimizer").tensors == 1
     with pytest.raises(BadInput, match="no tensors under nothing"):
         summarize_weights(found, branch="nothing")
@@ -126,29 +126,29 @@ def test_buffers_by_name_are_flagged_as_guessed(saved: Saved) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("torch._utils:_rebuild_tensor_v2", Verdict.HARMLESS),
-        ("collections:OrderedDict", Verdict.HARMLESS),
-        ("torch.nn.modules.conv:Conv2d", Verdict.HARMLESS),
-        ("__builtin__:set", Verdict.HARMLESS),
-        ("ultralytics.nn.tasks:DetectionModel", Verdict.UNKNOWN),
-        ("functools:partial", Verdict.UNKNOWN),
-        ("os:system", Verdict.DANGEROUS),
-        ("posix:system", Verdict.DANGEROUS),
-        ("builtins:eval", Verdict.DANGEROUS),
-        ("__builtin__:getattr", Verdict.DANGEROUS),
-        ("torch.hub:load", Verdict.DANGEROUS),
-        ("torch.nn.modules.conv:torch.hub.load", Verdict.DANGEROUS),
-        ("torch.nn.modules.conv:a.os.system", Verdict.DANGEROUS),
-        ("torch.nn.modules.conv:F.conv2d", Verdict.UNKNOWN),
-        ("torch.optim.sgd:SGD.step", Verdict.UNKNOWN),
-        ("my.models:Outer.Inner", Verdict.UNKNOWN),
-        ("x:a.__globals__", Verdict.DANGEROUS),
-        ("numpy.testing._private.utils:runstring", Verdict.DANGEROUS),
+        ("torch._utils:_rebuild_tensor_v2", Trust.HARMLESS),
+        ("collections:OrderedDict", Trust.HARMLESS),
+        ("torch.nn.modules.conv:Conv2d", Trust.HARMLESS),
+        ("__builtin__:set", Trust.HARMLESS),
+        ("ultralytics.nn.tasks:DetectionModel", Trust.UNKNOWN),
+        ("functools:partial", Trust.UNKNOWN),
+        ("os:system", Trust.DANGEROUS),
+        ("posix:system", Trust.DANGEROUS),
+        ("builtins:eval", Trust.DANGEROUS),
+        ("__builtin__:getattr", Trust.DANGEROUS),
+        ("torch.hub:load", Trust.DANGEROUS),
+        ("torch.nn.modules.conv:torch.hub.load", Trust.DANGEROUS),
+        ("torch.nn.modules.conv:a.os.system", Trust.DANGEROUS),
+        ("torch.nn.modules.conv:F.conv2d", Trust.UNKNOWN),
+        ("torch.optim.sgd:SGD.step", Trust.UNKNOWN),
+        ("my.models:Outer.Inner", Trust.UNKNOWN),
+        ("x:a.__globals__", Trust.DANGEROUS),
+        ("numpy.testing._private.utils:runstring", Trust.DANGEROUS),
     ],
 )
-def test_verdicts(name: str, expected: Verdict) -> None:
+def test_verdicts(name: str, expected: Trust) -> None:
     module, _, attribute = name.partition(":")
-    assert verdict(module, attribute) is expected
+    assert trust_of(module, attribute) is expected
 
 
 def test_summary(saved: Saved) -> None:
@@ -209,8 +209,8 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
     result = scan(tmp_path)
     assert result.dangerous
     assert result.files == 4
-    assert [Path(found.file).name for found in result.imports if found.verdict is Verdict.DANGEROUS] == ["bad.bin"]
-    assert [Path(trouble.file).name for trouble in result.troubles] == ["broken.pt"]
+    assert [Path(found.file).name for found in result.imports if found.trust is Trust.DANGEROUS] == ["bad.bin"]
+    assert [Path(problem.file).name for problem in result.problems] == ["broken.pt"]
     assert any("would run code" in note.text for note in result.report().notes)
 
 
@@ -227,8 +227,8 @@ def test_scanning_archives(tmp_path: Path) -> None:
 def test_a_clean_file_scans_clean(tmp_path: Path) -> None:
     torch.save(W, tmp_path / "m")
     result = scan(tmp_path / "m")
-    assert {found.verdict for found in result.imports} == {Verdict.HARMLESS}
-    assert not result.troubles
+    assert {found.trust for found in result.imports} == {Trust.HARMLESS}
+    assert not result.problems
     (tmp_path / "t.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     assert scan(tmp_path / "t.safetensors").pickles == 0
 

@@ -17,7 +17,7 @@ from torch.distributed import checkpoint as dcp
 
 from modelprobe.checkpoint.answers.convert import Conversion, convert_weights
 from modelprobe.checkpoint.open import open_checkpoint
-from modelprobe.checkpoint.write.convert import parse_size
+from modelprobe.checkpoint.write.convert import parse_byte_size
 from modelprobe.errors import BadInput, ProbeError
 from modelprobe.report.blocks import Level
 from tests.checkpoint.seeds import Block, gguf, training
@@ -25,8 +25,8 @@ from tests.checkpoint.writing import same, snapshot
 from tests.command_line import CommandLine, said
 
 
-def fates(result: Conversion) -> dict[str, str]:
-    return {fate.entry: fate.fate for fate in result.fates}
+def entries(result: Conversion) -> dict[str, str]:
+    return {action.entry: action.action for action in result.entries}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -63,7 +63,7 @@ def test_tied_names_come_back(tmp_path: Path) -> None:
 def test_a_training_checkpoint_keeps_everything_in_pt(tmp_path: Path) -> None:
     torch.save({**training(), "callback": print}, tmp_path / "in.pt")
     result = convert_weights(str(tmp_path / "in.pt"), tmp_path / "out.pth")
-    assert fates(result) == {
+    assert entries(result) == {
         **dict.fromkeys(("epoch", "state_dict", "state_dict_ema", "optimizer", "args"), "kept"),
         "callback": "dropped",
     }
@@ -75,7 +75,7 @@ def test_a_training_checkpoint_keeps_everything_in_pt(tmp_path: Path) -> None:
 def test_safetensors_takes_the_model_and_names_the_rest(tmp_path: Path) -> None:
     torch.save(training(), tmp_path / "in.pt")
     result = convert_weights(str(tmp_path / "in.pt"), tmp_path / "out.safetensors")
-    assert fates(result) == dict.fromkeys(("epoch", "state_dict_ema", "optimizer", "args"), "dropped")
+    assert entries(result) == dict.fromkeys(("epoch", "state_dict_ema", "optimizer", "args"), "dropped")
     assert all(name.startswith("module.") for name in load_file(tmp_path / "out.safetensors"))
 
 
@@ -83,7 +83,7 @@ def test_safetensors_takes_the_model_and_names_the_rest(tmp_path: Path) -> None:
 def test_a_branch_alone(suffix: str, tmp_path: Path) -> None:
     torch.save(training(), tmp_path / "in.pt")
     result = convert_weights(str(tmp_path / "in.pt"), tmp_path / f"out.{suffix}", branch="state_dict_ema")
-    assert set(fates(result).values()) == {"dropped"}
+    assert set(entries(result).values()) == {"dropped"}
     loaded = torch.load(tmp_path / "out.pt") if suffix == "pt" else load_file(tmp_path / "out.safetensors")
     assert "conv.weight" in loaded
     if suffix == "pt":
@@ -99,7 +99,7 @@ def test_a_whole_module_inside_a_dictionary(tmp_path: Path) -> None:
     loaded = torch.load(tmp_path / "out.pt", weights_only=True)
     assert list(loaded) == ["model", "epoch", "date"]
     Block().load_state_dict(loaded["model"])
-    assert fates(result)["model.scratch"] == "dropped"
+    assert entries(result)["model.scratch"] == "dropped"
 
 
 @pytest.mark.parametrize(("suffix", "load"), [("safetensors", load_file), ("bin", torch.load)])
@@ -141,13 +141,13 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     [("2GB", 2 * 10**9), ("500 MB", 5 * 10**8), ("1.5KiB", 1536), ("7", 7), ("2GiB", 2 << 30), ("1tb", 10**12)],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_byte_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "2XB", "1e9", "9" * 40])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(BadInput, match="is no size"):
-        parse_size(text)
+        parse_byte_size(text)
 
 
 # Directories
@@ -167,7 +167,7 @@ def test_a_distributed_checkpoint(tmp_path: Path) -> None:
     assert equal(loaded["model"], source["model"])
     assert loaded["epoch"] == 3
     assert loaded["optimizer"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
-    assert set(fates(result).values()) == {"kept"}
+    assert set(entries(result).values()) == {"kept"}
     convert_weights(str(tmp_path / "dcp"), tmp_path / "out.safetensors")
     assert equal(load_file(tmp_path / "out.safetensors"), source["model"])
 
@@ -370,10 +370,10 @@ def test_damaged_files_convert_whole_or_not_at_all(kind: str, seed_files: dict[s
 def test_texts_of_a_header_are_kept_or_named(tmp_path: Path) -> None:
     save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", {"format": "pt", "author": "me", "step": "7"})
     kept = convert_weights(str(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
-    assert (kept.fates, open_checkpoint(tmp_path / "b.safetensors").metadata["author"]) == ((), "me")
+    assert (kept.entries, open_checkpoint(tmp_path / "b.safetensors").metadata["author"]) == ((), "me")
     lost = convert_weights(str(tmp_path / "a.safetensors"), tmp_path / "b.pt")
-    assert fates(lost) == {"__metadata__": "dropped"}
-    assert lost.fates[0].why == "2 values that a torch file has no place for: author, step"
+    assert entries(lost) == {"__metadata__": "dropped"}
+    assert lost.entries[0].why == "2 values that a torch file has no place for: author, step"
     assert any(note.level is Level.WARNING for note in lost.report().notes)
     save_file({"w": torch.ones(3)}, tmp_path / "plain.safetensors", {"format": "pt"})
-    assert convert_weights(str(tmp_path / "plain.safetensors"), tmp_path / "c.pt").fates == ()
+    assert convert_weights(str(tmp_path / "plain.safetensors"), tmp_path / "c.pt").entries == ()

@@ -22,7 +22,7 @@ fsspec = pytest.importorskip("fsspec")
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """fsspec's own store in memory, counting what it is asked for."""
-    monkeypatch.setitem(buckets.PACKAGES, "memory", "fsspec")
+    monkeypatch.setitem(buckets.STORE_PACKAGES, "memory", "fsspec")
     store = fsspec.filesystem("memory")
     asked: list[tuple[str, int]] = []
     read, info = type(store).cat_file, type(store).info

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoint.keys.plan import Wishes
+from modelprobe.checkpoint.keys.plan import PlanOptions
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
 from modelprobe.model.target import resolve
-from modelprobe.model.weights.identify import alike
+from modelprobe.model.weights.identify import similar_names
 from modelprobe.model.weights.load import fit, load_state_dict_for, load_strictly, refusals
 from modelprobe.model.weights.order_of_use import order_of_use
 from tests.checkpoint.mangling import prefixed, randomised
 from tests.command_line import CommandLine
 
 HERE = str(Path(__file__).parents[1] / "mangling.py")
-ON = Wishes(inputs=("2x5x8",))
+ON = PlanOptions(inputs=("2x5x8",))
 X = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,7 +38,7 @@ def test_equal_outputs_prove_an_assignment(one, other, tmp_path):
     source, target = resolve(f"{HERE}:{one}"), resolve(f"{HERE}:{other}")
     model = saved(tmp_path / "x.pt", source.spec)
     result = target.build("cpu", seed=1).module.eval()
-    state, plan = load_state_dict_for(result, tmp_path / "x.pt", target=target, origin=source, wishes=ON)
+    state, plan = load_state_dict_for(result, tmp_path / "x.pt", target=target, origin=source, options=ON)
     assert plan.proven
     result.load_state_dict(state, strict=True)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_other_outputs_refuse_it(tmp_path):
     """A network of the same shapes that computes something else."""
     saved(tmp_path / "x.pt", f"{HERE}:Theirs", "activation=relu")
     origin = resolve(f"{HERE}:Theirs", ("activation=relu",))
-    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), origin=origin, wishes=ON)
+    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), origin=origin, options=ON)
     assert fitted.plan.complete
     assert not fitted.plan.good
     assert "the outputs of" in refusals(fitted)[0][0]
@@ -60,7 +60,7 @@ def test_layers_that_are_registered_in_another_order_than_they_are_used(tmp_path
     model = saved(tmp_path / "x.pt", f"{HERE}:Theirs", "swapped=True")
     origin, target = resolve(f"{HERE}:Theirs", ("swapped=True",)), resolve(f"{HERE}:Mine")
     result = target.build("cpu", seed=1).module.eval()
-    state, plan = load_state_dict_for(result, tmp_path / "x.pt", target=target, origin=origin, wishes=ON)
+    state, plan = load_state_dict_for(result, tmp_path / "x.pt", target=target, origin=origin, options=ON)
     assert plan.proven
     assert plan.renames["module.after.weight"] == "norms.0.weight"
     result.load_state_dict(state, strict=True)
@@ -71,7 +71,7 @@ def test_layers_that_are_registered_in_another_order_than_they_are_used(tmp_path
 def test_epsilons_that_are_all_the_difference(tmp_path):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
     origin, target = resolve(f"{HERE}:Theirs"), resolve(f"{HERE}:Mine", ("epsilon=1e-3",))
-    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=target, origin=origin, wishes=ON)
+    fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=target, origin=origin, options=ON)
     assert "epsilons 1e-05 and 0.001, and that is all the difference" in refusals(fitted)[0][0]
 
 
@@ -89,7 +89,9 @@ def test_without_the_files_own_network_it_is_refused(tmp_path):
     fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"))
     assert not fitted.plan.good
     assert "outputs could not be compared" in refusals(fitted)[0][0]
-    accepted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), wishes=Wishes(unproven=True))
+    accepted = fit(
+        open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), options=PlanOptions(unproven=True)
+    )
     assert accepted.plan.good
 
 
@@ -123,7 +125,7 @@ def test_the_command_prints_both_differences(tmp_path, cli):
     ],
 )
 def test_candidates_of_the_other_library(name, library, expected):
-    assert expected in alike(name, library)
+    assert expected in similar_names(name, library)
 
 
 def test_the_order_of_use():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelprobe.checkpoint.keys.plan import Wishes
+from modelprobe.checkpoint.keys.plan import PlanOptions
 from modelprobe.errors import BadInput, CheckFailed
 from modelprobe.model.target import resolve
 from modelprobe.model.weights.load import load_state_dict_for
@@ -67,7 +67,7 @@ def test_two_networks_that_fit_alike_are_refused(tmp_path):
     torch.save({**prefixed(model.state_dict(), "left"), **prefixed(model.state_dict(), "right")}, tmp_path / "x.pt")
     with pytest.raises(CheckFailed, match="2 networks in the file fit alike: left, right"):
         load_state_dict_for(model, tmp_path / "x.pt")
-    state, _ = load_state_dict_for(model, tmp_path / "x.pt", wishes=Wishes(prefix="right"))
+    state, _ = load_state_dict_for(model, tmp_path / "x.pt", options=PlanOptions(prefix="right"))
     assert list(state) == list(model.state_dict())
 
 
@@ -79,7 +79,7 @@ def test_two_renamed_blocks_of_one_shape_are_refused(tmp_path):
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(CheckFailed, match="their order alone settles"):
         load_state_dict_for(model, tmp_path / "x.pt")
-    repaired, _ = load_state_dict_for(model, tmp_path / "x.pt", wishes=Wishes(unproven=True))
+    repaired, _ = load_state_dict_for(model, tmp_path / "x.pt", options=PlanOptions(unproven=True))
     model.load_state_dict(repaired, strict=True)
 
 
@@ -250,8 +250,8 @@ def test_a_bad_grid(tmp_path, cli, grid):
 
 
 def test_set_needs_a_model(tmp_path):
-    from modelprobe.model.weights.request import Asked, plan
+    from modelprobe.model.weights.request import RepairOptions, plan
 
     torch.save({"w": torch.ones(2)}, tmp_path / "x.pt")
     with pytest.raises(BadInput, match="--set needs a model"):
-        plan(Asked(str(tmp_path / "x.pt"), settings=("a=1",)))
+        plan(RepairOptions(str(tmp_path / "x.pt"), settings=("a=1",)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoint.keys.plan import Wishes
+from modelprobe.checkpoint.keys.plan import PlanOptions
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import CheckFailed, ProbeError
 from modelprobe.model.inputs.example import make_inputs
@@ -222,31 +222,31 @@ def test_submodules_that_are_called_like_wrappers(spec, tmp_path, record_propert
     assert set(found.values()) == {"equal"}, found
 
 
-def crossed(source, target, tmp_path, record_property, origin=None, wishes=None) -> str:
+def crossed(source, target, tmp_path, record_property, origin=None, options=None) -> str:
     """A file under the names of `source`, wrapped, for `target`: what becomes of it."""
     model = randomised(source.build("cpu").module)
     torch.save({f"module.{n}": v for n, v in model.state_dict().items()}, tmp_path / "x.pth")
     try:
-        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, origin=origin, wishes=wishes)
+        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, origin=origin, options=options)
     except ProbeError as error:
         pytest.fail(error.message)
     reasons = refusals(fitted)
     print(f"\n{source.spec} -> {target.spec}: {'refused: ' + reasons[0][0] if reasons else 'repaired'}"
-          f"{f', relative difference {fitted.proof.relative:.1e}' if fitted.proof else ''}")  # fmt: skip
-    answer = f"refused: {reasons[0][0]}" if reasons else same_outputs(source, model, target, tmp_path, origin, wishes)
+          f"{f', relative difference {fitted.equivalence.relative:.1e}' if fitted.equivalence else ''}")  # fmt: skip
+    answer = f"refused: {reasons[0][0]}" if reasons else same_outputs(source, model, target, tmp_path, origin, options)
     record(record_property, "names of another library", {"": answer})
     return answer
 
 
-def same_outputs(source, model, target, tmp_path, origin, wishes) -> str:
+def same_outputs(source, model, target, tmp_path, origin, options) -> str:
     """Whether the repaired weights of the file itself give the outputs of the network that it was saved from."""
     other = target.build("cpu", seed=1).module.eval()
-    state, _ = load_state_dict_for(other, tmp_path / "x.pth", target=target, origin=origin, wishes=wishes)
+    state, _ = load_state_dict_for(other, tmp_path / "x.pth", target=target, origin=origin, options=options)
     other.load_state_dict(state, strict=True)
     (inputs, one), two = example(source, model, "zoo"), None
     one, two = one or outputs(model, inputs), outputs(other, inputs)
-    apart = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(one, two, strict=True))
-    return "equal" if apart < 1e-4 else f"WRONG: outputs differ by {apart:.1e}"
+    known_difference = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(one, two, strict=True))
+    return "equal" if known_difference < 1e-4 else f"WRONG: outputs differ by {known_difference:.1e}"
 
 
 def both_ways(pairs):
@@ -278,10 +278,10 @@ def test_the_other_library_at_length(pair, tmp_path, record_property):
 def test_transformers_names(pair, tmp_path, record_property):
     """With the file's own network, which is proof; without, where the order alone would settle it, refused."""
     source, target = (resolve(spec if ":" in spec else f"{HERE / 'hugging.py'}:{spec}") for spec in pair)
-    wishes = Wishes(inputs=("224" if "vit" in str(pair) else "64",))
-    assert crossed(source, target, tmp_path, record_property, source, wishes) == "equal"
+    options = PlanOptions(inputs=("224" if "vit" in str(pair) else "64",))
+    assert crossed(source, target, tmp_path, record_property, source, options) == "equal"
     if "hugging" in source.spec:
-        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, wishes=wishes)
+        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, options=options)
         assert "outputs could not be compared" in refusals(fitted)[0][0]
-        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, wishes=Wishes(unproven=True))
+        fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, options=PlanOptions(unproven=True))
         assert not refusals(fitted)

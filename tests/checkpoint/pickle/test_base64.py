@@ -27,7 +27,7 @@ def hidden(protocol: int, encode=base64.b64encode) -> bytes:
 
 
 def dangerous(path: Path) -> list[str]:
-    return [f"{found.name} in {found.where}" for found in scan(path).imports if found.verdict.value == "dangerous"]
+    return [f"{found.name} in {found.where}" for found in scan(path).imports if found.trust.value == "dangerous"]
 
 
 @pytest.mark.parametrize("outer", [0, 2, 4, 5])
@@ -64,11 +64,11 @@ def test_ordinary_texts(tmp_path: Path) -> None:
     value = {"names": names, "image": base64.b64encode(bytes(range(256)) * 40).decode(), "hash": "0676ba61" * 8}
     (tmp_path / "m").write_bytes(pickle.dumps(value))
     found = scan(tmp_path / "m")
-    assert (found.pickles, found.nested, found.imports, found.troubles) == (1, 0, (), ())
+    assert (found.pickles, found.nested, found.imports, found.problems) == (1, 0, (), ())
 
 
 def test_a_text_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelprobe.checkpoint.pickle.base64.WINDOW", 100)
+    monkeypatch.setattr("modelprobe.checkpoint.pickle.base64.SEARCH_BYTES", 100)
     data = bytes(range(60))
     raw = b"\x01" * 70 + base64.b64encode(data) + b"\x01" * 70
     assert (70, data) in list(decoded(Memory(raw, ""), 0, len(raw)))

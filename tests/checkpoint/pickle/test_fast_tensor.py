@@ -15,11 +15,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoint.gc_off import uncollected
+from modelprobe.checkpoint.gc_off import gc_paused
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.pickle import opcodes
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
-from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, Opaque, Packed, PersistentId, SetNode
+from modelprobe.checkpoint.pickle.nodes import (
+    Blob,
+    Dict,
+    Global,
+    Opaque,
+    PendingCall,
+    PersistentId,
+    PickleNode,
+    SetNode,
+    TensorRecord,
+)
 from modelprobe.checkpoint.pickle.read import BrokenPickle, Pickled, read_pickle
 from modelprobe.checkpoint.records import StorageEntry, TensorEntry, new_storage, new_tensor
 
@@ -73,7 +83,7 @@ def pickled(value: object, extra: tuple[object, ...] = (), protocol: int = 2) ->
     return out.getvalue()
 
 
-def shown(node: Node, seen: dict[int, int]) -> object:
+def shown(node: PickleNode, seen: dict[int, int]) -> object:
     """A node as plain values, with the same number for the same object: sharing must be the same, too."""
     if node is None or type(node) in (bool, int, float, str):
         return type(node).__name__, node
@@ -81,7 +91,7 @@ def shown(node: Node, seen: dict[int, int]) -> object:
         return "seen", seen[id(node)]
     if node != ():  # of which Python has one
         seen[id(node)] = len(seen)
-    if type(node) is Call:
+    if type(node) is PendingCall:
         parts = (node.func, node.args, node.kwargs, node.state, node.pairs, node.items)
         return "call", [shown(part, seen) for part in parts]
     if type(node) is Global:
@@ -104,7 +114,7 @@ def outcome(data: bytes) -> object:
         found: Pickled = read_pickle(Bytes(data))
     except BrokenPickle as error:
         return "refused", sorted((g.module, g.name, g.count, g.called) for g in error.globals)
-    persistent = [value.nodes()[1] if type(value) is Packed else value for value in found.persistent]
+    persistent = [value.nodes()[1] if type(value) is TensorRecord else value for value in found.persistent]
     told = sorted((g.module, g.name, g.count, g.called) for g in found.globals)
     seen: dict[int, int] = {}
     return shown(found.root, seen), shown(persistent, seen), told, found.end, sorted(found.findings)
@@ -193,13 +203,13 @@ def test_entries_filled_quickly_are_frozen_all_the_same() -> None:
 
 def test_collection_goes_on_afterwards() -> None:
     assert gc.isenabled()
-    with suppress(KeyError), uncollected():
+    with suppress(KeyError), gc_paused():
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
     gc.disable()
     try:
-        with uncollected():
+        with gc_paused():
             pass
         assert not gc.isenabled()
     finally:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.machine import HANDLERS, op
-from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Node, SetNode, called, members, pairs
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import Blob, Dict, PendingCall, PickleNode, SetNode, called, members, pairs
 from modelprobe.checkpoint.pickle.read import BrokenPickle, read_pickle
+from modelprobe.checkpoint.pickle.reader import HANDLERS, op
 
 
 class Bytes:
@@ -29,7 +29,7 @@ class Bytes:
         return self.data[offset : offset + length]
 
 
-def value(node: Node) -> Any:
+def value(node: PickleNode) -> Any:
     """The Python value of a node that stands for plain data."""
     if type(node) is Dict:
         return {value(key): value(item) for key, item in pairs(node)}
@@ -39,7 +39,7 @@ def value(node: Node) -> Any:
         return (frozenset if node.frozen else set)(value(item) for item in node.items)
     if type(node) is Blob:
         return node.data if node.data is not None else node.feed.read(node.offset, node.length)
-    if type(node) is Call:
+    if type(node) is PendingCall:
         name = called(node)
         if name == "_codecs.encode":
             return node.args[0].encode("latin-1")
@@ -107,14 +107,14 @@ def test_big_bytes_are_skipped_not_kept() -> None:
 @pytest.mark.parametrize(
     ("limits", "data"),
     [
-        (Limits(opcodes=100), b"\x80\x02" + b"N0" * 100 + b"N."),
-        (Limits(nodes=1000), b"\x80\x02" + b"]0" * 400_000 + b"N."),
-        (Limits(stack=1000), b"\x80\x02" + b"N" * 600_000 + b"."),
-        (Limits(pickle_bytes=1000), b"\x80\x02" + b"N0" * 400_000 + b"N."),
-        (Limits(globals=2), b"\x80\x02ca\nb\nca\nc\nca\nd\n."),
+        (ReadLimits(opcodes=100), b"\x80\x02" + b"N0" * 100 + b"N."),
+        (ReadLimits(nodes=1000), b"\x80\x02" + b"]0" * 400_000 + b"N."),
+        (ReadLimits(stack=1000), b"\x80\x02" + b"N" * 600_000 + b"."),
+        (ReadLimits(pickle_bytes=1000), b"\x80\x02" + b"N0" * 400_000 + b"N."),
+        (ReadLimits(globals=2), b"\x80\x02ca\nb\nca\nc\nca\nd\n."),
     ],
 )
-def test_bounds(limits: Limits, data: bytes) -> None:
+def test_bounds(limits: ReadLimits, data: bytes) -> None:
     with pytest.raises(BrokenPickle):
         read_pickle(Bytes(data), 0, limits)
 

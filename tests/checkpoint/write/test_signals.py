@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modelprobe.checkpoint.write.convert import convert
-from modelprobe.checkpoint.write.plan import Plan
+from modelprobe.checkpoint.write.plan import FilePlan
 from modelprobe.files import atomic
 from modelprobe.files.atomic import ENDINGS, unwound
 
@@ -39,7 +39,7 @@ def test_a_weight_file_half_written(number: int, tmp_path: Path, monkeypatch: py
     torch.save({"w": torch.ones(100)}, tmp_path / "in.pt")
 
     def body(end) -> None:
-        def emit(self: Plan, file) -> dict[str, bytes]:
+        def emit(self: FilePlan, file) -> dict[str, bytes]:
             file.write(b"half")
             file.flush()
             assert list(tmp_path.glob(".modelprobe-*"))

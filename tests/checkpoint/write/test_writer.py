@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import others_of
-from modelprobe.checkpoint.write.writer import STATE, Outgoing, write, write_shards
+from modelprobe.checkpoint.write.extras import extra_entries
+from modelprobe.checkpoint.write.writer import STATE_PLACE, TensorToWrite, write_shards, write_tensors
 from modelprobe.errors import BadInput
 from tests.checkpoint.seeds import Block, training
 from tests.checkpoint.writing import bits, held, same, state, taken_from
@@ -28,7 +28,7 @@ def test_a_torch_file_loads_as_it_was(legacy: bool, mmap: bool, tmp_path: Path) 
     tensors = state()
     torch.save(tensors, tmp_path / "in.pt", _use_new_zipfile_serialization=not legacy)
     with taken_from(tmp_path / "in.pt") as outgoing:
-        done = write(tmp_path / "out.pt", outgoing, "pt", sources=[tmp_path / "in.pt"])
+        done = write_tensors(tmp_path / "out.pt", outgoing, "pt", sources=[tmp_path / "in.pt"])
     loaded = torch.load(tmp_path / "out.pt", weights_only=True, mmap=mmap)
     assert list(loaded) == list(tensors)
     assert [name for name in tensors if not same(loaded[name], tensors[name])] == []
@@ -45,7 +45,7 @@ def test_a_safetensors_file_loads_as_it_was(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "in.pt")
     names = [name for name in tensors if name not in UNKNOWN_TO_SAFETENSORS]
     with taken_from(tmp_path / "in.pt", names) as outgoing:
-        done = write(tmp_path / "out.safetensors", outgoing, "safetensors", metadata={"author": "näme"})
+        done = write_tensors(tmp_path / "out.safetensors", outgoing, "safetensors", metadata={"author": "näme"})
     loaded = load_file(tmp_path / "out.safetensors")
     kept = [name for name in names if name != "tied"]
     assert set(loaded) == set(kept)
@@ -59,10 +59,10 @@ def test_a_safetensors_file_loads_as_it_was(tmp_path: Path) -> None:
 
 def test_every_tensor_is_aligned_in_both_formats(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(5, dtype=torch.float64), "c": torch.ones(1)}
-    write(tmp_path / "m.safetensors", held(tensors), "safetensors")
+    write_tensors(tmp_path / "m.safetensors", held(tensors), "safetensors")
     for entry in open_checkpoint(tmp_path / "m.safetensors").storages.values():
         assert entry.position % tensors[entry.key].element_size() == 0
-    write(tmp_path / "m.pt", held(tensors), "pt")
+    write_tensors(tmp_path / "m.pt", held(tensors), "pt")
     with zipfile.ZipFile(tmp_path / "m.pt") as archive:
         assert archive.testzip() is None
         for info in archive.infolist():
@@ -80,13 +80,13 @@ def test_every_tensor_is_aligned_in_both_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["pt", "safetensors"])
 def test_equal_input_gives_equal_files(format: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write(tmp_path / name, held({"x": torch.arange(5.0), "y": torch.zeros(2, 2)}), format)
+        write_tensors(tmp_path / name, held({"x": torch.arange(5.0), "y": torch.zeros(2, 2)}), format)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("format", ["pt", "safetensors"])
 def test_nothing_to_write_is_a_file_too(format: str, tmp_path: Path) -> None:
-    write(tmp_path / "m", [], format)
+    write_tensors(tmp_path / "m", [], format)
     loaded = torch.load(tmp_path / "m") if format == "pt" else load_file(tmp_path / "m")
     assert len(loaded) == 0
 
@@ -96,8 +96,8 @@ def test_the_other_entries_of_a_training_checkpoint_survive(tmp_path: Path) -> N
     torch.save(source, tmp_path / "in.pt")
     found = open_checkpoint(tmp_path / "in.pt")
     with TensorReader(found) as reader:
-        others = others_of(found, reader, None)
-        write(tmp_path / "out.pt", (), "pt", extras=others.extras)
+        others = extra_entries(found, reader, None)
+        write_tensors(tmp_path / "out.pt", (), "pt", extras=others.extras)
     loaded = torch.load(tmp_path / "out.pt", weights_only=True)
     assert list(loaded) == list(source)
     assert loaded["optimizer"]["param_groups"] == source["optimizer"]["param_groups"]
@@ -111,14 +111,14 @@ def test_renamed_tensors_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
     torch.save({**training(), "note": "x"}, tmp_path / "in.pt")
     found = open_checkpoint(tmp_path / "in.pt")
     with TensorReader(found) as reader, taken_from(tmp_path / "in.pt") as everything:
-        others = others_of(found, reader, found.branch)
+        others = extra_entries(found, reader, found.branch)
         prefix = "state_dict.module."
         renamed = [tensor for tensor in everything if tensor.name.startswith(prefix)]
         renamed = [
-            Outgoing(t.name.removeprefix(prefix), t.shape, t.dtype, t.load, t.shares, t.pieces, t.strides)
+            TensorToWrite(t.name.removeprefix(prefix), t.shape, t.dtype, t.load, t.shares, t.pieces, t.strides)
             for t in renamed
         ]
-        write(tmp_path / "out.pt", renamed, "pt", extras=others.extras, versions=others.versions)
+        write_tensors(tmp_path / "out.pt", renamed, "pt", extras=others.extras, versions=others.versions)
     loaded = torch.load(tmp_path / "out.pt", weights_only=True)
     assert list(loaded) == ["epoch", "state_dict", "state_dict_ema", "optimizer", "args", "note"]
     Block().load_state_dict(loaded["state_dict"])
@@ -133,7 +133,7 @@ def test_plain_values_of_every_kind(tmp_path: Path) -> None:
         "shared": [1], "tensor": held({"t": torch.arange(3)})[0], "ordered": OrderedDict(a=1),
     }  # fmt: skip
     values["again"] = values["shared"]
-    write(tmp_path / "m", held({"w": torch.ones(1)}), "pt", extras={**values, "model": STATE})
+    write_tensors(tmp_path / "m", held({"w": torch.ones(1)}), "pt", extras={**values, "model": STATE_PLACE})
     loaded = torch.load(tmp_path / "m", weights_only=True)
     assert loaded.pop("tensor").tolist() == [0, 1, 2]
     assert loaded.pop("model")["w"].item() == 1
@@ -148,17 +148,17 @@ def test_plain_values_of_every_kind(tmp_path: Path) -> None:
         (held({"a": torch.ones(1)}) * 2, "pt", "two tensors would be called a"),
         (held({"__metadata__": torch.ones(1)}), "safetensors", "keeps the name"),
         (held({"\ud800": torch.ones(1)}), "safetensors", "cannot be written as UTF-8"),
-        ([Outgoing("a", (3,), "float32", lambda: torch.ones(2))], "pt", "announced as float32"),
-        ([Outgoing("a", (3,), "Q4_0", lambda: torch.ones(3))], "pt", "not a plain type"),
-        ([Outgoing("a", (3,), "float32", torch.ones, None, lambda: iter([torch.ones(2)]))], "pt", "bytes and has 8"),
-        ([Outgoing(n, (s,), "float32", torch.ones, "tie") for n, s in (("a", 1), ("b", 2))], "pt", "tied but"),
+        ([TensorToWrite("a", (3,), "float32", lambda: torch.ones(2))], "pt", "announced as float32"),
+        ([TensorToWrite("a", (3,), "Q4_0", lambda: torch.ones(3))], "pt", "not a plain type"),
+        ([TensorToWrite("a", (3,), "float32", torch.ones, None, lambda: iter([torch.ones(2)]))], "pt", "and has 8"),
+        ([TensorToWrite(n, (s,), "float32", torch.ones, "tie") for n, s in (("a", 1), ("b", 2))], "pt", "tied but"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_leaves_no_trace(
-    tensors: list[Outgoing], format: str, expected: str, tmp_path: Path
+    tensors: list[TensorToWrite], format: str, expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=expected):
-        write(tmp_path / "m", tensors, format)
+        write_tensors(tmp_path / "m", tensors, format)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,7 +179,7 @@ def test_shards_and_their_index(format: str, suffix: str, tmp_path: Path) -> Non
 
 def test_many_tensors(tmp_path: Path) -> None:
     one = torch.ones(1)
-    tensors = [Outgoing(f"layer.{number}.weight", (1,), "float32", lambda: one) for number in range(3000)]
+    tensors = [TensorToWrite(f"layer.{number}.weight", (1,), "float32", lambda: one) for number in range(3000)]
     for format in ("pt", "safetensors"):
-        done = write(tmp_path / format, tensors, format)
+        done = write_tensors(tmp_path / format, tensors, format)
         assert len(open_checkpoint(done.path).tensors) == 3000

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from modelprobe.checkpoint.write import plan, writer
-from modelprobe.checkpoint.write.outgoing import Outgoing
-from modelprobe.checkpoint.write.writer import write, write_shards
+from modelprobe.checkpoint.write.tensor import TensorToWrite
+from modelprobe.checkpoint.write.writer import write_shards, write_tensors
 from modelprobe.errors import BadInput
 from tests.checkpoint.writing import held, snapshot, taken_from
 
@@ -35,7 +35,7 @@ def source(tmp_path: Path) -> Path:
 
 def rewrite(source: Path, out: Path, format: str = "pt", force: bool = True) -> None:
     with taken_from(source) as tensors:
-        write(out, tensors, format, sources=[source], force=force)
+        write_tensors(out, tensors, format, sources=[source], force=force)
 
 
 def names_of(source: Path) -> dict[str, Path]:
@@ -140,9 +140,9 @@ def test_a_disk_that_fills_up(format: str, step: int, source: Path, tmp_path: Pa
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield base
 
-    tensor = Outgoing("w", (80,), "float32", torch.ones, None, pieces)
+    tensor = TensorToWrite("w", (80,), "float32", torch.ones, None, pieces)
     with pytest.raises(BadInput, match="no space left on device"):
-        write(tmp_path / "out", [tensor], format, sources=[source])
+        write_tensors(tmp_path / "out", [tensor], format, sources=[source])
     assert snapshot(tmp_path) == before
 
 
@@ -166,7 +166,7 @@ def test_nothing_stays_behind_when_it_is_interrupted(error: type[BaseException],
         raise error
 
     with pytest.raises(error):
-        write(tmp_path / "out", [*held({"a": torch.ones(9)}), Outgoing("b", (9,), "float32", load)], "pt")
+        write_tensors(tmp_path / "out", [*held({"a": torch.ones(9)}), TensorToWrite("b", (9,), "float32", load)], "pt")
     assert snapshot(tmp_path) == before
 
 
@@ -174,7 +174,10 @@ def test_shards_are_written_all_or_none(tmp_path: Path) -> None:
     def load() -> torch.Tensor:
         raise KeyboardInterrupt
 
-    shards = {"m-1.safetensors": held({"a": torch.ones(9)}), "m-2.safetensors": [Outgoing("b", (9,), "float32", load)]}
+    shards = {
+        "m-1.safetensors": held({"a": torch.ones(9)}),
+        "m-2.safetensors": [TensorToWrite("b", (9,), "float32", load)],
+    }
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "m.safetensors.index.json", shards, "safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -219,7 +222,7 @@ def test_a_target_that_turns_up_meanwhile_is_not_replaced(source: Path, tmp_path
         return torch.ones(3)
 
     with pytest.raises(BadInput, match="exists"):
-        write(tmp_path / "out.pt", [Outgoing("w", (3,), "float32", load)], "pt")
+        write_tensors(tmp_path / "out.pt", [TensorToWrite("w", (3,), "float32", load)], "pt")
     assert (tmp_path / "out.pt").read_bytes() == b"somebody else's"
     assert not list(tmp_path.glob(".modelprobe-*"))
 
@@ -228,7 +231,7 @@ def test_an_input_that_shrinks_meanwhile(source: Path, tmp_path: Path) -> None:
     with taken_from(source) as tensors:
         os.truncate(source, 900)
         with pytest.raises(BadInput, match=r"shorter|ends early|no local header"):
-            write(tmp_path / "out.pt", tensors, "pt", sources=[source])
+            write_tensors(tmp_path / "out.pt", tensors, "pt", sources=[source])
     assert not (tmp_path / "out.pt").exists()
 
 

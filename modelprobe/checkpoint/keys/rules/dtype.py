@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from modelprobe.checkpoint.keys.draft import Draft, Stage, rule
+from modelprobe.checkpoint.keys.draft import PlanDraft, RuleStage, key_rule
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 
 
-@rule("floating-point type", Stage.DTYPE)
-def cast(draft: Draft) -> None:
+@key_rule("floating-point type", RuleStage.DTYPE)
+def cast(draft: PlanDraft) -> None:
     """`--dtype`: every floating tensor in one type. What would become infinite is found when values are read."""
-    wanted = draft.wishes.dtype
+    wanted = draft.options.dtype
     if not wanted:
         return
     moved = [part for part in draft.parts.values() if part.dtype in FLOATING and part.dtype != wanted]

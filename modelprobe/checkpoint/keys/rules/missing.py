@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from modelprobe.checkpoint.keys.draft import Draft, Part, Stage, rule
+from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.records import BUFFER
 
 RECOMPUTED = frozenset(
@@ -22,42 +22,42 @@ ADAPTERS = frozenset(
 )
 
 
-@rule("left out on request", Stage.REQUESTS)
-def request(draft: Draft) -> None:
+@key_rule("left out on request", RuleStage.REQUESTS)
+def request(draft: PlanDraft) -> None:
     """`--drop PATTERN`, by the names of the file; and what the reference asks for by those names."""
-    for pattern in draft.wishes.drop:
-        draft.excused |= {name for name in draft.wants if _matches(name, pattern)}
+    for pattern in draft.options.drop:
+        draft.allowed_missing |= {name for name in draft.expected if _matches(name, pattern)}
         found = [name for name in draft.parts if _matches(name, pattern)]
         draft.drop(found, "left out on request", f"--drop {pattern}")
 
 
-@rule("left out on request, by the new name", Stage.BUFFERS)
-def request_again(draft: Draft) -> None:
+@key_rule("left out on request, by the new name", RuleStage.BUFFERS)
+def request_again(draft: PlanDraft) -> None:
     """`--drop PATTERN`, by the names without wrappers."""
-    for pattern in draft.wishes.drop:
+    for pattern in draft.options.drop:
         reason = f"--drop {pattern}"
         found = [name for name in draft.parts if _matches(name, pattern)]
         draft.drop(found, "left out on request, by the new name", reason)
         matched = found or any(dropped.reason == reason for dropped in draft.dropped)
-        if not matched and not any(_matches(name, pattern) for name in draft.excused):
-            draft.trouble("left out on request", f"{reason} matches no tensor", (), "patterns are such as 'fc.*'")
+        if not matched and not any(_matches(name, pattern) for name in draft.allowed_missing):
+            draft.problem("left out on request", f"{reason} matches no tensor", (), "patterns are such as 'fc.*'")
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
 
 
-@rule("adapters", Stage.REQUESTS)
-def adapters(draft: Draft) -> None:
+@key_rule("adapters", RuleStage.REQUESTS)
+def adapters(draft: PlanDraft) -> None:
     """PEFT: weights beside weights, which only its own merge can join."""
     found = [name for name in draft.parts if ADAPTERS & set(name.split("."))]
     if found:
         text = f"{len(found):,} tensors belong to adapters of PEFT, such as {found[0]}"
-        draft.trouble("adapters", text, found, "merge them with peft (merge_and_unload) before this")
+        draft.problem("adapters", text, found, "merge them with peft (merge_and_unload) before this")
 
 
-@rule("batch counters added", Stage.FILLING)
-def counters(draft: Draft) -> None:
+@key_rule("batch counters added", RuleStage.FILLING)
+def counters(draft: PlanDraft) -> None:
     """`num_batches_tracked` came with torch 0.4.1: zero, where the batch norm itself is there."""
     made = []
     for want in draft.missing():
@@ -67,28 +67,28 @@ def counters(draft: Draft) -> None:
     draft.make(made, "batch counters added", "absent, as in files from before torch 0.4.1; they count from zero")
 
 
-@rule("batch counters left out", Stage.FILLING)
-def no_counters(draft: Draft) -> None:
+@key_rule("batch counters left out", RuleStage.FILLING)
+def no_counters(draft: PlanDraft) -> None:
     """The file counts batches and the reference does not (frozen batch norms)."""
     unexpected = draft.unexpected()
     missing = {want.name.rpartition(".")[2] for want in draft.missing()}
     found = [part.name for part in unexpected if part.name.rpartition(".")[2] == COUNTER]
     if COUNTER not in missing:
-        wanted = draft.wants
+        wanted = draft.expected
         fine = [n for n in found if f"{n.rpartition('.')[0]}.running_mean" in wanted]
         draft.drop(fine, "batch counters left out", "the reference does not count batches; outputs do not depend on it")
 
 
-@rule("recomputed buffer left out", Stage.BUFFERS)
-def recomputed(draft: Draft) -> None:
+@key_rule("recomputed buffer left out", RuleStage.BUFFERS)
+def recomputed(draft: PlanDraft) -> None:
     """Buffers that the model computes for itself and does not save."""
     absent = draft.reference.absent if draft.reference else frozenset()
     found = [p.name for p in draft.unexpected() if p.name in absent or _last(p.name) in RECOMPUTED]
     draft.drop(found, "recomputed buffer left out", "the model computes this buffer when it is built (not persistent)")
 
 
-@rule("buffer computed by the model", Stage.BUFFERS)
-def computed(draft: Draft) -> None:
+@key_rule("buffer computed by the model", RuleStage.BUFFERS)
+def computed(draft: PlanDraft) -> None:
     """Buffers that the model saves and the file does not: as the constructor computes them."""
     if draft.reference is None or not draft.reference.values:
         return
@@ -104,36 +104,36 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-@rule("batch norm folded", Stage.EXPLAINING)
-def folded(draft: Draft) -> None:
+@key_rule("batch norm folded", RuleStage.EXPLAINING)
+def folded(draft: PlanDraft) -> None:
     """Convolutions with a bias and no batch norm behind them: it was folded in, which cannot be undone."""
     unexpected = {part.name for part in draft.unexpected()}
     missing = [want.name for want in draft.missing()]
     lost = [name for name in missing if _last(name) == "running_var"]
-    wanted = draft.wants
+    wanted = draft.expected
     biases = [name for name in unexpected if _last(name) == "bias" and f"{name[:-4]}weight" in wanted]
     if lost and len(biases) * 2 >= len(lost):
         text = f"{len(lost):,} batch norms are gone and {len(biases):,} layers have a bias instead: they were folded in"
         owners = {name.rpartition(".")[0] for name in lost}
         names = [name for name in missing if name.rpartition(".")[0] in owners]
-        draft.trouble(
+        draft.problem(
             "batch norm folded", text, (*names, *biases), "use the file from before; folding cannot be undone"
         )
 
 
-@rule("re-parameterised", Stage.EXPLAINING)
-def deployed(draft: Draft) -> None:
+@key_rule("re-parameterised", RuleStage.EXPLAINING)
+def deployed(draft: PlanDraft) -> None:
     """RepVGG, MobileOne and their like after fusing their branches."""
     found = [
         p.name for p in draft.unexpected() if {"reparam_conv", "rbr_reparam", "conv_reparam"} & set(p.name.split("."))
     ]
     if found and draft.missing():
         text = f"{len(found):,} tensors are of fused branches ({found[0]}): the file was saved for deployment"
-        draft.trouble("re-parameterised", text, found, "fuse the model in the same way, or use the file from before")
+        draft.problem("re-parameterised", text, found, "fuse the model in the same way, or use the file from before")
 
 
-@rule("letters stripped", Stage.EXPLAINING)
-def stripped(draft: Draft) -> None:
+@key_rule("letters stripped", RuleStage.EXPLAINING)
+def stripped(draft: PlanDraft) -> None:
     """`lstrip("module.")` eats letters of the names themselves."""
     open_ = {want.name.lstrip("module."): want.name for want in draft.missing()}
     found = {p.name: open_[p.name] for p in draft.unexpected() if p.name in open_ and p.name != open_[p.name]}
@@ -142,6 +142,6 @@ def stripped(draft: Draft) -> None:
         text = (
             f'{len(found):,} names have lost their first letters ({old} was {new}): that is what lstrip("module.") does'
         )
-        draft.trouble(
+        draft.problem(
             "letters stripped", text, found, "strip the prefix from the original file: removeprefix, not lstrip"
         )

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from modelprobe.checkpoint.keys.draft import Draft, Part, Stage, rule
-from modelprobe.checkpoint.keys.name_tree import Node, inverted, tree
-from modelprobe.checkpoint.keys.reference import Want
+from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
+from modelprobe.checkpoint.keys.name_tree import NameNode, inverted, tree
+from modelprobe.checkpoint.keys.reference import ExpectedTensor
 
 Shapes = dict[str, tuple[int, ...]]
 Shaped = tuple[tuple[str, tuple[int, ...]], ...]
@@ -26,28 +26,28 @@ PARAMETRIZED = (
 """Old name, new name, and what it belongs to. Which of them it is, the reference tells by having both of a pair."""
 
 
-def _fits(draft: Draft, names: dict[str, str]) -> dict[str, str]:
+def _expected_renames(draft: PlanDraft, names: dict[str, str]) -> dict[str, str]:
     """Those renames that lead to a missing tensor of the same shape, one to one."""
-    wanted = draft.wants
+    wanted = draft.expected
     open_ = {want.name for want in draft.missing()}
     fine = {o: n for o, n in names.items() if n in open_ and wanted[n].shape == draft.parts[o].shape}
     return {olds[0]: new for new, olds in inverted(fine).items() if len(olds) == 1}
 
 
-@rule("LayerNorm gamma and beta", Stage.SPELLING)
-def gamma(draft: Draft) -> None:
+@key_rule("LayerNorm gamma and beta", RuleStage.SPELLING)
+def gamma(draft: PlanDraft) -> None:
     """TensorFlow's names of a LayerNorm's weight and bias; any other `gamma` is left alone."""
     names = {}
     for name in draft.parts:
         parts = name.split(".")
         if len(parts) > 1 and parts[-2] == "LayerNorm" and parts[-1] in ("gamma", "beta"):
             names[name] = ".".join([*parts[:-1], "weight" if parts[-1] == "gamma" else "bias"])
-    fit = names if draft.reference is None else _fits(draft, names)
+    fit = names if draft.reference is None else _expected_renames(draft, names)
     draft.rename(fit, "LayerNorm gamma and beta", "TensorFlow calls a LayerNorm's weight gamma and its bias beta")
 
 
-@rule("parametrisation spelled anew", Stage.SPELLING)
-def parametrized(draft: Draft) -> None:
+@key_rule("parametrisation spelled anew", RuleStage.SPELLING)
+def parametrized(draft: PlanDraft) -> None:
     """`weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`: both pairs of names, either way."""
     names: dict[str, str] = {}
     here = {part.name for part in draft.unexpected()}
@@ -60,14 +60,16 @@ def parametrized(draft: Draft) -> None:
                 if all(stem + a in here and stem + b in open_ for a, b in partners):
                     names[name] = stem + target
     draft.rename(
-        _fits(draft, names), "parametrisation spelled anew", "torch.nn.utils.parametrizations calls them otherwise"
+        _expected_renames(draft, names),
+        "parametrisation spelled anew",
+        "torch.nn.utils.parametrizations calls them otherwise",
     )
 
 
-@rule("pruning mask", Stage.SPELLING)
-def pruned(draft: Draft) -> None:
+@key_rule("pruning mask", RuleStage.SPELLING)
+def pruned(draft: PlanDraft) -> None:
     """`weight_orig` and `weight_mask`: their product is the weight."""
-    wanted, made, used = draft.wants, [], []
+    wanted, made, used = draft.expected, [], []
     for name, part in draft.parts.items():
         mask = draft.parts.get(f"{name[:-5]}_mask") if name.endswith("_orig") else None
         want = wanted.get(name[:-5])
@@ -78,15 +80,15 @@ def pruned(draft: Draft) -> None:
     draft.make(made, "pruning mask", "a pruned weight is its original times its mask", used)
 
 
-@rule("dots in names", Stage.SPELLING)
-def dots(draft: Draft) -> None:
+@key_rule("dots in names", RuleStage.SPELLING)
+def dots(draft: PlanDraft) -> None:
     """`norm.1` and `norm1` (old DenseNets), names with all dots taken out (CompVis' averaged weights)."""
     unexpected, missing = draft.unexpected(), draft.missing()
     if not unexpected or not missing:
         return
     numbers = _respelled(unexpected, missing, lambda name: NUMBER.sub("", name))
     dotless = _respelled([part for part in unexpected if "." not in part.name], missing, _without_dots)
-    names = _fits(draft, {**dotless, **numbers})
+    names = _expected_renames(draft, {**dotless, **numbers})
     draft.rename(names, "dots in names", "the same names but for their dots, and there is only one of each")
 
 
@@ -94,21 +96,23 @@ def _without_dots(name: str) -> str:
     return name.replace(".", "")
 
 
-def _respelled(parts: Sequence[Part], wants: Sequence[Want], spelled: Callable[[str], str]) -> dict[str, str]:
+def _respelled(
+    parts: Sequence[Part], expected: Sequence[ExpectedTensor], spelled: Callable[[str], str]
+) -> dict[str, str]:
     """Names that are equal once both are spelled another way; those that then mean several are left out."""
     olds = inverted({part.name: spelled(part.name) for part in parts})
-    news = inverted({want.name: spelled(want.name) for want in wants})
+    news = inverted({want.name: spelled(want.name) for want in expected})
     return {found[0]: news[key][0] for key, found in olds.items() if len(found) == 1 == len(news.get(key, ()))}
 
 
-@rule("renamed block", Stage.SPELLING)
-def block(draft: Draft) -> None:
+@key_rule("renamed block", RuleStage.SPELLING)
+def block(draft: PlanDraft) -> None:
     """A block that has another name, everything in it as before: told by the names and shapes inside."""
     missing, unexpected = draft.missing(), draft.unexpected()
     if not missing or not unexpected:
         return
     mine = {part.name: part.shape for part in draft.parts.values()}
-    theirs = {want.name: want.shape for want in draft.wants.values()}
+    theirs = {want.name: want.shape for want in draft.expected.values()}
     sides = _Sides(mine, theirs, tree(mine), tree(theirs))
     names: dict[str, str] = {}
     leftover = tree(part.name for part in unexpected), tree(want.name for want in missing)
@@ -117,18 +121,18 @@ def block(draft: Draft) -> None:
         below = at(leftover[0], start)
         names.update({name: f"{above}{new}.{name[len(start) :]}" for name in below.names()})
     if draft.rename(names, "renamed block", "the names and shapes inside it are those of a block that is missing"):
-        draft.assumed += sides.unsure
+        draft.by_order += sides.unsure
 
 
 class _Sides:
     """Names and shapes of the file and of the reference, as trees; `unsure` collects what order alone settled."""
 
-    def __init__(self, mine: Shapes, theirs: Shapes, source: Node, target: Node) -> None:
+    def __init__(self, mine: Shapes, theirs: Shapes, source: NameNode, target: NameNode) -> None:
         self.mine, self.theirs = mine, theirs
         self.source, self.target = source, target
         self.unsure: list[tuple[str, ...]] = []
 
-    def renamed(self, source: Node, target: Node, above: str) -> Iterator[tuple[str, str, str]]:
+    def renamed(self, source: NameNode, target: NameNode, above: str) -> Iterator[tuple[str, str, str]]:
         """(what stands before it, its name in the file, its name in the reference) of blocks that differ in that."""
         for segment in [segment for segment in source.below if segment in target.below]:
             yield from self.renamed(source.below[segment], target.below[segment], f"{above}{segment}.")
@@ -155,23 +159,23 @@ class _Sides:
         return [new if segment == old else segment for segment in mine] == theirs
 
 
-def at(root: Node, above: str) -> Node:
+def at(root: NameNode, above: str) -> NameNode:
     """The node of a prefix that ends in a dot."""
     for segment in above.split(".")[:-1]:
         root = root.below[segment]
     return root
 
 
-def _shaped(node: Node, prefix: str, shapes: Shapes) -> Shaped:
+def _shaped(node: NameNode, prefix: str, shapes: Shapes) -> Shaped:
     """The names inside a block with their shapes: equal for a block under two names."""
     return tuple(sorted((name[len(prefix) :], shapes[name]) for name in node.names()))
 
 
-@rule("tied tensor", Stage.FILLING)
-def tied(draft: Draft) -> None:
+@key_rule("tied tensor", RuleStage.FILLING)
+def tied(draft: PlanDraft) -> None:
     """A tensor that the reference ties to another one and that the file keeps once."""
     groups: dict[str, list[str]] = {}
-    for want in draft.wants.values():
+    for want in draft.expected.values():
         groups.setdefault(want.same or want.name, []).append(want.name)
     made: list[Part] = []
     for names in groups.values():

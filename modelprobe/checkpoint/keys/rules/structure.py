@@ -12,72 +12,74 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from modelprobe.checkpoint.keys.draft import Draft, Part, Stage, rule
-from modelprobe.checkpoint.keys.reference import Reference, Want
+from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
+from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor
 from modelprobe.checkpoint.keys.rules.missing import COUNTER
 from modelprobe.checkpoint.keys.rules.shapes import TRIPLES
 
 LEAVES = ("weight", "bias", "running_mean", "running_var", COUNTER)
 VALUE = "value"
-HALF = 0.5
+MIN_AGREEING_SHARE = 0.5
 """Below this share of names that agree already, those too may agree by accident."""
 
-Shape = tuple[int, ...]
-Signature = tuple[tuple[str, Shape], ...]
+Dims = tuple[int, ...]
+Signature = tuple[tuple[str, Dims], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class LayerTensors:
     """The tensors of one layer, by what they are. `fused` holds query, key and value where they are apart.
 
     `strides` tell convolutions of one shape apart, and the norms behind them, where their network is known.
     """
 
     owner: str
-    leaves: dict[str, tuple[str, Shape]]
-    fused: tuple[Unit, ...] = ()
+    leaves: dict[str, tuple[str, Dims]]
+    fused: tuple[LayerTensors, ...] = ()
     strides: tuple[int, ...] = ()
 
 
-@rule("names of another library", Stage.STRUCTURE)
-def aligned(draft: Draft) -> None:
+@key_rule("names of another library", RuleStage.STRUCTURE)
+def aligned(draft: PlanDraft) -> None:
     """The k-th layer of a shape for the k-th layer of that shape."""
-    if draft.reference is None or not draft.missing() or draft.troubles:
+    if draft.reference is None or not draft.missing() or draft.problems:
         return
     if draft.misshapen():  # a name that both use for different things: none of the names can be trusted
         source, target = _every(draft)
     else:
-        source = _units(draft.unexpected(), draft.known)
-        target = _units(draft.missing(), draft.reference)
-    found = _matched(source, target) or _matched(*_every(draft))
+        source = _layers_of(draft.unexpected(), draft.known)
+        target = _layers_of(draft.missing(), draft.reference)
+    found = _matched_layers(source, target) or _matched_layers(*_every(draft))
     if found is None:
         return
     _carry_out(draft, found)
 
 
-def _every(draft: Draft) -> tuple[list[Unit], list[Unit]]:
+def _every(draft: PlanDraft) -> tuple[list[LayerTensors], list[LayerTensors]]:
     """All layers of both sides, whether their names agree or not."""
-    source = _units(draft.parts.values(), draft.known)
-    return source, _units([want for want in draft.wants.values() if want.name not in draft.excused], draft.reference)
+    source = _layers_of(draft.parts.values(), draft.known)
+    return source, _layers_of(
+        [want for want in draft.expected.values() if want.name not in draft.allowed_missing], draft.reference
+    )
 
 
-def _units(tensors: Iterable[Part | Want], network: Reference | None) -> list[Unit]:
-    found = units([(tensor.name, tensor.shape) for tensor in tensors])
+def _layers_of(tensors: Iterable[Part | ExpectedTensor], network: Expectation | None) -> list[LayerTensors]:
+    found = layers_of([(tensor.name, tensor.shape) for tensor in tensors])
     return _striding(found, network.strides) if network and network.strides else found
 
 
-def units(named: Sequence[tuple[str, Shape]]) -> list[Unit]:
+def layers_of(named: Sequence[tuple[str, Dims]]) -> list[LayerTensors]:
     """The layers of a list of tensors, in its order."""
-    found: dict[str, Unit] = {}
+    found: dict[str, LayerTensors] = {}
     for name, shape in named:
-        owner, leaf = _split(name)
-        found.setdefault(owner, Unit(owner, {})).leaves[leaf] = (name, shape)
+        owner, leaf = _owner_and_leaf(name)
+        found.setdefault(owner, LayerTensors(owner, {})).leaves[leaf] = (name, shape)
     return list(found.values())
 
 
-def _striding(every: list[Unit], strides: Mapping[str, tuple[int, ...]]) -> list[Unit]:
+def _striding(every: list[LayerTensors], strides: Mapping[str, tuple[int, ...]]) -> list[LayerTensors]:
     """Convolutions with their strides, and batch norms with those of the convolution that they stand behind."""
-    found: list[Unit] = []
+    found: list[LayerTensors] = []
     for unit in every:
         behind = found[-1] if found and "running_mean" in unit.leaves else None
         known = (*behind.strides, *behind.leaves["weight"][1]) if behind and "weight" in behind.leaves else ()
@@ -85,7 +87,7 @@ def _striding(every: list[Unit], strides: Mapping[str, tuple[int, ...]]) -> list
     return found
 
 
-def _split(name: str) -> tuple[str, str]:
+def _owner_and_leaf(name: str) -> tuple[str, str]:
     """The layer a tensor belongs to, and what it is in it: `a.in_proj_weight` is the weight of `a.in_proj`."""
     owner, _, last = name.rpartition(".")
     if last in LEAVES:
@@ -96,40 +98,42 @@ def _split(name: str) -> tuple[str, str]:
     return name, VALUE
 
 
-def moving(unit: Unit) -> Signature:
+def strided_signature(unit: LayerTensors) -> Signature:
     """What a unit looks like, and how a convolution moves: shortcuts have shapes of other layers, not their strides."""
-    return (*exact(unit), ("strides", unit.strides))
+    return (*exact_signature(unit), ("strides", unit.strides))
 
 
-def exact(unit: Unit) -> Signature:
+def exact_signature(unit: LayerTensors) -> Signature:
     """What a unit looks like, shape for shape; batch counters aside, which old files lack."""
     shapes = ((leaf, shape) for leaf, (_, shape) in unit.leaves.items() if leaf != COUNTER)
     return tuple(sorted(_tall(unit, leaf, shape) for leaf, shape in shapes))
 
 
-def loose(unit: Unit) -> Signature:
+def loose_signature(unit: LayerTensors) -> Signature:
     """The same, where a 1x1 convolution is a linear layer, and a kernel over a whole map is one too."""
-    return tuple(sorted((leaf, _flat(leaf, shape)) for leaf, shape in exact(unit)))
+    return tuple(sorted((leaf, _flat_shape(leaf, shape)) for leaf, shape in exact_signature(unit)))
 
 
-def _tall(unit: Unit, leaf: str, shape: Shape) -> tuple[str, Shape]:
+def _tall(unit: LayerTensors, leaf: str, shape: Dims) -> tuple[str, Dims]:
     return leaf, (shape[0] * 3, *shape[1:]) if unit.fused else shape
 
 
-def _flat(leaf: str, shape: Shape) -> Shape:
+def _flat_shape(leaf: str, shape: Dims) -> Dims:
     if leaf == "weight" and len(shape) > 1:
         return shape[0], math.prod(shape[1:])
     return tuple(dim for dim in shape if dim != 1)
 
 
-Pairs = list[tuple[Unit, Unit]]
+Pairs = list[tuple[LayerTensors, LayerTensors]]
 
 
-def _matched(source: list[Unit], target: list[Unit]) -> tuple[Pairs, dict[Signature, int]] | None:
+def _matched_layers(
+    source: list[LayerTensors], target: list[LayerTensors]
+) -> tuple[Pairs, dict[Signature, int]] | None:
     """Each unit of the file with one of the reference, and how many share each signature; None without a bijection."""
-    for mine in (source, fused(source)):
-        for theirs in (target, fused(target)):
-            for look in (moving, exact, loose):
+    for mine in (source, with_fused_projections(source)):
+        for theirs in (target, with_fused_projections(target)):
+            for look in (strided_signature, exact_signature, loose_signature):
                 found = _by_order(mine, theirs, look)
                 if found is not None:
                     return found
@@ -137,25 +141,25 @@ def _matched(source: list[Unit], target: list[Unit]) -> tuple[Pairs, dict[Signat
 
 
 def _by_order(
-    mine: list[Unit], theirs: list[Unit], look: Callable[[Unit], Signature]
+    mine: list[LayerTensors], theirs: list[LayerTensors], look: Callable[[LayerTensors], Signature]
 ) -> tuple[Pairs, dict[Signature, int]] | None:
     counts = Counter(map(look, mine))
     if not mine or counts != Counter(map(look, theirs)):
         return None
-    waiting: dict[Signature, list[Unit]] = {}
+    waiting: dict[Signature, list[LayerTensors]] = {}
     for unit in reversed(theirs):
         waiting.setdefault(look(unit), []).append(unit)
     return [(unit, waiting[look(unit)].pop()) for unit in mine], dict(counts)
 
 
-def fused(every: list[Unit]) -> list[Unit]:
+def with_fused_projections(every: list[LayerTensors]) -> list[LayerTensors]:
     """The same layers with query, key and value of one attention as one."""
     by_owner = {unit.owner: unit for unit in every}
     gone: set[str] = set()
     found = []
     for unit in every:
-        three = _three(unit.owner, by_owner)
-        if three and len({exact(each) for each in three}) == 1:
+        three = _query_key_value(unit.owner, by_owner)
+        if three and len({exact_signature(each) for each in three}) == 1:
             gone |= {each.owner for each in three}
             found.append(replace(three[0], fused=three))
         elif unit.owner not in gone:
@@ -163,7 +167,7 @@ def fused(every: list[Unit]) -> list[Unit]:
     return found if gone else every
 
 
-def _three(owner: str, by_owner: dict[str, Unit]) -> tuple[Unit, ...]:
+def _query_key_value(owner: str, by_owner: dict[str, LayerTensors]) -> tuple[LayerTensors, ...]:
     """Query, key and value, if this is the query of three."""
     above, dot, last = owner.rpartition(".")
     for triple in TRIPLES:
@@ -173,26 +177,28 @@ def _three(owner: str, by_owner: dict[str, Unit]) -> tuple[Unit, ...]:
     return ()
 
 
-def _carry_out(draft: Draft, found: tuple[Pairs, dict[Signature, int]]) -> None:
+def _carry_out(draft: PlanDraft, found: tuple[Pairs, dict[Signature, int]]) -> None:
     pairs, counts = found
     made, used = [], []
     for mine, theirs in pairs:
-        new, gone = _converted(draft, mine, theirs)
+        new, gone = _converted_part(draft, mine, theirs)
         made += new
         used += gone
     share = 1 - len(used) / max(len(draft.parts), 1)
-    every = Counter(map(exact, _units(draft.wants.values(), None)))
-    several = any(count > 1 for count in counts.values()) or any(every[exact(theirs)] > 1 for _, theirs in pairs)
+    every = Counter(map(exact_signature, _layers_of(draft.expected.values(), None)))
+    several = any(count > 1 for count in counts.values()) or any(
+        every[exact_signature(theirs)] > 1 for _, theirs in pairs
+    )
     changed = [part for part in made if part.name not in used or part != draft.parts.get(part.name)]
     reason = f"{len(pairs):,} layers of the same shapes on both sides, in the same order"
     if not changed or not draft.make(made, "names of another library", reason, used):
         return
     draft.structural = True
-    if several or share < HALF:
-        draft.assumed.append(tuple(part.name for part in made))
+    if several or share < MIN_AGREEING_SHARE:
+        draft.by_order.append(tuple(part.name for part in made))
 
 
-def _converted(draft: Draft, mine: Unit, theirs: Unit) -> tuple[list[Part], list[str]]:
+def _converted_part(draft: PlanDraft, mine: LayerTensors, theirs: LayerTensors) -> tuple[list[Part], list[str]]:
     """The parts that a layer of the reference is made of, and the parts they use up."""
     made, used = [], []
     for leaf, (name, shape) in theirs.leaves.items():
@@ -206,20 +212,20 @@ def _converted(draft: Draft, mine: Unit, theirs: Unit) -> tuple[list[Part], list
             every = tuple(source for each in parts for source in each.sources)
             part = replace(part, sources=every).then("join", shape=(rows, *parts[0].shape[1:]))
         elif theirs.fused and not mine.fused:
-            made += _cut(part, leaf, theirs)
+            made += _cut_in_three(part, leaf, theirs)
             used += sources
             continue
         made.append(part if part.shape == shape else part.then("reshape", *shape, shape=shape))
         used += sources
     if mine.fused and theirs.fused:
         for one, other in zip(mine.fused[1:], theirs.fused[1:], strict=True):
-            more, gone = _converted(draft, replace(one, fused=()), replace(other, fused=()))
+            more, gone = _converted_part(draft, replace(one, fused=()), replace(other, fused=()))
             made += more
             used += gone
     return made, used + [n for leaf, (n, _) in mine.leaves.items() if leaf == COUNTER and leaf not in theirs.leaves]
 
 
-def _cut(part: Part, leaf: str, theirs: Unit) -> list[Part]:
+def _cut_in_three(part: Part, leaf: str, theirs: LayerTensors) -> list[Part]:
     third = (part.shape[0] // 3, *part.shape[1:])
     return [
         replace(part, name=unit.leaves[leaf][0]).then("third", index, shape=third)

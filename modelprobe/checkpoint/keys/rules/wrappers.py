@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from modelprobe.checkpoint.keys.draft import Draft, Stage, rule
+from modelprobe.checkpoint.keys.draft import PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.keys.name_tree import CERTAIN, laid_over, leading, nodes, tree, without
 
 COUNTERS = frozenset(("n_averaged", "num_updates", "decay", "steps", "initted", "step"))
@@ -26,22 +26,22 @@ PREFERRED = (
 )
 """Of two networks side by side: which is taken, which is left, and why."""
 
-MOST = 0.5
+MIN_SHARE = 0.5
 """The share of the reference, or of the file, of which a prefix must hold more to be worth a look."""
 
-RIVAL = 0.75
+CANDIDATE_SHARE = 0.75
 """A network that fits as well as this, measured by the best, could be the one that is meant."""
 
 
-@rule("prefix asked for", Stage.REQUESTS)
-def asked(draft: Draft) -> None:
+@key_rule("prefix asked for", RuleStage.REQUESTS)
+def asked(draft: PlanDraft) -> None:
     """`--prefix`: only what stands under it, without it."""
-    prefix = draft.wishes.prefix.strip(".")
+    prefix = draft.options.prefix.strip(".")
     if not prefix:
         return
     inside = [name for name in draft.parts if name.startswith(f"{prefix}.")]
     if not inside:
-        draft.trouble(
+        draft.problem(
             "prefix asked for", f"no tensor stands under {prefix}", (), "`modelprobe summary` shows the names"
         )
         return
@@ -50,27 +50,27 @@ def asked(draft: Draft) -> None:
     draft.rename(names, "prefix asked for", f"--prefix {prefix}: taken without it")
 
 
-@rule("averaging counter", Stage.WRAPPERS)
-def counter(draft: Draft) -> None:
+@key_rule("averaging counter", RuleStage.WRAPPERS)
+def counter(draft: PlanDraft) -> None:
     """`n_averaged` of AveragedModel and its like: a number beside the weights."""
-    wanted = draft.wants
+    wanted = draft.expected
     found = [n for n, part in draft.parts.items() if n in COUNTERS and n not in wanted and part.shape in ((), (1,))]
     if found and len(found) < len(draft.parts):
         draft.drop(found, "averaging counter", "a counter of the averaging wrapper, no weight")
 
 
-@rule("wrapper segment", Stage.WRAPPERS)
-def segments(draft: Draft) -> None:
+@key_rule("wrapper segment", RuleStage.WRAPPERS)
+def segments(draft: PlanDraft) -> None:
     """`_orig_mod`, `_fsdp_wrapped_module`, `_checkpoint_wrapped_module`: gone wherever they stand."""
-    kept = {segment for want in draft.wants for segment in want.split(".")[:-1]}
+    kept = {segment for want in draft.expected for segment in want.split(".")[:-1]}
     for segment, source in CERTAIN.items():
         if segment not in kept:
             names = {name: without(name, (segment,)) for name in draft.parts}
             draft.rename(names, f"{segment} of {source}", f"only {source} puts the segment {segment} into names")
 
 
-@rule("leading wrapper", Stage.WRAPPERS)
-def front(draft: Draft) -> None:
+@key_rule("leading wrapper", RuleStage.WRAPPERS)
+def front(draft: PlanDraft) -> None:
     """Without a reference: `module.` in front of every name, as often as it stands there."""
     if draft.reference is not None:
         return
@@ -78,25 +78,25 @@ def front(draft: Draft) -> None:
         reason = ALONE.get(segment, "the LightningModule holds the network under it")
         if not draft.rename({n: n.split(".", 1)[1] for n in draft.parts}, f"leading {segment}.", reason):
             return
-    for segment in ("module", *(LIGHTNING if draft.wishes.lightning else ())):
+    for segment in ("module", *(LIGHTNING if draft.options.lightning else ())):
         inside = [name for name in draft.parts if name.startswith(f"{segment}.")]
         if inside and not leading(draft.parts) and (segment != "module" or len(inside) * 2 > len(draft.parts)):
             _partly(draft, segment, inside)
             return
 
 
-def _strippable(draft: Draft, segment: str) -> bool:
-    return segment in ALONE or (draft.wishes.lightning and segment in LIGHTNING)
+def _strippable(draft: PlanDraft, segment: str) -> bool:
+    return segment in ALONE or (draft.options.lightning and segment in LIGHTNING)
 
 
-def _partly(draft: Draft, segment: str, inside: list[str]) -> None:
+def _partly(draft: PlanDraft, segment: str, inside: list[str]) -> None:
     others = [name for name in draft.parts if not name.startswith(f"{segment}.")]
     text = f"{len(inside):,} names begin with {segment}. and {len(others):,} do not ({inside[0]}; {others[0]})"
-    draft.trouble("leading wrapper", text, others, f"--for MODEL decides; --prefix {segment} takes these alone")
+    draft.problem("leading wrapper", text, others, f"--for MODEL decides; --prefix {segment} takes these alone")
 
 
-@rule("wrapper before the reference's names", Stage.WRAPPERS)
-def fitted(draft: Draft) -> None:
+@key_rule("wrapper before the reference's names", RuleStage.WRAPPERS)
+def fit_to_reference(draft: PlanDraft) -> None:
     """With a reference: the prefixes, and the wrappers inside names, that the reference does not have."""
     if draft.reference is None or not draft.parts:
         return
@@ -106,29 +106,29 @@ def fitted(draft: Draft) -> None:
     path, names, reason = found
     prefix = ".".join(path)
     outside = [name for name in draft.parts if name not in names]
-    wanted, taken = draft.wants, set(names.values())
+    wanted, taken = draft.expected, set(names.values())
     twins = [name for name in outside if name in taken and name in wanted]
     if twins:
         text = f"{len(twins):,} tensors beside {prefix} have the names that are expected too, such as {twins[0]}"
         hint = f"--prefix {prefix} takes the others, --drop '{prefix}.*' leaves them out"
-        draft.trouble("which network", text, twins, hint)
+        draft.problem("which network", text, twins, hint)
         return
     if not reason and _second(draft, list(names), outside):
         text = f"{len(outside):,} tensors beside {prefix} have the shapes of that network too, such as {outside[0]}"
-        draft.trouble("which network", text, outside, f"--prefix {prefix} takes those under it")
+        draft.problem("which network", text, outside, f"--prefix {prefix} takes those under it")
         return
     if outside and not any(name in wanted for name in outside):
         draft.drop(outside, "beside the network", f"not under {prefix}, where the network is{reason}")
     stripped = {name: new for name, new in names.items() if name in draft.parts}
-    title = _title(prefix, stripped)
+    title = _rule_title(prefix, stripped)
     draft.rename(stripped, title, _because(prefix, title) + reason)
 
 
-def _second(draft: Draft, inside: list[str], outside: list[str]) -> bool:
+def _second(draft: PlanDraft, inside: list[str], outside: list[str]) -> bool:
     """Whether what stands beside the network could be another one like it, under names of its own."""
     shapes = Counter(draft.parts[name].shape for name in inside)
     others = Counter(draft.parts[name].shape for name in outside)
-    return len(inside) > 1 and sum((shapes & others).values()) >= RIVAL * len(inside)
+    return len(inside) > 1 and sum((shapes & others).values()) >= CANDIDATE_SHARE * len(inside)
 
 
 def _because(prefix: str, title: str) -> str:
@@ -139,7 +139,7 @@ def _because(prefix: str, title: str) -> str:
     return "the reference has other segments there"
 
 
-def _title(prefix: str, names: dict[str, str]) -> str:
+def _rule_title(prefix: str, names: dict[str, str]) -> str:
     if prefix:
         return f"prefix {prefix}."
     if all(old == f"module.{new}" for old, new in names.items()):
@@ -150,12 +150,12 @@ def _title(prefix: str, names: dict[str, str]) -> str:
     return "prefix changed" if all(old.count(".") <= new.count(".") for old, new in moved) else "inner module."
 
 
-def _best(draft: Draft) -> tuple[tuple[str, ...], dict[str, str], str] | None:
+def _best(draft: PlanDraft) -> tuple[tuple[str, ...], dict[str, str], str] | None:
     """The prefix under which most of the reference is found, the new names under it, and why it was taken."""
     root = tree(draft.parts)
-    wanted_root = tree(draft.wants)
+    wanted_root = tree(draft.expected)
     scored = []
-    least = int(MOST * min(root.count, wanted_root.count)) + 1
+    least = int(MIN_SHARE * min(root.count, wanted_root.count)) + 1
     for path, node in nodes(root, least):
         for above, inner in nodes(wanted_root, least):
             if (path and above) and path[-1] == above[-1]:
@@ -168,18 +168,20 @@ def _best(draft: Draft) -> tuple[tuple[str, ...], dict[str, str], str] | None:
     best = next(entry for entry in scored if entry[:3] == top)
     if best[0] == 0 or best[0] < least or (not best[3] and all(old == new for old, new in best[4].items())):
         return None
-    rivals = [e for e in scored if _apart(e[3], best[3]) and e[0] >= RIVAL * best[0]]
-    if not rivals:
+    candidates = [e for e in scored if _disjoint(e[3], best[3]) and e[0] >= CANDIDATE_SHARE * best[0]]
+    if not candidates:
         return best[3], best[4], ""
-    return _preferred(draft, best, rivals)
+    return _preferred(draft, best, candidates)
 
 
 Scored = tuple[int, int, int, tuple[str, ...], dict[str, str]]
 
 
-def _preferred(draft: Draft, best: Scored, rivals: list[Scored]) -> tuple[tuple[str, ...], dict[str, str], str] | None:
+def _preferred(
+    draft: PlanDraft, best: Scored, candidates: list[Scored]
+) -> tuple[tuple[str, ...], dict[str, str], str] | None:
     """Of several networks that fit, the one that a known habit names; None, and a trouble, when none does."""
-    every = [best, *rivals]
+    every = [best, *candidates]
     tops = {entry[3]: entry for entry in every}
     for first, second, reason in PREFERRED:
         taken = [path for path in tops if first in path]
@@ -189,19 +191,19 @@ def _preferred(draft: Draft, best: Scored, rivals: list[Scored]) -> tuple[tuple[
             return chosen[3], chosen[4], f"; {reason}"
     shown = sorted({".".join(path) for path in tops})
     text = f"{len(shown)} networks in the file fit alike: {', '.join(shown[:4])}"
-    draft.trouble("which network", text, (), f"choose with --prefix {shown[0]}")
+    draft.problem("which network", text, (), f"choose with --prefix {shown[0]}")
     return None
 
 
-def _apart(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _disjoint(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether neither prefix is a beginning of the other."""
     common = min(len(one), len(other))
     return one[:common] != other[:common]
 
 
-def _score(draft: Draft, names: dict[str, str]) -> int:
+def _score(draft: PlanDraft, names: dict[str, str]) -> int:
     """How many tensors of the reference these names hit, with the right shape; 0 if two hit the same."""
-    wanted = draft.wants
+    wanted = draft.expected
     if max(Counter(names.values()).values(), default=0) > 1:
         return 0
     hits = ((wanted.get(new), draft.parts[old]) for old, new in names.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SUFFIXES = frozenset(
+WEIGHT_SUFFIXES = frozenset(
     ".pth .pt .th .pkl .bin .ckpt .safetensors .onnx .gguf .npz .npy .h5 .pt2 .ptl .tar .msgpack .tflite .model "
     ".distcp .pdparams".split()
 )
@@ -23,12 +23,12 @@ def names_weights(spec: str) -> bool:
         return True
     if ".py:" in spec or spec.endswith(".py") or "\0" in spec:
         return False
-    if spec.lower().endswith(".index.json") or Path(spec).suffix.lower() in SUFFIXES:
-        return ":" not in spec or _exists(spec)
-    return ("/" in spec or "\\" in spec or "." in spec) and _exists(spec)
+    if spec.lower().endswith(".index.json") or Path(spec).suffix.lower() in WEIGHT_SUFFIXES:
+        return ":" not in spec or _path_exists(spec)
+    return ("/" in spec or "\\" in spec or "." in spec) and _path_exists(spec)
 
 
-def _exists(spec: str) -> bool:
+def _path_exists(spec: str) -> bool:
     try:
         return Path(spec).expanduser().exists()
     except OSError:  # a name that is too long, say

@@ -10,32 +10,34 @@ import struct
 from collections.abc import Callable
 from itertools import repeat
 
-from modelprobe.checkpoint.bytes.source import Source
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.nodes import Blob, Call, Dict, Global, Node, Packed, SetNode
+from modelprobe.checkpoint.bytes.source import ByteSource
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
 from modelprobe.errors import BadInput
 
-WINDOW = 1 << 16  # small beside what a remote source fetches at a time
-MARGIN = 16  # more than any opcode with arguments of fixed size
+READ_BYTES = 1 << 16  # small beside what a remote source fetches at a time
+SPARE_BYTES = 16  # more than any opcode with arguments of fixed size
 KEEP = 4096  # bytes objects up to this size keep their data
-GAP = 4096
+MAX_MEMO_GAP = 4096
 
 UNSET = object()
-Handler = Callable[["Machine"], object]
+U32 = struct.Struct("<I").unpack_from
+U64 = struct.Struct("<Q").unpack_from
+Handler = Callable[["PickleReader"], object]
 
 
-def _unknown(machine: Machine) -> None:
-    raise machine.broken(f"unknown instruction 0x{machine.buf[machine.pos - 1]:02x}")
+def _unknown_opcode(reader: PickleReader) -> None:
+    raise reader.broken(f"unknown instruction 0x{reader.buf[reader.pos - 1]:02x}")
 
 
-HANDLERS: list[Handler] = [_unknown] * 256
+HANDLERS: list[Handler] = [_unknown_opcode] * 256
 
 
 def op(code: bytes) -> Callable[[Handler], Handler]:
     """Enter a function into the table of opcodes; a second one for the same code raises."""
 
     def enter(handler: Handler) -> Handler:
-        if HANDLERS[code[0]] is not _unknown:
+        if HANDLERS[code[0]] is not _unknown_opcode:
             raise ValueError(f"two handlers for opcode {code!r}")
         HANDLERS[code[0]] = handler
         return handler
@@ -51,7 +53,7 @@ class BrokenPickle(BadInput):
         self.globals = found
 
 
-class Machine:
+class PickleReader:
     """The state of one pickle being read: a window of its bytes, the stack, the marks, the memo."""
 
     __slots__ = (
@@ -60,28 +62,30 @@ class Machine:
         *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
     )
 
-    def __init__(self, feed: Source, start: int, limits: Limits) -> None:
+    def __init__(self, feed: ByteSource, start: int, limits: ReadLimits) -> None:
         self.feed = feed
         self.limits = limits
         self.base = start  # where `buf` begins in the feed
         self.buf = b""
         self.pos = self.soft = 0
         self.read = 0
-        self.stack: list[Node] = []
+        self.stack: list[PickleNode] = []
         self.marks: list[int] = []
-        self.memo: list[Node] = []
-        self.sparse: dict[int, Node] = {}  # memo indices far beyond the others: a huge index costs one entry
-        self.refs: dict[bytes, tuple[Node, ...]] = {}  # of records read in one go; void once an index is used again
+        self.memo: list[PickleNode] = []
+        self.sparse: dict[int, PickleNode] = {}  # memo indices far beyond the others: a huge index costs one entry
+        self.refs: dict[
+            bytes, tuple[PickleNode, ...]
+        ] = {}  # of records read in one go; void once an index is used again
         self.gaps = 0
         self.nodes = 0
         self.globals: dict[tuple[str, str], Global] = {}
         self.findings: dict[str, None] = {}
-        self.persistent: list[Node] = []
+        self.persistent: list[PickleNode] = []
         self.blobs: list[Blob] = []
         self.protocol = 0
         self.end = 0
 
-    def run(self) -> Node:
+    def run(self) -> PickleNode:
         """Read up to STOP and return what stands on the stack then."""
         handlers = HANDLERS
         try:
@@ -111,11 +115,11 @@ class Machine:
         held = len(self.memo) + len(self.sparse) * 4 + len(self.stack) + len(self.marks) * 4
         if self.nodes > self.limits.nodes or held > self.limits.stack * 4:
             raise self.broken("it builds more objects than a weight file could need")
-        self.buf = self.feed.read(at, max(need, WINDOW))
+        self.buf = self.feed.read(at, max(need, READ_BYTES))
         self.base = at
         self.pos = 0
         at_end = at + len(self.buf) >= self.feed.size
-        self.soft = len(self.buf) if at_end else len(self.buf) - MARGIN
+        self.soft = len(self.buf) if at_end else len(self.buf) - SPARE_BYTES
         if self.soft <= 0:
             raise self.broken("it ends in the middle" if at else "it is empty")
 
@@ -140,13 +144,13 @@ class Machine:
             raise self.broken("it ends in the middle")
         if length > self.limits.text:
             raise self.broken(f"it holds a text of {length:,} bytes")
-        self.refill(length + MARGIN)
+        self.refill(length + SPARE_BYTES)
         if len(self.buf) < length:
             raise self.broken("it ends in the middle")
 
     def line(self) -> bytes:
         """The bytes up to the next newline, which is dropped."""
-        need = WINDOW
+        need = READ_BYTES
         while True:
             stop = self.buf.find(b"\n", self.pos)
             if stop >= 0:
@@ -190,7 +194,7 @@ class Machine:
                 self.gaps -= 1
             memo[index] = value
             self.refs.clear()
-        elif index - len(memo) < GAP:
+        elif index - len(memo) < MAX_MEMO_GAP:
             self.gaps += index - len(memo)
             memo.extend(repeat(UNSET, index - len(memo)))
             memo.append(value)
@@ -204,7 +208,7 @@ class Machine:
             value = self.sparse.get(index, UNSET)
         if value is UNSET:
             raise self.broken("it refers to something it never remembered")
-        if type(value) is Packed:  # a part of a tensor's record, which is seldom asked for
+        if type(value) is TensorRecord:  # a part of a tensor's record, which is seldom asked for
             value = self.memo[index] = value.nodes()[index - value.base]
         self.stack.append(value)
 
@@ -218,33 +222,33 @@ class Machine:
         found.count += 1
         return found
 
-    def call(self, func: Node, args: Node) -> Call:
+    def call(self, func: PickleNode, args: PickleNode) -> PendingCall:
         """Record that `func` would be called, and return the inert object in place of its result."""
         self.nodes += 1
         if type(func) is Global:
             func.called = True
         else:
             self.findings["the pickle calls something that is not a plain name"] = None
-        return Call(func, args)
+        return PendingCall(func, args)
 
-    def set_pairs(self, target: Node, flat: list[Node]) -> None:
+    def set_pairs(self, target: PickleNode, flat: list[PickleNode]) -> None:
         """What SETITEM and SETITEMS do, on anything that could take items."""
         if type(target) is Dict:
             target.pairs.extend(flat)
-        elif type(target) is Call:
+        elif type(target) is PendingCall:
             if target.pairs is None:
                 target.pairs = []
             target.pairs.extend(flat)
         else:
             self.findings["the pickle sets items on something that takes none"] = None
 
-    def extend(self, target: Node, values: list[Node]) -> None:
+    def extend(self, target: PickleNode, values: list[PickleNode]) -> None:
         """What APPEND, APPENDS and ADDITEMS do."""
         if type(target) is list:
             target.extend(values)
         elif type(target) is SetNode:
             target.items.extend(values)
-        elif type(target) is Call:
+        elif type(target) is PendingCall:
             if target.items is None:
                 target.items = []
             target.items.extend(values)

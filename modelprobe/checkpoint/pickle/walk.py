@@ -6,28 +6,28 @@ from collections.abc import Iterator
 from itertools import chain
 
 from modelprobe.checkpoint.dtypes import BITS, element_count
-from modelprobe.checkpoint.limits import Limits
-from modelprobe.checkpoint.pickle.modules import MOST_MODULES, is_module, own_attributes, tensors_of
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.modules import MAX_MODULES, is_module, own_attributes, tensors_of
 from modelprobe.checkpoint.pickle.nodes import (
-    Call,
     Dict,
-    Node,
     Opaque,
+    PendingCall,
+    PickleNode,
     SetNode,
     attributes,
-    class_name,
     is_mapping,
+    object_class,
     pairs,
 )
-from modelprobe.checkpoint.pickle.rebuild import View, view_of
+from modelprobe.checkpoint.pickle.rebuild import TensorView, view_of
 from modelprobe.checkpoint.pickle.scalars import key_text, scalar
-from modelprobe.checkpoint.pickle.storages import Shelf
+from modelprobe.checkpoint.pickle.storages import StorageTable
 from modelprobe.checkpoint.records import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry, new_tensor
 
-Child = tuple[str, Node]
+Child = tuple[str, PickleNode]
 
 
-class Frame:
+class OpenContainer:
     """A container whose children are being visited."""
 
     __slots__ = ("children", "key", "kind", "length", "nbytes", "path", "rest", "tensors", "type")
@@ -54,8 +54,8 @@ class Frame:
 class Outline:
     """Collects the tensors, the modules and the tree of everything else under one root."""
 
-    def __init__(self, shelf: Shelf, limits: Limits) -> None:
-        self.shelf = shelf
+    def __init__(self, table: StorageTable, limits: ReadLimits) -> None:
+        self.table = table
         self.limits = limits
         self.tensors: list[TensorEntry] = []
         self.modules: list[ModuleEntry] = []
@@ -69,7 +69,7 @@ class Outline:
         """What was odd on the way."""
         return tuple(Finding(text, serious) for text, serious in self.notes.items())
 
-    def build(self, root: Node, path: tuple[str, ...] = ()) -> Item:
+    def build(self, root: PickleNode, path: tuple[str, ...] = ()) -> Item:
         """Walk everything under `root`, which stands at `path`."""
         key = path[-1] if path else ""
         if self.add(path, root):
@@ -95,9 +95,9 @@ class Outline:
             stack[-1].nbytes += item.nbytes
             self._show(stack[-1], item)
 
-    def _visit(self, stack: list[Frame], top: Frame, key: str, node: Node) -> None:
+    def _visit(self, stack: list[OpenContainer], top: OpenContainer, key: str, node: PickleNode) -> None:
         path = (*top.path, key)
-        if type(node) is Call and self.add(path, node, ATTRIBUTE if top.kind == "module" else None):
+        if type(node) is PendingCall and self.add(path, node, ATTRIBUTE if top.kind == "module" else None):
             top.tensors += 1
             top.nbytes += self.tensors[-1].nbytes
         elif not is_container(node):
@@ -111,47 +111,49 @@ class Outline:
         else:
             stack.append(self._open(key, path, node))
 
-    def _show(self, frame: Frame, item: Item) -> None:
+    def _show(self, holder: OpenContainer, item: Item) -> None:
         # What holds tensors is always listed: totals and branches are read from it.
-        if self._room(frame) or (item.tensors and len(frame.children) < self.limits.children * 10):
+        if self._room(holder) or (item.tensors and len(holder.children) < self.limits.children * 10):
             self._items += 1
-            frame.children.append(item)
+            holder.children.append(item)
 
-    def _room(self, frame: Frame) -> bool:
-        return len(frame.children) < self.limits.children and self._items < self.limits.items
+    def _room(self, holder: OpenContainer) -> bool:
+        return len(holder.children) < self.limits.children and self._items < self.limits.items
 
-    def _leaf(self, key: str, node: Node) -> Item:
+    def _leaf(self, key: str, node: PickleNode) -> Item:
         kind, value, type_ = scalar(node)
         return Item(key, kind, value, type_)
 
-    def _open(self, key: str, path: tuple[str, ...], node: Node) -> Frame:
+    def _open(self, key: str, path: tuple[str, ...], node: PickleNode) -> OpenContainer:
         self._seen[id(node)] = path
         if is_module(node):
             return self._module(key, path, node)
         kind, type_ = kind_of(node)
         length, children = self._children(node, path)
-        return Frame(key, path, kind, type_, length, children)
+        return OpenContainer(key, path, kind, type_, length, children)
 
-    def _module(self, key: str, path: tuple[str, ...], node: Node) -> Frame:
+    def _module(self, key: str, path: tuple[str, ...], node: PickleNode) -> OpenContainer:
         rest: Iterator[Child] = ((key_text(name), value) for name, value in own_attributes(node))
-        frame = Frame(key, path, "module", class_name(node), 0, rest)
+        holder = OpenContainer(key, path, "module", object_class(node), 0, rest)
         modules = 0
         for found in tensors_of(node, path):
             if found.node is None:
                 self.modules.append(ModuleEntry(found.path, found.type))
                 modules += 1
             elif self.add(found.path, found.node, found.role, () if found.persistent else ("non-persistent",)):
-                frame.tensors += 1
-                frame.nbytes += self.tensors[-1].nbytes
+                holder.tensors += 1
+                holder.nbytes += self.tensors[-1].nbytes
                 self._seen[id(found.node)] = found.path
-        if modules >= MOST_MODULES:
-            self.notes[f"only the first {MOST_MODULES:,} modules are listed"] = True
-        frame.length = modules
-        taken = {entry.path for entry in self.tensors[len(self.tensors) - frame.tensors :]} if frame.tensors else set()
-        frame.rest = (child for child in frame.rest if (*path, child[0]) not in taken)
-        return frame
+        if modules >= MAX_MODULES:
+            self.notes[f"only the first {MAX_MODULES:,} modules are listed"] = True
+        holder.length = modules
+        taken = (
+            {entry.path for entry in self.tensors[len(self.tensors) - holder.tensors :]} if holder.tensors else set()
+        )
+        holder.rest = (child for child in holder.rest if (*path, child[0]) not in taken)
+        return holder
 
-    def _children(self, node: Node, path: tuple[str, ...]) -> tuple[int, Iterator[Child]]:
+    def _children(self, node: PickleNode, path: tuple[str, ...]) -> tuple[int, Iterator[Child]]:
         if type(node) in (list, tuple):
             return len(node), ((str(index), value) for index, value in enumerate(node))
         if type(node) is SetNode:
@@ -159,20 +161,20 @@ class Outline:
         if is_mapping(node):
             found = self._unique(list(pairs(node)), path)
             extra: list[Child] = []
-            if type(node) is Call and is_mapping(node.state):
-                extra = [(key_text(key), _versions(key, value)) for key, value in pairs(node.state)]
+            if type(node) is PendingCall and is_mapping(node.state):
+                extra = [(key_text(key), _versions_in_words(key, value)) for key, value in pairs(node.state)]
             return len(found), chain(found, extra)
         return self._object(node)
 
-    def _object(self, node: Call) -> tuple[int, Iterator[Child]]:
+    def _object(self, node: PendingCall) -> tuple[int, Iterator[Child]]:
         state = attributes(node)
         if state is not None:
             found = [(key_text(key), value) for key, value in pairs(state)]
-            return len(found), chain(found, _numbered(node.items or ()))
+            return len(found), chain(found, _numbered_children(node.items or ()))
         given = [*(node.args if type(node.args) is tuple else ()), *([node.state] if node.state is not None else ())]
-        return len(given), chain(_numbered(given), _numbered(node.items or ()))
+        return len(given), chain(_numbered_children(given), _numbered_children(node.items or ()))
 
-    def _unique(self, found: list[tuple[Node, Node]], path: tuple[str, ...]) -> list[Child]:
+    def _unique(self, found: list[tuple[PickleNode, PickleNode]], path: tuple[str, ...]) -> list[Child]:
         """Of two equal keys the last counts, as it does in Python."""
         children = [(key if type(key) is str else key_text(key), value) for key, value in found]
         if len({key for key, _ in children}) == len(children):
@@ -183,28 +185,30 @@ class Outline:
         self.notes[f"a key stands more than once in {where}: {twice}; the last one counts"] = True
         return list(last.items())
 
-    def add(self, path: tuple[str, ...], node: Node, role: str | None = None, flags: tuple[str, ...] = ()) -> bool:
+    def add(
+        self, path: tuple[str, ...], node: PickleNode, role: str | None = None, flags: tuple[str, ...] = ()
+    ) -> bool:
         """Record the tensor that `node` stands for; False when it is something else."""
         if len(self.tensors) >= self.limits.tensors:
             self.notes[f"only the first {self.limits.tensors:,} tensors are listed"] = True
-            return type(node) is Call
-        view = view_of(self.shelf, node)
+            return type(node) is PendingCall
+        view = view_of(self.table, node)
         if view is None:
             return False
-        self.tensors.append(tensor_entry(self.shelf, path, view, role or view.role, flags))
+        self.tensors.append(tensor_entry(self.table, path, view, role or view.role, flags))
         return True
 
 
 def tensor_entry(
-    shelf: Shelf, path: tuple[str, ...], view: View, role: str | None, flags: tuple[str, ...]
+    table: StorageTable, path: tuple[str, ...], view: TensorView, role: str | None, flags: tuple[str, ...]
 ) -> TensorEntry:
     """The record of a view, checked against its storage."""
     found = [*view.flags, *flags]
-    if view.storage in shelf.flags:
-        found += shelf.flags[view.storage]
+    if view.storage in table.flags:
+        found += table.flags[view.storage]
     numel = element_count(view.shape, view.dtype)
     bits = BITS.get(view.dtype, 0)
-    length = shelf.length(view.storage)
+    length = table.length(view.storage)
     if numel is None or (view.strides is not None and len(view.strides) != len(view.shape)):
         found.append("impossible-shape")
         numel = 0
@@ -232,7 +236,7 @@ def tensor_entry(
     )
 
 
-def _bounds(view: View, strides: tuple[int, ...], available: int) -> tuple[str, ...]:
+def _bounds(view: TensorView, strides: tuple[int, ...], available: int) -> tuple[str, ...]:
     """Whether a view stays inside its storage; all in elements."""
     if not view.storage:
         return ("missing-storage",)
@@ -246,28 +250,28 @@ def _bounds(view: View, strides: tuple[int, ...], available: int) -> tuple[str, 
     return ("beyond-storage",) if end > available else ()
 
 
-def _versions(key: Node, value: Node) -> Node:
+def _versions_in_words(key: PickleNode, value: PickleNode) -> PickleNode:
     """What `state_dict()` hangs on its result: one version per module, not worth a line each."""
     if key == "_metadata" and is_mapping(value):
         return Opaque(f"versions of {sum(1 for _ in pairs(value)):,} modules")
     return value
 
 
-def is_container(node: Node) -> bool:
+def is_container(node: PickleNode) -> bool:
     """Whether a node has children worth a visit."""
     if type(node) in (Dict, list, tuple, SetNode):
         return True
-    return type(node) is Call and scalar(node)[0] == "object"
+    return type(node) is PendingCall and scalar(node)[0] == "object"
 
 
-def kind_of(node: Node) -> tuple[str, str]:
+def kind_of(node: PickleNode) -> tuple[str, str]:
     """The kind of a container, and the class it names."""
-    if type(node) is Call:
-        return ("dict" if is_mapping(node) else "object"), class_name(node)
+    if type(node) is PendingCall:
+        return ("dict" if is_mapping(node) else "object"), object_class(node)
     if type(node) is SetNode:
         return ("frozenset" if node.frozen else "set"), ""
     return {Dict: "dict", list: "list", tuple: "tuple"}[type(node)], ""
 
 
-def _numbered(values: list[Node] | tuple[Node, ...]) -> Iterator[Child]:
+def _numbered_children(values: list[PickleNode] | tuple[PickleNode, ...]) -> Iterator[Child]:
     return ((str(index), value) for index, value in enumerate(values))

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from modelprobe.checkpoint.dtypes import tensor_bytes
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import TensorEntry
-from modelprobe.checkpoint.values.reader import BOUND, TensorReader
+from modelprobe.checkpoint.values.reader import MAX_READ_BYTES, TensorReader
 from modelprobe.errors import BadInput, one_line
 from modelprobe.report.units import size as size_text
 
 if TYPE_CHECKING:
     import torch
 
-PIECE = 16 << 20
+PIECE_BYTES = 16 << 20
 """Bytes that are in memory at once where a tensor can be read a piece at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class TensorToWrite:
     """One tensor to be written; its values are fetched when their turn comes and dropped afterwards.
 
     `shares` is a label: tensors that carry the same one are the same tensor (tied) and must agree in shape and dtype.
@@ -49,10 +49,10 @@ class Outgoing:
         return tensor_bytes(self.numel, self.dtype)
 
 
-def outgoing(reader: TensorReader, entry: TensorEntry, name: str | None = None) -> Outgoing:
+def to_write(reader: TensorReader, entry: TensorEntry, name: str | None = None) -> TensorToWrite:
     """A tensor of a listed file, to be written as it is; `name` replaces its own."""
     label = f"{entry.storage}@{entry.offset}:{entry.shape}:{entry.strides}" if entry.storage and entry.numel else None
-    return Outgoing(
+    return TensorToWrite(
         name=entry.name if name is None else name,
         shape=entry.shape,
         dtype=entry.dtype,
@@ -71,7 +71,7 @@ def loaded(reader: TensorReader, entry: TensorEntry) -> torch.Tensor:
         raise BadInput(f"{entry.name} cannot be read: {one_line(error)}", "the file is damaged or forged") from error
 
 
-def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE) -> Iterator[torch.Tensor]:
+def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE_BYTES) -> Iterator[torch.Tensor]:
     """The elements of a tensor in order, as flat tensors of at most `most` bytes where the file allows it."""
     if entry.strides == packed_strides(entry.shape) and reader.seekable(entry):
         item = max(1, tensor_bytes(1, entry.dtype))
@@ -88,18 +88,18 @@ def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE) -> 
             )
             yield loaded(reader, part)
     elif entry.numel:
-        if entry.nbytes > BOUND:
+        if entry.nbytes > MAX_READ_BYTES:
             raise BadInput(f"{entry.name} has {size_text(entry.nbytes)} of elements, more than is read")
-        yield from _split(loaded(reader, entry), most)
+        yield from _flat_parts(loaded(reader, entry), most)
 
 
-def _split(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
+def _flat_parts(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
     """A view laid flat in parts: an expanded one would be far larger than what it shows."""
     if tensor.numel() * tensor.element_size() <= most or not tensor.dim():
         yield tensor.contiguous().reshape(-1)
     else:
         for part in tensor.unbind(0):
-            yield from _split(part, most)
+            yield from _flat_parts(part, most)
 
 
 def is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
@@ -114,7 +114,7 @@ def is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
     return True
 
 
-def checked(out: Outgoing) -> torch.Tensor:
+def checked(out: TensorToWrite) -> torch.Tensor:
     """Load a tensor whole. Raises BadInput when it is not what was announced."""
     tensor = out.load().detach()
     found = str(tensor.dtype).removeprefix("torch.")
@@ -125,7 +125,7 @@ def checked(out: Outgoing) -> torch.Tensor:
     return tensor.resolve_neg().cpu()
 
 
-def flat(out: Outgoing) -> Iterator[torch.Tensor]:
+def flat(out: TensorToWrite) -> Iterator[torch.Tensor]:
     """The elements of a tensor in order, as flat tensors."""
     if out.pieces is not None:
         yield from out.pieces()
@@ -133,20 +133,20 @@ def flat(out: Outgoing) -> Iterator[torch.Tensor]:
         yield checked(out).contiguous().reshape(-1)
 
 
-def raw_pieces(out: Outgoing, in_memory_order: bool) -> Iterator[memoryview]:
+def raw_pieces(out: TensorToWrite, in_memory_order: bool) -> Iterator[memoryview]:
     """The bytes of a tensor: its elements in order or, where it has strides of its own, as they stand in memory."""
     if not in_memory_order or out.strides is None or out.strides == packed_strides(out.shape):
-        yield from map(raw, flat(out))
+        yield from map(memory_of, flat(out))
     elif out.numel:
         import torch
 
         tensor = checked(out)
         if tensor.stride() != out.strides:
             tensor = torch.empty_strided(out.shape, out.strides, dtype=tensor.dtype).copy_(tensor)
-        yield raw(tensor.as_strided((out.numel,), (1,)))
+        yield memory_of(tensor.as_strided((out.numel,), (1,)))
 
 
-def raw(flat: Any) -> memoryview:
+def memory_of(flat: Any) -> memoryview:
     """The memory of a flat tensor."""
     import torch
 
