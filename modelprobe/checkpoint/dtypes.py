@@ -1,24 +1,24 @@
-"""How many bits has a dtype, and what do the formats call it? One spelling for all: torch's own, without `torch.`."""
+"""Dtypes by torch's own names without `torch.`: their bits, other spellings, and what each file format calls them."""
 
 from __future__ import annotations
 
 BITS = {
-    "float64": 64,
     "float32": 32,
+    "float64": 64,
     "float16": 16,
     "bfloat16": 16,
-    "int64": 64,
-    "int32": 32,
-    "int16": 16,
     "int8": 8,
-    "uint64": 64,
-    "uint32": 32,
-    "uint16": 16,
+    "int16": 16,
+    "int32": 32,
+    "int64": 64,
     "uint8": 8,
+    "uint16": 16,
+    "uint32": 32,
+    "uint64": 64,
     "bool": 8,
-    "complex128": 128,
-    "complex64": 64,
     "complex32": 32,
+    "complex64": 64,
+    "complex128": 128,
     "float8_e4m3fn": 8,
     "float8_e5m2": 8,
     "float8_e4m3fnuz": 8,
@@ -36,13 +36,28 @@ BITS = {
 }
 """Bits of one element."""
 
+FLOATING_DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""What weights may be converted to: the types that every kind of layer computes in."""
+
 ALIASES = {
-    "half": "float16",
     "float": "float32",
+    "fp32": "float32",
+    "f32": "float32",
     "double": "float64",
-    "long": "int64",
-    "int": "int32",
+    "fp64": "float64",
+    "half": "float16",
+    "fp16": "float16",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "char": "int8",
     "short": "int16",
+    "int": "int32",
+    "long": "int64",
+    "byte": "uint8",
+    "boolean": "bool",
+    "chalf": "complex32",
+    "cfloat": "complex64",
+    "cdouble": "complex128",
 }
 
 STORAGE_CLASSES = {

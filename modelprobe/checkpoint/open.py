@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from modelprobe.checkpoint.branches import find_branches
 from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.file_names import READ_SUFFIXES
 from modelprobe.checkpoint.formats.bare_pickle import read_any_pickle
 from modelprobe.checkpoint.formats.torch_zip import read_torch_zip
-from modelprobe.checkpoint.gc_off import gc_paused
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind
 from modelprobe.checkpoint.records import Checkpoint, Finding
@@ -81,7 +82,18 @@ ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, ReadLimits], Checkpoint]] =
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
-WEIGHT_PATTERNS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".onnx", ".gguf", ".npz", ".th", ".pt2")
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """No cyclic garbage collection in the body: a listing has no cycles, and the search for them costs a third more."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Checkpoint:
@@ -171,7 +183,7 @@ def _folder_kind(folder: Path, limits: ReadLimits) -> Checkpoint:
     for index in (*INDICES, *(name for name in names if name.endswith(".index.json"))):
         if index in names:
             return _file(str(folder / index), limits)
-    files = [name for name in names if name.endswith(WEIGHT_PATTERNS)]
+    files = [name for name in names if name.endswith(READ_SUFFIXES)]
     if len(files) == 1:
         return _file(str(folder / files[0]), limits)
     if files:

@@ -10,6 +10,7 @@ from enum import Enum
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN, ZipDirectory
+from modelprobe.checkpoint.file_names import READ_SUFFIXES
 from modelprobe.checkpoint.formats.torch_zip import root_of
 from modelprobe.errors import BadInput
 
@@ -146,7 +147,7 @@ def _foreign_zip(archive: ZipDirectory, root: str) -> BadInput:
             f"{who} is a zip whose data.pkl is not where torch looks: {elsewhere}, beside {next(iter(names))}",
             "it was packed again by another program; torch does not read it either",
         )
-    weights = [name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors", ".ckpt"))]
+    weights = [name for name in names if name.endswith(READ_SUFFIXES)]
     inside = f"unpack it and name {weights[0]}" if weights else "this is another kind of zip archive"
     return BadInput(f"{who} is a zip without data.pkl, so no weight file", inside)
 

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
+from modelprobe.checkpoint.file_names import SAVE_FORMATS, SAVE_SUFFIXES
 from modelprobe.errors import BadInput
 from modelprobe.report.formats import RENDERERS
 
 if TYPE_CHECKING:
     from modelprobe.model.build import TargetRequest
+    from modelprobe.model.weights.request import RepairOptions
     from modelprobe.report.blocks import Report
     from modelprobe.vision.image_model import ImageModelRequest
 
@@ -139,9 +142,8 @@ DtypeOpt = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        metavar="DTYPE",
-        help="The floating-point type of weights and inputs: float16, bfloat16, float32, float64. "
-        "Default: the model's own.",
+        metavar="|".join(FLOATING_DTYPES),
+        help="The floating-point type of weights and inputs. Default: the model's own.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -523,3 +525,166 @@ def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | N
     )
     overrides = PreprocessingOverrides(images.resize, images.crop, images.mean, images.std)
     return ImageModelRequest(request, overrides, labels)
+
+
+# Weight files: options of `keys`, `repair` and `convert`
+
+WEIGHTS = "Weights"
+
+WeightsArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="A weight file, the index of its shards, or a checkpoint directory.",
+        show_default=False,
+        rich_help_panel=TARGET,
+    ),
+]
+WeightsOutputOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help=f"The weight file to write. Its suffix chooses the format: {' '.join(SAVE_SUFFIXES)}.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+ToOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="|".join(SAVE_FORMATS),
+        help="The format of the new file. Default: by the suffix of -o.",
+        show_default=False,
+        callback=one_of("--to", (None, *SAVE_FORMATS)),
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteOpt = Annotated[
+    bool,
+    typer.Option("--force", help="Replace OUT, if it exists. The input is never replaced.", rich_help_panel=OUTPUT),
+]
+StdoutFormatOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="|".join(RENDERERS),
+        help="How to write the report to stdout. Default: terminal.",
+        show_default=False,
+        callback=known_format,
+        autocompletion=_complete_format,
+        rich_help_panel=OUTPUT,
+    ),
+]
+BranchOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--branch",
+        metavar="NAME",
+        help="Which part of the file to take, by its dotted name: state_dict_ema; . is the root. Default: the model.",
+        show_default=False,
+        rich_help_panel=WEIGHTS,
+    ),
+]
+WantedOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="TARGET|FILE",
+        help="The network that the weights are for (resnet50, timm:NAME, net.py:Net), or a file with the right names.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+OriginOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="TARGET",
+        help="The network that the file was saved from, where its names are others: outputs are compared.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+DropOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drop",
+        metavar="PATTERN",
+        help="Leave these tensors out, and do not expect them: 'fc.*'. Repeatable.",
+        show_default=False,
+        rich_help_panel=WEIGHTS,
+    ),
+]
+DropHeadOpt = Annotated[
+    bool,
+    typer.Option("--drop-head", help="Leave out a last layer with other classes.", rich_help_panel=WEIGHTS),
+]
+PrefixOpt = Annotated[
+    str,
+    typer.Option(
+        "--prefix",
+        metavar="NAME",
+        help="Take only the tensors under this prefix, and strip it: encoder_q.",
+        show_default=False,
+        rich_help_panel=WEIGHTS,
+    ),
+]
+ProofInputOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="What both networks are run on to compare outputs: 224, 2x16x512. Default: what the model declares.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+GridOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        metavar="ROWSxCOLUMNS",
+        help="The grid of the file's position embedding. Default: square.",
+        show_default=False,
+        rich_help_panel=RARE,
+    ),
+]
+UnprovenOpt = Annotated[
+    bool,
+    typer.Option(
+        "--unproven",
+        help="Accept an assignment of tensors that rests on their order alone.",
+        rich_help_panel=RARE,
+    ),
+]
+AllTensorsOpt = Annotated[bool, typer.Option("--all", help="List every tensor by itself.", rich_help_panel=OUTPUT)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairPlanOptions:
+    """Which file is to fit what, and how much may be changed or assumed."""
+
+    file: WeightsArg
+    arch: WantedOpt = None
+    settings: SetOpt = None
+    origin: OriginOpt = None
+    branch: BranchOpt = None
+    prefix: PrefixOpt = ""
+    drop: DropOpt = None
+    drop_head: DropHeadOpt = False
+    inputs: ProofInputOpt = None
+    grid: GridOpt = None
+    unproven: UnprovenOpt = False
+
+    def request(self, dtype: str | None = None) -> RepairOptions:
+        """What these options ask for."""
+        from modelprobe.model.weights.request import RepairOptions
+
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        given |= {name: tuple(given[name] or ()) for name in ("settings", "drop", "inputs")}
+        return RepairOptions(**given, dtype=dtype)

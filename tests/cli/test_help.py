@@ -11,6 +11,8 @@ from typing import Any, get_args
 import pytest
 import typer
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
+from modelprobe.checkpoint.file_names import SAVE_FORMATS
 from modelprobe.cli.app import COMMANDS, REMOVED, application, load_command, main
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION
 from modelprobe.cost.flops import By
@@ -69,6 +71,10 @@ def test_a_removed_option_names_what_takes_its_place(
         ("flops", "--format", tuple(RENDERERS)),
         ("flops", "--by", get_args(By)),
         ("training", "--by", TRAINING_GROUPINGS),
+        ("convert", "--to", SAVE_FORMATS),
+        ("repair", "--to", SAVE_FORMATS),
+        ("repair", "--dtype", FLOATING_DTYPES),
+        ("flops", "--dtype", FLOATING_DTYPES),
     ],
 )
 def test_a_list_on_the_command_line_is_the_table_it_stands_for(

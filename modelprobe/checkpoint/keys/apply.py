@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.checkpoint.keys.draft import Part
-from modelprobe.checkpoint.keys.rules.dtype import FLOATING
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def value_of(part: Part, fetch: FetchTensor, model: FetchTensor | None = None) -
     for step in part.steps:
         if step.op == "model":
             if model is None:
-                raise BadInput(f"{part.name} is computed by the model", "name one with --for")
+                raise BadInput(f"{part.name} is computed by the model", "name one with --arch")
             tensors = [model(part.name)]
         elif step.op == "zeros":
             tensors = [_zeros(part)]
@@ -93,7 +93,7 @@ def _channels(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
 def _cast_tensor(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     import torch
 
-    return [tensors[0].to(getattr(torch, FLOATING[numbers[0]]))]
+    return [tensors[0].to(getattr(torch, FLOATING_DTYPES[numbers[0]]))]
 
 
 OPS: dict[str, Callable[[Tensors, Sequence[int]], Tensors]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelprobe.checkpoint.file_names import Format
 from modelprobe.checkpoint.keys.apply import FetchTensor, value_of
 from modelprobe.checkpoint.keys.draft import Part
 from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
@@ -16,7 +17,7 @@ from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, NotKept, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
-from modelprobe.checkpoint.write.writer import Format, Written, write_tensors
+from modelprobe.checkpoint.write.writer import Written, write_tensors
 from modelprobe.errors import BadInput, CheckFailed
 
 SPREAD = (DISTRIBUTED, ZERO)

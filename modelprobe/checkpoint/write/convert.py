@@ -8,19 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelprobe.checkpoint.file_names import Format, format_of
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.checkpoint.values.gather import gather, hinted, left_behind, skipped
 from modelprobe.checkpoint.values.gathered import Gathered
 from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
-from modelprobe.checkpoint.write.writer import Format, Written, write_shards, write_tensors
+from modelprobe.checkpoint.write.writer import Written, write_shards, write_tensors
 from modelprobe.errors import BadInput
 
-SAVE_FORMATS: tuple[Format, ...] = ("safetensors", "pt")
-SAVE_SUFFIXES: dict[str, Format] = {".safetensors": "safetensors"} | dict.fromkeys(
-    (".pt", ".pth", ".bin", ".ckpt", ".th"), "pt"
-)  # type: ignore[assignment]
 FORMAL = frozenset({"format"})
 """Metadata that say nothing of the model: the library that wrote the file."""
 
@@ -42,22 +39,6 @@ class Converted:
     kept: tuple[str, ...]
     changed: tuple[str, ...]
     dropped: tuple[NotKept, ...]
-
-
-def format_of(path: Path, asked: str | None) -> Format:
-    """The format asked for, else the one the suffix means. Raises BadInput when neither tells."""
-    for known in SAVE_FORMATS:
-        if asked == known:
-            return known
-    if asked is not None:
-        raise BadInput(f"unknown format {asked!r}", f"choose one of {', '.join(SAVE_FORMATS)}")
-    found = SAVE_SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        raise BadInput(
-            f"the name {path.name} tells no format",
-            f"end it in {', '.join(SAVE_SUFFIXES)}, or say --format safetensors",
-        )
-    return found
 
 
 def parse_byte_size(text: str) -> int:

@@ -61,11 +61,9 @@ def _untied(tensors: Sequence[TensorToWrite]) -> tuple[list[TensorToWrite], dict
     labels: dict[str, TensorToWrite] = {}
     for tensor in tensors:
         if tensor.dtype not in DTYPE_CODES:
-            raise BadInput(
-                f"safetensors has no type for {tensor.name}: {tensor.dtype}", "--format pt can hold every type"
-            )
+            raise BadInput(f"safetensors has no type for {tensor.name}: {tensor.dtype}", "--to pt can hold every type")
         if tensor.name == "__metadata__":
-            raise BadInput("safetensors keeps the name __metadata__ for itself", "--format pt allows every name")
+            raise BadInput("safetensors keeps the name __metadata__ for itself", "--to pt allows every name")
         first = labels.setdefault(tensor.shares, tensor) if tensor.shares is not None else tensor
         if (first.shape, first.dtype) != (tensor.shape, tensor.dtype):
             raise BadInput(f"{tensor.name} and {first.name} are tied but not of one shape and dtype")
@@ -91,7 +89,7 @@ def _safetensors_header(
     try:
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"a name cannot be written as UTF-8: {error.object[:80]!r}", "--format pt allows it") from None
+        raise BadInput(f"a name cannot be written as UTF-8: {error.object[:80]!r}", "--to pt allows it") from None
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise BadInput(f"the header would have {len(text):,} bytes; safetensors allows {MAX_HEADER_BYTES:,}")

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
+from modelprobe.checkpoint.file_names import Format
 from modelprobe.checkpoint.write.plan import FilePlan, compare
 from modelprobe.checkpoint.write.safetensors import SafetensorsPlan
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -23,9 +24,7 @@ from modelprobe.errors import BadInput
 from modelprobe.files.atomic import ELSEWHERE, check_target, forget, put_in_place, stage, temporary_beside, unwound
 from modelprobe.report.units import size as size_text
 
-__all__ = ["STATE_PLACE", "Format", "TensorToWrite", "Written", "to_write", "write_shards", "write_tensors"]
-
-Format = Literal["safetensors", "pt"]
+__all__ = ["STATE_PLACE", "TensorToWrite", "Written", "to_write", "write_shards", "write_tensors"]
 
 
 @dataclass(frozen=True, slots=True)

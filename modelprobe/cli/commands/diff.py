@@ -9,20 +9,34 @@ from typing import Annotated
 import typer
 
 from modelprobe import console
-from modelprobe.cli import options, output
+from modelprobe.cli.options import TARGET, WEIGHTS, ReportOptions, TopOpt
 from modelprobe.errors import BadInput, CheckFailed
 
+EXAMPLES = (
+    "modelprobe diff samples/digit_cnn.pth samples/digit_vit.pth",
+    "modelprobe diff samples/digit_cnn.pth samples/digit_cnn.pth --tolerance 1e-6",
+)
+
 FirstArg = Annotated[
-    str, typer.Argument(metavar="A", help="A weight file, shard index or checkpoint directory.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="A",
+        help="A weight file, the index of its shards, or a checkpoint directory.",
+        show_default=False,
+        rich_help_panel=TARGET,
+    ),
 ]
-SecondArg = Annotated[str, typer.Argument(metavar="B", help="What to compare it with.", show_default=False)]
-BranchOpt = Annotated[
+SecondArg = Annotated[
+    str, typer.Argument(metavar="B", help="What to compare it with.", show_default=False, rich_help_panel=TARGET)
+]
+BranchesOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--branch",
-        metavar="KEY",
-        help="Which part of the files to compare, such as state_dict_ema. Given twice: of A, then of B.",
+        metavar="NAME",
+        help="Which part of the files to compare: state_dict_ema. Given twice: of A, then of B. Default: the model.",
         show_default=False,
+        rich_help_panel=WEIGHTS,
     ),
 ]
 ToleranceOpt = Annotated[
@@ -32,6 +46,7 @@ ToleranceOpt = Annotated[
         metavar="T",
         min=0.0,
         help="Values a and b count as equal when |a - b| <= T * max(1, |a|, |b|).",
+        rich_help_panel=WEIGHTS,
     ),
 ]
 
@@ -39,19 +54,18 @@ ToleranceOpt = Annotated[
 def command(
     a: FirstArg,
     b: SecondArg,
-    branch: BranchOpt = None,
+    *,
+    branch: BranchesOpt = None,
     tolerance: ToleranceOpt = 0.0,
-    top: options.TopOpt = None,
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
-    strict: options.StrictOpt = False,
+    top: TopOpt = None,
+    report: ReportOptions,
 ) -> None:
     """Tensors added, removed, renamed, reshaped or changed in value between two weight files; other entries too.
 
-    Exit code 1 when any tensor differs. Reads one piece of a tensor at a time: files of any size fit.
+    Exit code 1 when any tensor differs. Files of any size fit: a piece of a tensor is in memory at a time.
     """
-    output.check(format, out, force=force)
+    report.check()
+    out = report.output
     if branch is not None and len(branch) > 2:
         raise BadInput(f"--branch was given {len(branch)} times", "once for both files, or once for each")
     if out is not None and any(Path(side).exists() and out.exists() and out.samefile(side) for side in (a, b)):
@@ -61,6 +75,6 @@ def command(
 
     with console.working(f"comparing {a} and {b}"):
         result = diff_weights(a, b, branches=branch or (), tolerance=tolerance, top=top)
-    output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)
+    report.emit(replace(result.report(), env=brief()))
     if result.differ:
         raise CheckFailed(f"{a} and {b} differ", "the report says where; --tolerance allows for small differences")

@@ -1,4 +1,4 @@
-"""`modelprobe scan`: what loading a file, or every file of a directory, could run."""
+"""`modelprobe scan`: the code that loading a weight file, or any file of a directory, could execute."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ from typing import Annotated
 
 import typer
 
-from modelprobe.cli import options, output
+from modelprobe.cli.options import TARGET, ReportOptions
 from modelprobe.errors import CheckFailed
 
+EXAMPLES = (
+    "modelprobe scan samples/digit_cnn.pth",
+    "modelprobe scan samples",
+)
+
 PathArg = Annotated[
-    str, typer.Argument(metavar="FILE|DIR", help="A weight file, or a directory of them.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="FILE|DIR",
+        help="A weight file, or a directory of them.",
+        show_default=False,
+        rich_help_panel=TARGET,
+    ),
 ]
 
 
-def command(
-    path: PathArg,
-    format: options.FormatOpt = None,
-    out: options.OutputOpt = None,
-    force: options.ForceOpt = False,
-    strict: options.StrictOpt = False,
-) -> None:
-    """Every name that a pickle would import, by danger; nested pickles; code in archives. Runs nothing.
+def command(path: PathArg, *, report: ReportOptions) -> None:
+    """Every name that a pickle would import, dangerous ones first; nested pickles; code in archives. Runs nothing.
 
-    Exit code 1 when a name is known to do harm. What could not be read is said, and never counts as clean.
+    Exit code 1 when a name is known to be dangerous. A part that could not be read is listed, and is never "clean".
     """
-    output.check(format, out, force=force)
+    report.check()
     from modelprobe.checkpoint.answers.scan import scan
     from modelprobe.environment import brief
 
     result = scan(path)
-    output.emit(replace(result.report(), env=brief()), format, out, force=force, strict=strict)
+    report.emit(replace(result.report(), env=brief()))
     if result.dangerous:
-        raise CheckFailed(f"{path} would run dangerous code if it were loaded", "do not load it; the report names it")
+        raise CheckFailed(f"loading {path} would execute dangerous code", "do not load it; the report names the code")

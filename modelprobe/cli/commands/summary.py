@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from modelprobe import console
 from modelprobe.checkpoint.file_names import names_weights
-from modelprobe.cli.commands.weights import FileSummaryOptions, summarize_file
-from modelprobe.cli.options import OUTPUT, DepthOpt, InputOptions, ModelOptions, ReportOptions, target_request
+from modelprobe.cli.options import (
+    OUTPUT,
+    WEIGHTS,
+    BranchOpt,
+    DepthOpt,
+    InputOptions,
+    ModelOptions,
+    ReportOptions,
+    target_request,
+)
+from modelprobe.errors import CheckFailed
 
 EXAMPLES = (
     "modelprobe summary swin_t --depth 3",
     "modelprobe summary samples/tiny_ddp.pth",
     "modelprobe summary samples/digit_cnn.pth --stats",
 )
-
-WEIGHTS = "Weight file"
 
 ColumnsOpt = Annotated[
     list[str] | None,
@@ -35,16 +45,6 @@ FoldOpt = Annotated[
 AllOpt = Annotated[
     bool,
     typer.Option("--all", help="Of a weight file, show every tensor and every other value.", rich_help_panel=WEIGHTS),
-]
-BranchOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--branch",
-        metavar="NAME",
-        help="Which part of a weight file to show, by its dotted name: state_dict_ema.",
-        show_default=False,
-        rich_help_panel=WEIGHTS,
-    ),
 ]
 StatsOpt = Annotated[
     bool,
@@ -80,8 +80,7 @@ def command(
     """Layers of a model with shapes, parameters and MACs. Of a weight file, everything in it; no code in it is run."""
     report.check()
     if names_weights(model.target) and model.arch is None and not model.unsafe_load:
-        view = FileSummaryOptions(depth, all_tensors, branch, stats, verify)
-        summarize_file(model.target, view, report.format, report.output, report.force, report.strict)
+        summarize_file(model.target, FileSummaryOptions(depth, all_tensors, branch, stats, verify), report)
         return
     from modelprobe.cost.summary import known_columns, summary_of
     from modelprobe.model.build import load_model, record
@@ -89,3 +88,33 @@ def command(
     chosen = known_columns(columns or ())
     trace = record(load_model(target_request(model, inputs)))
     report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())
+
+
+@dataclass(frozen=True, slots=True)
+class FileSummaryOptions:
+    """What to show of a weight file."""
+
+    depth: int | None = None
+    all_tensors: bool = False
+    branch: str | None = None
+    stats: bool = False
+    verify: bool = False
+
+
+def summarize_file(path: str, options: FileSummaryOptions, report: ReportOptions) -> None:
+    """Read the headers of a file without torch, and report. Raises CheckFailed (exit code 1) for a damaged file."""
+    from modelprobe.checkpoint.answers.summary import summarize_weights
+    from modelprobe.checkpoint.open import gc_paused, open_checkpoint
+    from modelprobe.environment import brief
+
+    spelled = path if "://" in path else str(Path(path).expanduser())
+    with gc_paused(), console.working(f"reading {path}"):
+        found = open_checkpoint(spelled)
+        result = summarize_weights(
+            found, options.depth, options.all_tensors, options.branch, options.stats, options.verify
+        )
+    report.emit(replace(result.report(), env=brief()))
+    if result.damaged:
+        raise CheckFailed(f"{path} is damaged or forged", "the report says what is wrong; download the file again")
+    if result.verification is not None and result.verification.failed:
+        raise CheckFailed(f"{path} does not match its checksums", "the report says where; download the file again")

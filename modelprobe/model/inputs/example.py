@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs import first_layer as guess
 from modelprobe.model.inputs import from_function as inputs_file
@@ -25,7 +26,7 @@ from modelprobe.model.inputs.declared import (
     completed,
     is_short,
 )
-from modelprobe.model.inputs.spec import EXAMPLES, FLOATING_DTYPES, InputSpec, bounded, parse_floating, parse_input
+from modelprobe.model.inputs.spec import EXAMPLES, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report.blocks import Level, Note
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from modelprobe.checkpoint.dtypes import ALIASES, BITS, FLOATING_DTYPES
 from modelprobe.errors import BadInput
 
 EXAMPLES = "for example --input 224, 3x224x224, 8x3x224x224 or ids=1x128:int64"
@@ -14,48 +15,8 @@ _MOST_ELEMENTS = 2**40
 _TEXT = re.compile(r"(?:(?P<name>[^=:]*)=)?(?P<shape>[^=:]*)(?::(?P<dtype>[^=:]*))?")
 
 DTYPES = [
-    "float32",
-    "float64",
-    "float16",
-    "bfloat16",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-    "complex32",
-    "complex64",
-    "complex128",
-    "float8_e4m3fn",
-    "float8_e5m2",
+    name for name, bits in BITS.items() if bits >= 8 and name[0] != "q" and not name.endswith(("fnuz", "fnu", "x2"))
 ]
-FLOATING_DTYPES = ["float32", "float64", "float16", "bfloat16"]
-"""What weights may be converted to: the types that every kind of layer computes in."""
-
-_ALIASES = {
-    "float": "float32",
-    "fp32": "float32",
-    "f32": "float32",
-    "double": "float64",
-    "fp64": "float64",
-    "half": "float16",
-    "fp16": "float16",
-    "f16": "float16",
-    "bf16": "bfloat16",
-    "char": "int8",
-    "short": "int16",
-    "int": "int32",
-    "long": "int64",
-    "byte": "uint8",
-    "boolean": "bool",
-    "chalf": "complex32",
-    "cfloat": "complex64",
-    "cdouble": "complex128",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +53,9 @@ def parse_input(text: str) -> InputSpec:
 def parse_dtype(text: str) -> str:
     """The name that torch has for a dtype: `half` -> `float16`, `torch.long` -> `int64`. Raises BadInput."""
     asked = text.lower().removeprefix("torch.")
-    name = _ALIASES.get(asked, asked)
+    name = ALIASES.get(asked, asked)
     if name not in DTYPES:
-        close = get_close_matches(asked, [*DTYPES, *_ALIASES], n=3)
+        close = get_close_matches(asked, [*DTYPES, *ALIASES], n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(DTYPES[:13])}"
         raise BadInput(f"there is no dtype {text!r}", hint)
     return name
@@ -106,7 +67,7 @@ def parse_floating(text: str) -> str:
     try:
         name = parse_dtype(text)
     except BadInput as unknown:
-        spellings = [*FLOATING_DTYPES, *(alias for alias, name in _ALIASES.items() if name in FLOATING_DTYPES)]
+        spellings = [*FLOATING_DTYPES, *(alias for alias, name in ALIASES.items() if name in FLOATING_DTYPES)]
         close = get_close_matches(text.lower(), spellings, n=2)
         raise BadInput(unknown.message, f"did you mean {', '.join(close)}?" if close else choose) from unknown
     if name not in FLOATING_DTYPES:

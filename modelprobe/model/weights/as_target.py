@@ -98,7 +98,7 @@ def fit_notes(found: Checkpoint, model: nn.Module, name: str) -> tuple[Note, ...
         return (Note(f"The tensors of {said} fit {name} once they are repaired ({rules}).", Level.INFO),)
     counts = {"missing": len(plan.missing), "unexpected": len(plan.unexpected), "of another shape": len(plan.misshapen)}
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "the assignment is not certain"
-    text = f"The tensors of {said} do not fit {name}: {what}. `modelprobe keys {found.path} --for {name}` says why."
+    text = f"The tensors of {said} do not fit {name}: {what}. `modelprobe keys {found.path} --arch {name}` says why."
     return (Note(text, Level.WARNING),)
 
 

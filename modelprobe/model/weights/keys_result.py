@@ -123,7 +123,7 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
 def _command(path: str, plan: KeyPlan, asked: Sequence[str]) -> str:
     stem = path.rpartition("/")[2].rpartition(".")
     out = f"{stem[0] or stem[2]}.repaired.{stem[2] if stem[0] and stem[2] in ('safetensors', 'pt', 'pth') else 'pt'}"
-    given = ["--for", plan.reference] if plan.reference else []
+    given = ["--arch", plan.reference] if plan.reference else []
     return shlex.join(["modelprobe", "repair", path, *given, *asked, "-o", out])
 
 
@@ -253,7 +253,7 @@ def _keys_notes(result: KeysResult) -> list[Note]:
         notes.append(Note(f"{'This makes it fit' if result.reference else 'This does it'}: {result.command}"))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     if not result.reference:
-        notes.append(Note("Nothing says what is expected: --for MODEL or --for FILE compares."))
+        notes.append(Note("Nothing says what is expected: --arch MODEL or --arch FILE compares."))
     if result.fits:
         return notes
     for text, hint in result.refusals:

@@ -117,7 +117,7 @@ def _crossed(
     if origin is not None:
         only = own_network(found, branch, origin, options)
         if only is None:
-            raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`modelprobe keys … --for {origin.spec}`")
+            raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`modelprobe keys … --arch {origin.spec}`")
         known = iter([only])
     else:
         known = own_networks(found, branch, target, options)
@@ -249,7 +249,7 @@ def refuse_unless_good(fitted: Fit) -> None:
 def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
     """Why a plan may not be carried out, and what would help; nothing when it may."""
     plan = fitted.plan
-    keys = f"modelprobe keys {plan.path}" + (f" --for {plan.reference}" if plan.reference else "")
+    keys = f"modelprobe keys {plan.path}" + (f" --arch {plan.reference}" if plan.reference else "")
     found = [(problem.text, problem.hint) for problem in plan.problems]
     for what, names in (
         ("missing", [want.name for want in plan.missing]),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.file_names import format_of
 from modelprobe.checkpoint.keys.plan import AppliedRule, DroppedTensor, KeyPlan
 from modelprobe.checkpoint.keys.rewrite import Rewritten, rewrite
-from modelprobe.checkpoint.write.convert import format_of
 from modelprobe.errors import CheckFailed
 from modelprobe.model.weights.keys_result import difference, rules_table, sentences
 from modelprobe.model.weights.load import Fit, computed_by, load_strictly, refusals

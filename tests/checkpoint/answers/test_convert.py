@@ -314,7 +314,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (["-o", "{}/in.pt", "--force"], "is the input itself"),
         (["-o", "{}/out"], "tells no format"),
-        (["-o", "{}/out.pt", "--format", "zip"], "unknown format 'zip'"),
+        (["-o", "{}/out.pt", "--to", "zip"], "--to 'zip' is not known"),
         (["-o", "{}/out.pt", "--shard-size", "2XB"], "is no size"),
         (["-o", "{}/no/out.pt"], "there is no directory"),
         (["-o", "{}/out.pt", "--branch", "nowhere"], "no tensors under nowhere"),

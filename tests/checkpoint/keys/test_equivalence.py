@@ -103,7 +103,7 @@ def test_the_wrong_network_of_origin(tmp_path):
 
 def test_the_command_prints_both_differences(tmp_path, cli):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
-    arguments = ["repair", str(tmp_path / "x.pt"), "--for", f"{HERE}:Mine", "--from", f"{HERE}:Theirs"]
+    arguments = ["repair", str(tmp_path / "x.pt"), "--arch", f"{HERE}:Mine", "--from", f"{HERE}:Theirs"]
     arguments += ["--input", "2x5x8"]
     answer = cli(*arguments, "-o", str(tmp_path / "new.pt"))
     assert answer.code == 0, answer.err

@@ -45,7 +45,7 @@ def reasons(path: str, spec: str = TINY, settings=()) -> dict[str, str]:
 
 
 def test_what_fits(cli, saved, state):
-    answer = cli("keys", saved(state), "--for", TINY)
+    answer = cli("keys", saved(state), "--arch", TINY)
     assert answer.code == 0
     assert answer.err == ""
     assert "Fits      yes" in answer.out
@@ -53,7 +53,7 @@ def test_what_fits(cli, saved, state):
 
 def test_what_does_not_fit_comes_with_the_command_that_repairs(cli, saved, state, tmp_path, monkeypatch):
     path = saved(prefixed(state, "module"))
-    answer = cli("keys", path, "--for", TINY, "-f", "json")
+    answer = cli("keys", path, "--arch", TINY, "-f", "json")
     assert answer.code == 1
     found = json.loads(answer.out)
     assert found["schema"] == "modelprobe.keys/1"
@@ -61,19 +61,19 @@ def test_what_does_not_fit_comes_with_the_command_that_repairs(cli, saved, state
     assert (data["matched"], data["fits"], data["repairable"]) == (0, False, True)
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(data["command"])[1:]) == 0
-    assert cli("keys", str(tmp_path / "x.repaired.pth"), "--for", TINY).code == 0
+    assert cli("keys", str(tmp_path / "x.repaired.pth"), "--arch", TINY).code == 0
 
 
 def test_without_a_reference_nothing_is_judged(cli, saved, state):
     answer = cli("keys", saved(prefixed(state, "module")))
     assert answer.code == 0
     assert "leading module." in answer.out
-    assert "--for MODEL" in answer.out
+    assert "--arch MODEL" in answer.out
 
 
 def test_a_file_as_the_reference(cli, saved, state, tmp_path):
     torch.save(state, tmp_path / "right.pt")
-    answer = cli("keys", saved(prefixed(state, "net")), "--for", str(tmp_path / "right.pt"))
+    answer = cli("keys", saved(prefixed(state, "net")), "--arch", str(tmp_path / "right.pt"))
     assert answer.code == 1
     assert "prefix net." in answer.out
 
@@ -95,19 +95,19 @@ def test_a_head_of_other_classes(saved, state):
 
 def test_another_dtype_fits_and_is_told(cli, saved, state):
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    answer = cli("keys", saved(half), "--for", TINY)
+    answer = cli("keys", saved(half), "--arch", TINY)
     assert answer.code == 0
     assert "other dtype" in answer.out
 
 
 def test_the_averaged_weights_are_offered(cli, saved, state):
-    answer = cli("keys", saved(MANGLINGS["EMA beside raw"](state)), "--for", TINY)
+    answer = cli("keys", saved(MANGLINGS["EMA beside raw"](state)), "--arch", TINY)
     assert "state_dict_ema" in answer.out
     assert "--branch" in answer.out
 
 
 def test_nothing_of_the_file_is_trusted_on_screen(cli, saved, state):
-    answer = cli("keys", saved({**state, "\x1b[31mred[/]": torch.ones(2)}), "--for", TINY)
+    answer = cli("keys", saved({**state, "\x1b[31mred[/]": torch.ones(2)}), "--arch", TINY)
     assert answer.code == 1
     assert "\x1b" not in answer.out + answer.err
     assert "\\x1b[31mred[/]" in answer.out
@@ -119,9 +119,9 @@ def test_nothing_of_the_file_is_trusted_on_screen(cli, saved, state):
         (["nowhere.pth"], "nowhere.pth"),
         (["https://example.org/x.pth"], "is not on this machine"),
         (["FILE", "--branch", "ema"], "has no tensors under ema"),
-        (["FILE", "--for", "nonsuch50"], "nonsuch50"),
+        (["FILE", "--arch", "nonsuch50"], "nonsuch50"),
         (["FILE", "--set", "a=1"], "--set needs a model"),
-        (["FILE", "--for", "FILE", "--from", "resnet18"], "need a model after --for"),
+        (["FILE", "--arch", "FILE", "--from", "resnet18"], "need a model after --arch"),
         (["FILE", "--grid", "3by4"], "is no grid"),
     ],
 )

@@ -124,7 +124,7 @@ def training(tmp_path):
 def test_everything_around_the_model_survives(training, tmp_path, cli):
     path, model = training
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    answer = cli("repair", str(path), "--for", f"{SAMPLES}:TinyCNN", "-o", str(tmp_path / "new.pth"))
+    answer = cli("repair", str(path), "--arch", f"{SAMPLES}:TinyCNN", "-o", str(tmp_path / "new.pth"))
     assert answer.code == 0, answer.err
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
     old, new = torch.load(path), torch.load(tmp_path / "new.pth")
@@ -139,7 +139,7 @@ def test_everything_around_the_model_survives(training, tmp_path, cli):
 
 def test_without_an_output_nothing_is_written(training, cli, tmp_path):
     path, _ = training
-    answer = cli("repair", str(path), "--for", f"{SAMPLES}:TinyCNN")
+    answer = cli("repair", str(path), "--arch", f"{SAMPLES}:TinyCNN")
     assert answer.code == 0
     assert "Nothing was written" in answer.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.pth"]
@@ -250,8 +250,8 @@ def test_a_bad_grid(tmp_path, cli, grid):
 
 
 def test_set_needs_a_model(tmp_path):
-    from modelprobe.model.weights.request import RepairOptions, plan
+    from modelprobe.model.weights.request import RepairOptions, plan_repair
 
     torch.save({"w": torch.ones(2)}, tmp_path / "x.pt")
     with pytest.raises(BadInput, match="--set needs a model"):
-        plan(RepairOptions(str(tmp_path / "x.pt"), settings=("a=1",)))
+        plan_repair(RepairOptions(str(tmp_path / "x.pt"), settings=("a=1",)))

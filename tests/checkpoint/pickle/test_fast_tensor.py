@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoint.gc_off import gc_paused
-from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.open import gc_paused, open_checkpoint
 from modelprobe.checkpoint.pickle import opcodes
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
 from modelprobe.checkpoint.pickle.nodes import (

@@ -121,4 +121,4 @@ def test_on_the_command_line(zipped: Path, capsys: pytest.CaptureFixture[str]) -
     bad = cli("summary", str(zipped), "--verify")
     assert bad.code == 1
     assert "m/data/0 has another checksum" in " ".join(bad.out.split())
-    assert "is not what its checksums say" in bad.err
+    assert "does not match its checksums" in bad.err

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.checkpoint.keys.draft import PlanDraft, RuleStage, key_rule
-
-FLOATING = ("float64", "float32", "float16", "bfloat16")
 
 
 @key_rule("floating-point type", RuleStage.DTYPE)
@@ -13,6 +12,6 @@ def cast(draft: PlanDraft) -> None:
     wanted = draft.options.dtype
     if not wanted:
         return
-    moved = [part for part in draft.parts.values() if part.dtype in FLOATING and part.dtype != wanted]
-    made = [part.then("cast", FLOATING.index(wanted), dtype=wanted) for part in moved]
+    moved = [part for part in draft.parts.values() if part.dtype in FLOATING_DTYPES and part.dtype != wanted]
+    made = [part.then("cast", FLOATING_DTYPES.index(wanted), dtype=wanted) for part in moved]
     draft.make(made, "floating-point type", f"--dtype {wanted}", [part.name for part in moved])

@@ -109,7 +109,7 @@ def positions(draft: PlanDraft) -> None:
         if grid is None:
             text = f"{part.name} has {part.shape[1]} positions, {want.shape[1]} are expected"
             draft.problem(
-                "position embedding resized", text, (part.name,), "name a model with --for: its grid is needed"
+                "position embedding resized", text, (part.name,), "name a model with --arch: its grid is needed"
             )
             continue
         _resize(draft, part, want, grid)

@@ -92,7 +92,7 @@ def _strippable(draft: PlanDraft, segment: str) -> bool:
 def _partly(draft: PlanDraft, segment: str, inside: list[str]) -> None:
     others = [name for name in draft.parts if not name.startswith(f"{segment}.")]
     text = f"{len(inside):,} names begin with {segment}. and {len(others):,} do not ({inside[0]}; {others[0]})"
-    draft.problem("leading wrapper", text, others, f"--for MODEL decides; --prefix {segment} takes these alone")
+    draft.problem("leading wrapper", text, others, f"--arch MODEL decides; --prefix {segment} takes these alone")
 
 
 @key_rule("wrapper before the reference's names", RuleStage.WRAPPERS)
