@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from modelprobe.checkpoint.records import Branch, Checkpoint, Item, TensorEntry
+from modelprobe.errors import BadInput
 
 BRANCH_RULES: tuple[tuple[str, str], ...] = (
     (r"state_dict|model_state_dict|model_state|model_weights|net_state_dict", "the key that holds a state_dict"),
@@ -100,6 +101,17 @@ def rank_of(key: str) -> tuple[int | None, str]:
     if AVERAGED.search(key):
         return 4, "the averaged weights"
     return None, ""
+
+
+def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
+    """The branch asked for, or the one that the reader chose. Raises BadInput where there is none."""
+    branch = found.branch if name is None else branch_named(found, name)
+    if branch is None and name is not None:
+        known = ", ".join(branch.name or "." for branch in found.branches) or "none"
+        raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
+    if branch is None:
+        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds")
+    return branch
 
 
 def branch_named(found: Checkpoint, name: str) -> Branch | None:

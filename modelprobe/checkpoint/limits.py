@@ -1,4 +1,4 @@
-"""How much of a file may the reader believe? Every bound in one record, so that a caller can raise one of them."""
+"""How much of a file the reader believes: every bound in one record, so that a caller can raise one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in this weight file? `open_checkpoint(path)` recognises the format, lists everything, and runs nothing."""
+"""`open_checkpoint(path)` recognizes the format of a weight file, lists everything in it, and runs nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modelprobe.checkpoint.branches import find_branches
 from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.file_names import READ_SUFFIXES
-from modelprobe.checkpoint.formats.bare_pickle import read_any_pickle
+from modelprobe.checkpoint.formats.torch_legacy import read_any_pickle
 from modelprobe.checkpoint.formats.torch_zip import read_torch_zip
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind

@@ -1,6 +1,6 @@
-"""What kind of file is this? Told by its content, never by its name; what is no weight file is named with the fix.
+"""The kind of a file, by its content and never by its name; files that hold no weights are refused with a hint.
 
-How to add a kind: 1. a `Kind`; 2. a row in `STARTS`, or a test in `zip_kind` or `_other`; 3. a reader in `reader.py`.
+How to add a kind: 1. a `Kind`; 2. a row in `STARTS`, or a test in `zip_kind` or `_other`; 3. a reader in `formats/`.
 One that is only named is a row in `NOT_WEIGHTS` with its hint.
 """
 

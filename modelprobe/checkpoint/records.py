@@ -1,4 +1,4 @@
-"""What stands in a weight file? The records every reader fills: tensors, storages, other contents, findings."""
+"""The records that every reader of a weight file fills: tensors, storages, other contents, findings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which wrappers left their traces in the names, and which tensors are buffers by their name?
+"""Segments that wrappers (DDP, FSDP, torch.compile) put into names, and the names that are buffers by convention.
 
-How to add a wrapper: a row of `WRAPPERS` or, when only the file's other keys make it certain, of `HINTED`; a case in
-`tests/checkpoints/test_wrappers.py`. Names are split at dots and compared as whole segments, never as parts of a word.
+How to add a wrapper: a row of `CERTAIN_WRAPPERS`, or of `HINTED` when only other keys of the file make it certain; a
+case in `tests/checkpoint/answers/test_conclusions.py`. Names are compared as whole segments, never as parts of a word.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from itertools import pairwise
 
 from modelprobe.checkpoint.records import BUFFER, Checkpoint, TensorEntry, Wrapper
 
-WRAPPERS: dict[str, str] = {
+CERTAIN_WRAPPERS: dict[str, str] = {
     "_orig_mod": "torch.compile",
     "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
     "_forward_module": "Lightning Fabric",
-    "module": "DataParallel or DistributedDataParallel",
 }
-"""Segments that a wrapper puts into names, and which one. All but `module` are certain wherever they stand."""
+"""Segments that only a wrapper puts into names, wherever they stand, and which wrapper."""
+
+WRAPPERS = {**CERTAIN_WRAPPERS, "module": "DataParallel or DistributedDataParallel"}
+"""The same with the segment that may also be a submodule's own name."""
 
 HINTED = {
     "model": "LightningModule",
@@ -29,13 +31,18 @@ HINTED = {
 }
 """Leading segments that are a wrapper only where something else says so."""
 
-BY_NAME = frozenset(
+RECOMPUTED_BUFFERS = frozenset(
     (
-        *("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "relative_coords_table"),
-        *("attn_mask", "position_ids", "token_type_ids", "inv_freq", "anchor_grid", "cell_anchors", "pixel_mean"),
-        *("pixel_std", "n_averaged", "weight_u", "weight_v_buffer", "running_std", "num_updates", "decay"),
+        *("relative_position_index", "relative_coords_table", "attn_mask", "position_ids", "token_type_ids"),
+        *("inv_freq", "anchor_grid", "cell_anchors", "pixel_mean", "pixel_std", "rel_pos_indices", "mask_token_ids"),
     )
 )
+"""Buffers that a model computes when it is built, by the last segment of their names."""
+
+BUFFER_NAMES = RECOMPUTED_BUFFERS | {
+    *("running_mean", "running_var", "num_batches_tracked", "running_std", "n_averaged", "num_updates", "decay"),
+    *("weight_u", "weight_v_buffer"),
+}
 """Last segments of names that are buffers in practically every model; a guess all the same."""
 
 MIN_PREFIXED_SHARE = 0.5
@@ -113,7 +120,7 @@ def guess_buffers(tensors: Sequence[TensorEntry]) -> tuple[TensorEntry, ...]:
     """Where the file does not say what a tensor is, call the well-known buffers so, and flag the guess."""
     return tuple(
         replace(entry, role=BUFFER, flags=(*entry.flags, "by-name"))
-        if entry.role is None and entry.path and entry.path[-1].rpartition(".")[2] in BY_NAME
+        if entry.role is None and entry.path and entry.path[-1].rpartition(".")[2] in BUFFER_NAMES
         else entry
         for entry in tensors
     )

@@ -1,4 +1,4 @@
-"""How are the values of a weight file, and what was verified of it, shown? The parts of its report that read data."""
+"""The parts of a weight file's report that read data: statistics of values, and checksums."""
 
 from __future__ import annotations
 

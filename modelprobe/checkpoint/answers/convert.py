@@ -1,4 +1,4 @@
-"""What became of a checkpoint that was written in another format: what was kept, what changed, what stayed behind?"""
+"""The result of a conversion: what was kept, what changed, and what is not in the new file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which numbers do the bytes of a tensor stand for? Every dtype to numpy, without torch.
+"""Bytes of a tensor as numbers: every dtype to numpy, without torch.
 
 Floats of 8 bits and bfloat16, which numpy does not know, are decoded by their definitions: OCP 8-bit floating point
 (e4m3fn, e5m2), arXiv 2206.02915 (the fnuz variants), OCP microscaling (e8m0). Blocks of GGUF: ggml's

@@ -1,4 +1,4 @@
-"""How do two weight files differ: in names, shapes and dtypes, in values, and in what else they hold?"""
+"""The differences between two weight files: names, shapes and dtypes, values, and other entries."""
 
 from __future__ import annotations
 

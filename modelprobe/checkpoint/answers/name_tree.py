@@ -1,4 +1,4 @@
-"""How do the tensors of a weight file look as a tree by the segments of their names? Equal numbered blocks once."""
+"""The tensors of a weight file as a tree by the segments of their names; equal numbered blocks are shown once."""
 
 from __future__ import annotations
 

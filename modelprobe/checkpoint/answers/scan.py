@@ -1,4 +1,4 @@
-"""Could loading this file run code: which names would its pickles import, and is there code beside them?"""
+"""The code that loading a file could execute: the names its pickles import, and code beside them."""
 
 from __future__ import annotations
 

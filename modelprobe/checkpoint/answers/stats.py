@@ -1,4 +1,4 @@
-"""How are the values of each tensor distributed: mean, spread, extremes, zeros, NaN, a histogram?"""
+"""Statistics of the values of each tensor: mean, spread, extremes, zeros, NaN, a histogram."""
 
 from __future__ import annotations
 

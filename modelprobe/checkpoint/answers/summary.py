@@ -1,4 +1,4 @@
-"""What is in this weight file: its format, the model in it, every tensor, and everything that is not one?"""
+"""The summary of a weight file: its format, the model in it, every tensor, and every other value."""
 
 from __future__ import annotations
 

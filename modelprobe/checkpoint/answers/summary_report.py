@@ -1,4 +1,4 @@
-"""How is the summary of a weight file shown: its facts, its tables, its notes?"""
+"""The report of a weight file's summary: its facts, tables and notes."""
 
 from __future__ import annotations
 

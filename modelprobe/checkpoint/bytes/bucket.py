@@ -1,4 +1,4 @@
-"""How is a file in a bucket or on the Hub listed without fetching it? Through fsspec, in the same windows as over HTTP.
+"""A file in a bucket or on the Hub, listed without downloading it: through fsspec, in the windows of HTTP.
 
 How to add a store: a row of `STORE_PACKAGES` (its scheme and the package that fsspec needs for it); the scheme in
 `naming.SCHEMES`.

@@ -1,4 +1,4 @@
-"""How are binary fields read one after the other without taking in what is skipped?"""
+"""Binary fields read one after the other; what is skipped is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a directory may a checkpoint refer to? Plain names inside it, regular files only."""
+"""The files of a directory that a checkpoint may refer to: plain names inside it, regular files only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a weight file on a web server listed without fetching it? By range requests, of one version, bounded."""
+"""A weight file on a web server, listed without downloading it: range requests, of one version, bounded."""
 
 from __future__ import annotations
 

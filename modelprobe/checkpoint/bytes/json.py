@@ -1,4 +1,4 @@
-"""What does a JSON text from a stranger hold? Bounded first; duplicate keys are refused."""
+"""JSON of a stranger: bounded before it is parsed; duplicate keys are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are bytes of a weight file read? By position, bounded, from a plain file that is checked before it is opened."""
+"""Bytes of a weight file, read by position and bounded, from a plain file that is checked before it is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a zip archive hold, by its central directory alone? Strict and bounded.
+"""The central directory of a zip archive, read strictly and with bounds.
 
 torch and Python's zipfile disagree about several malformed archives (duplicates, prefixes, local names); what either of
 them could read differently is refused or told.

@@ -1,8 +1,4 @@
-"""What is in a DeepSpeed checkpoint directory? Names and shapes from rank 0's model states; the values are flat shards.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of DeepSpeed directories: names and shapes from the model states of rank 0; the values are flat shards."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What is in a directory of torch's distributed checkpoint (DCP)? Its `.metadata` pickle names everything.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of torch's distributed checkpoints (DCP): the `.metadata` pickle of a directory names everything."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ from modelprobe.checkpoint.pickle.nodes import (
     pairs,
     value_at,
 )
-from modelprobe.checkpoint.pickle.read import read_pickle
+from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.rebuild import dtype_name, packed_strides
 from modelprobe.checkpoint.pickle.scalars import key_text
 from modelprobe.checkpoint.records import Checkpoint, Finding, Item, TensorEntry

@@ -1,8 +1,4 @@
-"""What is in an archive of `torch.export.save` (`.pt2`)? Its JSON tables name every weight; payload pickles stay shut.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of `torch.export.save` archives (`.pt2`): JSON tables name every weight; payload pickles are not read."""
 
 from __future__ import annotations
 

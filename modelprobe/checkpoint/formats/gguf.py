@@ -1,8 +1,4 @@
-"""What is in a GGUF file (llama.cpp)? The key-value block is walked with bounds, its long arrays are skipped unread.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of GGUF files (llama.cpp): the key-value block is walked with bounds, its long arrays are skipped."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What is in a `.npy` or `.npz` file? Each array's short text header is matched against the one shape it may have.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of `.npy` and `.npz` files: the short text header of each array has one form only."""
 
 from __future__ import annotations
 

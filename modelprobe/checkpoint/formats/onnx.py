@@ -1,8 +1,4 @@
-"""Which initialisers has an ONNX model? A walk over the protocol buffer that skips every payload.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of ONNX models: the initializers, by a walk over the protocol buffer that skips every payload."""
 
 from __future__ import annotations
 

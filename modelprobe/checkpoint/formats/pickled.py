@@ -1,4 +1,4 @@
-"""How do the readers of pickled formats turn a root node into a `Checkpoint`? The part they share."""
+"""The part that the readers of pickled formats share: from a root node to a `Checkpoint`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global
-from modelprobe.checkpoint.pickle.read import Pickled
+from modelprobe.checkpoint.pickle.reader import Pickled
 from modelprobe.checkpoint.pickle.storages import Locate, StorageTable
 from modelprobe.checkpoint.pickle.walk import Outline
 from modelprobe.checkpoint.records import Checkpoint, Finding, GlobalEntry, Scalar, StorageEntry

@@ -1,8 +1,4 @@
-"""What is in a safetensors file? Only its JSON header is read, with the checks of the reference library and one more.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of safetensors files: the JSON header alone, with the checks of the reference library and one more."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What is in a Hugging Face checkpoint cut into shards? One listing; the index is a hint, the shards are the truth.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of Hugging Face shards as one listing: the index is a hint, the shards decide."""
 
 from __future__ import annotations
 

@@ -1,23 +1,32 @@
-"""What is in a file written by `torch.save` before 1.6: five pickles in a row, then the storages one after the other?
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of pickles: `torch.save` before 1.6 (five, then the storages), and plain ones such as Detectron's `.pkl`."""
 
 from __future__ import annotations
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN
 from modelprobe.checkpoint.dtypes import STORAGE_CLASSES, tensor_bytes
-from modelprobe.checkpoint.formats.pickled import checkpoint_of
+from modelprobe.checkpoint.formats.pickled import checkpoint_of, nowhere
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global, PickleNode, TensorRecord, value_at
-from modelprobe.checkpoint.pickle.read import Pickled, read_pickle
+from modelprobe.checkpoint.pickle.reader import Pickled, read_pickle
 from modelprobe.checkpoint.records import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.errors import BadInput
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+
+
+def read_any_pickle(source: ByteSource, limits: ReadLimits) -> Checkpoint:
+    """List a file that begins with a pickle: torch's legacy format when that pickle is its magic number."""
+    pickled = read_pickle(source, 0, limits)
+    if pickled.root == LEGACY_MAGIC and type(pickled.root) is int:
+        return read_torch_legacy(source, limits)
+    spare = source.size - pickled.end
+    findings = [Finding(f"{spare:,} bytes follow the pickle", serious=True)] if spare else []
+    return checkpoint_of(
+        pickled, nowhere, limits, path=source.name, kind="pickle", version=f"protocol {pickled.protocol}",
+        size=source.size, findings=findings,
+    )  # fmt: skip
 
 
 def read_torch_legacy(source: ByteSource, limits: ReadLimits) -> Checkpoint:

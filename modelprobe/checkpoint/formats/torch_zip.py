@@ -1,8 +1,4 @@
-"""What is in a file written by `torch.save` since torch 1.6: a zip with one pickle and one member per storage?
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of `torch.save` files since torch 1.6: a zip with one pickle and one member per storage."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import DEFLATED, STORED, Member, ZipDirectory
 from modelprobe.checkpoint.formats.pickled import checkpoint_of
 from modelprobe.checkpoint.limits import ReadLimits
-from modelprobe.checkpoint.pickle.read import read_pickle
+from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.storages import Locate
 from modelprobe.checkpoint.records import Checkpoint, Finding, StorageEntry, new_storage
 from modelprobe.errors import BadInput

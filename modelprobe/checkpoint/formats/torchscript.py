@@ -1,8 +1,4 @@
-"""What is in a TorchScript archive (`torch.jit.save`, mobile `.ptl`)? Its code is read as text, never compiled.
-
-How to add a reader: 1. recognise the content in `recognise.py`; 2. write a function to a `Checkpoint` in a file of its
-own; 3. enter it in the table of `reader.py` and add a seed to `tests/checkpoint/seeds.py`.
-"""
+"""Reader of TorchScript archives (`torch.jit.save`, mobile `.ptl`): code is read as text, never compiled."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from modelprobe.checkpoint.formats.torch_zip import checksum, locator, unused, v
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.modules import MAX_MODULE_DEPTH, MAX_MODULES
 from modelprobe.checkpoint.pickle.nodes import PendingCall, PickleNode, attributes, called, pairs
-from modelprobe.checkpoint.pickle.read import read_pickle
+from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.storages import StorageTable
 from modelprobe.checkpoint.pickle.walk import Outline
 from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, Finding, Item, ModuleEntry

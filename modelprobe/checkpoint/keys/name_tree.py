@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-T = TypeVar("T")
+from modelprobe.checkpoint.wrappers import CERTAIN_WRAPPERS, WRAPPERS
 
-CERTAIN = {
-    "_orig_mod": "torch.compile",
-    "_fsdp_wrapped_module": "FSDP",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-    "_forward_module": "Lightning Fabric",
-}
-"""Segments that only wrappers create, wherever they stand, and which wrapper."""
+T = TypeVar("T")
 
 MAX_SEGMENTS = 64
 """Segments of a name that are told apart; a forged name could have a million."""
-
-WRAPPING = frozenset((*CERTAIN, "module"))
-"""Segments that wrappers create and that may also be a submodule's own name."""
 
 
 class NameNode:
@@ -65,7 +56,7 @@ def nodes(root: NameNode, least: int, path: tuple[str, ...] = ()) -> Iterator[tu
             yield from nodes(node, least, (*path, segment))
 
 
-def chain(node: NameNode | None, segments: frozenset[str] = WRAPPING) -> int:
+def chain(node: NameNode | None, segments: Container[str] = WRAPPERS) -> int:
     """How many wrapping segments in a row are the only way down from here."""
     length = 0
     while node is not None and node.sole() in segments:
@@ -80,7 +71,7 @@ def laid_over(source: NameNode, wanted: NameNode | None, above: str = "") -> dic
     A wrapper stands before everything below it: its segment goes only where all names of a prefix share it, and only
     as many of them as `wanted` does not have at that place.
     """
-    while chain(source) > chain(wanted) and (wanted is not None or source.sole() in CERTAIN):
+    while chain(source) > chain(wanted) and (wanted is not None or source.sole() in CERTAIN_WRAPPERS):
         source = source.below[source.sole()]
     found = {name: f"{above}{last}" for last, name in source.leaves.items()}
     for segment, node in source.below.items():

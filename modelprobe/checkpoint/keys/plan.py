@@ -1,6 +1,6 @@
-"""Do the names of a weight file fit a model, and what would make them fit? Plans alone: nothing is read or written.
+"""The plan that makes the names of a weight file fit a model; nothing is read or written.
 
-How to add a rule: see `repairs/draft.py`. A rule renames whole dotted segments and changes all names at once; a plan is
+How to add a rule: see `keys/draft.py`. A rule renames whole dotted segments and changes all names at once; a plan is
 good only when every tensor of the result comes from the file exactly once and is what the reference expects.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from modelprobe.checkpoint.branches import branch_named
 from modelprobe.checkpoint.keys import rules as repairs  # noqa: F401 - enters the rules
 from modelprobe.checkpoint.keys.draft import (
     KEY_RULES,
@@ -36,7 +35,6 @@ __all__ = [
     "Part",
     "PlanOptions",
     "Problem",
-    "chosen_branch",
     "plan_keys",
     "replan",
 ]
@@ -92,17 +90,6 @@ class KeyPlan:
     def renames(self) -> dict[str, str]:
         """Old name to new name, for every tensor that is a single one of the file."""
         return {part.sources[0]: part.name for part in self.parts if len(part.sources) == 1}
-
-
-def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
-    """The branch asked for, or the one that the reader chose. Raises BadInput where there is none."""
-    branch = found.branch if name is None else branch_named(found, name)
-    if branch is None and name is not None:
-        known = ", ".join(branch.name or "." for branch in found.branches) or "none"
-        raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
-    if branch is None:
-        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds")
-    return branch
 
 
 def entries_by_name(found: Checkpoint, branch: Branch) -> dict[str, TensorEntry]:

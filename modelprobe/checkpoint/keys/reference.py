@@ -1,4 +1,4 @@
-"""What does a model, or another weight file, expect? Names, shapes and dtypes in the order of its state_dict."""
+"""What a model, or another weight file, expects: names, shapes and dtypes in the order of its state_dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts in a pickle are a pickle in base64? Found by their letters, whatever opcode holds them."""
+"""Texts of a pickle that hold a pickle in base64, found by their letters whatever opcode holds them."""
 
 from __future__ import annotations
 

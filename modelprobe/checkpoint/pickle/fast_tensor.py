@@ -1,4 +1,4 @@
-"""How does a tensor's record of thirty opcodes cost as little as one? The commonest spelling is matched as a whole.
+"""A short cut for the opcodes of one tensor: the commonest spelling is matched as a whole.
 
 `torch.save` spells every tensor alike, but for its numbers. What matches is kept in one `Packed` instead of a dozen
 nodes, and becomes those nodes when somebody asks; whatever is spelled in any other way goes through the opcodes.

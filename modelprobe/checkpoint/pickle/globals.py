@@ -1,4 +1,4 @@
-"""Would importing and calling this name do harm? Known harmless, unknown, or dangerous.
+"""How far a name that a pickle imports can be trusted: harmless, unknown or dangerous.
 
 Nothing is ever resolved: a list of bad names cannot be complete, so what stands on neither list is "unknown", and the
 reader does not need the answer to be safe.

@@ -1,4 +1,4 @@
-"""Which parameters and buffers has a pickled `nn.Module`? Read from its state, with the author's class absent.
+"""Parameters and buffers of a pickled `nn.Module`, read from its state without the author's class.
 
 The names are those `state_dict()` would give: a module that hangs in two places is listed in both.
 """

@@ -1,4 +1,4 @@
-"""Which pickles and which code lie in a file, at whatever place: in an archive, in a row, one in another?"""
+"""The pickles and the code in a file, at whatever place: in an archive, one after another, one in another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modelprobe.checkpoint.formats.pickled import global_entries
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.base64 import Memory, decoded
 from modelprobe.checkpoint.pickle.nodes import Blob
-from modelprobe.checkpoint.pickle.read import BrokenPickle, read_pickle
+from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.errors import ProbeError
 

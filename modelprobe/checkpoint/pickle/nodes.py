@@ -1,4 +1,4 @@
-"""What does a pickle say, without doing it? Inert nodes that stand for what unpickling would import, call and fill."""
+"""The nodes that a pickle is read into: inert stand-ins for what unpickling would import, call and fill."""
 
 from __future__ import annotations
 

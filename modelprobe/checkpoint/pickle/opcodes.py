@@ -1,4 +1,4 @@
-"""What does each opcode that builds, fills, imports or calls do? One small function per opcode.
+"""Opcodes that build, fill, import or call: one small function each.
 
 How to add one: write the function, decorate it with its code, add a case to `tests/checkpoint/pickle/test_read.py`.
 """

@@ -1,4 +1,4 @@
-"""How is a pickle read without being run? The state of the reader: its window, stack, memo and bounds.
+"""The reader of a pickle, which runs nothing: `read_pickle`, and its state (window, stack, memo, bounds).
 
 Every value it makes is one of `nodes`. Memory and time are bounded by the opcodes really present, never by a length or
 an index that the pickle declares; nesting costs no recursion.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
-from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
 from modelprobe.errors import BadInput
 
@@ -254,3 +254,29 @@ class PickleReader:
             target.items.extend(values)
         else:
             self.findings["the pickle appends to something that takes nothing"] = None
+
+
+class Pickled:
+    """What one pickle holds: its root node, the globals, remarks, and where it ends."""
+
+    __slots__ = ("blobs", "end", "findings", "globals", "persistent", "protocol", "root")
+
+    def __init__(self, reader: PickleReader, root: PickleNode) -> None:
+        self.root = root
+        self.globals = tuple(reader.globals.values())
+        self.findings = tuple(reader.findings)
+        self.blobs = reader.blobs
+        self.persistent = reader.persistent
+        self.protocol = reader.protocol
+        self.end = reader.end
+
+
+def read_pickle(feed: ByteSource, start: int = 0, limits: ReadLimits = DEFAULT_LIMITS) -> Pickled:
+    """Read one pickle from `start`. Raises `BrokenPickle`."""
+    from modelprobe.checkpoint.pickle import opcodes, value_opcodes  # noqa: F401 - they enter their handlers
+
+    reader = PickleReader(feed, start, limits)
+    root = reader.run()
+    if reader.stack or reader.marks:
+        reader.findings["the pickle leaves values on its stack"] = None
+    return Pickled(reader, root)

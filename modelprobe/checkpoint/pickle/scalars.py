@@ -1,4 +1,4 @@
-"""What is the plain value of a node that is no container: numbers, texts, names, numpy scalars, paths, devices?"""
+"""The plain value of a node that is no container: numbers, texts, names, numpy scalars, paths, devices."""
 
 from __future__ import annotations
 

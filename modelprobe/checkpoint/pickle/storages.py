@@ -1,4 +1,4 @@
-"""Which storages does a pickle refer to, and where do their bytes lie? Filled while the pickle's tensors are listed."""
+"""The storages that a pickle refers to, and where their bytes lie; filled while its tensors are listed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modelprobe.checkpoint.bytes.source import Inflated, Span
 from modelprobe.checkpoint.dtypes import STORAGE_CLASSES, tensor_bytes
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob, Global, PendingCall, PersistentId, PickleNode, called, last_part
-from modelprobe.checkpoint.pickle.read import read_pickle
+from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.records import StorageEntry
 from modelprobe.errors import ProbeError
 

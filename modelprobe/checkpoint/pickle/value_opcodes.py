@@ -1,4 +1,4 @@
-"""What does each opcode that carries a value do: numbers, texts, bytes? One small function per opcode.
+"""Opcodes that carry a value (numbers, texts, bytes): one small function each.
 
 How to add one: write the function, decorate it with its code, add a case to `tests/checkpoint/pickle/test_read.py`.
 """

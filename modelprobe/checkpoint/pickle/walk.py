@@ -1,4 +1,4 @@
-"""Which tensors and which other values hang on the root of a pickle? A walk without recursion, each container once."""
+"""The tensors and other values below the root of a pickle: a walk without recursion, each container once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the bytes of a weight file agree with what it, its name or a file beside it says of them?
+"""Checks of a weight file's bytes against what it, its name or a file beside it says of them.
 
 How to add a check: write a function from an open file to a `Check`, or None where it does not apply, enter it in
 `CHECKS`, add a case to `tests/checkpoint/values/test_checksums.py`.

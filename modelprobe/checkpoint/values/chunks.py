@@ -1,4 +1,4 @@
-"""How is a tensor read a part at a time, whatever its strides, and every element of it once?"""
+"""Parts of a tensor, whatever its strides: every element once, in the order of the memory."""
 
 from __future__ import annotations
 

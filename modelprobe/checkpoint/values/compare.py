@@ -1,4 +1,4 @@
-"""How do two checkpoints differ? Names first, then values, a piece of a tensor at a time."""
+"""Two checkpoints compared: names first, then values, a piece of a tensor at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.records import Checkpoint, Item, Scalar
-from modelprobe.checkpoint.values.gather import gather, hinted
-from modelprobe.checkpoint.values.gathered import Gathered
+from modelprobe.checkpoint.values.gather import Gathered, gather, hinted
 from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
 
 if TYPE_CHECKING:

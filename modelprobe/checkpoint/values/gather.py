@@ -1,16 +1,16 @@
-"""Which tensors and values does a checkpoint, of whatever format, give for a new file, and what stays behind?"""
+"""What a checkpoint of whatever format gives for a new file (tensors, values), and what is left behind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.records import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.gathered import Gathered, asked_branch
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, ExtraEntries, NotKept, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -21,6 +21,22 @@ REFUSED = {
     "ONNX": "the initialisers of an ONNX graph are no state_dict: folding and export have renamed and changed them",
     "npy": "one array without a name is no state_dict",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a new file is made of: the model's tensors by their names in it, and (for pt) what stands around them.
+
+    `whole` tells that `others` holds the tensors as well, in their places: the file is rebuilt as it was. `keeps` tells
+    that the other entries go along.
+    """
+
+    branch: Branch
+    tensors: tuple[TensorToWrite, ...]
+    others: ExtraEntries
+    whole: bool = False
+    keeps: bool = False
+    metadata: dict[str, str] | None = None
 
 
 @contextmanager
@@ -52,7 +68,7 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
         from modelprobe.checkpoint.values.gather_zero import gather_zero
 
         return gather_zero(found, stack)
-    branch = asked_branch(found, name)
+    branch = chosen_branch(found, name)
     reader = stack.enter_context(TensorReader(found))
     tensors = (*model_tensors(found, branch, reader), *_tied_before(found, branch, reader))
     keeps = keep_others and name is None and found.format in PICKLED_FORMATS and found.tree.kind != "module"

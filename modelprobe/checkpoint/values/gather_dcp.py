@@ -1,4 +1,4 @@
-"""How are the chunks of a distributed checkpoint put together again, one tensor at a time?"""
+"""Tensors of a distributed checkpoint, put together from their chunks one at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.bytes.directory import member
 from modelprobe.checkpoint.bytes.source import FileSource, Span
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS
@@ -13,7 +14,7 @@ from modelprobe.checkpoint.open import read_source
 from modelprobe.checkpoint.pickle.nodes import PickleNode, attributes, integers, is_mapping, pairs, value_at
 from modelprobe.checkpoint.pickle.scalars import key_text
 from modelprobe.checkpoint.records import Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.gathered import Gathered, asked_branch
+from modelprobe.checkpoint.values.gather import Gathered
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ExtraEntries, NotKept, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite
@@ -91,7 +92,7 @@ class _DcpItems:
 def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, keep_others: bool) -> Gathered:
     """The tensors of a distributed checkpoint and, with `keep_others`, its nesting and its other values."""
     folder = _DcpItems(found)
-    branch = asked_branch(found, name)
+    branch = chosen_branch(found, name)
     names = {path: key for key, path in ((key, tuple(map(key_text, path))) for key, path in folder.paths.items())}
     made: dict[tuple[str, ...], TensorToWrite] = {}
     for entry in found.tensors:

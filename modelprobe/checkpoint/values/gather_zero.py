@@ -1,4 +1,4 @@
-"""How are the flat shards of a DeepSpeed ZeRO checkpoint put together again, one parameter at a time?
+"""Parameters of a DeepSpeed ZeRO checkpoint, put together from its flat shards one at a time.
 
 Stages 1 and 2 cut each group of parameters, laid end to end, into one run per rank. Stage 3 cuts every parameter into
 equal parts, one per rank, the last ones padded. The values are the optimizer's float32 master copies.
@@ -17,7 +17,7 @@ from modelprobe.checkpoint.formats.deepspeed import MODEL_STATES, OPTIM_STATES, 
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.pickle.nodes import PickleNode, integers, is_mapping, pairs, value_at
 from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.gathered import Gathered
+from modelprobe.checkpoint.values.gather import Gathered
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ExtraEntries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, flat_pieces, to_write

@@ -1,4 +1,4 @@
-"""What are the values of one tensor? Read from its storage by position; no code of the file is involved.
+"""Values of single tensors, read from their storage by position; no code of the file is involved.
 
 Nothing is read but the bytes between a view's first and last element, and never more than a bound.
 """

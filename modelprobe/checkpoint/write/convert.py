@@ -1,4 +1,4 @@
-"""How does a checkpoint become a file of another format: one file, or shards beside an index?"""
+"""A checkpoint written in another format: one file, or shards with an index."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from modelprobe.checkpoint.file_names import Format, format_of
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
-from modelprobe.checkpoint.values.gather import gather, hinted, left_behind, skipped
-from modelprobe.checkpoint.values.gathered import Gathered
+from modelprobe.checkpoint.values.gather import Gathered, gather, hinted, left_behind, skipped
 from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.checkpoint.write.writer import Written, write_shards, write_tensors

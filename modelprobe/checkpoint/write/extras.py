@@ -1,4 +1,4 @@
-"""Which entries around the model can be written again? Plain values and tensors; what would need a class is named."""
+"""The entries around the model that can be written again: plain values and tensors. What needs a class is named."""
 
 from __future__ import annotations
 

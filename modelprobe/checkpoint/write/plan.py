@@ -1,4 +1,4 @@
-"""What will a file hold once it is written? Known before the first byte, compared with it after the last."""
+"""What a file will hold once it is written: known before the first byte, compared with it after the last."""
 
 from __future__ import annotations
 

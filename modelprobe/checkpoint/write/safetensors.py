@@ -1,4 +1,4 @@
-"""How does a state dict become a safetensors file? A header computed from shapes alone, then the tensors in turn."""
+"""A state dict as a safetensors file: a header computed from shapes alone, then the tensors in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be written: tensors that are loaded one at a time, each with all that a header needs to know before."""
+"""Tensors to be written: loaded one at a time, each with all that a header needs to know before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a state dict become a torch zip? A pickle with one reference per storage, then the storages, each in turn.
+"""A state dict as a torch zip: a pickle with one reference per storage, then the storages, each in turn.
 
 The pickle is the one that `torch.save` would write, made from placeholders: no tensor is in memory while it is made.
 """

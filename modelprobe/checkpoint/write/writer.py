@@ -1,4 +1,4 @@
-"""How does a new weight file come into being without any chance to lose an old one?
+"""New weight files, written so that an old one cannot be lost.
 
 It is written under another name in the same directory, read back and compared, and only then renamed. An input is
 never written to, whatever name or link leads to it.

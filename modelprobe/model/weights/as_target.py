@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.file_names import SCHEMES, names_weights
-from modelprobe.checkpoint.keys.plan import chosen_branch, plan_keys
+from modelprobe.checkpoint.keys.plan import plan_keys
 from modelprobe.checkpoint.keys.reference import reference_of_model, state_entries
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.pickle.modules import HOOKS, is_module

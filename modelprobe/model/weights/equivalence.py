@@ -1,4 +1,4 @@
-"""Do two networks compute the same when the weights of one are given to the other? The proof of a repair.
+"""Two networks compared by running them: the same weights given to both, and the order in which tensors are used.
 
 Values are drawn anew for the proof: the weights of a file may be such that two of them could be exchanged unnoticed
 (zeros, layer scales of 1e-6). What the outputs do not depend on is found by gradients, and is not proven.
@@ -266,3 +266,35 @@ def _flat(value: Any) -> list[Tensor]:
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in _flat(item)]
     return [tensor for item in vars(value).values() for tensor in _flat(item)] if hasattr(value, "__dict__") else []
+
+
+def order_of_use(target: Target, inputs: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names in the state_dict of `target`, by the first call of the module that holds each; unused ones are absent.
+
+    The model runs once on `meta`, where it computes nothing; where it cannot, the answer is empty.
+    """
+    if target.is_instance:
+        return ()  # it is somebody else's object: nothing is hooked into it
+    try:
+        with without_warnings(), torch.no_grad():
+            model = target.build("meta").module.eval()
+            args, kwargs = make_inputs(target, inputs, model=model).build("meta", 0)
+            return _names_in_order(model, args, kwargs)
+    except (ProbeError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError):
+        return ()
+
+
+def _names_in_order(model: nn.Module, args: Sequence[object], kwargs: dict[str, object]) -> tuple[str, ...]:
+    called: dict[str, None] = {}
+    hooks = []
+    for path, module in model.named_modules():
+        held = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+        held += [f"{path}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)]
+        if held:
+            hooks.append(module.register_forward_pre_hook(lambda *_, held=held: called.update(dict.fromkeys(held))))
+    try:
+        model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(called)

@@ -1,4 +1,4 @@
-"""Which network was a weight file saved from, when its names are not those of the network it is wanted for?
+"""Candidates for the network that a weight file was saved from, when its names are those of another library.
 
 Candidates come from what the file says of itself, from its own name, and from the other library's names that resemble
 the wanted one. A candidate counts only when the file's names and shapes are exactly its own.

@@ -1,4 +1,4 @@
-"""Does a weight file fit a model: what matches, what does not and why, and which command makes it fit?"""
+"""Which tensors of a weight file match a model, why the others do not, and the command that repairs the file."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.keys.apply import value_of
 from modelprobe.checkpoint.keys.draft import RuleStage
 from modelprobe.checkpoint.keys.plan import (
@@ -16,7 +17,6 @@ from modelprobe.checkpoint.keys.plan import (
     KeyPlan,
     Part,
     PlanOptions,
-    chosen_branch,
     entries_by_name,
     plan_keys,
     replan,
@@ -152,7 +152,7 @@ def _assignments(first: KeyPlan, own: Network, other: Network, options: PlanOpti
 
 
 def _as_used(network: Network, options: PlanOptions) -> Expectation:
-    from modelprobe.model.weights.order_of_use import order_of_use
+    from modelprobe.model.weights.equivalence import order_of_use
 
     target, reference = network
     return reference.in_order(order_of_use(target, options.inputs))

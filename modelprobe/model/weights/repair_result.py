@@ -1,4 +1,4 @@
-"""What would a repair of a weight file do, and what did it do? The plan, the proof that it loads, the file written."""
+"""The result of a repair, planned or carried out: the plan, the checks that it loads, the file written."""
 
 from __future__ import annotations
 

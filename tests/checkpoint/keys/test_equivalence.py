@@ -11,9 +11,9 @@ from modelprobe.checkpoint.keys.plan import PlanOptions
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
 from modelprobe.model.target import resolve
+from modelprobe.model.weights.equivalence import order_of_use
 from modelprobe.model.weights.identify import similar_names
 from modelprobe.model.weights.load import fit, load_state_dict_for, load_strictly, refusals
-from modelprobe.model.weights.order_of_use import order_of_use
 from tests.checkpoint.mangling import prefixed, randomised
 from tests.command_line import CommandLine
 

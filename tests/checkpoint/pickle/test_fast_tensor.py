@@ -29,7 +29,7 @@ from modelprobe.checkpoint.pickle.nodes import (
     SetNode,
     TensorRecord,
 )
-from modelprobe.checkpoint.pickle.read import BrokenPickle, Pickled, read_pickle
+from modelprobe.checkpoint.pickle.reader import BrokenPickle, Pickled, read_pickle
 from modelprobe.checkpoint.records import StorageEntry, TensorEntry, new_storage, new_tensor
 
 

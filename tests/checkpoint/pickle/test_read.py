@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, PendingCall, PickleNode, SetNode, called, members, pairs
-from modelprobe.checkpoint.pickle.read import BrokenPickle, read_pickle
-from modelprobe.checkpoint.pickle.reader import HANDLERS, op
+from modelprobe.checkpoint.pickle.reader import HANDLERS, BrokenPickle, op, read_pickle
 
 
 class Bytes:

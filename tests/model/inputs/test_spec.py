@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelprobe.checkpoint.dtypes import ALIASES
 from modelprobe.errors import BadInput, ProbeError
-from modelprobe.model.inputs.spec import _ALIASES, DTYPES, InputSpec, parse_dtype, parse_input
+from modelprobe.model.inputs.spec import DTYPES, InputSpec, parse_dtype, parse_input
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_what_is_refused(text, expected):
 def test_every_dtype_is_torchs_own():
     for name in DTYPES:
         assert isinstance(getattr(torch, name), torch.dtype)
-    for alias, name in _ALIASES.items():
+    for alias, name in ALIASES.items():
         assert parse_dtype(alias) == name
         assert getattr(torch, alias, getattr(torch, name)) is getattr(torch, name)
     with pytest.raises(BadInput) as caught:

@@ -6,14 +6,7 @@ import fnmatch
 
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.records import BUFFER
-
-RECOMPUTED = frozenset(
-    (
-        *("relative_position_index", "relative_coords_table", "attn_mask", "position_ids", "token_type_ids"),
-        *("inv_freq", "anchor_grid", "cell_anchors", "pixel_mean", "pixel_std", "rel_pos_indices", "mask_token_ids"),
-    )
-)
-"""Buffers that a model computes for itself when it is built, by the last word of their names."""
+from modelprobe.checkpoint.wrappers import RECOMPUTED_BUFFERS
 
 COUNTER = "num_batches_tracked"
 BATCH_NORM = ("running_mean", "running_var")
@@ -83,7 +76,7 @@ def no_counters(draft: PlanDraft) -> None:
 def recomputed(draft: PlanDraft) -> None:
     """Buffers that the model computes for itself and does not save."""
     absent = draft.reference.absent if draft.reference else frozenset()
-    found = [p.name for p in draft.unexpected() if p.name in absent or _last(p.name) in RECOMPUTED]
+    found = [p.name for p in draft.unexpected() if p.name in absent or _last(p.name) in RECOMPUTED_BUFFERS]
     draft.drop(found, "recomputed buffer left out", "the model computes this buffer when it is built (not persistent)")
 
 
@@ -95,7 +88,7 @@ def computed(draft: PlanDraft) -> None:
     made = [
         Part(want.name, want.shape, want.dtype, (), role=BUFFER).then("model")
         for want in draft.missing()
-        if want.role == BUFFER and _last(want.name) in RECOMPUTED
+        if want.role == BUFFER and _last(want.name) in RECOMPUTED_BUFFERS
     ]
     draft.make(made, "buffer computed by the model", "not in the file; the model computes it when it is built")
 

@@ -1,10 +1,11 @@
-"""Rules for tensors whose values must be put together, cut or resized: attention, heads, positions, first layers."""
+"""Rules that change values: attention fused or split, positions resized, first layers, heads, the floating type."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
+from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.keys.reference import ExpectedTensor, is_position
 
@@ -174,3 +175,14 @@ def _is_head(draft: PlanDraft, part: Part, want: ExpectedTensor) -> bool:
     owner = part.name.rpartition(".")[0]
     named = any(segment in HEADS or segment.endswith("_head") for segment in owner.split("."))
     return owner == (owners[-1] if owners else "") or named
+
+
+@key_rule("floating-point type", RuleStage.DTYPE)
+def cast(draft: PlanDraft) -> None:
+    """`--dtype`: every floating tensor in one type. What would become infinite is found when values are read."""
+    wanted = draft.options.dtype
+    if not wanted:
+        return
+    moved = [part for part in draft.parts.values() if part.dtype in FLOATING_DTYPES and part.dtype != wanted]
+    made = [part.then("cast", FLOATING_DTYPES.index(wanted), dtype=wanted) for part in moved]
+    draft.make(made, "floating-point type", f"--dtype {wanted}", [part.name for part in moved])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from modelprobe.checkpoint.keys.draft import PlanDraft, RuleStage, key_rule
-from modelprobe.checkpoint.keys.name_tree import CERTAIN, laid_over, leading, nodes, tree, without
+from modelprobe.checkpoint.keys.name_tree import laid_over, leading, nodes, tree, without
+from modelprobe.checkpoint.wrappers import CERTAIN_WRAPPERS
 
 COUNTERS = frozenset(("n_averaged", "num_updates", "decay", "steps", "initted", "step"))
 """What averaging wrappers keep beside the weights: numbers, not weights."""
@@ -63,7 +64,7 @@ def counter(draft: PlanDraft) -> None:
 def segments(draft: PlanDraft) -> None:
     """`_orig_mod`, `_fsdp_wrapped_module`, `_checkpoint_wrapped_module`: gone wherever they stand."""
     kept = {segment for want in draft.expected for segment in want.split(".")[:-1]}
-    for segment, source in CERTAIN.items():
+    for segment, source in CERTAIN_WRAPPERS.items():
         if segment not in kept:
             names = {name: without(name, (segment,)) for name in draft.parts}
             draft.rename(names, f"{segment} of {source}", f"only {source} puts the segment {segment} into names")
