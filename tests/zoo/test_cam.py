@@ -43,8 +43,8 @@ def look(spec: str) -> Choice:
     layout = lay_out(model, image)
     logits = scores(model, image)
     best = int(logits.argmax())
-    choice = choose_layer(model, image, None, layout)
-    found = class_map(model, image, best, "gradcam", choice, logits)
+    choice, known = choose_layer(model, image, [best], layout)
+    found = class_map(model, image, best, "gradcam", choice, logits, known)
     grid = choice.layer.grid
     assert tuple(found.raw.shape) == (grid.height, grid.width)
     assert found.map.shape == image.shape[-2:]

@@ -1,9 +1,9 @@
-"""What `cam` does between its options and its result: pictures in, a layer chosen, maps computed and drawn."""
+"""Class activation maps of images: the layer chosen, the maps computed and drawn."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from modelprobe.console import working
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
-from modelprobe.vision.cam.layer import Choice, ImageLayout, choose_layer, lay_out
+from modelprobe.vision.cam.layer import Choice, ImageLayout, LayerGradients, choose_layer, lay_out
 from modelprobe.vision.cam.methods import CAM_METHODS, LAYERED, ClassMap, class_map, scores
 from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, draw_class_maps, entry_of, remarks_of
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import Photo, find_images
+from modelprobe.vision.images import find_images
+from modelprobe.vision.logits import logits_of
 from modelprobe.vision.photos import Progress, each_photo, write_result
 from modelprobe.vision.pictures.colour import colour_map
 
@@ -42,24 +43,42 @@ def methods_of(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or ("gradcam",)
 
 
-class Chooser:
-    """The layer for pictures of each size: found once, and kept."""
+class ClassMapper:
+    """Class activation maps of one model. The layer for images of each size is found once.
 
-    def __init__(self, model: nn.Module, layer: str | None) -> None:
-        self._model, self._layer = model, layer
-        self._known: dict[tuple[int, ...], Choice] = {}
+    The first image of a size takes two forward passes for its scores, the layer and its gradients.
+    """
 
-    def choice(self, image: Tensor, target: int) -> Choice:
-        """The layer for an image [1, C, H, W]. Raises BadInput for a layer that was named and will not do."""
-        size = tuple(image.shape)
-        if size not in self._known:
-            found = lay_out(self._model, image)
-            self._known[size] = (
-                choose_layer(self._model, image, target, found)
-                if self._layer is None
-                else named_layer(self._model, self._layer, found)
-            )
-        return self._known[size]
+    def __init__(self, model: nn.Module, methods: Sequence[str], layer: str | None) -> None:
+        self._model, self._methods, self._layer = model, methods, layer
+        self._choices: dict[tuple[int, ...], Choice] = {}
+
+    def maps(
+        self, image: Tensor, classes_of: Callable[[Tensor], Sequence[int]]
+    ) -> tuple[tuple[ClassMap, ...], Choice | None]:
+        """The maps of an image [1, C, H, W], for each class each method, and the layer.
+
+        `classes_of` names the classes, given the scores [classes]. Raises BadInput for a layer that will not do.
+        """
+        size, layered = tuple(image.shape), any(method in LAYERED for method in self._methods)
+        layout = lay_out(self._model, image) if layered and size not in self._choices else None
+        if layout is None:
+            logits = scores(self._model, image)
+        else:
+            logits = logits_of(layout.output, self._model)[0].float().cpu()
+        classes = tuple(classes_of(logits))
+        known: LayerGradients | None = None
+        if layout is not None and self._layer is not None:
+            self._choices[size] = named_layer(self._model, self._layer, layout)
+        elif layout is not None:
+            self._choices[size], known = choose_layer(self._model, image, classes, layout)
+        choice = self._choices.get(size) if layered else None
+        found = tuple(
+            class_map(self._model, image, index, method, choice, logits, known)
+            for index in classes
+            for method in self._methods
+        )
+        return found, choice
 
 
 def named_layer(model: nn.Module, name: str, found: ImageLayout) -> Choice:
@@ -98,12 +117,14 @@ def cam(
     if image.dim() != 4 or len(image) != 1 or not image.is_floating_point():
         shape = "x".join(map(str, x.shape))
         raise BadInput(f"cam takes one image of floats, [C, H, W] or [1, C, H, W], not {shape} {x.dtype}", "x[:1]")
-    (known,) = methods_of([method])
-    logits = scores(model, image)
-    chosen = int(logits.argmax()) if target is None else target
-    check_class(chosen, len(logits), type(model).__name__)
-    choice = Chooser(model, layer).choice(image, chosen) if known in LAYERED else None
-    return class_map(model, image, chosen, known, choice, logits)
+
+    def classes_of(logits: Tensor) -> tuple[int, ...]:
+        chosen = int(logits.argmax()) if target is None else target
+        check_class(chosen, len(logits), type(model).__name__)
+        return (chosen,)
+
+    ((found,), _) = ClassMapper(model, methods_of([method]), layer).maps(image, classes_of)
+    return found
 
 
 def check_class(index: int, count: int, name: str) -> None:
@@ -129,14 +150,14 @@ def run_cam(
     model: ImageModel, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
 ) -> CamResult:
     """The maps of every picture, drawn into `folder` where one is given."""
-    chooser = Chooser(model.model, asked.layer)
+    mapper = ClassMapper(model.model, asked.methods, asked.layer)
     entries: list[CamEntry] = []
     comparisons: list[tuple[str, str]] = []
     notes: list[Note] = []
     remarks: dict[Note, None] = {}
     choice: Choice | None = None
     for stem, photo in each_photo(model, files, progress, notes):
-        maps, choice = _maps(model, asked, photo, chooser)
+        maps, choice = mapper.maps(model.image(photo, "cam"), lambda logits: _classes(model, asked.targets, logits))
         listed, more = _entries_of(model, photo.path, maps)
         remarks.update(dict.fromkeys(more))
         if folder is not None:
@@ -159,28 +180,15 @@ def run_cam(
     )
 
 
-def _maps(
-    model: ImageModel, asked: CamOptions, photo: Photo, chooser: Chooser
-) -> tuple[tuple[ClassMap, ...], Choice | None]:
-    """The maps of one picture: for each class, each method."""
-    image = model.image(photo, "cam")
-    logits = scores(model.model, image)
-    classes = _classes(model, asked.targets, len(logits)) or (int(logits.argmax()),)
-    choice = chooser.choice(image, classes[0]) if any(method in LAYERED for method in asked.methods) else None
-    maps = tuple(
-        class_map(model.model, image, index, method, choice, logits) for index in classes for method in asked.methods
-    )
-    return maps, choice
-
-
-def _classes(model: ImageModel, texts: Sequence[str], count: int) -> tuple[int, ...]:
-    labels = model.labels.for_classes(count)
+def _classes(model: ImageModel, texts: Sequence[str], logits: Tensor) -> tuple[int, ...]:
+    """The classes that `texts` name, by index or label; the top prediction when there are none."""
+    labels = model.labels.for_classes(len(logits))
     found = []
     for text in texts:
         index = labels.find(text)
-        check_class(index, count, model.name)
+        check_class(index, len(logits), model.name)
         found.append(index)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found)) or (int(logits.argmax()),)
 
 
 def _entries_of(

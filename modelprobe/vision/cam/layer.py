@@ -1,14 +1,15 @@
-"""At which layer is a class activation map taken, and why there? From two runs, not from a list of models.
+"""The layer of a class activation map, chosen from two forward passes, not from a list of models.
 
-The first run follows positions: it tells how every layer lies on the image. The second records gradients. Chosen is
-the last layer that (1) lies on the image as a grid, (2) every path from the image to the scores passes through, and
-(3) has a gradient somewhere on that grid. In a convolutional network that is the last map before pooling. In a
-transformer that reads its class token alone it is the input of the last block: behind it, no patch has any influence.
+The first follows positions: it tells how every layer lies on the image, and the scores. The second records gradients.
+Chosen is the last layer that (1) lies on the image as a grid, (2) every path from the image to the scores passes
+through, and (3) has a gradient somewhere on that grid. In a convolutional network that is the last map before pooling.
+In a transformer that reads its class token alone it is the input of the last block: behind it, no patch has any
+influence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ class ImageLayout:
     other: dict[str, str] = field(default_factory=dict)
     """Paths whose output is something else, and what."""
     attended: tuple[Attended, ...] = ()
+    output: Any = field(default=None, repr=False)
+    """What the model returned."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class Choice:
     layer: MapLayer
     reason: str
     whole: bool = True
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """The output of a layer on one image, and the gradient of the scores of some classes with respect to it."""
+
+    activation: Tensor
+    of_class: Mapping[int, Tensor]
 
 
 def first_tensor(out: Any) -> Tensor | None:
@@ -96,21 +107,24 @@ def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
         with model_errors(), watched:
-            model(image)
-    return ImageLayout(tuple(layers), frozenset(calls), other, tuple(watched.attended))
+            output = model(image)
+    return ImageLayout(tuple(layers), frozenset(calls), other, tuple(watched.attended), output)
 
 
-def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: ImageLayout) -> Choice:
-    """The layer for `target` (the top prediction when None). Raises BadInput when no layer will do."""
+def choose_layer(
+    model: nn.Module, image: Tensor, classes: Sequence[int], layout: ImageLayout
+) -> tuple[Choice, LayerGradients | None]:
+    """The layer for the first of `classes`, and its gradients for all of them. Raises BadInput when no layer will do.
 
-    def choice() -> Choice | None:
-        return _choice(model, image, target, layout)
-
+    There are no gradients where the output was overwritten later in the forward pass, or where weights that are zero
+    had to be replaced to find the layer: then the map needs a forward pass of its own.
+    """
     with model_errors():
-        found = with_gradients(model, choice)
+        found = with_gradients(model, lambda: _choice(model, image, classes, layout))
         if found is None:
             with nothing_zero(model):
-                found = with_gradients(model, choice)
+                found = with_gradients(model, lambda: _choice(model, image, classes, layout))
+            found = None if found is None else (found[0], None)
     if found is None:
         raise BadInput(
             "no layer lies on the image as a grid and has a gradient",
@@ -119,9 +133,20 @@ def choose_layer(model: nn.Module, image: Tensor, target: int | None, layout: Im
     return found
 
 
-def _choice(model: nn.Module, image: Tensor, target: int | None, layout: ImageLayout) -> Choice | None:
+@dataclass(frozen=True)
+class _LayerOutput:
+    """The output of a candidate, where it stands in the autograd graph, and its version: writes in place raise it."""
+
+    tensor: Tensor
+    edge: Edge
+    version: int
+
+
+def _choice(
+    model: nn.Module, image: Tensor, classes: Sequence[int], layout: ImageLayout
+) -> tuple[Choice, LayerGradients | None] | None:
     wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
-    edges: dict[tuple[str, int], Edge] = {}
+    outputs: dict[tuple[str, int], _LayerOutput] = {}
     with restored(model), mode_set(model, False):
         calls: dict[str, int] = {}
         for path, module in model.named_modules():
@@ -132,8 +157,8 @@ def _choice(model: nn.Module, image: Tensor, target: int | None, layout: ImageLa
                 call = calls[path] = calls.get(path, -1) + 1
                 found = first_tensor(out)
                 edge = None if found is None or (path, call) not in wanted else edge_of(found)
-                if edge is not None:
-                    edges[path, call] = edge
+                if found is not None and edge is not None:
+                    outputs[path, call] = _LayerOutput(found, edge, found._version)
 
             module.register_forward_hook(leave)
         pixels = image.detach().clone().requires_grad_()
@@ -141,8 +166,22 @@ def _choice(model: nn.Module, image: Tensor, target: int | None, layout: ImageLa
             logits = logits_of(model(pixels * 1), model)
         if not logits.requires_grad:
             raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")
-        score = logits[0].max() if target is None else logits[0, target]
-        return _chosen(_one_layer_per_tensor(wanted, edges), score, Paths(score, pixels))
+        score = logits[0, classes[0]]
+        edges = {key: output.edge for key, output in outputs.items()}
+        choice = _chosen(_one_layer_per_tensor(wanted, edges), score, Paths(score, pixels))
+        if choice is None:
+            return None
+        return choice, _gradients_at(outputs[choice.layer.path, choice.layer.call], logits[0], classes)
+
+
+def _gradients_at(output: _LayerOutput, logits: Tensor, classes: Sequence[int]) -> LayerGradients | None:
+    if output.tensor._version != output.version:
+        return None
+    of_class = {}
+    for index in classes:
+        (gradient,) = gradients(logits[index], [output.edge])
+        of_class[index] = torch.zeros_like(output.tensor) if gradient is None else gradient
+    return LayerGradients(output.tensor.detach(), of_class)
 
 
 def _one_layer_per_tensor(

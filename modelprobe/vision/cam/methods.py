@@ -1,9 +1,12 @@
-"""Which places of an image speak for a class? Class activation and attribution maps, computed by captum.
+"""Class activation and attribution maps: where an image speaks for a class.
 
 To add a method:
 1. Write a function `(Scene, target) -> Tensor` [h, w] that computes the map; say its source.
 2. Register it in `CAM_METHODS`; `LAYERED` names those that are taken at a layer.
-3. Add its row to the README.
+3. Say what it is in the guide's chapter on vision.
+
+Grad-CAM and Layer-CAM are arithmetic on gradients that the choice of the layer has computed already; captum does the
+others, and these two where there are no such gradients.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
-from modelprobe.vision.cam.layer import Choice, MapLayer, first_tensor
+from modelprobe.vision.cam.layer import Choice, LayerGradients, MapLayer, first_tensor
 from modelprobe.vision.logits import logits_of
 
 STEPS = 32
@@ -147,13 +150,23 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def class_map(
-    model: nn.Module, image: Tensor, target: int, method: str, choice: Choice | None, logits: Tensor
+    model: nn.Module,
+    image: Tensor,
+    target: int,
+    method: str,
+    choice: Choice | None,
+    logits: Tensor,
+    known: LayerGradients | None = None,
 ) -> ClassMap:
-    """The map of `method` for class `target` on `image` [1, C, H, W]; `choice` for the methods that want a layer."""
+    """The map of `method` for class `target` on `image` [1, C, H, W]; `choice` for the methods that want a layer.
+
+    `known` gradients of this very image at the layer spare a forward pass.
+    """
     if method not in CAM_METHODS:
         raise BadInput(f"there is no method {method!r}", f"choose of {', '.join(CAM_METHODS)}")
     layered = method in LAYERED
     remarks: list[str] = []
+    raw: Tensor
 
     def compute() -> Tensor:
         remarks.clear()
@@ -167,8 +180,12 @@ def class_map(
                 Scene(scorer, image.detach().clone(), tap, float(logits[target]), remarks), target
             )
 
-    with model_errors(), quiet():
-        raw = with_gradients(model, compute)
+    if choice is not None and known is not None and target in known.of_class and method in FROM_GRADIENTS:
+        grid = choice.layer.grid
+        raw = FROM_GRADIENTS[method](grid.gather(known.activation), grid.gather(known.of_class[target]))
+    else:
+        with model_errors(), quiet():
+            raw = with_gradients(model, compute)
     raw = raw.detach().float().cpu()
     positive = raw.clamp(min=0) if method in CLIPPED else raw.abs()
     fine = positive if positive.shape == image.shape[-2:] else _enlarged(positive, image.shape)
@@ -192,6 +209,23 @@ def gradcam(scene: Scene, target: int) -> Tensor:
     return found[0, 0]  # type: ignore[no-any-return]
 
 
+def _weighted_channels(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM of an activation and its gradient, both [C, h, w]."""
+    return (gradient.mean((1, 2), keepdim=True) * activation).sum(0)
+
+
+def _weighted_places(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Layer-CAM of an activation and its gradient, both [C, h, w]."""
+    return (gradient.clamp(min=0) * activation).sum(0)
+
+
+FROM_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": _weighted_channels,
+    "layercam": _weighted_places,
+}
+"""Methods that need no more than the activation and its gradient."""
+
+
 def layercam(scene: Scene, target: int) -> Tensor:
     """Layer-CAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943): each place by its own positive gradient. [h, w]."""
     seen: list[Tensor] = []
@@ -202,7 +236,7 @@ def layercam(scene: Scene, target: int) -> Tensor:
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(score, seen)
-    return (gradient.clamp(min=0) * seen[0]).sum(1)[0]
+    return _weighted_places(seen[0][0], gradient[0])
 
 
 def guided_gradcam(scene: Scene, target: int) -> Tensor:

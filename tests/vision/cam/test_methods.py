@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import modelprobe
@@ -252,3 +253,21 @@ def test_images_that_are_none(cnn):
     for wrong in (torch.rand(2, 1, 64, 64), torch.rand(64, 64), torch.zeros(1, 64, 64, dtype=torch.uint8)):
         with pytest.raises(BadInput, match="one image of floats"):
             modelprobe.cam(cnn, wrong)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_two_forward_passes_give_the_map_that_captum_gives(method):
+    """One follows positions and gives the scores, one gives the layer, its output and its gradients."""
+    from modelprobe.vision.cam.cam import ClassMapper
+    from modelprobe.vision.cam.methods import class_map, scores
+
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=7).eval()
+    image, calls = torch.rand(1, 3, 96, 96), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    (found, other), choice = ClassMapper(model, [method], None).maps(image, lambda logits: [int(logits.argmax()), 3])
+    assert len(calls) == 2
+    for one in (found, other):
+        alone = class_map(model, image, one.target, method, choice, scores(model, image))
+        assert torch.allclose(one.map, alone.map, rtol=1e-4, atol=1e-7)
+        assert one.score == pytest.approx(alone.score, rel=1e-5)

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from modelprobe.model.weights.load import load_state_dict_for
-from modelprobe.vision.cam.cam import Chooser
-from modelprobe.vision.cam.methods import class_map, scores
+from modelprobe.vision.cam.cam import ClassMapper
 from tests.samples import ROOT, models
 
 _spec = importlib.util.spec_from_file_location("samples_digits", ROOT / "samples" / "digits.py")
@@ -39,12 +38,11 @@ def untrained(name, seed):
 def pointing(model, count, method="gradcam"):
     """The share of canvases on which the map of the top prediction is largest in the digit's quadrant."""
     test = digits.canvases(count, torch.Generator().manual_seed(2026), held_out=True)
-    chooser, hits = Chooser(model, None), 0
+    mapper, hits = ClassMapper(model, [method], None), 0
     for index in range(count):
         image = test.pictures[index : index + 1]
-        logits = scores(model, image)
-        target = int(logits.argmax())
-        found = class_map(model, image, target, method, chooser.choice(image, target), logits).map
+        ((one,), _) = mapper.maps(image, lambda logits: [int(logits.argmax())])
+        found = one.map
         row, column = divmod(int(found.argmax()), digits.CANVAS)
         hits += 2 * (row >= digits.QUADRANT) + (column >= digits.QUADRANT) == int(test.quadrants[index])
     return hits / count
