@@ -6,6 +6,7 @@ Python block runs.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,6 +110,26 @@ def test_every_option_that_is_named_exists(path: Path) -> None:
                 continue
             known = {name for param in group.commands[words[1]].params for name in (*param.opts, *param.secondary_opts)}
             assert [word for word in words[2:] if word.startswith("-") and word not in known] == [], line
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_and_named_files_exist(path: Path) -> None:
+    """Links and pictures from where the document stands; files named in the text, but for those a recipe creates."""
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    created = set(re.findall(r"^```\w+ file=(\S+)", text, re.MULTILINE))
+    named = set(re.findall(r"\b(?:tests|samples|modelprobe)/[\w/]+\.(?:py|md|png|pth)\b", text))
+    assert sorted(file for file in named - created if not (ROOT / file).exists()) == []
+    modules = set(re.findall(r"python -m (tests[\w.]*)", text))
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize(("name", "path"), chapters().items())
+def test_the_list_of_chapters_fits_a_terminal(name: str, path: Path) -> None:
+    title = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert title.startswith("# ")
+    assert len(title.removeprefix("# ")) <= 56, "`modelprobe guide` cuts it in 80 columns"
 
 
 def test_there_is_an_example_of_every_command() -> None:
