@@ -1,7 +1,7 @@
 """The kind of a file, by its content and never by its name; files that hold no weights are refused with a hint.
 
-How to add a kind: 1. a `Kind`; 2. a row in `STARTS`, or a test in `zip_kind` or `_other`; 3. a reader in `formats/`.
-One that is only named is a row in `NOT_WEIGHTS` with its hint.
+To add a format, follow the recipe in `modelprobe guide architecture`. One that is only named is a row in
+`NOT_WEIGHTS` with its hint.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """The command line: the list of commands, and the one place where an error becomes a line and an exit code.
 
-To add a command:
-1. Write `cli/commands/x.py` with a function `command(...)` of options and groups of them, and `EXAMPLES` for `--help`.
-2. Add one line to `COMMANDS`: its name, the panel of `--help` it stands in, its help in one line.
-3. Add a test that runs it through `main([...])`. Its examples are run by `tests/cli/test_app.py`.
+To add a command, follow the recipe in `modelprobe guide architecture`.
 """
 
 from __future__ import annotations

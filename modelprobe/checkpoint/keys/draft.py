@@ -1,8 +1,6 @@
 """The draft of a repair: each tensor of the result, what it is made of, and which rules brought it there.
 
-How to add a rule: write a function that takes a `PlanDraft` in the file of its family, decorate it with its name and
-the stage at which it runs, let it change the draft through `rename`, `make` and `drop` alone, and add a before/after
-pair to `tests/checkpoint/keys/rules/test_rules.py`.
+To add a rule, follow the recipe in `modelprobe guide architecture`.
 """
 
 from __future__ import annotations

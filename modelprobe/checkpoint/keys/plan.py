@@ -1,7 +1,7 @@
 """The plan that makes the names of a weight file fit a model; nothing is read or written.
 
-How to add a rule: see `keys/draft.py`. A rule renames whole dotted segments and changes all names at once; a plan is
-good only when every tensor of the result comes from the file exactly once and is what the reference expects.
+A rule renames whole dotted segments and changes all names at once; a plan is good only when every tensor of the result
+comes from the file exactly once and is what the reference expects.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """The ways in which other tools count. Each convention re-weights the recorded operators to its tool's own figure.
 
-To add a convention:
-1. write `cost/conventions/simple.py` with a `CONVENTION`, whose `items` is a pure function of the `Trace`;
-2. add the line `"simple": "simple",` to `CONVENTIONS` below, and `--convention simple` is known;
-3. add nets with the arithmetic by hand to tests/cost/conventions/test_conventions.py, the live tool to tests/zoo.
+To add a convention, follow the recipe in `modelprobe guide architecture`.
 
 Nothing here imports a convention before it is asked for: the command line reads the names alone.
 """

@@ -1,9 +1,6 @@
 """The other tools that `modelprobe reconcile` asks what a model costs, each in a process of its own.
 
-To add a tool:
-1. write a function in `ask.py` from (model, args, kwargs) to the tool's own figure, which imports the tool itself;
-2. add a line to `OTHER_TOOLS` below;
-3. if its rules are known, write its convention (`cost/conventions`), which explains the difference.
+To add a tool, follow the recipe in `modelprobe guide architecture`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """The table of report formats, each with a module that writes it.
 
-To add a format:
-1. Write `report/formats/x.py` with `render(report, style) -> str`; import `report` and `units` only.
-2. Add one line `register("x", (".x",), "modelprobe.report.formats.x")` below.
-3. Add a golden text: `pytest tests/report/formats/test_golden.py --update-golden`, and read what it wrote.
+To add a format, follow the recipe in `modelprobe guide architecture`.
 """
 
 from __future__ import annotations

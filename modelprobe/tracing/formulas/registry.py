@@ -1,9 +1,6 @@
 """Which rule costs which operator: the registry that formula files and users fill.
 
-To add an operator:
-1. find its name as the ledger prints it (`modelprobe flops MODEL --by operator` lists what is uncounted);
-2. write a function from the operator's own arguments and `out` to a `Cost` (or an int: MACs) in the file of its kind;
-3. decorate it with `@formula("aten::name", kind="...")` and add a test with the arithmetic as a comment.
+To add the formula of an operator, follow the recipe in `modelprobe guide architecture`.
 """
 
 from __future__ import annotations
