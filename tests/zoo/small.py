@@ -17,7 +17,7 @@ from modelprobe.model.zoo import libraries
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 from modelprobe.vision.images import Photo
-from modelprobe.vision.preprocessing.lookup import Preprocessing, Wishes, preprocessing
+from modelprobe.vision.preprocessing.lookup import Preprocessing, PreprocessingOverrides, preprocessing
 
 SMALL = re.compile(
     r"atto|femto|pico|nano|xxs|xxt|_xs|tiny|mini|_t\b|_s\b|_xt|small|lite|_050|_b0|_0\d\d|18|10t|_p12|_m0|t0"
@@ -51,7 +51,7 @@ def recorded(spec: str, photo: Photo) -> tuple[Target, Preprocessing, Trace]:
         try:
             target = resize(plain, [str(side)])
             model = target.build().module
-            seeing = preprocessing(target, model, None, Wishes(f"{side}x{side}", crop=False))
+            seeing = preprocessing(target, model, None, PreprocessingOverrides(f"{side}x{side}", crop=False))
             return target, seeing, trace(model, *_on_meta(seeing.arguments(photo)))
         except ProbeError:
             continue

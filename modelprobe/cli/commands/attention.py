@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import (
-    IMAGES,
+from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
     ImageModelOptions,
@@ -15,6 +12,7 @@ from modelprobe.cli.options import (
     ListLayersOpt,
     image_model,
 )
+from modelprobe.cli.options import IMAGES, option
 
 EXAMPLES = (
     "modelprobe attention samples/models.py:DigitViT --weights samples/digit_vit.pth --image samples/digit_b.png",
@@ -24,43 +22,35 @@ EXAMPLES = (
 
 BlocksOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--blocks",
         metavar="NAME|INDEX[,…]",
+        panel=IMAGES,
         help="Which blocks: 0,-1, 'blocks.*.attn', all. Repeatable; --list shows them. Default: the last.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 HeadsOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--heads",
         metavar="N[,N]|mean|all",
+        panel=IMAGES,
         help="Which heads: 0,3, mean, 0,3,mean. Default: all of them and their mean.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 QueryOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--query",
         "-q",
         metavar="cls|mean|ROW,COL",
+        panel=IMAGES,
         help="Whose attention: the class token, a patch by row and column (7,7), or the mean of all. Default: the "
         "class token where there is one, else the mean.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 RolloutOpt = Annotated[
-    bool,
-    typer.Option(
-        "--rollout",
-        help="Attention rollout through all blocks; with --blocks, beside them.",
-        rich_help_panel=IMAGES,
-    ),
+    bool, option("--rollout", panel=IMAGES, help="Attention rollout through all blocks; with --blocks, beside them.")
 ]
 
 

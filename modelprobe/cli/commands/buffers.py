@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import OUTPUT, BatchOpt, ModelOptions, ReportOptions, ShapeOptions, target_request
+from modelprobe.cli.options import OUTPUT, BatchOpt, ModelOptions, ReportOptions, ShapeOptions, option, target_request
 from modelprobe.model.build import changed_by_training, load_model
 
 EXAMPLES = (
@@ -14,7 +12,7 @@ EXAMPLES = (
     "modelprobe buffers samples/models.py:TinyAttention --all",
 )
 
-ListAllOpt = Annotated[bool, typer.Option("--all", help="List every buffer.", rich_help_panel=OUTPUT)]
+ListAllOpt = Annotated[bool, option("--all", panel=OUTPUT, help="List every buffer.")]
 
 
 def command(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import (
-    IMAGES,
+from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
     ImageModelOptions,
@@ -15,6 +12,7 @@ from modelprobe.cli.options import (
     LabelsOpt,
     image_model,
 )
+from modelprobe.cli.options import IMAGES, option
 
 EXAMPLES = (
     "modelprobe cam samples/models.py:DigitCNN --weights samples/digit_cnn.pth --image samples/digit_b.png",
@@ -23,35 +21,32 @@ EXAMPLES = (
 
 MethodOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--method",
         "-m",
         metavar="NAME[,NAME]",
+        panel=IMAGES,
         help="gradcam, layercam, guided-gradcam, integrated-gradients, saliency, occlusion. Default: gradcam.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 ClassOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--class",
         "-c",
         metavar="CLASS",
+        panel=IMAGES,
         help="The class, by index or label. Repeatable. Default: the top prediction of each image.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 MapLayersOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--layers",
         "-l",
         metavar="NAME",
+        panel=IMAGES,
         help="The layer. Default: chosen by the paths from the image to the scores; the report says why.",
-        show_default=False,
-        rich_help_panel=IMAGES,
     ),
 ]
 

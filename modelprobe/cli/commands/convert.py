@@ -6,19 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from modelprobe import console
 from modelprobe.cli import output
-from modelprobe.cli.options import (
-    OUTPUT,
-    BranchOpt,
-    OverwriteOpt,
-    StdoutFormatOpt,
-    ToOpt,
-    WeightsArg,
-    WeightsOutputOpt,
-)
+from modelprobe.cli.file_options import BranchOpt, OverwriteOpt, StdoutFormatOpt, ToOpt, WeightsArg, WeightsOutputOpt
+from modelprobe.cli.options import OUTPUT, option
 from modelprobe.errors import BadInput
 
 EXAMPLES = (
@@ -28,12 +19,11 @@ EXAMPLES = (
 
 ShardOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--shard-size",
         metavar="SIZE",
+        panel=OUTPUT,
         help="Cut into files of at most SIZE (2GB, 500MB, 2GiB) with an index, as on the Hugging Face Hub.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 

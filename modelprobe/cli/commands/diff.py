@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from modelprobe import console
-from modelprobe.cli.options import TARGET, WEIGHTS, ReportOptions, TopOpt
+from modelprobe.cli.file_options import WEIGHTS
+from modelprobe.cli.options import TARGET, ReportOptions, TopOpt, option
 from modelprobe.errors import BadInput, CheckFailed
 
 EXAMPLES = (
@@ -31,22 +32,21 @@ SecondArg = Annotated[
 ]
 BranchesOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--branch",
         metavar="NAME",
+        panel=WEIGHTS,
         help="Which part of the files to compare: state_dict_ema. Given twice: of A, then of B. Default: the model.",
-        show_default=False,
-        rich_help_panel=WEIGHTS,
     ),
 ]
 ToleranceOpt = Annotated[
     float,
-    typer.Option(
+    option(
         "--tolerance",
         metavar="T",
         min=0.0,
+        panel=WEIGHTS,
         help="Values a and b count as equal when |a - b| <= T * max(1, |a|, |b|).",
-        rich_help_panel=WEIGHTS,
     ),
 ]
 

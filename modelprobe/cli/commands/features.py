@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import (
-    IMAGES,
-    OUTPUT,
+from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
     ImageModelOptions,
@@ -16,8 +12,8 @@ from modelprobe.cli.options import (
     LayersOpt,
     ListLayersOpt,
     image_model,
-    one_of,
 )
+from modelprobe.cli.options import IMAGES, OUTPUT, one_of, option
 from modelprobe.errors import BadInput
 
 SORTS, SAVES = ("index", "variance", "max"), ("npz", "safetensors", "pt")
@@ -29,30 +25,26 @@ EXAMPLES = (
 )
 
 ChannelsOpt = Annotated[
-    int,
-    typer.Option(
-        "--channels", metavar="N", min=1, max=1024, help="Channels in a grid, at most.", rich_help_panel=IMAGES
-    ),
+    int, option("--channels", metavar="N", min=1, max=1024, panel=IMAGES, help="Channels in a grid, at most.")
 ]
 SortOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--sort",
         metavar="|".join(SORTS),
-        help="Which channels come first in a grid.",
         callback=one_of("--sort", SORTS),
-        rich_help_panel=IMAGES,
+        panel=IMAGES,
+        help="Which channels come first in a grid.",
     ),
 ]
 SaveOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--save",
         metavar="|".join(SAVES),
-        help="Write the tensors too, into the directory of -o: one file for each image.",
         callback=one_of("--save", (None, *SAVES)),
-        show_default=False,
-        rich_help_panel=OUTPUT,
+        panel=OUTPUT,
+        help="Write the tensors too, into the directory of -o: one file for each image.",
     ),
 ]
 

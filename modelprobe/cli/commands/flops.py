@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from modelprobe.cli.options import (
     COUNTING,
     DepthOpt,
@@ -16,6 +14,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     TopOpt,
     one_of,
+    option,
     target_request,
 )
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
@@ -33,32 +32,32 @@ EXAMPLES = (
 
 ByOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--by",
         metavar="|".join(ROW_TITLES),
-        help="What the rows are; call lists every call in order.",
         callback=one_of("--by", tuple(ROW_TITLES)),
-        rich_help_panel=COUNTING,
+        panel=COUNTING,
+        help="What the rows are; call lists every call in order.",
     ),
 ]
 ConventionOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--convention",
         metavar="|".join((OWN_CONVENTION, *CONVENTIONS)),
-        help="ToolCount as another tool does, to its own integer, without running it.",
         callback=one_of("--convention", (OWN_CONVENTION, *CONVENTIONS)),
-        rich_help_panel=COUNTING,
+        panel=COUNTING,
+        help="ToolCount as another tool does, to its own integer, without running it.",
     ),
 ]
 CausalOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--causal",
         metavar="|".join(CAUSAL),
-        help="Causal attention as published figures count it, or only the scores that a kernel computes.",
         callback=one_of("--causal", CAUSAL),
-        rich_help_panel=COUNTING,
+        panel=COUNTING,
+        help="Causal attention as published figures count it, or only the scores that a kernel computes.",
     ),
 ]
 

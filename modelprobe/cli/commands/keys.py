@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelprobe.cli.options import AllTensorsOpt, RepairPlanOptions, ReportOptions
+from modelprobe.cli.file_options import AllTensorsOpt, RepairPlanOptions
+from modelprobe.cli.options import ReportOptions
 from modelprobe.errors import CheckFailed
 
 EXAMPLES = (

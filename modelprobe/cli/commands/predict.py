@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import OUTPUT, ImageModelOptions, ImageOptions, LabelsOpt, ReportOptions, image_model
+from modelprobe.cli.image_options import ImageModelOptions, ImageOptions, LabelsOpt, image_model
+from modelprobe.cli.options import OUTPUT, ReportOptions, option
 from modelprobe.errors import BadInput
 
 EXAMPLES = (
@@ -14,10 +13,7 @@ EXAMPLES = (
     "modelprobe predict resnet18 --weights random --image 'samples/*.png' --top 3",
 )
 
-TopClassesOpt = Annotated[
-    int,
-    typer.Option("--top", "-n", metavar="N", min=1, help="Classes for each image.", rich_help_panel=OUTPUT),
-]
+TopClassesOpt = Annotated[int, option("--top", "-n", metavar="N", min=1, panel=OUTPUT, help="Classes for each image.")]
 
 
 def command(

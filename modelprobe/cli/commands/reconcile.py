@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from modelprobe.cli.options import COUNTING, FusedOpt, InputOptions, ModelOptions, ReportOptions, target_request
+from modelprobe.cli.options import COUNTING, FusedOpt, InputOptions, ModelOptions, ReportOptions, option, target_request
 
 TOOL_TIMEOUT = 120.0
 
@@ -16,10 +14,7 @@ EXAMPLES = (
 )
 
 TimeoutOpt = Annotated[
-    float,
-    typer.Option(
-        "--timeout", metavar="SECONDS", min=0.1, help="How long to wait for one tool.", rich_help_panel=COUNTING
-    ),
+    float, option("--timeout", metavar="SECONDS", min=0.1, panel=COUNTING, help="How long to wait for one tool.")
 ]
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from modelprobe import console
 from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.cli import output
-from modelprobe.cli.options import (
-    RARE,
+from modelprobe.cli.file_options import (
     WEIGHTS,
     AllTensorsOpt,
     OverwriteOpt,
@@ -20,6 +17,7 @@ from modelprobe.cli.options import (
     ToOpt,
     WeightsOutputOpt,
 )
+from modelprobe.cli.options import RARE, option
 from modelprobe.errors import CheckFailed
 
 EXAMPLES = (
@@ -30,17 +28,15 @@ EXAMPLES = (
 
 CastOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--dtype",
         metavar="|".join(FLOATING_DTYPES),
+        panel=WEIGHTS,
         help="The floating-point type of the result. Default: as in the file.",
-        show_default=False,
-        rich_help_panel=WEIGHTS,
     ),
 ]
 InfiniteOpt = Annotated[
-    bool,
-    typer.Option("--allow-inf", help="Write the file also when --dtype makes values infinite.", rich_help_panel=RARE),
+    bool, option("--allow-inf", panel=RARE, help="Write the file also when --dtype makes values infinite.")
 ]
 
 

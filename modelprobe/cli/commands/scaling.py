@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from modelprobe.cli.options import (
     INPUT,
     OUTPUT,
@@ -16,6 +14,7 @@ from modelprobe.cli.options import (
     ModelOptions,
     ReportOptions,
     ShapeOptions,
+    option,
     target_request,
 )
 from modelprobe.errors import BadInput
@@ -31,24 +30,16 @@ EXAMPLES = (
 
 BatchesOpt = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--batch",
         "-b",
         metavar="N[,N...]",
+        panel=INPUT,
         help="Examples in the batch; several make a table. Default: 1.",
-        show_default=False,
-        rich_help_panel=INPUT,
     ),
 ]
 PlotOpt = Annotated[
-    Path | None,
-    typer.Option(
-        "--plot",
-        metavar="FILE.png",
-        help="Draw MACs against size or batch.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, option("--plot", metavar="FILE.png", panel=OUTPUT, help="Draw MACs against size or batch.")
 ]
 
 

@@ -6,20 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from modelprobe import console
 from modelprobe.checkpoint.file_names import names_weights
-from modelprobe.cli.options import (
-    OUTPUT,
-    WEIGHTS,
-    BranchOpt,
-    DepthOpt,
-    InputOptions,
-    ModelOptions,
-    ReportOptions,
-    target_request,
-)
+from modelprobe.cli.file_options import WEIGHTS, BranchOpt
+from modelprobe.cli.options import OUTPUT, DepthOpt, InputOptions, ModelOptions, ReportOptions, option, target_request
 from modelprobe.errors import CheckFailed
 
 EXAMPLES = (
@@ -30,36 +20,31 @@ EXAMPLES = (
 
 ColumnsOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--columns",
         metavar="NAME[,NAME]",
+        panel=OUTPUT,
         help="What to show: class, input, output, params, macs, share, calls, flops, activations, bytes, arguments.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
-FoldOpt = Annotated[
-    bool,
-    typer.Option("--fold/--no-fold", help="Show equal neighbouring blocks once, as xN.", rich_help_panel=OUTPUT),
-]
+FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighbouring blocks once, as xN.")]
 AllOpt = Annotated[
-    bool,
-    typer.Option("--all", help="Of a weight file, show every tensor and every other value.", rich_help_panel=WEIGHTS),
+    bool, option("--all", panel=WEIGHTS, help="Of a weight file, show every tensor and every other value.")
 ]
 StatsOpt = Annotated[
     bool,
-    typer.Option(
+    option(
         "--stats",
+        panel=WEIGHTS,
         help="Of a weight file, read the values: mean, std, norm, extremes, zeros, NaN and a histogram per tensor.",
-        rich_help_panel=WEIGHTS,
     ),
 ]
 VerifyOpt = Annotated[
     bool,
-    typer.Option(
+    option(
         "--verify",
+        panel=WEIGHTS,
         help="Of a weight file, compare checksums, the hash in its name and a .sha256 beside it; exit code 1 if wrong.",
-        rich_help_panel=WEIGHTS,
     ),
 ]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from modelprobe.cli.options import (
     COUNTING,
     DepthOpt,
@@ -15,6 +13,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     TopOpt,
     one_of,
+    option,
     target_request,
 )
 from modelprobe.cost.optimizers import OPTIMIZERS
@@ -28,22 +27,22 @@ EXAMPLES = (
 
 OptimizerOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--optimizer",
         metavar="|".join(OPTIMIZERS),
-        help="Whose update is counted.",
         callback=one_of("--optimizer", tuple(OPTIMIZERS)),
-        rich_help_panel=COUNTING,
+        panel=COUNTING,
+        help="Whose update is counted.",
     ),
 ]
 TrainingByOpt = Annotated[
     str,
-    typer.Option(
+    option(
         "--by",
         metavar="|".join(TRAINING_GROUPINGS),
-        help="What the rows are.",
         callback=one_of("--by", TRAINING_GROUPINGS),
-        rich_help_panel=COUNTING,
+        panel=COUNTING,
+        help="What the rows are.",
     ),
 ]
 

@@ -1,0 +1,145 @@
+"""The options of the commands that look at images: `features`, `predict`, `cam`, `attention`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from modelprobe.cli.options import IMAGES, MODEL, OUTPUT, RARE, FormatOpt, ModelOptions, StrictOpt, option
+
+if TYPE_CHECKING:
+    from modelprobe.report.blocks import Report
+    from modelprobe.vision.image_model import ImageModelRequest
+
+ImageOpt = Annotated[
+    list[str] | None,
+    option(
+        "--image",
+        metavar="FILE|DIR|PATTERN",
+        panel=IMAGES,
+        help="An image, a directory of images, or a quoted wildcard ('photos/**/*.jpg'). Repeatable.",
+    ),
+]
+WeightsOpt = Annotated[
+    str,
+    option(
+        "--weights",
+        metavar="pretrained|random|FILE",
+        panel=MODEL,
+        help="Published weights, seeded random ones, or a file, which is read safely and repaired where its names "
+        "differ. Where published ones cannot be had, random ones are taken and the report says so.",
+    ),
+]
+LayersOpt = Annotated[
+    list[str] | None,
+    option(
+        "--layers",
+        "-l",
+        metavar="NAME[,NAME]",
+        panel=IMAGES,
+        help="Layers by name or wildcard: layer1,layer4, 'blocks.*.attn', '*'. Repeatable; --list shows them.",
+    ),
+]
+ResizeOpt = Annotated[
+    str | None,
+    option(
+        "--resize",
+        metavar="N|HxW",
+        panel=RARE,
+        help="Resize the shorter side to N, or the image to HxW. Default: as the model was trained.",
+    ),
+]
+CropOpt = Annotated[
+    bool | None,
+    option(
+        "--crop/--no-crop",
+        panel=RARE,
+        help="Take the center, or squeeze the whole image into the model's size. Default: as the model was trained.",
+    ),
+]
+MeanOpt = Annotated[
+    str | None,
+    option("--mean", metavar="X[,X,X]", panel=RARE, help="Subtracted from values in 0..1. Default: the model's own."),
+]
+StdOpt = Annotated[
+    str | None, option("--std", metavar="X[,X,X]", panel=RARE, help="Divides after that. Default: the model's own.")
+]
+LabelsOpt = Annotated[
+    Path | None,
+    option(
+        "--labels",
+        metavar="FILE",
+        panel=IMAGES,
+        help="Names of the classes: one on each line, or JSON. Default: those that the library publishes.",
+    ),
+]
+ColourMapOpt = Annotated[
+    str, option("--cmap", metavar="NAME", panel=IMAGES, help="The colour map: viridis, jet, or any of matplotlib's.")
+]
+ListLayersOpt = Annotated[bool, option("--list", panel=IMAGES, help="List what can be asked for, and compute nothing.")]
+DirectoryOpt = Annotated[
+    Path | None,
+    option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        panel=OUTPUT,
+        help="Write images, index.html and report.json into this directory. The same command line resumes there.",
+    ),
+]
+DirectoryForceOpt = Annotated[
+    bool,
+    option(
+        "--force",
+        panel=OUTPUT,
+        help="Write into a directory that holds other files; those of the same names are replaced, none deleted.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelOptions(ModelOptions):
+    """Which model looks, and with which weights."""
+
+    weights: WeightsOpt = "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What it looks at, and how images are prepared."""
+
+    image: ImageOpt = None
+    resize: ResizeOpt = None
+    crop: CropOpt = None
+    mean: MeanOpt = None
+    std: StdOpt = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryOptions:
+    """The report to stdout, everything else into a directory."""
+
+    format: FormatOpt = None
+    output: DirectoryOpt = None
+    force: DirectoryForceOpt = False
+    strict: StrictOpt = False
+
+    def emit(self, report: Report) -> None:
+        """Write the report to stdout. Under `--strict` raises Incomplete when a note stands against the answer."""
+        from modelprobe.cli.output import emit
+
+        emit(report, self.format, strict=self.strict)
+
+
+def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | None = None) -> ImageModelRequest:
+    """What these options ask for."""
+    from modelprobe.model.build import TargetRequest
+    from modelprobe.vision.image_model import ImageModelRequest
+    from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+
+    request = TargetRequest(
+        model.target, model.settings or (), arch=model.arch, unsafe_load=model.unsafe_load, weights=model.weights
+    )
+    overrides = PreprocessingOverrides(images.resize, images.crop, images.mean, images.std)
+    return ImageModelRequest(request, overrides, labels)
