@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modelprobe.cost.conventions import CONVENTIONS, count
+from modelprobe.cost.conventions import CONVENTIONS, count, find_convention
 from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.inputs.example import make_inputs
 from modelprobe.tracing.records import Trace
@@ -82,7 +82,8 @@ def real(name: str, fused: bool) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 def test_equals_the_tool(name: str, tool: str) -> None:
     model, x = real(name, tool != "fvcore" or name.startswith("torchvision:"))
-    found = count(recorded(name), tool)
+    # Before 2.15 torch's counter has no formula for the CPU's fused attention: what it says depends on the release.
+    found = find_convention(tool).predict(recorded(name)) if tool == "torch" else count(recorded(name), tool)
     assert found.total == ask(tool, model, x)
     if tool == "fvcore":
         assert found.activations == fvcore_activations(model, x)
