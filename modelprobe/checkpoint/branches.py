@@ -16,9 +16,9 @@ from modelprobe.errors import BadInput
 BRANCH_RULES: tuple[tuple[str, str], ...] = (
     (r"state_dict|model_state_dict|model_state|model_weights|net_state_dict", "the key that holds a state_dict"),
     (r"model|module|net|network|params|weights", "the key that holds the model"),
-    (r"teacher|target_encoder|target_network", "the teacher: self-supervised training keeps its result there"),
+    (r"teacher|target_encoder|target_network", "the teacher of a self-supervised training"),
     (r"param_shapes", "the parameters that the flat shards hold"),
-    (r"ema_state_dict|state_dict_ema|model_ema|ema_state|ema_model|ema|ema_params|params_ema", "the averaged weights"),
+    (r"ema_state_dict|state_dict_ema|model_ema|ema_state|ema_model|ema|ema_params|params_ema", "averaged weights"),
     (r"student|online_encoder|encoder|generator|g_ema|g|netG|generator_state_dict", "a network among several"),
     (r"backbone|student_state_dict|teacher_state_dict|discriminator|d|netD", "a network among several"),
     (r"blobs", "the arrays of a Caffe2 file"),
@@ -49,7 +49,7 @@ def find_branches(found: Checkpoint) -> tuple[Branch, ...]:
             candidates += _branch_candidates(child, groups, (child.key,))
     direct = sum(1 for entry in found.tensors if len(entry.path) == 1)
     if not candidates or direct > max(MAX_STRAY_TENSORS, len(found.tensors) // 2):
-        rule = "the root itself is a state_dict" if direct else "no key names the model: everything is shown"
+        rule = "the root is a state_dict" if direct else "no key names the model: all tensors are shown"
         return (replace(whole, rule=rule), *(branch for _, branch in sorted(candidates, key=_preference)))
     chosen = sorted(candidates, key=_preference)
     return tuple(branch for _, branch in chosen)
@@ -99,7 +99,7 @@ def rank_of(key: str) -> tuple[int | None, str]:
         if re.fullmatch(pattern, key):
             return rank, reason
     if AVERAGED.search(key):
-        return 4, "the averaged weights"
+        return 4, "averaged weights"
     return None, ""
 
 
@@ -110,21 +110,21 @@ def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
         known = ", ".join(branch.name or "." for branch in found.branches) or "none"
         raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
     if branch is None:
-        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` shows what it holds")
+        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` lists its contents")
     return branch
 
 
 def branch_named(found: Checkpoint, name: str) -> Branch | None:
     """The branch a person asked for by its dotted name; "." is the root. Any key that holds tensors will do."""
     if name in ("", "."):
-        return _branch((), found.tree.kind, "asked for", found.tensors) if found.tensors else None
+        return _branch((), found.tree.kind, "--branch", found.tensors) if found.tensors else None
     for branch in found.branches:
         if branch.name == name:
-            return replace(branch, rule="asked for")
+            return replace(branch, rule="--branch")
     for depth in (1, 2, 3):
         tensors = [entry for entry in found.tensors if ".".join(entry.path[:depth]) == name and len(entry.path) > depth]
         if tensors:
-            return _branch(tensors[0].path[:depth], "dict", "asked for", tensors)
+            return _branch(tensors[0].path[:depth], "dict", "--branch", tensors)
     return None
 
 

@@ -31,7 +31,7 @@ class Kind(str, Enum):
     JSON = "JSON"  # the index of a sharded checkpoint, or an error page
 
 
-OURS = "convert it with its own framework first: modelprobe reads PyTorch files, safetensors, GGUF, ONNX and numpy"
+OURS = "convert it first: modelprobe reads PyTorch, safetensors, GGUF, ONNX and numpy files"
 UNPACK = "unpack it first"
 STARTS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"PK\3\4", Kind.ZIP),
@@ -50,15 +50,15 @@ NOT_WEIGHTS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x8b", "is compressed with gzip", "unpack it with `gunzip`, then try again"),
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive", UNPACK),
     (0, b"\xfd7zXZ\0", "is compressed with xz", "unpack it with `unxz`, then try again"),
-    (0, b"BZh", "is compressed with bzip2", "Unpack it with `bunzip2`, then try again."),
+    (0, b"BZh", "is compressed with bzip2", "unpack it with `bunzip2`, then try again"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it with `unzstd`, then try again"),
     (0, b"Rar!", "is a RAR archive", UNPACK),
     (257, b"ustar", "is a tar archive", "unpack it with `tar xf`, then name the weight file inside"),
     (4, b"TFL3", "is a TensorFlow Lite model", OURS),
     (4, b"ET12", "is an ExecuTorch program", OURS),
     (4, b"ET13", "is an ExecuTorch program", OURS),
-    (0, b"\x89PNG", "is a picture", ""),
-    (0, b"\xff\xd8\xff", "is a picture", ""),
+    (0, b"\x89PNG", "is an image", ""),
+    (0, b"\xff\xd8\xff", "is an image", ""),
     (0, b"%PDF", "is a PDF document", ""),
     (0, b"\x7fELF", "is a program or library", ""),
     (0, b"PAR1", "is a Parquet file", ""),
@@ -109,7 +109,7 @@ def _other(source: ByteSource, head: bytes) -> Kind:
         raise BadInput(f"{source.name} begins with zeros only: the download did not finish", "download it again")
     if _is_text(head):
         raise BadInput(f"{source.name} is a text file, not a weight file", "download the file itself")
-    raise BadInput(f"{source.name} is in no format that is known: it begins with {head[:8].hex(' ')}", OURS)
+    raise BadInput(f"{source.name} has an unknown format: it begins with {head[:8].hex(' ')}", OURS)
 
 
 def zip_kind(archive: ZipDirectory) -> tuple[Kind, str]:
@@ -133,7 +133,7 @@ def _foreign_zip(archive: ZipDirectory, root: str) -> BadInput:
     names, who = archive.members, archive.source.name
     if any(name.endswith(".data/extern_modules") for name in names):
         return BadInput(
-            f"{who} is a torch.package archive: it holds code, which is not read", "load it with its author"
+            f"{who} is a torch.package archive: it holds code, which is not read", "load it only if you trust it"
         )
     if "MAR-INF/MANIFEST.json" in names:
         return BadInput(f"{who} is a TorchServe archive (.mar)", "unpack it and name the weight file inside")

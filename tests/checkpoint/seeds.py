@@ -170,7 +170,7 @@ def varint(value: int) -> bytes:
 
 
 def onnx(location: str = "") -> bytes:
-    """Two initialisers: one with raw data, one as typed data or, with a location, in another file."""
+    """Two initializers: one with raw data, one as typed data or, with a location, in another file."""
     raw = field(1, 2) + field(1, 3) + field(2, 1) + field(8, b"conv.weight") + field(9, b"\0" * 24)
     other = field(1, varint(4)) + field(2, 7) + field(8, b"axes")
     if location:

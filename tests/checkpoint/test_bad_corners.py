@@ -200,7 +200,7 @@ def test_67_nothing_to_repair_says_so_and_writes_nothing(tmp_path, cli):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "x.pt")
     planned = cli("repair", str(tmp_path / "x.pt"))
     assert (planned.code, planned.err) == (0, "")
-    assert "There is nothing to repair." in planned.out
+    assert "Nothing to repair." in planned.out
     written = cli("repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "new.pt"))
     assert (written.code, written.out) == (1, "")
     assert "there is nothing to repair" in written.err

@@ -71,7 +71,7 @@ def test_on_meta_nothing_is_allocated_and_names_and_shapes_are_the_real_ones():
 
 
 @pytest.mark.parametrize("spec", ["vit_b_32", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "shufflenet_v2_x0_5"])
-def test_skipping_initialisers_changes_no_parameter(spec):
+def test_skipping_initializers_changes_no_parameter(spec):
     target = resolve(spec)
     skipped = target.build("meta").module
     plain = target.source.make({})

@@ -85,7 +85,7 @@ def check_facts(stats: Sequence[TensorStats] | None, verification: Verification 
             "Verified", f"{wrong:,} of {total:,} comparisons failed" if wrong else f"all {total:,} comparisons agree"
         )
     elif verification is not None:
-        yield Fact("Verified", "nothing: the file has no checksum")
+        yield Fact("Verified", "no checksum in the file")
 
 
 def check_notes(stats: Sequence[TensorStats] | None, verification: Verification | None) -> Iterator[Note]:
@@ -101,7 +101,7 @@ def check_notes(stats: Sequence[TensorStats] | None, verification: Verification 
     for of in ("magnitudes", "stored integers"):
         names = [found.name for found in read if found.of == of]
         if names:
-            yield Note(f"The figures are those of the {of}: {_listed_names(names)}.")
+            yield Note(f"Statistics are of the {of}: {_listed_names(names)}.")
     if verification is None:
         return
     for check in verification.checks:
@@ -111,7 +111,7 @@ def check_notes(stats: Sequence[TensorStats] | None, verification: Verification 
             yield Note(f"{check.kind}: {check.failed - len(check.failures):,} more are wrong.", Level.WARNING)
     if not verification.values:
         yield Note(
-            "No checksum covers the values: a changed number would not be noticed. A FILE.sha256 beside it would."
+            "No checksum covers the values: a changed number goes unnoticed. A FILE.sha256 beside it covers them."
         )
 
 

@@ -84,12 +84,12 @@ def _conversion_facts(result: Conversion) -> Facts:
 
 
 def _entries_table(result: Conversion) -> list[Table]:
-    columns = (Column("entry", "Entry"), Column("fate", "Fate"), Column("why", "Why", wrap=True))
+    columns = (Column("entry", "Entry"), Column("action", "Action"), Column("why", "Reason", wrap=True))
     shown = sorted(result.entries, key=lambda action: ("dropped", "changed", "kept").index(action.action))[
         :MAX_ENTRY_ROWS
     ]
     rows = tuple(Row((action.entry, action.action, action.why), quiet=action.action == "kept") for action in shown)
-    return [Table(columns, rows, "What became of the entries", key="entries")] if rows else []
+    return [Table(columns, rows, "Entries", key="entries")] if rows else []
 
 
 def _conversion_notes(result: Conversion) -> list[Note]:
@@ -98,5 +98,5 @@ def _conversion_notes(result: Conversion) -> list[Note]:
         many = "1 entry is" if result.dropped == 1 else f"{result.dropped:,} entries are"
         notes.append(Note(f"{many} not in the new file; the source is unchanged.", Level.WARNING))
     if len(result.entries) > MAX_ENTRY_ROWS:
-        notes.append(Note(f"{len(result.entries) - MAX_ENTRY_ROWS:,} more entries are not shown; -f json has all."))
+        notes.append(Note(f"{len(result.entries) - MAX_ENTRY_ROWS:,} more entries are not shown; -f json lists all."))
     return notes

@@ -142,9 +142,9 @@ def _diff_facts(result: WeightsDiff) -> Facts:
     counts = result.counts
     items = [
         Fact(label, side.path, detail=f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors")
-        for label, side in (("First", result.a), ("Second", result.b))
+        for label, side in (("A", result.a), ("B", result.b))
     ]
-    items.append(Fact("Verdict", "they differ" if result.differ else "no difference in any tensor"))
+    items.append(Fact("Result", "different" if result.differ else "identical"))
     items += [Fact(status.capitalize(), counts[status], Unit.COUNT) for status in _ORDER if counts.get(status)]
     renamed, retyped = sum(t.renamed for t in result.tensors), sum(t.retyped for t in result.tensors)
     items += [Fact(label, n, Unit.COUNT) for label, n in (("Renamed", renamed), ("Retyped", retyped)) if n]
@@ -156,9 +156,9 @@ _ORDER = (IDENTICAL, WITHIN, DIFFERENT, RESHAPED, REMOVED, ADDED)
 
 def _structure_table(result: WeightsDiff) -> Table:
     columns = (
-        Column("name", "First"),
-        Column("other", "Second"),
-        Column("what", "What", wrap=True),
+        Column("name", "A"),
+        Column("other", "B"),
+        Column("what", "Change", wrap=True),
         Column("shape", "Shape", priority=1),
         Column("dtype", "Dtype", priority=2),
     )
@@ -192,8 +192,8 @@ def _values_table(result: WeightsDiff) -> Table:
         Column("max_abs", "Max diff"),
         Column("max_rel", "Relative", priority=2),
         Column("cosine", "Cosine", priority=1),
-        Column("norm_a", "Norm", priority=3),
-        Column("norm_b", "Norm of second", priority=4),
+        Column("norm_a", "Norm (A)", priority=3),
+        Column("norm_b", "Norm (B)", priority=4),
         Column("changed", "Changed", Unit.COUNT),
         Column("numel", "Elements", Unit.COUNT, priority=5),
     )
@@ -222,7 +222,7 @@ def _value_mark(tensor: TensorDiff) -> str:
 
 
 def _extras_table(result: WeightsDiff) -> Table:
-    columns = (Column("path", "Other entry"), Column("before", "First"), Column("after", "Second"))
+    columns = (Column("path", "Entry"), Column("before", "A"), Column("after", "B"))
     rows = tuple(Row((o.path, _one_line_value(o.before), _one_line_value(o.after))) for o in result.others)
     return Table(columns, rows[: result.top], "Other entries", key="others")
 
@@ -235,7 +235,7 @@ def _diff_notes(result: WeightsDiff) -> list[Note]:
     notes = []
     hidden = sum(1 for t in result.tensors if t.status in (DIFFERENT, WITHIN)) - result.top
     if hidden > 0:
-        notes.append(Note(f"{hidden:,} more tensors differ in value, by less; --top shows more, -f json all."))
+        notes.append(Note(f"{hidden:,} more tensors differ less in value; --top shows more, -f json all."))
     hidden = sum(1 for t in result.tensors if _what(t)) - result.top
     if hidden > 0:
         notes.append(Note(f"{hidden:,} more tensors differ in structure; --top shows more, -f json all."))
@@ -244,7 +244,9 @@ def _diff_notes(result: WeightsDiff) -> list[Note]:
     if unbounded:
         notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
     if result.others:
-        notes.append(Note(f"Entries that are no tensors differ, {len(result.others):,} of them; they do not decide."))
+        notes.append(
+            Note(f"{len(result.others):,} entries other than tensors differ too; they do not count as a difference.")
+        )
     return notes
 
 
@@ -261,7 +263,7 @@ def _pattern(result: WeightsDiff) -> list[Note]:
     for first, second, verb in (("name", "other", "gained"), ("other", "name", "lost")):
         heads = {_added_prefix(getattr(t, first), getattr(t, second)) for t in renamed}
         if len(renamed) > 1 and len(heads) == 1 and None not in heads:
-            return [Note(f"All {len(renamed):,} renamed tensors {verb} the leading {heads.pop()}")]
+            return [Note(f"All {len(renamed):,} renamed tensors {verb} the `{heads.pop()}` prefix.")]
     return []
 
 

@@ -63,7 +63,9 @@ class ScanResult(Result):
         """Counts, then the names by verdict, dangerous ones first."""
         tables = [table for table in (_imports_table(self), _harmful(self)) if table.rows]
         blocks: list[Block] = [Facts(_scan_facts(self)), *tables, *_scan_notes(self)]
-        return Report(f"{self.path}: what loading it could run", "modelprobe.scan/1", tuple(blocks), self.to_dict())
+        return Report(
+            f"{self.path}: code that loading could execute", "modelprobe.scan/1", tuple(blocks), self.to_dict()
+        )
 
 
 def scan(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> ScanResult:
@@ -132,9 +134,9 @@ def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Exec
 
 
 TOLD = {
-    Trust.DANGEROUS: ("Dangerous", "could do harm"),
-    Trust.UNKNOWN: ("Unknown", "stand on no list"),
-    Trust.HARMLESS: ("Harmless", "torch and numpy need"),
+    Trust.DANGEROUS: ("Dangerous", "are known to be dangerous"),
+    Trust.UNKNOWN: ("Unknown", "are not on any list"),
+    Trust.HARMLESS: ("Harmless", "torch and numpy use"),
 }
 
 
@@ -147,7 +149,7 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
         held = [found for found in result.imports if found.trust is kind]
         files = len({found.file for found in held})
         where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
-        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"names that {what}{where}"))
+        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"imports that {what}{where}"))
     if result.code:
         facts.append(Fact("Code", len(result.code), Unit.COUNT, "files of code in archives"))
     return tuple(facts)
@@ -156,8 +158,8 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
 def _imports_table(result: ScanResult) -> Table:
     """The names; over several files each once, with how many files have it."""
     columns = (
-        Column("name", "Would import"),
-        Column("verdict", "Verdict"),
+        Column("name", "Imports"),
+        Column("trust", "Trust"),
         Column("called", "Called", Unit.YESNO, priority=2),
         Column("count", "Times", Unit.COUNT, priority=3),
         *((Column("files", "Files", Unit.COUNT),) if result.files > 1 else ()),
@@ -202,24 +204,25 @@ def _harmful(result: ScanResult) -> Table:
         Row((_below_folder(file, result.path), where or None, ", ".join(names)))
         for (file, where), names in places.items()
     )
-    return Table(columns, rows, "Files that would run dangerous code", key="dangerous")
+    return Table(columns, rows, "Files with dangerous imports", key="dangerous")
 
 
 def _scan_notes(result: ScanResult) -> Iterator[Note]:
     danger = sorted({found.name for found in result.imports if found.trust is Trust.DANGEROUS})
     if danger:
         yield Note(
-            f"Loading this the ordinary way would run code: {', '.join(danger[:5])}. It was not run.", Level.WARNING
+            f"Loading this with plain pickle would execute code: {', '.join(danger[:5])}. Nothing was executed.",
+            Level.WARNING,
         )
     elif any(found.trust is Trust.UNKNOWN for found in result.imports):
         yield Note(
-            "No name is known to do harm. The unknown ones are classes of some package: trust it, or do not load."
+            "No import is known to be dangerous. Unknown ones are classes of some package: load only what you trust."
         )
     if result.code:
         more = f" and {len(result.code) - 3} more" if len(result.code) > 3 else ""
-        yield Note(f"Code lies in the archive: {', '.join(result.code[:3])}{more}. It was not read.")
+        yield Note(f"The archive contains code: {', '.join(result.code[:3])}{more}. It was not read.")
     for problem in result.problems:
         where = f" ({problem.where})" if problem.where else ""
         yield Note(f"{problem.text}{where}", Level.WARNING)
     if not result.pickles and not result.code and not result.problems:
-        yield Note("There is nothing in it that could run.")
+        yield Note("Nothing in it could be executed.")

@@ -27,14 +27,14 @@ def facts(result: WeightsSummary) -> tuple[Fact, ...]:
         if result.parameters or not result.undecided:
             facts.append(Fact("Parameters", result.parameters, Unit.COUNT))
         if result.buffers:
-            guess = "by name: the file does not say" if result.guessed else ""
+            guess = "inferred from names" if result.guessed else ""
             facts.append(Fact("Buffers", result.buffers, Unit.COUNT, guess))
         if result.undecided:
-            facts.append(Fact("Elements", result.undecided, Unit.COUNT, "parameters, as far as names tell"))
+            facts.append(Fact("Elements", result.undecided, Unit.COUNT, "parameters, inferred from names"))
     if result.optimizer_bytes and result.all_bytes:
         facts.append(Fact("Optimizer", result.optimizer_bytes, Unit.BYTES, "training state, not part of the model"))
     if result.wasted_bytes:
-        facts.append(Fact("Wasted", result.wasted_bytes, Unit.BYTES, "in storages beyond the tensors cut from them"))
+        facts.append(Fact("Wasted", result.wasted_bytes, Unit.BYTES, "in storages that no tensor uses"))
     if result.devices:
         facts.append(Fact("Saved on", ", ".join(result.devices)))
     return tuple(facts)
@@ -105,9 +105,9 @@ def shared_table(result: WeightsSummary) -> Table:
 
 
 def value_table(result: WeightsSummary) -> Table:
-    columns = (Column("path", "Other value"), Column("value", "Value"), Column("kind", "Kind", priority=1))
+    columns = (Column("path", "Entry"), Column("value", "Value"), Column("kind", "Kind", priority=1))
     rows = [Row((value.path, _shown_value(value), value.kind), quiet=value.kind == "none") for value in result.values]
-    return Table(columns, tuple(rows), "Other values", key="values")
+    return Table(columns, tuple(rows), "Other entries", key="values")
 
 
 def _shown_value(value: Value) -> str:
@@ -116,11 +116,11 @@ def _shown_value(value: Value) -> str:
 
 
 def global_table(result: WeightsSummary) -> Table:
-    columns = (Column("name", "Would import"), Column("verdict", "Verdict"), Column("count", "Times", Unit.COUNT),
+    columns = (Column("name", "Imports"), Column("trust", "Trust"), Column("count", "Times", Unit.COUNT),
                Column("called", "Called", Unit.YESNO))  # fmt: skip
     told = [use for use in result.globals if use.trust is not Trust.HARMLESS]
     rows = [Row((use.name, use.trust.value, use.count, use.called)) for use in told]
-    return Table(columns, tuple(rows), "Names that unpickling this file would import; nothing was", key="globals")
+    return Table(columns, tuple(rows), "Imports of this file, none of which was executed", key="globals")
 
 
 def notes(result: WeightsSummary) -> Iterator[Note]:
@@ -133,26 +133,27 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
     danger = [use.name for use in result.globals if use.trust is Trust.DANGEROUS]
     if danger:
         yield Note(
-            f"Loading this file the ordinary way would run code: {', '.join(danger[:5])}. It was not run.",
+            f"Loading this file with plain pickle would execute code: {', '.join(danger[:5])}. Nothing was executed.",
             Level.WARNING,
         )
     elif any(use.trust is Trust.UNKNOWN for use in result.globals):
-        yield Note("torch.load with weights_only=True refuses this file: it names classes that torch does not know.")
+        yield Note("torch.load with weights_only=True refuses this file: it imports classes that torch does not allow.")
     if result.code:
-        yield Note(f"The file holds {result.code}: loading it the ordinary way runs that. It was not run.")
+        yield Note(f"The file holds {result.code}: loading it executes that. Nothing was executed.")
     for wrapper in result.wrappers:
         yield Note(
-            f"{wrapper.tensors:,} of {wrapper.total:,} names carry {wrapper.segment} ({wrapper.source}), "
-            f"as {wrapper.example}; modelprobe repair {result.path} -o fixed.pth takes it out."
+            f"{wrapper.tensors:,} of {wrapper.total:,} names {'are prefixed with' if wrapper.leading else 'contain'} "
+            f"`{wrapper.segment}.` ({wrapper.source}), such as {wrapper.example}; "
+            f"modelprobe repair {result.path} -o fixed.pth strips it."
         )
     for branch in result.alternatives:
         yield Note(
             f"Another branch, {branch.rule}: {branch.name or 'the root'} ({branch.tensors:,} tensors); see --branch."
         )
     if result.rows_left_out:
-        yield Note(f"{result.rows_left_out:,} more tensors and groups are not shown; --all shows every tensor.")
+        yield Note(f"{result.rows_left_out:,} more rows are not shown; --all lists every tensor.")
     if result.values_left_out:
-        yield Note(f"{result.values_left_out:,} other values are not shown; --all shows them.")
+        yield Note(f"{result.values_left_out:,} other entries are not shown; --all lists them.")
 
 
 def _level(flag: str) -> Level:

@@ -88,7 +88,7 @@ def _store(url: str) -> tuple[Any, str]:
     package = STORE_PACKAGES.get(scheme)
     if package is None or "::" in url:
         known = ", ".join(f"{name}://" for name in STORE_PACKAGES)
-        raise BadInput(f"{url} is in no store that is known", f"one of {known}, or http(s)://")
+        raise BadInput(f"{url} has an unknown scheme", f"one of {known}, or http(s)://")
     remedy = f"pip install 'modelprobe[remote]' brings {package}"
     try:
         from fsspec.core import url_to_fs

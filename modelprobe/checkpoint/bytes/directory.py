@@ -32,7 +32,7 @@ def plain_name(name: object) -> bool:
 def member(folder: Path, name: object, who: str) -> Path:
     """The file called `name` in `folder`. Raises BadInput for a name that points elsewhere or is no regular file."""
     if not plain_name(name):
-        raise BadInput(f"{who} refers to a file outside its folder: {name}", "refused: nothing was opened")
+        raise BadInput(f"{who} refers to a file outside its folder: {name}", "nothing was opened")
     path = folder / str(name)
     check_regular(str(path))
     return path

@@ -18,7 +18,7 @@ def parse_json(raw: bytes, name: str, what: str) -> Any:
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except _DuplicateError as error:
-        raise BadInput(f"{name} has a {what} that names {error} twice: which one counts is ambiguous") from None
+        raise BadInput(f"{name} has a {what} that names {error} twice: it is ambiguous which one is meant") from None
     except (ValueError, RecursionError):  # not UTF-8, not JSON, an integer of thousands of digits, nested too deep
         raise broken from None
 

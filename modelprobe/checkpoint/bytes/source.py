@@ -152,7 +152,7 @@ class Inflated:
         if self._kept_at + len(self._kept) > self._bound:
             raise BadInput(
                 f"{self.name}: a compressed part inflates to more than {bytes_text(self._bound)}",
-                "this is how a decompression bomb looks; nothing was loaded",
+                "it looks like a decompression bomb; nothing was loaded",
             )
         try:
             while not self._inflater.eof:

@@ -180,7 +180,7 @@ class ZipDirectory:
             if begin + named + extra + comment > length:
                 raise self._bad("has a damaged zip directory")
             if name in places:
-                raise self._bad(f"holds two members called {name}: which one counts is ambiguous")
+                raise self._bad(f"holds two members called {name}: it is ambiguous which one is meant")
             _, packed, _, header, _, _ = members.numbers(at)
             self._ordered = self._ordered and header >= reached
             reached = header + _LOCAL.size + named + packed

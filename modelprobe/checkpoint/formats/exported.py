@@ -96,7 +96,7 @@ def _list_payload(
 ) -> None:
     config = _at(table, "config")
     if not isinstance(config, dict):
-        raise BadInput(f"{archive.source.name} has a table of weights that makes no sense")
+        raise BadInput(f"{archive.source.name} has a table of weights that is invalid")
     find = locator(archive, where)
     for name, entry in config.items():
         file = _at(entry, "path_name")
@@ -105,7 +105,7 @@ def _list_payload(
             storage = replace(storage, key=where + str(file))
             listing.storages[storage.key] = storage
         listing.tensors.append(_payload_tensor((*prefix, name), entry, storage, kept))
-    payloads = Finding("some payloads are pickles of their own: named here, not opened")
+    payloads = Finding("some payloads are separate pickles: listed here, not opened")
     if payloads not in listing.findings and any("code-payload" in tensor.flags for tensor in listing.tensors):
         listing.findings.append(payloads)
 

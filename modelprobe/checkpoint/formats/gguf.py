@@ -70,7 +70,7 @@ def read_gguf(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     infos = [_info(cursor) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment > 1 << 20:
-        raise BadInput(f"{source.name} has an alignment that makes no sense: {alignment}")
+        raise BadInput(f"{source.name} has an alignment that is invalid: {alignment}")
     base = -(-cursor.at // alignment) * alignment
     entries, storages = _gguf_entries(source, infos, base, order)
     nbytes = sum(entry.nbytes for entry in entries)
@@ -93,7 +93,7 @@ def _gguf_metadata(cursor: Cursor, keys: int, findings: list[Finding]) -> dict[s
     for _ in range(keys):
         name = cursor.text()
         if name in found:
-            findings.append(Finding(f"the key {name} stands twice", serious=True))
+            findings.append(Finding(f"the key {name} occurs twice", serious=True))
         found[name] = _gguf_value(cursor, cursor.count("I"))
     return found
 

@@ -49,7 +49,7 @@ def read_npz(archive: ZipDirectory, limits: ReadLimits) -> Checkpoint:
         )
     source = archive.source
     others = [name for name in archive.members if not name.endswith(".npy")]
-    findings = [Finding(f"{len(others):,} members are no arrays, as {others[0]}")] if others else []
+    findings = [Finding(f"{len(others):,} members are not arrays, such as {others[0]}")] if others else []
     findings += [Finding(text, serious=True) for text in archive.findings]
     tree = Item("", "dict", None, "", len(entries), len(entries), sum(entry.nbytes for entry in entries))
     return Checkpoint(
@@ -76,7 +76,7 @@ def _array_entry(
             return TensorEntry(path, (), "object", flags=("code-payload",))
         if "'descr': [" in text:
             return TensorEntry(path, (), "structured", flags=("unknown-dtype",))
-        raise BadInput(f"{source.name} has an array whose header makes no sense{f': {name}' if name else ''}")
+        raise BadInput(f"{source.name} has an array whose header is invalid{f': {name}' if name else ''}")
     descr = match["descr"]
     dtype, big = numpy_dtype(descr)
     dims = [dim.strip().rstrip("L") for dim in match["shape"].split(",") if dim.strip()]

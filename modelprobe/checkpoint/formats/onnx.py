@@ -53,7 +53,7 @@ def looks_like_onnx(source: ByteSource) -> bool:
 
 
 def read_onnx(source: ByteSource, limits: ReadLimits) -> Checkpoint:
-    """List the initialisers of the graph, and of the graphs inside it (branches and loop bodies)."""
+    """List the initializers of the graph, and of the graphs inside it (branches and loop bodies)."""
     cursor = Cursor(source, "<")
     metadata: dict[str, Scalar] = {}
     raw: list[_Tensor] = []
@@ -84,7 +84,7 @@ def _field(cursor: Cursor) -> tuple[int, int, int]:
     if wire in (0, 2):
         return number, wire, cursor.varint()
     if wire not in _FIXED or not number:
-        raise BadInput(f"{cursor.source.name} is a damaged ONNX file: byte {cursor.at:,} makes no sense")
+        raise BadInput(f"{cursor.source.name} is a damaged ONNX file: byte {cursor.at:,} is invalid")
     return number, wire, _FIXED[wire]
 
 
@@ -121,7 +121,7 @@ def _opset(cursor: Cursor, end: int) -> str:
 
 
 def _graph(cursor: Cursor, end: int, limits: ReadLimits, depth: int = 0) -> Iterator[_Tensor]:
-    """The initialisers; names are unique throughout a model, so those of inner graphs stand beside the others."""
+    """The initializers; names are unique throughout a model, so those of inner graphs stand beside the others."""
     if depth > MAX_GRAPH_DEPTH:
         raise BadInput(f"{cursor.source.name} has graphs inside graphs more than {MAX_GRAPH_DEPTH} deep")
     count = 0
@@ -134,7 +134,7 @@ def _graph(cursor: Cursor, end: int, limits: ReadLimits, depth: int = 0) -> Iter
 
 
 def _nested_graphs(cursor: Cursor, end: int, limits: ReadLimits, depth: int) -> Iterator[_Tensor]:
-    """The initialisers of the graphs that are attributes of a node."""
+    """The initializers of the graphs that are attributes of a node."""
     for number, wire, stop in _fields(cursor, end):
         if number != 5 or wire != 2:
             continue
@@ -213,6 +213,6 @@ def _outside(tensors: list[_Tensor]) -> Iterator[Finding]:
         parts = name.replace("\\", "/").split("/")
         plain = name and ".." not in parts and not parts[0].endswith(":") and not name.startswith(("/", "\\"))
         if plain:
-            yield Finding(f"the data of some tensors stand in another file: {name}")
+            yield Finding(f"data of some tensors is in another file: {name}")
         else:
             yield Finding(f"a tensor points to a file outside the model's folder: {name or 'no name'}", serious=True)

@@ -35,7 +35,7 @@ def read_safetensors(source: ByteSource, limits: ReadLimits) -> Checkpoint:
         raise BadInput(f"{source.name} has a header of {length:,} bytes; at most {limits.header:,} are read")
     header = parse_json(source.read(8, length), source.name, "header")
     if not isinstance(header, dict):
-        raise BadInput(f"{source.name} is a damaged safetensors file: its header is no object")
+        raise BadInput(f"{source.name} is a damaged safetensors file: its header is not an object")
     metadata, findings = _header_metadata(header.pop("__metadata__", None))
     tensors, storages, extents = [], {}, []
     for name, entry in header.items():
@@ -63,9 +63,9 @@ def _header_metadata(found: Any) -> tuple[Mapping[str, Scalar], list[Finding]]:
     if found is None:
         return {}, []
     if not isinstance(found, dict):
-        return {}, [Finding("__metadata__ is no object", serious=True)]
+        return {}, [Finding("__metadata__ is not an object", serious=True)]
     odd = [key for key, value in found.items() if not isinstance(value, str)]
-    findings = [Finding(f"__metadata__ holds something that is no text, under {odd[0]}", serious=True)] if odd else []
+    findings = [Finding(f"__metadata__ holds a value that is not text, under {odd[0]}", serious=True)] if odd else []
     return {key: value for key, value in found.items() if isinstance(value, str)}, findings
 
 
@@ -73,7 +73,7 @@ def _header_tensor(source: ByteSource, name: str, entry: Any, base: int) -> tupl
     fields = entry if isinstance(entry, dict) else {}
     shape, label, ends = _integers(fields.get("shape")), fields.get("dtype"), _integers(fields.get("data_offsets"))
     if shape is None or ends is None or len(ends) != 2 or not isinstance(label, str) or not 0 <= ends[0] <= ends[1]:
-        raise BadInput(f"{source.name} is a damaged safetensors file: its entry {name} makes no sense")
+        raise BadInput(f"{source.name} is a damaged safetensors file: its entry {name} is invalid")
     begin, end = ends
     dtype = SAFETENSORS.get(label, "")
     numel = element_count(shape, dtype)

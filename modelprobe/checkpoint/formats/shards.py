@@ -23,11 +23,11 @@ def read_shards(path: Path, index: dict[str, object], open_shard: OpenFile, limi
     """List all shards that an index names, merged."""
     weight_map = index["weight_map"]
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise BadInput(f"{path} has a weight_map that makes no sense")
+        raise BadInput(f"{path} has a weight_map that is invalid")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if not plain_name(name)]
     if outside:
-        raise BadInput(f"{path} refers to a file outside its folder: {outside[0]}", "refused: nothing was opened")
+        raise BadInput(f"{path} refers to a file outside its folder: {outside[0]}", "nothing was opened")
     if len(names) > limits.shards:
         raise BadInput(f"{path} names {len(names):,} shards; at most {limits.shards:,} are read")
     return merge(path, [(name, path.parent) for name in names], weight_map, index, open_shard, limits)
@@ -98,9 +98,9 @@ def _compare(weight_map: dict[str, str], homes: dict[str, str]) -> list[Finding]
     extra = [key for key in homes if key not in weight_map]
     wrong = [key for key, shard in weight_map.items() if key in homes and homes[key] != shard]
     for keys, what in (
-        (lost, "tensors of the index stand in no shard"),
-        (extra, "tensors of the shards stand not in the index"),
-        (wrong, "tensors stand in another shard than the index says"),
+        (lost, "tensors of the index are in no shard"),
+        (extra, "tensors of the shards are not in the index"),
+        (wrong, "tensors are in another shard than the index says"),
     ):
         if keys:
             findings.append(Finding(f"{len(keys):,} {what}, as {keys[0]}", serious=True))

@@ -131,7 +131,7 @@ def plan_keys(
     draft = _run_rules(PlanDraft(parts, reference, options))
     spare = wasted(entries.values())
     if spare >= SPARE:
-        reason = f"{size(spare)} of storages that no tensor shows stay behind"
+        reason = f"{size(spare)} of storages that no tensor uses are left out"
         draft.applied.append(AppliedRule("compaction", reason, len(entries)))
     return _finished(draft, found.path, branch)
 

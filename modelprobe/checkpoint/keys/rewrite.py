@@ -97,7 +97,7 @@ def _tensors_to_write(
         for source in part.sources:
             reader.check(entries[source])
             if "quantised" in entries[source].flags:
-                raise BadInput(f"{source} is quantised: it cannot be written anew")
+                raise BadInput(f"{source} is quantized: it cannot be rewritten")
         first = to_write(reader, entries[part.sources[0]], part.name) if part.sources else None
         if first is not None and not part.steps:
             made.append(first)

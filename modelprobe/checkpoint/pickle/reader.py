@@ -46,7 +46,7 @@ def op(code: bytes) -> Callable[[Handler], Handler]:
 
 
 class BrokenPickle(BadInput):
-    """The pickle ends early or makes no sense. `globals` are those it would have imported before that point."""
+    """The pickle ends early or is invalid. `globals` are those it would have imported before that point."""
 
     def __init__(self, message: str, hint: str = "", found: tuple[Global, ...] = ()) -> None:
         super().__init__(message, hint)

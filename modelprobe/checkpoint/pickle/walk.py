@@ -182,7 +182,7 @@ class Outline:
         last = dict(children)
         twice = next(key for index, (key, value) in enumerate(children) if last[key] is not value or index >= len(last))
         where = ".".join(path) or "the root"
-        self.notes[f"a key stands more than once in {where}: {twice}; the last one counts"] = True
+        self.notes[f"a key occurs more than once in {where}: {twice}; the last one is used"] = True
         return list(last.items())
 
     def add(

@@ -96,7 +96,7 @@ def _member_error(archive: ZipDirectory, member: Member) -> str:
             found = zlib.crc32(data, found)
     except ProbeError as error:
         return error.message
-    return "" if found == member.crc else f"{member.name} has another checksum: its bytes were changed or damaged"
+    return "" if found == member.crc else f"{member.name} does not match its checksum: it was changed or damaged"
 
 
 def _counts(checkpoint: Checkpoint, source: FileSource) -> Check | None:
@@ -131,7 +131,7 @@ def _check_name(checkpoint: Checkpoint, source: FileSource) -> Check | None:
         return None
     wanted = named[1] if named else blob[0] if blob else ""
     good = _sha256(source).startswith(wanted)
-    return _check_of(source.name, NAMED, ["" if good else f"the content is not that of {wanted}"], wanted)
+    return _check_of(source.name, NAMED, ["" if good else f"the content does not match {wanted}"], wanted)
 
 
 def _check_sha256_file(checkpoint: Checkpoint, source: FileSource) -> Check | None:
@@ -146,7 +146,7 @@ def _check_sha256_file(checkpoint: Checkpoint, source: FileSource) -> Check | No
         if wanted is None:
             return _check_of(source.name, SIDECAR, [f"{path.name} names no SHA-256 for this file"], path.name)
         good = _sha256(source) == wanted
-        return _check_of(source.name, SIDECAR, ["" if good else f"the content is not that of {path.name}"], path.name)
+        return _check_of(source.name, SIDECAR, ["" if good else f"the content does not match {path.name}"], path.name)
     return None
 
 

@@ -18,8 +18,8 @@ from modelprobe.errors import BadInput
 
 DISTRIBUTED, ZERO = "torch distributed checkpoint", "DeepSpeed ZeRO"
 REFUSED = {
-    "ONNX": "the initialisers of an ONNX graph are no state_dict: folding and export have renamed and changed them",
-    "npy": "one array without a name is no state_dict",
+    "ONNX": "the initializers of an ONNX graph are no state_dict: folding and export have renamed and changed them",
+    "npy": "a single array without a name is not a state_dict",
 }
 
 
@@ -45,7 +45,7 @@ def hinted(path: str | Path) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        error.hint = error.hint or f"`modelprobe summary {path}` shows what it holds"
+        error.hint = error.hint or f"`modelprobe summary {path}` lists its contents"
         raise
 
 
@@ -57,7 +57,7 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     """
     serious = next((finding.text for finding in found.findings if finding.serious), "")
     if serious:
-        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "see `modelprobe summary` of it")
+        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "`modelprobe summary` lists what is wrong")
     if found.format in REFUSED:
         raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", "`modelprobe summary` lists it")
     if found.format == DISTRIBUTED:
@@ -103,7 +103,7 @@ def readable(found: Checkpoint, entry: TensorEntry) -> TensorEntry:
     if entry.dtype not in BITS:
         blocks = sum(1 for other in found.tensors if other.dtype not in BITS)
         raise BadInput(
-            f"{blocks:,} tensors of {found.path} are quantised in blocks, as {entry.name} ({entry.dtype})",
+            f"{blocks:,} tensors of {found.path} are quantized in blocks, as {entry.name} ({entry.dtype})",
             "only GGUF files of plain types (F32, F16, BF16) are converted: blocks would have to be computed anew",
         )
     return replace(entry, strides=packed_strides(entry.shape))

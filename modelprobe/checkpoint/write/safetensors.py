@@ -35,7 +35,7 @@ class SafetensorsPlan(FilePlan):
             notes.append(f"{many} kept once, recorded in the metadata: {dropped} is {first}")
         views = sum(1 for tensor in kept if tensor.strides is not None and not _is_packed(tensor))
         if views:
-            notes.append(f"{views:,} transposed tensors are laid out in order: the format knows no strides")
+            notes.append(f"{views:,} transposed tensors are written in row order: the format has no strides")
         nbytes = sum(tensor.nbytes for tensor in kept)
         super().__init__(tuple(expected), nbytes + len(self._header), tuple(notes), tied)
 

@@ -22,14 +22,14 @@ MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "oth
 BECAUSE = {
     "position embedding resized": "a position embedding of another grid",
     "first convolution adapted": "a first convolution of other channels",
-    "query, key and value fused": "query, key and value are apart in the file",
+    "query, key and value fused": "query, key and value are separate in the file",
     "query, key and value split": "query, key and value are one tensor in the file",
     "tied tensor": "tied to another tensor; the file keeps it once",
     "batch counters added": "num_batches_tracked is absent",
-    "buffer computed by the model": "a buffer that the model computes itself",
+    "buffer computed by the model": "a buffer that the model recomputes",
     "names of another library": "another library's name for the same layer",
-    "parametrisation spelled anew": "weight norm or spectral norm in its other spelling",
-    "pruning mask": "pruned: the weight and its mask are apart",
+    "parametrization respelled": "weight norm or spectral norm under its other names",
+    "pruning mask": "pruned: weight and mask are separate",
     "floating-point type": "another floating-point type",
 }
 """What a conversion says about the file. Rules that only rename speak for themselves."""
@@ -82,7 +82,7 @@ class KeysResult(Result):
         """Counts, the misfits by reason, the rules that a repair would apply, and the command."""
         blocks: list[Block] = [Facts(_keys_facts(self))]
         blocks += [table for table in (_misfits(self), rules_table(self.applied)) if table.rows]
-        title = f"{self.path} for {self.reference}" if self.reference else f"The names in {self.path}"
+        title = f"{self.path} for {self.reference}" if self.reference else f"Names in {self.path}"
         return Report(title, "modelprobe.keys/1", (*blocks, *_keys_notes(self)), self.to_dict())
 
 
@@ -139,26 +139,19 @@ def _find_misfits(
         entry = entries.get(want.name)
         if entry is None:
             part = made.get(want.name)
-            reason = said.get(want.name) or _made(part) or "nothing in the file stands for it"
+            reason = said.get(want.name) or _made(part) or "not in the file"
             there = entries[part.sources[0]].shape if part is not None and len(part.sources) == 1 else None
             found.append(
                 Misfit(MISSING, want.name, shape(want.shape), shape(there) if there is not None else "", reason)
             )
         elif entry.shape != want.shape:
-            reason = (
-                said.get(want.name) or _made(made.get(want.name)) or "the shapes have nothing to do with each other"
-            )
+            reason = said.get(want.name) or _made(made.get(want.name)) or "unrelated shapes"
             found.append(Misfit(SHAPE, want.name, shape(want.shape), shape(entry.shape), reason))
         elif entry.dtype != want.dtype:
-            found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted when it is loaded"))
+            found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted on load"))
     for name, entry in entries.items():
         if name not in expected:
-            reason = (
-                left.get(name)
-                or _became(name, used.get(name), expected)
-                or said.get(name)
-                or "nothing like it is expected"
-            )
+            reason = left.get(name) or _became(name, used.get(name), expected) or said.get(name) or "not expected"
             found.append(Misfit(UNEXPECTED, name, "", shape(entry.shape), reason))
     return tuple(found)
 
@@ -188,7 +181,7 @@ def _became(name: str, part: Part | None, expected: dict[str, ExpectedTensor]) -
 def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:
     facts = [Fact("Format", result.format), Fact("Model", result.branch or "the root", detail=result.branch_rule)]
     if result.alternatives:
-        facts.append(Fact("Others", ", ".join(result.alternatives[:6]), detail="--branch takes one of them"))
+        facts.append(Fact("Other branches", ", ".join(result.alternatives[:6]), detail="see --branch"))
     facts.append(Fact("Tensors", result.tensors, Unit.COUNT, "in the file"))
     if result.fits is not None:
         facts.append(Fact("Expected", result.expected, Unit.COUNT, f"by {result.reference}"))
@@ -198,7 +191,7 @@ def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:
                 facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
         facts.append(Fact("Fits", result.fits, Unit.YESNO, "load_state_dict(strict=True)"))
     if result.equivalence is not None:
-        facts.append(Fact("Proof", difference(result.equivalence), detail="random weights, float64"))
+        facts.append(Fact("Outputs", difference(result.equivalence), detail="random weights, float64"))
     return tuple(facts)
 
 
@@ -215,10 +208,10 @@ def _misfits(result: KeysResult) -> Table:
     columns = (
         Column("kind", "What", wrap=True),
         Column("count", "Tensors", Unit.COUNT),
-        Column("name", "Such as"),
+        Column("name", "Example"),
         Column("expected", "Expected", priority=2),
-        Column("found", "In the file", priority=2),
-        Column("reason", "Why", wrap=True),
+        Column("found", "In file", priority=2),
+        Column("reason", "Reason", wrap=True),
     )
     groups: dict[tuple[str, str], list[Misfit]] = {}
     for index, misfit in enumerate(result.misfits):
@@ -228,7 +221,7 @@ def _misfits(result: KeysResult) -> Table:
     for held in groups.values():
         first = held[0]
         rows.append(Row((first.kind, len(held), first.name, first.expected, first.found, first.reason)))
-    return Table(columns, tuple(rows), "What does not fit as it is", key="misfits")
+    return Table(columns, tuple(rows), "Mismatches", key="misfits")
 
 
 def rules_table(applied: Sequence[AppliedRule]) -> Table:
@@ -244,16 +237,16 @@ def rules_table(applied: Sequence[AppliedRule]) -> Table:
     for rule in applied:
         before, after = rule.examples[0] if rule.examples else ("", "")
         rows.append(Row((rule.rule, rule.tensors, before, after or ("left out" if before else ""), rule.reason)))
-    return Table(columns, tuple(rows), "What a repair does", key="rules")
+    return Table(columns, tuple(rows), "Changes", key="rules")
 
 
 def _keys_notes(result: KeysResult) -> list[Note]:
     notes = []
     if result.command:
-        notes.append(Note(f"{'This makes it fit' if result.reference else 'This does it'}: {result.command}"))
+        notes.append(Note(f"To repair it: {result.command}"))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     if not result.reference:
-        notes.append(Note("Nothing says what is expected: --arch MODEL or --arch FILE compares."))
+        notes.append(Note("Nothing to compare with: name a model or a file with --arch."))
     if result.fits:
         return notes
     for text, hint in result.refusals:

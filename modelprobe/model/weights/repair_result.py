@@ -176,14 +176,14 @@ def _writing_notes(plan: KeyPlan, done: Rewritten | None) -> tuple[str, ...]:
 def _repair_facts(result: RepairResult) -> tuple[Fact, ...]:
     facts = [Fact("Read", result.source), Fact("Model", result.branch or "the root", detail=result.branch_rule)]
     if result.alternatives:
-        facts.append(Fact("Others", ", ".join(result.alternatives[:6]), detail="--branch takes one of them"))
+        facts.append(Fact("Other branches", ", ".join(result.alternatives[:6]), detail="see --branch"))
     if result.reference:
         facts.append(Fact("For", result.reference))
     facts.append(Fact("Tensors", result.tensors, Unit.COUNT, f"{len(result.renames):,} of them renamed or converted"))
     if result.dropped:
         facts.append(Fact("Left out", len(result.dropped), Unit.COUNT))
     if result.equivalence is not None:
-        facts.append(Fact("Proof", difference(result.equivalence), detail="random weights, float64"))
+        facts.append(Fact("Outputs", difference(result.equivalence), detail="random weights, float64"))
     if result.loaded:
         without = (
             f", but for {len(result.allowed_missing):,} tensors left out on request" if result.allowed_missing else ""
@@ -206,9 +206,9 @@ def _renames(result: RepairResult) -> Table:
 
 def _dropped(result: RepairResult) -> Table:
     columns = (
-        Column("name", "Such as"),
+        Column("name", "Example"),
         Column("tensors", "Tensors", Unit.COUNT),
-        Column("reason", "Why", wrap=True),
+        Column("reason", "Reason", wrap=True),
     )
     groups: dict[str, list[DroppedTensor]] = {}
     for index, item in enumerate(result.dropped):
@@ -220,18 +220,18 @@ def _dropped(result: RepairResult) -> Table:
 def _repair_notes(result: RepairResult) -> list[Note]:
     notes = [Note(f"{text}.") for text in result.notes]
     if result.renames and not result.all_rows:
-        notes.append(Note("--all shows every tensor."))
+        notes.append(Note("--all lists every tensor."))
     if result.kept:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:
         notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:6]]
     if result.by_order and not result.refusals:
-        text = f"Which of {result.by_order:,} tensors is which rests on their order alone: nothing has proven it."
+        text = f"{result.by_order:,} tensors were assigned by their order alone; this is not verified."
         notes.append(Note(text, Level.WARNING))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     notes += [Note(sentences(text, hint), Level.WARNING) for text, hint in result.refusals]
     if not result.changes and not result.refusals:
-        notes.append(Note("There is nothing to repair."))
+        notes.append(Note("Nothing to repair."))
     elif not result.path and not result.refusals:
-        notes.append(Note("Nothing was written: -o FILE does it."))
+        notes.append(Note("Nothing was written; -o FILE writes the repaired file."))
     return notes

@@ -67,7 +67,7 @@ def test_what_does_not_fit_comes_with_the_command_that_repairs(cli, saved, state
 def test_without_a_reference_nothing_is_judged(cli, saved, state):
     answer = cli("keys", saved(prefixed(state, "module")))
     assert answer.code == 0
-    assert "leading module." in answer.out
+    assert "`module.` prefix" in answer.out
     assert "--arch MODEL" in answer.out
 
 
@@ -75,7 +75,7 @@ def test_a_file_as_the_reference(cli, saved, state, tmp_path):
     torch.save(state, tmp_path / "right.pt")
     answer = cli("keys", saved(prefixed(state, "net")), "--arch", str(tmp_path / "right.pt"))
     assert answer.code == 1
-    assert "prefix net." in answer.out
+    assert "`net.` prefix" in answer.out
 
 
 def test_reasons(saved, state):

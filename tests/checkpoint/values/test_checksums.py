@@ -43,7 +43,7 @@ def test_every_member_of_a_zip(zipped: Path) -> None:
     flip(zipped, open_checkpoint(zipped).storages["0"].position + 600)
     found = check(zipped, "zip checksums")
     assert (found.compared, found.failed) == (members, 1)
-    assert found.failures == ("m/data/0 has another checksum: its bytes were changed or damaged",)
+    assert found.failures == ("m/data/0 does not match its checksum: it was changed or damaged",)
 
 
 def test_deflated_members(tmp_path: Path, zipped: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_hash_in_a_name(tmp_path: Path, zipped: Path) -> None:
     os.link(zipped, tmp_path / "blobs" / digest)
     (tmp_path / "model.bin").symlink_to(tmp_path / "blobs" / digest)  # as the Hub's cache keeps it
     assert check(tmp_path / f"net-{digest[:8]}.pth", "hash in the name").failed == 0
-    assert check(tmp_path / "net-00000000.pth", "hash in the name").failures == ("the content is not that of 00000000",)
+    assert check(tmp_path / "net-00000000.pth", "hash in the name").failures == ("the content does not match 00000000",)
     assert check(tmp_path / "model.bin", "hash in the name").detail == digest
 
 

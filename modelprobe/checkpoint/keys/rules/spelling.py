@@ -46,7 +46,7 @@ def gamma(draft: PlanDraft) -> None:
     draft.rename(fit, "LayerNorm gamma and beta", "TensorFlow calls a LayerNorm's weight gamma and its bias beta")
 
 
-@key_rule("parametrisation spelled anew", RuleStage.SPELLING)
+@key_rule("parametrization respelled", RuleStage.SPELLING)
 def parametrized(draft: PlanDraft) -> None:
     """`weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`: both pairs of names, either way."""
     names: dict[str, str] = {}
@@ -61,7 +61,7 @@ def parametrized(draft: PlanDraft) -> None:
                     names[name] = stem + target
     draft.rename(
         _expected_renames(draft, names),
-        "parametrisation spelled anew",
+        "parametrization respelled",
         "torch.nn.utils.parametrizations calls them otherwise",
     )
 

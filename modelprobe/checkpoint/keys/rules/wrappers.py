@@ -34,7 +34,7 @@ CANDIDATE_SHARE = 0.75
 """A network that fits as well as this, measured by the best, could be the one that is meant."""
 
 
-@key_rule("prefix asked for", RuleStage.REQUESTS)
+@key_rule("--prefix", RuleStage.REQUESTS)
 def asked(draft: PlanDraft) -> None:
     """`--prefix`: only what stands under it, without it."""
     prefix = draft.options.prefix.strip(".")
@@ -42,13 +42,11 @@ def asked(draft: PlanDraft) -> None:
         return
     inside = [name for name in draft.parts if name.startswith(f"{prefix}.")]
     if not inside:
-        draft.problem(
-            "prefix asked for", f"no tensor stands under {prefix}", (), "`modelprobe summary` shows the names"
-        )
+        draft.problem("--prefix", f"no tensor stands under {prefix}", (), "`modelprobe summary` shows the names")
         return
-    draft.drop([name for name in draft.parts if name not in set(inside)], "prefix asked for", f"not under {prefix}")
+    draft.drop([name for name in draft.parts if name not in set(inside)], "--prefix", f"not under {prefix}")
     names = {name: name[len(prefix) + 1 :] for name in inside}
-    draft.rename(names, "prefix asked for", f"--prefix {prefix}: taken without it")
+    draft.rename(names, "--prefix", f"--prefix {prefix}: stripped")
 
 
 @key_rule("averaging counter", RuleStage.WRAPPERS)
@@ -77,7 +75,7 @@ def front(draft: PlanDraft) -> None:
         return
     while (segment := leading(draft.parts)) and _strippable(draft, segment):
         reason = ALONE.get(segment, "the LightningModule holds the network under it")
-        if not draft.rename({n: n.split(".", 1)[1] for n in draft.parts}, f"leading {segment}.", reason):
+        if not draft.rename({n: n.split(".", 1)[1] for n in draft.parts}, f"`{segment}.` prefix", reason):
             return
     for segment in ("module", *(LIGHTNING if draft.options.lightning else ())):
         inside = [name for name in draft.parts if name.startswith(f"{segment}.")]
@@ -135,20 +133,20 @@ def _second(draft: PlanDraft, inside: list[str], outside: list[str]) -> bool:
 def _because(prefix: str, title: str) -> str:
     if prefix:
         return f"the reference has no {prefix}. before its names"
-    if title == "leading module.":
+    if title == "`module.` prefix":
         return ALONE["module"]
     return "the reference has other segments there"
 
 
 def _rule_title(prefix: str, names: dict[str, str]) -> str:
     if prefix:
-        return f"prefix {prefix}."
+        return f"`{prefix}.` prefix"
     if all(old == f"module.{new}" for old, new in names.items()):
-        return "leading module."
+        return "`module.` prefix"
     moved = [(old, new) for old, new in names.items() if old != new]
     if all(new.endswith(f".{old}") for old, new in moved):
         return "prefix added"
-    return "prefix changed" if all(old.count(".") <= new.count(".") for old, new in moved) else "inner module."
+    return "prefix changed" if all(old.count(".") <= new.count(".") for old, new in moved) else "inner `module.`"
 
 
 def _best(draft: PlanDraft) -> tuple[tuple[str, ...], dict[str, str], str] | None:
