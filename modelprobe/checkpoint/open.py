@@ -8,76 +8,31 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from modelprobe.checkpoint.branches import find_branches
 from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.file_names import READ_SUFFIXES
-from modelprobe.checkpoint.formats.torch_legacy import read_any_pickle
-from modelprobe.checkpoint.formats.torch_zip import read_torch_zip
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind
 from modelprobe.checkpoint.records import Checkpoint, Finding
 from modelprobe.checkpoint.wrappers import find_wrappers, guess_buffers
 from modelprobe.errors import BadInput
 
-
-def _gguf(source: ByteSource, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.gguf import read_gguf
-
-    return read_gguf(source, limits)
-
-
-def _onnx(source: ByteSource, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.onnx import read_onnx
-
-    return read_onnx(source, limits)
-
-
-def _npy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.numpy_files import read_npy
-
-    return read_npy(source, limits)
-
-
-def _npz(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.numpy_files import read_npz
-
-    return read_npz(archive, limits)
-
-
-def _exported(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.exported import read_exported
-
-    return read_exported(archive, root, limits)
-
-
-def _torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.torchscript import read_torchscript
-
-    return read_torchscript(archive, root, limits)
-
-
-def _safetensors(source: ByteSource, limits: ReadLimits) -> Checkpoint:
-    from modelprobe.checkpoint.formats.safetensors import read_safetensors
-
-    return read_safetensors(source, limits)
-
-
-# The readers of less common formats are imported when such a file turns up: starting is half of the time.
-READERS: dict[Kind, Callable[[ByteSource, ReadLimits], Checkpoint]] = {
-    Kind.PICKLE: read_any_pickle,
-    Kind.SAFETENSORS: _safetensors,
-    Kind.GGUF: _gguf,
-    Kind.ONNX: _onnx,
-    Kind.NPY: _npy,
-}
-ZIP_READERS: dict[Kind, Callable[[ZipDirectory, str, ReadLimits], Checkpoint]] = {
-    Kind.TORCH_ZIP: read_torch_zip,
-    Kind.TORCHSCRIPT: _torchscript,
-    Kind.EXPORTED: _exported,
-    Kind.NPZ: _npz,
+# Readers by file and function in `formats/`: those of less common formats are imported when such a file turns up.
+READERS = {
+    Kind.PICKLE: "torch_legacy.read_any_pickle",
+    Kind.SAFETENSORS: "safetensors.read_safetensors",
+    Kind.GGUF: "gguf.read_gguf",
+    Kind.ONNX: "onnx.read_onnx",
+    Kind.NPY: "numpy_files.read_npy",
+    # of archives
+    Kind.TORCH_ZIP: "torch_zip.read_torch_zip",
+    Kind.TORCHSCRIPT: "torchscript.read_torchscript",
+    Kind.EXPORTED: "exported.read_exported",
+    Kind.NPZ: "numpy_files.read_npz",
 }
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -135,10 +90,15 @@ def read_source(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     if kind is Kind.ZIP:
         archive = ZipDirectory(source, limits)
         kind, root = zip_kind(archive)
-        return ZIP_READERS[kind](archive, root, limits)
+        return _reader(kind)(archive, root, limits)
     if kind is Kind.JSON:
         return _json(source, limits)
-    return READERS[kind](source, limits)
+    return _reader(kind)(source, limits)
+
+
+def _reader(kind: Kind) -> Callable[..., Checkpoint]:
+    file, _, function = READERS[kind].partition(".")
+    return getattr(import_module(f"modelprobe.checkpoint.formats.{file}"), function)  # type: ignore[no-any-return]
 
 
 def _json(source: ByteSource, limits: ReadLimits) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -239,3 +239,14 @@ class Checkpoint:
     def tensors_in(self, branch: Branch) -> tuple[TensorEntry, ...]:
         """The tensors of one branch, in the file's order."""
         return tuple(entry for entry in self.tensors if entry.path[: len(branch.path)] == branch.path)
+
+
+def wasted_bytes(entries: Iterable[TensorEntry]) -> int:
+    """Bytes of storages that none of these tensors shows: a slice is saved with the whole tensor it was cut from."""
+    shown: dict[str, dict[tuple[object, ...], int]] = {}
+    held: dict[str, int] = {}
+    for entry in entries:
+        if entry.storage and not entry.damaged:
+            shown.setdefault(entry.storage, {})[(entry.offset, entry.shape, entry.strides)] = entry.nbytes
+            held[entry.storage] = entry.storage_nbytes
+    return sum(max(0, held[key] - sum(parts.values())) for key, parts in shown.items())

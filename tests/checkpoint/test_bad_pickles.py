@@ -59,7 +59,7 @@ def test_29_30_nothing_runs(protocol: int, tmp_path: Path) -> None:
         result = scan(path)
         assert result.dangerous
         result.report()
-        assert "would run code" in str(summarize_weights(found).report())
+        assert "would execute code" in str(summarize_weights(found).report())
     assert not sentinel.exists()
     assert not {name for name in set(sys.modules) - before if not name.startswith("modelprobe.")}
 

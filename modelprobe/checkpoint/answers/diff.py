@@ -254,7 +254,7 @@ def _rename_notes(result: WeightsDiff) -> list[Note]:
     """How the renamed tensors were recognised."""
     ways = Counter(tensor.found for tensor in result.tensors if tensor.renamed)
     told = {VALUES: "their values are equal", NAME: "their names end alike, and the shapes are the same"}
-    return [Note(f"{count:,} renamed tensors were recognised, since {told[way]}.") for way, count in ways.items()]
+    return [Note(f"{count:,} renamed tensors found: {told[way]}.") for way, count in ways.items()]
 
 
 def _pattern(result: WeightsDiff) -> list[Note]:

@@ -19,7 +19,7 @@ from modelprobe.checkpoint.answers.summary_report import (
     tensor_table,
     value_table,
 )
-from modelprobe.checkpoint.branches import branch_named
+from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.pickle.globals import Trust, trust_of
 from modelprobe.checkpoint.records import (
     BUFFER,
@@ -31,8 +31,8 @@ from modelprobe.checkpoint.records import (
     Scalar,
     TensorEntry,
     Wrapper,
+    wasted_bytes,
 )
-from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Facts, Report
 from modelprobe.report.result import Result
 
@@ -157,7 +157,7 @@ def summarize_weights(
 
     Raises BadInput for a branch that the file does not have.
     """
-    chosen = checkpoint.branch if branch is None else _branch_asked_for(checkpoint, branch)
+    chosen = checkpoint.branch if branch is None else chosen_branch(checkpoint, branch)
     start = len(chosen.path) if chosen else 0
     named = [(".".join(entry.path[start:]), entry) for entry in (checkpoint.tensors_in(chosen) if chosen else ())]
     return replace(
@@ -188,7 +188,7 @@ def _summary(
         dtypes=_dtypes(unique),
         devices=tuple(sorted({entry.device for entry in entries if entry.device})),
         shared=_shared_storages(named, reused),
-        wasted_bytes=_wasted(checkpoint.tensors, reused),
+        wasted_bytes=wasted_bytes(checkpoint.tensors),
         optimizer_bytes=sum(c.nbytes for c in checkpoint.tree.children if "optim" in c.key.lower()),
         all_bytes=sum(storage.length for storage in checkpoint.storages.values()),
         values=tuple(values if every else values[:MAX_VALUES]),
@@ -220,14 +220,6 @@ def _elements_by_role(entries: Sequence[TensorEntry]) -> Counter[str | None]:
     found: Counter[str | None] = Counter()
     for entry in entries:
         found[entry.role] += entry.numel
-    return found
-
-
-def _branch_asked_for(checkpoint: Checkpoint, name: str) -> Branch:
-    found = branch_named(checkpoint, name)
-    if found is None:
-        known = ", ".join(branch.name or "." for branch in checkpoint.branches) or "none"
-        raise BadInput(f"{checkpoint.path} has no tensors under {name}", f"branches of this file: {known}")
     return found
 
 
@@ -293,20 +285,6 @@ def _shared_storages(named: Sequence[tuple[str, TensorEntry]], reused: Container
             tied = len({_identity(entry) for _, entry in held}) == 1
             found.append(Shared(storage, tuple(name for name, _ in held), held[0][1].storage_nbytes, tied))
     return tuple(found)
-
-
-def _wasted(entries: Sequence[TensorEntry], reused: Container[str]) -> int:
-    """Bytes of storages that no tensor shows: a slice is saved with the whole tensor it was cut from."""
-    wasted, shown, held = 0, Counter[str](), dict[str, int]()
-    for entry in _unique(entries, reused):
-        if not entry.storage or (entry.flags and entry.damaged):
-            continue
-        if entry.storage in reused:
-            shown[entry.storage] += entry.nbytes
-            held[entry.storage] = entry.storage_nbytes
-        else:
-            wasted += max(0, entry.storage_nbytes - entry.nbytes)
-    return wasted + sum(max(0, held[key] - count) for key, count in shown.items())
 
 
 def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:

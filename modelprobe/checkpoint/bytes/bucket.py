@@ -1,37 +1,29 @@
 """A file in a bucket or on the Hub, listed without downloading it: through fsspec, in the windows of HTTP.
 
 How to add a store: a row of `STORE_PACKAGES` (its scheme and the package that fsspec needs for it); the scheme in
-`naming.SCHEMES`.
+`file_names.SCHEMES`.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from modelprobe.checkpoint.bytes.http import AHEAD, BUDGET, SECONDS
+from modelprobe.checkpoint.bytes.http import BUDGET, RemoteSource
 from modelprobe.errors import BadInput, ProbeError, one_line
-from modelprobe.report.units import size as bytes_text
 
 STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """What gives fsspec each store; all of them come with `pip install 'modelprobe[remote]'`."""
 
 
-class BucketSource:
-    """A file behind an address of fsspec, read in windows that are kept: near reads cost no second request.
+class BucketSource(RemoteSource):
+    """A file behind an address of fsspec. `requests` counts the question for its size, too.
 
-    `requests` counts the question for its size and every window. Credentials are those that the store's own package
+    Credentials are those that the store's own package
     finds; none are asked for. Raises BadInput for what cannot be reached, with the package that is missing.
     """
 
     def __init__(self, url: str, budget: int = BUDGET) -> None:
-        self.name = url
-        self.origin: int | None = 0
-        self.requests = 0
-        self.fetched = 0
-        self._budget = budget
-        self._deadline = time.monotonic() + SECONDS
-        self._windows: list[tuple[int, bytes]] = []
+        super().__init__(url, budget)
         self._store, self._path = _store(url)
         self.size = self._length()
 
@@ -50,22 +42,8 @@ class BucketSource:
             raise BadInput(f"{self.name} is an empty file")
         return int(info["size"])
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer at the end of the file."""
-        length = min(length, self.size - offset)
-        if length <= 0 or offset < 0:
-            return b""
-        for start, data in self._windows:
-            if start <= offset and offset + length <= start + len(data):
-                return data[offset - start : offset - start + length]
-        data = self._fetch(offset, min(offset + max(length, AHEAD), self.size))
-        return data[:length]
-
-    def _fetch(self, start: int, stop: int) -> bytes:
-        if self.fetched + stop - start > self._budget:
-            raise BadInput(f"{self.name}: listing it would fetch more than {bytes_text(self._budget)}", "download it")
-        if time.monotonic() > self._deadline:
-            raise BadInput(f"{self.name}: its store took longer than {SECONDS:.0f} s")
+    def _part(self, start: int, stop: int) -> bytes:
+        self._check_budget(stop - start, "its store")
         self.requests += 1
         try:
             data = bytes(self._store.cat_file(self._path, start=start, end=stop))
@@ -76,10 +54,6 @@ class BucketSource:
         self.fetched += len(data)
         self._windows.append((start, data))
         return data
-
-    def close(self) -> None:
-        """Drop the windows."""
-        self._windows.clear()
 
 
 def _store(url: str) -> tuple[Any, str]:

@@ -56,27 +56,19 @@ def check_address(url: str) -> urllib.parse.SplitResult:
     return parts
 
 
-class HttpSource:
-    """A file behind a URL, read in windows that are kept: near reads cost no second request.
+class RemoteSource:
+    """A file elsewhere, read in windows that are kept: near reads cost no second request.
 
-    The first request takes the last window, which tells the size and, of a zip, the directory. All requests must answer
-    for one version of the file. `headers` (a token, say) go to the first host only.
+    `requests` and `fetched` (bytes) are bounded by time and by a budget. A subclass says how a part is fetched.
     """
 
-    def __init__(self, url: str, headers: dict[str, str] | None = None, budget: int = BUDGET) -> None:
-        check_address(url)
+    def __init__(self, url: str, budget: int) -> None:
         self.name = url
         self.origin: int | None = 0
-        self.requests = 0
-        self.fetched = 0
-        self.size = 0
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": "modelprobe", **(headers or {})}
+        self.requests = self.fetched = self.size = 0
         self._budget = budget
         self._deadline = time.monotonic() + SECONDS
-        self._tag = ""
         self._windows: list[tuple[int, bytes]] = []
-        self._opener = urllib.request.build_opener(_Redirects)
-        self._fetch(f"bytes=-{TAIL_BYTES}", None)
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer at the end of the file."""
@@ -86,15 +78,43 @@ class HttpSource:
         for start, data in self._windows:
             if start <= offset and offset + length <= start + len(data):
                 return data[offset - start : offset - start + length]
-        last = min(offset + max(length, AHEAD), self.size) - 1
-        start, data = self._fetch(f"bytes={offset}-{last}", (offset, last))
-        return data[offset - start : offset - start + length]
+        return self._part(offset, min(offset + max(length, AHEAD), self.size))[:length]
 
     def close(self) -> None:
         """Drop the windows."""
         self._windows.clear()
 
-    def _fetch(self, wanted: str, bounds: tuple[int, int] | None) -> tuple[int, bytes]:
+    def _part(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop`, entered as a window."""
+        raise NotImplementedError
+
+    def _check_budget(self, length: int, who: str) -> None:
+        """Raise BadInput when so many bytes more are too many, or it took too long."""
+        if self.fetched + length > self._budget:
+            raise BadInput(f"{self.name}: listing it would fetch more than {bytes_text(self._budget)}", "download it")
+        if time.monotonic() > self._deadline:
+            raise BadInput(f"{self.name}: {who} took longer than {SECONDS:.0f} s")
+
+
+class HttpSource(RemoteSource):
+    """A file behind a URL.
+
+    The first request takes the last window, which tells the size and, of a zip, the directory. All requests must answer
+    for one version of the file. `headers` (a token, say) go to the first host only.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None, budget: int = BUDGET) -> None:
+        check_address(url)
+        super().__init__(url, budget)
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "modelprobe", **(headers or {})}
+        self._tag = ""
+        self._opener = urllib.request.build_opener(_Redirects)
+        self._fetch(f"bytes=-{TAIL_BYTES}", None)
+
+    def _part(self, start: int, stop: int) -> bytes:
+        return self._fetch(f"bytes={start}-{stop - 1}", (start, stop - 1))
+
+    def _fetch(self, wanted: str, bounds: tuple[int, int] | None) -> bytes:
         request = urllib.request.Request(self.name, headers={**self._headers, "Range": wanted})
         if self._tag:
             request.add_header("If-Match", self._tag)
@@ -109,7 +129,7 @@ class HttpSource:
             reason = getattr(error, "reason", None) or error
             raise BadInput(f"cannot read {self.name}: {str(reason).lower() or type(error).__name__}") from None
         self._windows.append((first, data))
-        return first, data
+        return data
 
     def _checked(self, answer: Any, bounds: tuple[int, int] | None) -> tuple[int, int]:
         """The range that an answer holds, which must be the one asked for, of the same file as before."""
@@ -134,12 +154,10 @@ class HttpSource:
 
     def _body(self, answer: Any, length: int) -> bytes:
         """The bytes of an answer: no more than announced, within the budget of bytes and time."""
-        if self.fetched + length > self._budget:
-            raise BadInput(f"{self.name}: listing it would fetch more than {bytes_text(self._budget)}", "download it")
         parts, left = [], length
+        self._check_budget(length, "the server")
         while left > 0:
-            if time.monotonic() > self._deadline:
-                raise BadInput(f"{self.name}: the server took longer than {SECONDS:.0f} s")
+            self._check_budget(left, "the server")
             data = answer.read(min(left, 1 << 16))
             if not data:
                 raise BadInput(f"{self.name}: the server sent less than it announced", "try again")

@@ -34,7 +34,7 @@ def read_npy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     )
 
 
-def read_npz(archive: ZipDirectory, limits: ReadLimits) -> Checkpoint:
+def read_npz(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint:
     """List the arrays of an `.npz`, in the order of its directory."""
     entries: list[TensorEntry] = []
     storages: dict[str, StorageEntry] = {}

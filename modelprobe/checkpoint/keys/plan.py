@@ -6,7 +6,7 @@ comes from the file exactly once and is what the reference expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from modelprobe.checkpoint.keys import rules as repairs  # noqa: F401 - enters the rules
@@ -21,23 +21,12 @@ from modelprobe.checkpoint.keys.draft import (
     RuleStage,
 )
 from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor, state_entries
-from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry, wasted_bytes
 from modelprobe.errors import BadInput
 from modelprobe.report.units import size
 
 SPARE = 4096
 """Bytes of unseen storage below which a file is not worth compacting."""
-
-__all__ = [
-    "AppliedRule",
-    "DroppedTensor",
-    "KeyPlan",
-    "Part",
-    "PlanOptions",
-    "Problem",
-    "plan_keys",
-    "replan",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +94,6 @@ def entries_by_name(found: Checkpoint, branch: Branch) -> dict[str, TensorEntry]
     return entries
 
 
-def wasted(entries: Iterable[TensorEntry]) -> int:
-    """Bytes of storages that none of these tensors shows: a slice is saved with the whole tensor it was cut from."""
-    shown: dict[str, dict[tuple[object, ...], int]] = {}
-    held: dict[str, int] = {}
-    for entry in entries:
-        if entry.storage and not entry.damaged:
-            shown.setdefault(entry.storage, {})[(entry.offset, entry.shape, entry.strides)] = entry.nbytes
-            held[entry.storage] = entry.storage_nbytes
-    return sum(max(0, held[key] - sum(parts.values())) for key, parts in shown.items())
-
-
 def plan_keys(
     found: Checkpoint, branch: Branch, reference: Expectation | None = None, options: PlanOptions | None = None
 ) -> KeyPlan:
@@ -129,7 +107,7 @@ def plan_keys(
     if not parts:
         raise BadInput(f"{found.path} has no tensors of a state_dict under {branch.name or 'the root'}")
     draft = _run_rules(PlanDraft(parts, reference, options))
-    spare = wasted(entries.values())
+    spare = wasted_bytes(entries.values())
     if spare >= SPARE:
         reason = f"{size(spare)} of storages that no tensor uses are left out"
         draft.applied.append(AppliedRule("compaction", reason, len(entries)))

@@ -22,11 +22,11 @@ class Trust(str, Enum):
 
 REBUILDERS = frozenset(
     (
-        *("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_qtensor"),
-        *("_rebuild_parameter_with_state", "_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor"),
-        *("_rebuild_meta_tensor_no_storage", "_rebuild_nested_tensor", "_rebuild_device_tensor_from_numpy"),
-        *("_rebuild_device_tensor_from_cpu_tensor", "_rebuild_wrapper_subclass", "_rebuild_xla_tensor"),
-    )
+        "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter _rebuild_qtensor "
+        "_rebuild_parameter_with_state _rebuild_sparse_tensor _rebuild_sparse_csr_tensor "
+        "_rebuild_meta_tensor_no_storage _rebuild_nested_tensor _rebuild_device_tensor_from_numpy "
+        "_rebuild_device_tensor_from_cpu_tensor _rebuild_wrapper_subclass _rebuild_xla_tensor"
+    ).split()
 )
 HARMLESS: dict[str, frozenset[str]] = {
     "torch._utils": REBUILDERS,
@@ -36,14 +36,7 @@ HARMLESS: dict[str, frozenset[str]] = {
     "torch.serialization": frozenset({"_get_layout"}),
     "torch.storage": frozenset({"UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage"}),
     "torch.jit._pickle": frozenset(
-        {
-            "build_intlist",
-            "build_tensorlist",
-            "build_doublelist",
-            "build_boollist",
-            "build_tensor_from_id",
-            "restore_type_tag",
-        }
+        ("build_intlist build_tensorlist build_doublelist build_boollist build_tensor_from_id restore_type_tag").split()
     ),
     "torch": frozenset({"Size", "device", "Tensor", "Generator", *BITS, *STORAGE_CLASSES})
     | {"per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_affine_float_qparams"}
@@ -59,22 +52,9 @@ HARMLESS: dict[str, frozenset[str]] = {
     "collections": frozenset({"OrderedDict", "Counter", "defaultdict", "deque"}),
     "builtins": frozenset(
         (
-            *(
-                "set",
-                "frozenset",
-                "dict",
-                "list",
-                "tuple",
-                "int",
-                "float",
-                "str",
-                "bytes",
-                "bytearray",
-                "complex",
-                "bool",
-            ),
-            *("object", "slice", "range", "type", "Ellipsis", "NoneType"),
-        )
+            "set frozenset dict list tuple int float str bytes bytearray complex bool object slice range type "
+            "Ellipsis NoneType"
+        ).split()
     ),
     "_codecs": frozenset({"encode"}),
     "copyreg": frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"}),
@@ -100,141 +80,41 @@ OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickl
 
 BUILTINS = frozenset(
     (
-        *(
-            "eval",
-            "exec",
-            "execfile",
-            "compile",
-            "open",
-            "file",
-            "__import__",
-            "getattr",
-            "setattr",
-            "delattr",
-            "apply",
-        ),
-        *("globals", "locals", "vars", "input", "raw_input", "breakpoint", "help", "map", "filter", "reduce", "exit"),
-        *("quit", "reload", "memoryview", "super", "__build_class__", "print", "dir"),
-    )
+        "eval exec execfile compile open file __import__ getattr setattr delattr apply globals locals vars input "
+        "raw_input breakpoint help map filter reduce exit quit reload memoryview super __build_class__ print dir"
+    ).split()
 )
 MODULES = frozenset(
     (
+        "copyreg extension",
         *(
-            "os",
-            "posix",
-            "nt",
-            "ntpath",
-            "posixpath",
-            "sys",
-            "subprocess",
-            "_posixsubprocess",
-            "shutil",
-            "socket",
-            "ssl",
-        ),
-        *(
-            "pty",
-            "tty",
-            "fcntl",
-            "runpy",
-            "importlib",
-            "imp",
-            "zipimport",
-            "pkgutil",
-            "ctypes",
-            "_ctypes",
-            "cffi",
-            "code",
-        ),
-        *(
-            "codeop",
-            "pdb",
-            "bdb",
-            "timeit",
-            "cProfile",
-            "profile",
-            "pstats",
-            "trace",
-            "tracemalloc",
-            "webbrowser",
-            "urllib",
-        ),
-        *(
-            "urllib2",
-            "http",
-            "httplib",
-            "httpx",
-            "requests",
-            "aiohttp",
-            "ftplib",
-            "smtplib",
-            "telnetlib",
-            "poplib",
-            "imaplib",
-        ),
-        *("nntplib", "xmlrpc", "socketserver", "asyncio", "multiprocessing", "_winapi", "winreg", "_winreg", "msvcrt"),
-        *(
-            "pickle",
-            "_pickle",
-            "dill",
-            "cloudpickle",
-            "joblib",
-            "marshal",
-            "shelve",
-            "operator",
-            "_operator",
-            "inspect",
-        ),
-        *("linecache", "atexit", "signal", "threading", "_thread", "gc", "tempfile", "glob", "fileinput", "io", "_io"),
-        *("platform", "getpass", "pip", "setuptools", "distutils", "ensurepip", "venv", "idlelib", "lib2to3", "pydoc"),
-        *(
-            "doctest",
-            "unittest",
-            "test",
-            "cgitb",
-            "cgi",
-            "logging",
-            "site",
-            "sysconfig",
-            "_osx_support",
-            "_aix_support",
-        ),
-        *(
-            "_pyrepl",
-            "antigravity",
-            "sqlite3",
-            "mailcap",
-            "mimetypes",
-            "readline",
-            "rlcompleter",
-            "tkinter",
-            "turtle",
-            "zipfile",
-        ),
-        *("tarfile", "resource", "mmap", "weakref", "symtable", "dis", "ast", "types", "builtins", "_frozen_importlib"),
-        *("_frozen_importlib_external", "_bootlocale", "fabric", "paramiko", "psutil", "IPython", "copyreg extension"),
+            "os posix nt ntpath posixpath sys subprocess _posixsubprocess shutil socket ssl pty tty fcntl runpy "
+            "importlib imp zipimport pkgutil ctypes _ctypes cffi code codeop pdb bdb timeit cProfile profile pstats "
+            "trace tracemalloc webbrowser urllib urllib2 http httplib httpx requests aiohttp ftplib smtplib "
+            "telnetlib poplib imaplib nntplib xmlrpc socketserver asyncio multiprocessing _winapi winreg _winreg "
+            "msvcrt pickle _pickle dill cloudpickle joblib marshal shelve operator _operator inspect linecache "
+            "atexit signal threading _thread gc tempfile glob fileinput io _io platform getpass pip setuptools "
+            "distutils ensurepip venv idlelib lib2to3 pydoc doctest unittest test cgitb cgi logging site sysconfig "
+            "_osx_support _aix_support _pyrepl antigravity sqlite3 mailcap mimetypes readline rlcompleter tkinter "
+            "turtle zipfile tarfile resource mmap weakref symtable dis ast types builtins _frozen_importlib "
+            "_frozen_importlib_external _bootlocale fabric paramiko psutil IPython"
+        ).split(),
     )
 )
 """Top-level modules of which every name that is not listed as harmless counts as dangerous."""
 
-PREFIXES = (
-    *("torch.hub", "torch.jit", "torch._dynamo", "torch._inductor", "torch.utils", "torch.package", "torch.onnx"),
-    *("torch.distributed.rpc", "torch.distributed.run", "torch.distributed.elastic", "torch.testing", "torch.fx"),
-    *("numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib", "numpy.ctypeslib", "numpy.memmap"),
+PREFIXES = tuple(
+    (
+        "torch.hub torch.jit torch._dynamo torch._inductor torch.utils torch.package torch.onnx "
+        "torch.distributed.rpc torch.distributed.run torch.distributed.elastic torch.testing torch.fx numpy.testing "
+        "numpy.f2py numpy.distutils numpy.lib numpy.ctypeslib numpy.memmap"
+    ).split()
 )
 DANGEROUS_NAMES = frozenset(
-    {
-        "functools.reduce",
-        "torch.serialization.load",
-        "torch.serialization.save",
-        "torch.load",
-        "torch.save",
-        "torch.compile",
-        "numpy.load",
-        "numpy.save",
-        "numpy.fromfile",
-        "numpy.memmap",
-    }
+    (
+        "functools.reduce torch.serialization.load torch.serialization.save torch.load torch.save torch.compile "
+        "numpy.load numpy.save numpy.fromfile numpy.memmap"
+    ).split()
 )
 
 

@@ -173,11 +173,9 @@ def _loose(raw: bytes) -> str:
 
 @op(b"u")
 def setitems(m: PickleReader) -> None:
-    height = m.mark()
-    flat = m.stack[height:]
+    flat = m.items()
     if len(flat) % 2:
         raise m.broken("a key without a value")
-    del m.stack[height:]
     m.set_pairs(m.stack[-1], flat)
 
 
@@ -196,29 +194,23 @@ def append(m: PickleReader) -> None:
 @op(b"e")
 @op(b"\x90")
 def appends(m: PickleReader) -> None:
-    height = m.mark()
-    values = m.stack[height:]
-    del m.stack[height:]
+    values = m.items()
     m.extend(m.stack[-1], values)
 
 
 @op(b"l")
 def list_(m: PickleReader) -> None:
-    height = m.mark()
-    values = m.stack[height:]
-    del m.stack[height:]
+    values = m.items()
     m.nodes += 1
     m.stack.append(values)
 
 
 @op(b"d")
 def dict_(m: PickleReader) -> None:
-    height = m.mark()
     found = Dict()
-    found.pairs = m.stack[height:]
+    found.pairs = m.items()
     if len(found.pairs) % 2:
         raise m.broken("a key without a value")
-    del m.stack[height:]
     m.nodes += 1
     m.stack.append(found)
 
@@ -231,9 +223,7 @@ def empty_set(m: PickleReader) -> None:
 
 @op(b"\x91")
 def frozenset_(m: PickleReader) -> None:
-    height = m.mark()
-    values = m.stack[height:]
-    del m.stack[height:]
+    values = m.items()
     m.nodes += 1
     m.stack.append(SetNode(values, frozen=True))
 
@@ -268,17 +258,13 @@ def newobj_ex(m: PickleReader) -> None:
 @op(b"i")
 def inst(m: PickleReader) -> None:
     module, name = m.line(), m.line()
-    height = m.mark()
-    args = tuple(m.stack[height:])
-    del m.stack[height:]
+    args = tuple(m.items())
     m.stack.append(m.call(m.use(_loose(module), _loose(name)), args))
 
 
 @op(b"o")
 def obj(m: PickleReader) -> None:
-    height = m.mark()
-    values = m.stack[height:]
-    del m.stack[height:]
+    values = m.items()
     m.stack.append(m.call(values[0], tuple(values[1:])))
 
 
@@ -326,8 +312,7 @@ def pop(m: PickleReader) -> None:
 
 @op(b"1")
 def pop_mark(m: PickleReader) -> None:
-    height = m.mark()
-    del m.stack[height:]
+    m.items()
 
 
 @op(b"2")

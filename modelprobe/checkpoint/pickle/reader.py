@@ -186,6 +186,13 @@ class PickleReader:
             raise self.broken("a mark is missing")
         return height
 
+    def items(self) -> list[PickleNode]:
+        """What stands above the last mark; both are taken away."""
+        height = self.mark()
+        found = self.stack[height:]
+        del self.stack[height:]
+        return found
+
     def put(self, index: int) -> None:
         """Remember the top of the stack under `index`."""
         value, memo = self.stack[-1], self.memo

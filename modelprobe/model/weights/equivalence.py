@@ -123,43 +123,64 @@ def _first_comparison(
     parts: Sequence[Part],
     names: Mapping[str, str],
 ) -> OutputComparison:
-    problem = ""
-    for args, kwargs, shown in inputs:
+    found, problem = _first_outputs(models, inputs)
+    if found is None:
+        return OutputComparison(*label, reason=problem)
+    outputs, (args, kwargs, shown) = found
+    compared = _verdict(label, shown, outputs, models, parts, names)
+    if compared.known_difference and _alike_but_for_epsilons(models, args, kwargs):
+        return replace(compared, known_difference=f"{compared.known_difference}, and that is all the difference")
+    return compared
+
+
+Outputs = tuple[list[Tensor], list[Tensor]]
+
+
+def _first_outputs(
+    models: tuple[nn.Module, nn.Module], inputs: Sequence[Inputs]
+) -> tuple[tuple[Outputs, Inputs] | None, str]:
+    """What both models compute from the first input that both take, and the input; else None and the last error."""
+    problem = "no input is known that both take"
+    for given in inputs:
         try:
-            one, other = (_flat(model(*args, **kwargs)) for model in models)
+            one, other = (_flat(model(*given[0], **given[1])) for model in models)
         except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything: another size is tried
             problem = one_line(error)
             continue
-        equivalence = _verdict(label, shown, (one, other), models, parts, names)
-        alike = bool(equivalence.known_difference) and _alike_but_for_epsilons(models, args, kwargs)
-        return (
-            replace(equivalence, known_difference=f"{equivalence.known_difference}, and that is all the difference")
-            if alike
-            else equivalence
-        )
-    return OutputComparison(*label, reason=problem or "no input is known that both take")
+        return ((one, other), given), ""
+    return None, problem
+
+
+def _largest_difference(outputs: Outputs) -> tuple[float, float] | None:
+    """The largest difference and the largest output; None when they have other shapes."""
+    one, other = outputs
+    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other] or not one:
+        return None
+    difference = max(float((a - b).detach().abs().max()) for a, b in zip(one, other, strict=True))
+    return difference, max(float(tensor.detach().abs().max()) for tensor in one)
 
 
 def _verdict(
     label: tuple[str, str],
     shown: str,
-    outputs: tuple[list[Tensor], list[Tensor]],
+    outputs: Outputs,
     models: tuple[nn.Module, nn.Module],
     parts: Sequence[Part],
     names: Mapping[str, str],
 ) -> OutputComparison:
-    one, other = outputs
-    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other] or not one:
+    measured = _largest_difference(outputs)
+    if measured is None:
         return OutputComparison(*label, shown, reason="their outputs have other shapes")
-    difference = max(float((a - b).detach().abs().max()) for a, b in zip(one, other, strict=True))
-    largest = max(float(tensor.detach().abs().max()) for tensor in one)
+    difference, largest = measured
     if not largest or largest != largest or difference != difference or largest == float("inf"):
         return OutputComparison(*label, shown, reason="their outputs are zero or not finite with random weights")
     if difference / largest > EQUAL:
         return OutputComparison(
             *label, shown, difference, difference / largest, known_difference=known_difference(*models)
         )
-    return OutputComparison(*label, shown, difference, difference / largest, _insensitive(one, models[0], parts, names))
+    return OutputComparison(
+        *label, shown, difference, difference / largest, _insensitive(outputs[0], models[0], parts, names)
+    )
 
 
 def known_difference(first: nn.Module, second: nn.Module) -> str:
@@ -175,8 +196,8 @@ def _alike_but_for_epsilons(models: tuple[nn.Module, nn.Module], args: tuple[Any
             module.eps = EPSILON  # type: ignore[assignment]
     with torch.no_grad():
         one, other = (_flat(model(*args, **kwargs)) for model in models)
-    difference = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-    return difference <= EQUAL * max(float(tensor.abs().max()) for tensor in one)
+    measured = _largest_difference((one, other))
+    return measured is not None and measured[0] <= EQUAL * measured[1]
 
 
 def _epsilons(model: nn.Module) -> str:
@@ -189,24 +210,19 @@ def compare_outputs(
 ) -> OutputComparison:
     """Both models, with the weights they have, on the same seeded input."""
     label = source.spec, target.spec
-    problem = "no input is known that both take"
     try:
         first, second = first.double().eval(), second.double().eval()
-        for args, kwargs, shown in _inputs(target, second, inputs):
-            try:
-                with torch.no_grad():
-                    one, other = _flat(first(*args, **kwargs)), _flat(second(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything
-                problem = one_line(error)
-                continue
-            if [tensor.shape for tensor in one] != [tensor.shape for tensor in other] or not one:
-                return OutputComparison(*label, shown, reason="their outputs have other shapes")
-            difference = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-            largest = max(float(tensor.abs().max()) for tensor in one) or 1.0
-            return OutputComparison(*label, shown, difference, difference / largest)
+        with torch.no_grad():
+            found, problem = _first_outputs((first, second), _inputs(target, second, inputs))
+        if found is None:
+            return OutputComparison(*label, reason=problem)
+        outputs, (_, _, shown) = found
+        measured = _largest_difference(outputs)
+        if measured is None:
+            return OutputComparison(*label, shown, reason="their outputs have other shapes")
+        return OutputComparison(*label, shown, measured[0], measured[0] / (measured[1] or 1.0))
     except (ProbeError, RuntimeError, MemoryError) as error:
-        problem = one_line(error)
-    return OutputComparison(*label, reason=problem)
+        return OutputComparison(*label, reason=one_line(error))
 
 
 def _insensitive(

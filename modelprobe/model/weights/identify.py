@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from modelprobe.checkpoint.keys.plan import KeyPlan, PlanOptions, plan_keys
+from modelprobe.checkpoint.keys.draft import PlanOptions
+from modelprobe.checkpoint.keys.plan import KeyPlan, plan_keys
 from modelprobe.checkpoint.keys.reference import Expectation, reference_of_model, state_entries
 from modelprobe.checkpoint.records import Branch, Checkpoint, Item
 from modelprobe.errors import ProbeError

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelprobe.checkpoint.keys.plan import AppliedRule, DroppedTensor, KeyPlan, Part, Problem, entries_by_name
+from modelprobe.checkpoint.keys.draft import AppliedRule, DroppedTensor, Part, Problem
+from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
 from modelprobe.checkpoint.keys.reference import ExpectedTensor
 from modelprobe.checkpoint.records import TensorEntry
 from modelprobe.model.weights.load import Fit, refusals
@@ -139,43 +140,33 @@ def _find_misfits(
         entry = entries.get(want.name)
         if entry is None:
             part = made.get(want.name)
-            reason = said.get(want.name) or _made(part) or "not in the file"
+            reason = said.get(want.name) or _by(part) or "not in the file"
             there = entries[part.sources[0]].shape if part is not None and len(part.sources) == 1 else None
             found.append(
                 Misfit(MISSING, want.name, shape(want.shape), shape(there) if there is not None else "", reason)
             )
         elif entry.shape != want.shape:
-            reason = said.get(want.name) or _made(made.get(want.name)) or "unrelated shapes"
+            reason = said.get(want.name) or _by(made.get(want.name)) or "unrelated shapes"
             found.append(Misfit(SHAPE, want.name, shape(want.shape), shape(entry.shape), reason))
         elif entry.dtype != want.dtype:
             found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted on load"))
     for name, entry in entries.items():
         if name not in expected:
-            reason = left.get(name) or _became(name, used.get(name), expected) or said.get(name) or "not expected"
+            part = used.get(name)
+            became = _by(part) if part is not None and part.name in expected else ""
+            reason = left.get(name) or became or said.get(name) or "not expected"
             found.append(Misfit(UNEXPECTED, name, "", shape(entry.shape), reason))
     return tuple(found)
 
 
-def _made(part: Part | None) -> str:
-    """How a repair comes by a tensor that is missing."""
-    if part is None or not part.rules:
+def _by(part: Part | None) -> str:
+    """The rules that made a part, in words; empty without any."""
+    if part is None:
         return ""
-    return _by(part)
-
-
-def _by(part: Part) -> str:
-    """The rules that made a part, in words."""
     rules = list(dict.fromkeys(part.rules))
     said = [BECAUSE[rule] for rule in rules if rule in BECAUSE]
     names = [rule for rule in rules if rule not in BECAUSE]
     return "; ".join([*said, *([f"another name: {', '.join(names)}"] if names else [])])
-
-
-def _became(name: str, part: Part | None, expected: dict[str, ExpectedTensor]) -> str:
-    """What a repair makes of a tensor that is not expected."""
-    if part is None or part.name not in expected:
-        return ""
-    return _by(part)
 
 
 def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.keys.apply import value_of
-from modelprobe.checkpoint.keys.draft import RuleStage
-from modelprobe.checkpoint.keys.plan import (
-    AppliedRule,
-    KeyPlan,
-    Part,
-    PlanOptions,
-    entries_by_name,
-    plan_keys,
-    replan,
-)
+from modelprobe.checkpoint.keys.draft import AppliedRule, Part, PlanOptions, RuleStage
+from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name, plan_keys, replan
 from modelprobe.checkpoint.keys.reference import Expectation, reference_of_checkpoint, reference_of_model, speaks_of
 from modelprobe.checkpoint.keys.rewrite import versions_of
 from modelprobe.checkpoint.open import open_checkpoint

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.file_names import format_of
-from modelprobe.checkpoint.keys.plan import AppliedRule, DroppedTensor, KeyPlan
+from modelprobe.checkpoint.keys.draft import AppliedRule, DroppedTensor
+from modelprobe.checkpoint.keys.plan import KeyPlan
 from modelprobe.checkpoint.keys.rewrite import Rewritten, rewrite
 from modelprobe.errors import CheckFailed
 from modelprobe.model.weights.keys_result import difference, rules_table, sentences

@@ -55,7 +55,7 @@ class RepairOptions:
 
 def plan_repair(request: RepairOptions) -> Fit:
     """Read the headers of the file, build the network it is for, and plan."""
-    from modelprobe.checkpoint.keys.plan import PlanOptions
+    from modelprobe.checkpoint.keys.draft import PlanOptions
     from modelprobe.checkpoint.open import open_checkpoint
     from modelprobe.model.inputs.spec import parse_floating
 

@@ -211,7 +211,7 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
     assert result.files == 4
     assert [Path(found.file).name for found in result.imports if found.trust is Trust.DANGEROUS] == ["bad.bin"]
     assert [Path(problem.file).name for problem in result.problems] == ["broken.pt"]
-    assert any("would run code" in note.text for note in result.report().notes)
+    assert any("would execute code" in note.text for note in result.report().notes)
 
 
 def test_scanning_archives(tmp_path: Path) -> None:

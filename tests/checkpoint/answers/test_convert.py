@@ -256,7 +256,7 @@ def test_arrays(tmp_path: Path) -> None:
 def test_plain_gguf(tmp_path: Path) -> None:
     data = bytearray(gguf())
     (tmp_path / "q.gguf").write_bytes(data)
-    with pytest.raises(BadInput, match=r"quantised in blocks, as blk\.0\.weight \(Q8_0\)"):
+    with pytest.raises(BadInput, match=r"quantized in blocks, as blk\.0\.weight \(Q8_0\)"):
         convert_weights(str(tmp_path / "q.gguf"), tmp_path / "out.pt")
     place = data.find(b"blk.0.weight") + len("blk.0.weight") + 4 + 8
     data[place : place + 4] = (1).to_bytes(4, "little")  # float16 instead of Q8_0
@@ -288,7 +288,7 @@ def test_what_is_refused(value: object, expected: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, tmp_path / "in.pt")
-    with pytest.raises(BadInput, match="quantised"):
+    with pytest.raises(BadInput, match="quantized"):
         convert_weights(str(tmp_path / "in.pt"), tmp_path / "out.safetensors")
 
 

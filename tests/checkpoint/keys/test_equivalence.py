@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelprobe.checkpoint.keys.plan import PlanOptions
+from modelprobe.checkpoint.keys.draft import PlanOptions
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.errors import BadInput
 from modelprobe.model.target import resolve

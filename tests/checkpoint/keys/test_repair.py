@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelprobe.checkpoint.keys.plan import PlanOptions
+from modelprobe.checkpoint.keys.draft import PlanOptions
 from modelprobe.errors import BadInput, CheckFailed
 from modelprobe.model.target import resolve
 from modelprobe.model.weights.load import load_state_dict_for

@@ -120,5 +120,5 @@ def test_on_the_command_line(zipped: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli("summary", str(zipped)).code == 0  # a listing reads no values
     bad = cli("summary", str(zipped), "--verify")
     assert bad.code == 1
-    assert "m/data/0 has another checksum" in " ".join(bad.out.split())
+    assert "m/data/0 does not match its checksum" in " ".join(bad.out.split())
     assert "does not match its checksums" in bad.err

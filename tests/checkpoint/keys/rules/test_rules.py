@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from modelprobe.checkpoint.keys.apply import value_of
-from modelprobe.checkpoint.keys.plan import KeyPlan, PlanOptions, plan_keys
+from modelprobe.checkpoint.keys.draft import PlanOptions
+from modelprobe.checkpoint.keys.plan import KeyPlan, plan_keys
 from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor, reference_of_model
 from modelprobe.checkpoint.records import Branch, Checkpoint, Item, TensorEntry
 
