@@ -51,16 +51,12 @@ def read_deepspeed(folder: Path, open_file: OpenFile, limits: ReadLimits) -> Che
     extra = Item(SHAPES, "dict", None, "", len(flat), len(flat), sum(entry.nbytes for entry in flat))
     tree = replace(found.tree, children=(extra, *(c for c in found.tree.children if c.key != SHAPES)))
     return replace(
-        found,
-        path=str(folder),
-        format="DeepSpeed ZeRO",
-        size=sum((folder / name).stat().st_size for name in (*states, *shards)),
-        tensors=(*flat, *found.tensors),
-        tree=tree if flat else found.tree,
-        findings=tuple(findings),
+        found, path=str(folder), format="DeepSpeed ZeRO",
+        size=sum((folder / name).stat().st_size for name in (*states, *shards)), tensors=(*flat, *found.tensors),
+        tree=tree if flat else found.tree, findings=tuple(findings),
         metadata={"ranks": world if type(world) is int else len(shards), "shards": len(shards)},
         files=tuple(str(folder / name) for name in (*states, *shards)),
-    )
+    )  # fmt: skip
 
 
 def _shapes(root: PickleNode) -> list[TensorEntry]:

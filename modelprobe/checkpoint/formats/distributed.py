@@ -45,18 +45,12 @@ def read_distributed(folder: Path, limits: ReadLimits) -> Checkpoint:
             others.append(Item(name, "bytes", None, last_part(object_class(value))))
     files, findings = _data_files(folder, value_at(state, "storage_data"))
     return Checkpoint(
-        path=str(folder),
-        format="torch distributed checkpoint",
-        version=str(value_at(state, "version") or ""),
-        size=sum((folder / name).stat().st_size for name in files),
-        tensors=tuple(tensors),
-        tree=_tree(tensors, others),
-        globals=global_entries(pickled.globals, ".metadata"),
-        findings=(*findings, *remarks(pickled)),
-        metadata={"files": len(files)},
-        files=tuple(str(folder / name) for name in files),
-        root=pickled.root,
-    )
+        path=str(folder), format="torch distributed checkpoint", version=str(value_at(state, "version") or ""),
+        size=sum((folder / name).stat().st_size for name in files), tensors=tuple(tensors),
+        tree=_tree(tensors, others), globals=global_entries(pickled.globals, ".metadata"),
+        findings=(*findings, *remarks(pickled)), metadata={"files": len(files)},
+        files=tuple(str(folder / name) for name in files), root=pickled.root,
+    )  # fmt: skip
 
 
 def _item_paths(planner: PickleNode) -> dict[str, tuple[str, ...]]:
@@ -83,17 +77,11 @@ def _dcp_entry(path: tuple[str, ...], value: PickleNode) -> TensorEntry | None:
     if type(chunks) is list and len(chunks) > 1:
         flags.append("flat-slice")
     return TensorEntry(
-        path=path,
-        shape=shape or (),
-        dtype=dtype or "?",
-        strides=packed_strides(shape) if shape is not None and numel is not None else None,
-        nbytes=nbytes,
-        numel=numel or 0,
-        storage=".".join(path),
-        storage_nbytes=nbytes,
-        requires_grad=properties[2] if type(properties[2]) is bool else None,
-        flags=tuple(flags),
-    )
+        path=path, shape=shape or (), dtype=dtype or "?",
+        strides=packed_strides(shape) if shape is not None and numel is not None else None, nbytes=nbytes,
+        numel=numel or 0, storage=".".join(path), storage_nbytes=nbytes,
+        requires_grad=properties[2] if type(properties[2]) is bool else None, flags=tuple(flags),
+    )  # fmt: skip
 
 
 def _data_files(folder: Path, storage: PickleNode) -> tuple[list[str], list[Finding]]:

@@ -57,17 +57,11 @@ def read_exported(archive: ZipDirectory, root: str, limits: ReadLimits) -> Check
     nbytes = sum(entry.nbytes for entry in listing.tensors)
     listing.findings += [Finding(text, serious=True) for text in archive.findings]
     return Checkpoint(
-        path=archive.source.name,
-        format="torch.export",
-        version=version,
-        size=archive.source.size,
-        tensors=tuple(listing.tensors),
-        storages=listing.storages,
-        tree=Item("", "dict", None, "", len(listing.tensors), len(listing.tensors), nbytes),
-        metadata=metadata,
-        findings=tuple(listing.findings),
-        files=(archive.source.name,),
-    )
+        path=archive.source.name, format="torch.export", version=version, size=archive.source.size,
+        tensors=tuple(listing.tensors), storages=listing.storages,
+        tree=Item("", "dict", None, "", len(listing.tensors), len(listing.tensors), nbytes), metadata=metadata,
+        findings=tuple(listing.findings), files=(archive.source.name,),
+    )  # fmt: skip
 
 
 def _names(archive: ZipDirectory, folder: str, ending: str) -> list[str]:
@@ -134,20 +128,12 @@ def _payload_tensor(
     offset = _at(meta, "storage_offset", "as_int")
     grad = _at(meta, "requires_grad")
     return TensorEntry(
-        path=path,
-        shape=shape or (),
-        dtype=dtype or "?",
-        strides=strides,
+        path=path, shape=shape or (), dtype=dtype or "?", strides=strides,
         offset=offset * BITS.get(dtype, 8) // 8 if type(offset) is int and 0 <= offset < 1 << 60 else 0,
-        nbytes=tensor_bytes(numel or 0, dtype),
-        numel=numel or 0,
-        storage=storage.key if storage else "",
-        storage_nbytes=storage.length if storage else 0,
-        device=str(_at(meta, "device", "type") or "")[:64],
-        role=role,
-        requires_grad=grad if isinstance(grad, bool) else None,
-        flags=tuple(flags),
-    )
+        nbytes=tensor_bytes(numel or 0, dtype), numel=numel or 0, storage=storage.key if storage else "",
+        storage_nbytes=storage.length if storage else 0, device=str(_at(meta, "device", "type") or "")[:64],
+        role=role, requires_grad=grad if isinstance(grad, bool) else None, flags=tuple(flags),
+    )  # fmt: skip
 
 
 def _dims_of(found: Any) -> tuple[int, ...] | None:

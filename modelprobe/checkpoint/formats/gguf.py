@@ -51,17 +51,10 @@ def read_gguf(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     entries, storages = _gguf_entries(source, infos, base, order)
     nbytes = sum(entry.nbytes for entry in entries)
     return Checkpoint(
-        path=source.name,
-        format="GGUF",
-        version=str(version),
-        size=source.size,
-        tensors=tuple(entries),
-        storages=storages,
-        tree=Item("", "dict", None, "", tensors, tensors, nbytes),
-        metadata=metadata,
-        findings=tuple(findings),
-        files=(source.name,),
-    )
+        path=source.name, format="GGUF", version=str(version), size=source.size, tensors=tuple(entries),
+        storages=storages, tree=Item("", "dict", None, "", tensors, tensors, nbytes), metadata=metadata,
+        findings=tuple(findings), files=(source.name,),
+    )  # fmt: skip
 
 
 def _gguf_metadata(cursor: Cursor, keys: int, findings: list[Finding]) -> dict[str, Scalar]:

@@ -53,16 +53,9 @@ def read_npz(archive: ZipDirectory, root: str, limits: ReadLimits) -> Checkpoint
     findings += [Finding(text, serious=True) for text in archive.findings]
     tree = Item("", "dict", None, "", len(entries), len(entries), sum(entry.nbytes for entry in entries))
     return Checkpoint(
-        source.name,
-        "npz",
-        "",
-        source.size,
-        tuple(entries),
-        storages,
-        tree,
-        findings=tuple(findings),
+        source.name, "npz", "", source.size, tuple(entries), storages, tree, findings=tuple(findings),
         files=(source.name,),
-    )
+    )  # fmt: skip
 
 
 def _array_entry(

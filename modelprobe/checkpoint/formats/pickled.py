@@ -29,20 +29,11 @@ def checkpoint_of(
     outline = Outline(StorageTable(locate, limits), limits)
     tree = outline.build(pickled.root)
     return Checkpoint(
-        path=path,
-        format=kind,
-        version=version,
-        size=size,
-        tensors=tuple(outline.tensors),
-        storages=outline.table.storages,
-        tree=tree,
-        modules=tuple(outline.modules),
-        globals=global_entries(pickled.globals, where),
-        findings=(*findings, *remarks(pickled), *outline.findings),
-        metadata=metadata or {},
-        files=(path,),
-        root=pickled.root,
-    )
+        path=path, format=kind, version=version, size=size, tensors=tuple(outline.tensors),
+        storages=outline.table.storages, tree=tree, modules=tuple(outline.modules),
+        globals=global_entries(pickled.globals, where), findings=(*findings, *remarks(pickled), *outline.findings),
+        metadata=metadata or {}, files=(path,), root=pickled.root,
+    )  # fmt: skip
 
 
 def global_entries(found: Iterable[Global], where: str = "") -> tuple[GlobalEntry, ...]:

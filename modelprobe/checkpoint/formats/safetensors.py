@@ -47,16 +47,9 @@ def read_safetensors(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     nbytes = sum(tensor.nbytes for tensor in tensors)
     tree = Item("", "dict", None, "", len(tensors), len(tensors), nbytes)
     return Checkpoint(
-        path=source.name,
-        format="safetensors",
-        size=source.size,
-        tensors=tuple(tensors),
-        storages=storages,
-        tree=tree,
-        metadata=metadata,
-        findings=tuple(findings),
-        files=(source.name,),
-    )
+        path=source.name, format="safetensors", size=source.size, tensors=tuple(tensors), storages=storages,
+        tree=tree, metadata=metadata, findings=tuple(findings), files=(source.name,),
+    )  # fmt: skip
 
 
 def _header_metadata(found: Any) -> tuple[Mapping[str, Scalar], list[Finding]]:

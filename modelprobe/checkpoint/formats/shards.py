@@ -60,18 +60,12 @@ def merge(
     nbytes = sum(entry.nbytes for entry in tensors)
     kinds = sorted({part.format for part in parts})
     return Checkpoint(
-        path=str(path),
-        format=f"{' and '.join(kinds) or 'unknown'} shards",
-        version=f"{len(parts)} of {len(names)} files",
-        size=sum(part.size for part in parts),
-        tensors=tuple(tensors),
-        storages=storages,
-        tree=Item("", "dict", None, "", len(tensors), len(tensors), nbytes),
-        globals=tuple(entry for part in parts for entry in part.globals),
-        findings=tuple(findings),
-        metadata=_index_metadata(index),
-        files=tuple(part.path for part in parts),
-    )
+        path=str(path), format=f"{' and '.join(kinds) or 'unknown'} shards",
+        version=f"{len(parts)} of {len(names)} files", size=sum(part.size for part in parts), tensors=tuple(tensors),
+        storages=storages, tree=Item("", "dict", None, "", len(tensors), len(tensors), nbytes),
+        globals=tuple(entry for part in parts for entry in part.globals), findings=tuple(findings),
+        metadata=_index_metadata(index), files=tuple(part.path for part in parts),
+    )  # fmt: skip
 
 
 def _part(folder: Path, name: str, path: Path, open_shard: OpenFile, findings: list[Finding]) -> Checkpoint | None:

@@ -68,21 +68,14 @@ def read_torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Ch
     mobile = f"{root}/bytecode.pkl" in archive.members
     nbytes = sum(entry.nbytes for entry in outline.tensors)
     found = Checkpoint(
-        path=source.name,
-        format="TorchScript mobile" if mobile else "TorchScript",
-        version=version,
-        size=source.size,
-        tensors=tuple(outline.tensors),
-        storages=outline.table.storages,
+        path=source.name, format="TorchScript mobile" if mobile else "TorchScript", version=version, size=source.size,
+        tensors=tuple(outline.tensors), storages=outline.table.storages,
         tree=Item("", "module", None, called(pickled.root), len(modules), len(outline.tensors), nbytes),
         modules=modules,
         globals=tuple(g for g in global_entries(pickled.globals, "data.pkl") if not g.module.startswith("__torch__")),
-        findings=(*findings, *remarks(pickled), *outline.findings),
-        metadata={"code_bytes": code},
-        files=(source.name,),
-        code=f"{code:,} bytes of TorchScript code",
-        root=pickled.root,
-    )
+        findings=(*findings, *remarks(pickled), *outline.findings), metadata={"code_bytes": code},
+        files=(source.name,), code=f"{code:,} bytes of TorchScript code", root=pickled.root,
+    )  # fmt: skip
     spare = unused(archive, data, found)
     return replace(found, findings=(*found.findings, *spare, *(Finding(text, True) for text in archive.findings)))
 

@@ -143,22 +143,13 @@ def _finished(draft: PlanDraft, path: str, branch: Branch) -> KeyPlan:
     _check_bijection(draft)
     order = _file_order(draft)
     return KeyPlan(
-        path=path,
-        branch=branch,
-        reference=draft.reference.label if draft.reference else "",
-        parts=order,
-        applied=tuple(draft.applied),
-        dropped=tuple(draft.dropped),
-        problems=tuple(draft.problems),
-        missing=tuple(draft.missing()),
-        unexpected=tuple(draft.unexpected()),
-        misshapen=tuple(draft.misshapen()),
-        by_order=tuple(draft.by_order),
-        assumed=tuple(draft.assumed),
-        allowed_missing=tuple(sorted(draft.allowed_missing)),
-        structural=draft.structural,
+        path=path, branch=branch, reference=draft.reference.label if draft.reference else "", parts=order,
+        applied=tuple(draft.applied), dropped=tuple(draft.dropped), problems=tuple(draft.problems),
+        missing=tuple(draft.missing()), unexpected=tuple(draft.unexpected()), misshapen=tuple(draft.misshapen()),
+        by_order=tuple(draft.by_order), assumed=tuple(draft.assumed),
+        allowed_missing=tuple(sorted(draft.allowed_missing)), structural=draft.structural,
         accepted=draft.options.unproven,
-    )
+    )  # fmt: skip
 
 
 def _file_order(draft: PlanDraft) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from modelprobe.checkpoint.keys.apply import FetchTensor, value_of
 from modelprobe.checkpoint.keys.draft import Part
 from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
 from modelprobe.checkpoint.records import Checkpoint
-from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO
+from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO, kept_metadata
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, NotKept, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -61,15 +61,11 @@ def rewrite(
         others = extra_entries(found, reader, plan.branch)
         renamed = plan.renames
         written = write_tensors(
-            out,
-            tensors,
-            format,
-            metadata=_metadata_texts(found, plan),
+            out, tensors, format, metadata=kept_metadata(found),
             **({"extras": _renamed(others.extras, renamed)} if keep else {}),
             versions=_merged_versions(plan, others.versions, versions),
-            sources=[Path(found.path), *map(Path, found.files)],
-            force=force,
-        )
+            sources=[Path(found.path), *map(Path, found.files)], force=force,
+        )  # fmt: skip
     if not keep:
         return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
@@ -111,14 +107,6 @@ def _tensors_to_write(
 
 def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model: FetchTensor | None) -> Any:
     return lambda: value_of(part, lambda name: reader.load(entries[name]), model)
-
-
-def _metadata_texts(found: Checkpoint, plan: KeyPlan) -> dict[str, str] | None:
-    """The metadata of a safetensors file, without the records of tied tensors, which are made anew."""
-    if found.format != "safetensors":
-        return None
-    names = entries_by_name(found, plan.branch)
-    return {key: text for key, text in found.metadata.items() if isinstance(text, str) and text not in names}
 
 
 def _overflowed(

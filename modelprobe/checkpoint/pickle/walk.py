@@ -220,20 +220,10 @@ def tensor_entry(
     if found:
         found = list(dict.fromkeys(found))
     return new_tensor(
-        path=path,
-        shape=view.shape,
-        dtype=view.dtype or "?",
-        strides=view.strides,
-        offset=view.offset * bits // 8,
-        nbytes=0 if "no-storage" in found else nbytes,
-        numel=numel,
-        storage=view.storage,
-        storage_nbytes=length,
-        device=view.device,
-        role=role,
-        requires_grad=view.requires_grad,
-        flags=tuple(found),
-    )
+        path=path, shape=view.shape, dtype=view.dtype or "?", strides=view.strides, offset=view.offset * bits // 8,
+        nbytes=0 if "no-storage" in found else nbytes, numel=numel, storage=view.storage, storage_nbytes=length,
+        device=view.device, role=role, requires_grad=view.requires_grad, flags=tuple(found),
+    )  # fmt: skip
 
 
 def _bounds(view: TensorView, strides: tuple[int, ...], available: int) -> tuple[str, ...]:

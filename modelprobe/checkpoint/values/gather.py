@@ -79,7 +79,7 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
         place = f"{branch.name or 'the root'}: "
         changed = tuple(text for text in others.changed if text.startswith(place))
         others = ExtraEntries(versions=others.versions, changed=changed)
-    return Gathered(branch, tensors, others, keeps=keeps, metadata=_kept_metadata(found))
+    return Gathered(branch, tensors, others, keeps=keeps, metadata=kept_metadata(found))
 
 
 def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
@@ -121,7 +121,7 @@ def _tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> lis
     ]
 
 
-def _kept_metadata(found: Checkpoint) -> dict[str, str] | None:
+def kept_metadata(found: Checkpoint) -> dict[str, str] | None:
     """The metadata of a safetensors file without the records of tied tensors, which are made anew."""
     if found.format != "safetensors":
         return None

@@ -53,14 +53,10 @@ def to_write(reader: TensorReader, entry: TensorEntry, name: str | None = None) 
     """A tensor of a listed file, to be written as it is; `name` replaces its own."""
     label = f"{entry.storage}@{entry.offset}:{entry.shape}:{entry.strides}" if entry.storage and entry.numel else None
     return TensorToWrite(
-        name=entry.name if name is None else name,
-        shape=entry.shape,
-        dtype=entry.dtype,
-        load=lambda: loaded(reader, entry),
-        shares=label,
-        pieces=lambda: flat_pieces(reader, entry),
+        name=entry.name if name is None else name, shape=entry.shape, dtype=entry.dtype,
+        load=lambda: loaded(reader, entry), shares=label, pieces=lambda: flat_pieces(reader, entry),
         strides=entry.strides if is_dense(entry.shape, entry.strides) else None,
-    )
+    )  # fmt: skip
 
 
 def loaded(reader: TensorReader, entry: TensorEntry) -> torch.Tensor:
@@ -79,13 +75,9 @@ def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE_BYTE
         for start in range(0, entry.numel, step):
             count = min(step, entry.numel - start)
             part = replace(
-                entry,
-                shape=(count,),
-                strides=(1,),
-                numel=count,
-                nbytes=count * item,
+                entry, shape=(count,), strides=(1,), numel=count, nbytes=count * item,
                 offset=entry.offset + start * item,
-            )
+            )  # fmt: skip
             yield loaded(reader, part)
     elif entry.numel:
         if entry.nbytes > MAX_READ_BYTES:

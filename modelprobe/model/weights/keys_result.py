@@ -98,27 +98,14 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
     stopped = tuple(refusals(fitted))
     changes = bool(plan.applied or plan.dropped)
     return KeysResult(
-        path=found.path,
-        format=found.format,
-        branch=plan.branch.name,
-        branch_rule=plan.branch.rule,
+        path=found.path, format=found.format, branch=plan.branch.name, branch_rule=plan.branch.rule,
         alternatives=tuple(other.name or "." for other in found.branches if other.path != plan.branch.path),
-        reference=plan.reference,
-        tensors=len(entries),
-        expected=len(expected),
-        matched=matched,
-        misfits=misfits,
-        applied=plan.applied,
-        dropped=plan.dropped,
-        problems=plan.problems,
-        refusals=stopped,
-        assumed=plan.assumed,
-        fits=not standing if fitted.reference else None,
-        repairable=changes and not stopped,
-        command=_command(found.path, plan, asked) if changes and not stopped else "",
-        equivalence=fitted.equivalence,
+        reference=plan.reference, tensors=len(entries), expected=len(expected), matched=matched, misfits=misfits,
+        applied=plan.applied, dropped=plan.dropped, problems=plan.problems, refusals=stopped, assumed=plan.assumed,
+        fits=not standing if fitted.reference else None, repairable=changes and not stopped,
+        command=_command(found.path, plan, asked) if changes and not stopped else "", equivalence=fitted.equivalence,
         all_rows=all_rows,
-    )
+    )  # fmt: skip
 
 
 def _command(path: str, plan: KeyPlan, asked: Sequence[str]) -> str:

@@ -95,16 +95,11 @@ def repair(
     _refuse(fitted)
     model = load_strictly(fitted.target, fitted.plan, fitted.found) if fitted.target is not None else None
     done = rewrite(
-        fitted.found,
-        fitted.plan,
-        out,
-        target_format,
+        fitted.found, fitted.plan, out, target_format,
         model=computed_by(fitted.target.build("cpu").module) if fitted.target is not None else None,
-        versions=fitted.reference.versions if fitted.reference else None,
-        keep_others=keep_others,
-        allow_infinite=allow_infinite,
-        force=force,
-    )
+        versions=fitted.reference.versions if fitted.reference else None, keep_others=keep_others,
+        allow_infinite=allow_infinite, force=force,
+    )  # fmt: skip
     outputs = None
     if model is not None and fitted.target and fitted.origin and fitted.first:
         from modelprobe.model.weights.equivalence import compare_outputs
@@ -134,29 +129,16 @@ def _repair_result(
     changed = [part for part in plan.parts if part.rules]
     others = [other for other in fitted.found.branches if other.path != plan.branch.path]
     return RepairResult(
-        source=fitted.found.path,
-        branch=plan.branch.name,
-        branch_rule=plan.branch.rule,
-        alternatives=tuple(other.name or "." for other in others),
-        reference=plan.reference,
-        tensors=len(plan.parts),
+        source=fitted.found.path, branch=plan.branch.name, branch_rule=plan.branch.rule,
+        alternatives=tuple(other.name or "." for other in others), reference=plan.reference, tensors=len(plan.parts),
         renames=tuple(Rename(" + ".join(p.sources), p.name, tuple(dict.fromkeys(p.rules))) for p in changed),
-        applied=plan.applied,
-        dropped=plan.dropped,
-        allowed_missing=plan.allowed_missing,
-        refusals=tuple(refusals(fitted)),
-        assumed=plan.assumed,
-        by_order=0 if plan.proven else sum(len(group) for group in plan.by_order),
-        equivalence=fitted.equivalence,
-        outputs=outputs,
-        loaded=loaded,
-        path=str(done.written.path) if done else "",
-        size=done.written.bytes if done else 0,
-        kept=done.kept if done else (),
-        left=_left_by_reason(done),
-        notes=_writing_notes(plan, done),
-        all_rows=all_rows,
-    )
+        applied=plan.applied, dropped=plan.dropped, allowed_missing=plan.allowed_missing,
+        refusals=tuple(refusals(fitted)), assumed=plan.assumed,
+        by_order=0 if plan.proven else sum(len(group) for group in plan.by_order), equivalence=fitted.equivalence,
+        outputs=outputs, loaded=loaded, path=str(done.written.path) if done else "",
+        size=done.written.bytes if done else 0, kept=done.kept if done else (), left=_left_by_reason(done),
+        notes=_writing_notes(plan, done), all_rows=all_rows,
+    )  # fmt: skip
 
 
 def _left_by_reason(done: Rewritten | None) -> tuple[str, ...]:

@@ -63,14 +63,10 @@ def plan_repair(request: RepairOptions) -> Fit:
         raise BadInput(f"{request.file} is not on this machine", "download it first")
     found = open_checkpoint(Path(request.file).expanduser())
     options = PlanOptions(
-        prefix=request.prefix,
-        drop=tuple(request.drop),
-        drop_head=request.drop_head,
-        dtype=parse_floating(request.dtype) if request.dtype is not None else "",
-        grid=_parse_grid(request.grid),
-        unproven=request.unproven,
-        inputs=tuple(request.inputs),
-    )
+        prefix=request.prefix, drop=tuple(request.drop), drop_head=request.drop_head,
+        dtype=parse_floating(request.dtype) if request.dtype is not None else "", grid=_parse_grid(request.grid),
+        unproven=request.unproven, inputs=tuple(request.inputs),
+    )  # fmt: skip
     if request.arch is not None and names_weights(request.arch):
         from modelprobe.checkpoint.keys.reference import reference_of_checkpoint
         from modelprobe.model.weights.load import fit
