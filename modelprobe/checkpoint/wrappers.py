@@ -92,7 +92,7 @@ def _core(parts: list[str]) -> list[str]:
 def _leads(split: list[list[str]], segment: str) -> bool:
     """Whether a segment that is an ordinary word stands in front of (nearly) every name.
 
-    Inside a name it may be a real submodule's, so it counts there only when it is also not a number's neighbour.
+    Inside a name it may be a real submodule's, so it counts there only when it is also not a number's neighbor.
     """
     leading = sum(1 for parts in split if segment in _front(parts))
     return (

@@ -1,4 +1,4 @@
-"""What does the reader say to malformed and hostile files of other formats? Numbered as in the project's list of cases.
+"""Malformed and hostile files of other formats: what the reader says. Numbered as in the project's list of cases.
 
 Every case must end in one ProbeError or in a listing that says what is wrong; nothing may run, hang or grow.
 """

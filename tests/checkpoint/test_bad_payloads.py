@@ -1,4 +1,4 @@
-"""Does anything in a weight file ever run, or import? Every dangerous name, in every way, in every container.
+"""Nothing in a weight file ever runs, or imports: every dangerous name, in every way, in every container.
 
 An audit hook of the interpreter watches the whole time: it sees imports, processes, sockets and unpickling whatever the
 way that leads there.

@@ -1,4 +1,4 @@
-"""What do hostile names and odd terminals do to the commands for weight files? Numbered as in the project's list.
+"""Hostile names and odd terminals in the commands for weight files. Numbered as in the project's list.
 
 Names of tensors, classes, dtypes, metadata, shards and of the file itself: visible escapes in every format, no markup,
 no crash; streams that are closed, of another encoding, or twenty columns wide.

@@ -1,4 +1,4 @@
-"""Does any damage to a file get past the reader? Seeded mutants of every format: refused, warned about, or listed.
+"""No damage to a file gets past the reader: seeded mutants of every format are refused, warned about, or listed.
 
 20,000 of them under `-m slow`, some in the everyday run; `pytest -m slow tests/checkpoint/test_fuzz.py` prints what
 became of them. Each seed's mutants are looked at in a process of its own, so that its memory can be measured.

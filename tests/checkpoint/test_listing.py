@@ -1,4 +1,4 @@
-"""Is what the reader lists what torch itself says?"""
+"""What the reader lists is what torch itself says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every form of 30 architectures listed as torch itself says, down to strides and to which tensors are parameters?
+"""Every form of 30 architectures is listed as torch itself says, down to strides and the kinds of tensors.
 
 `pytest -m zoo tests/checkpoint/test_listing_zoo.py` prints how many forms were compared.
 """

@@ -1,4 +1,4 @@
-"""Are the files that the benchmarks list real ones? torch reads them, and the reader finds them whole."""
+"""The files that the benchmarks list are real ones: torch reads them, and the reader finds them whole."""
 
 from __future__ import annotations
 

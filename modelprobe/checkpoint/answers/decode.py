@@ -32,7 +32,7 @@ PLAIN = {
         "float64 float32 float16 int64 int32 int16 int8 bool uint64 uint32 uint16 uint8 complex128 complex64"
     ).split()
 } | {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
-"""The numpy dtype of the elements as they are stored; of quantised ones those are integers."""
+"""The numpy dtype of the elements as they are stored; of quantized ones those are integers."""
 
 FLOAT8 = {
     "float8_e4m3fn": (4, 3, 7, "fn"),

@@ -46,7 +46,7 @@ class Side:
 class TensorDiff:
     """One tensor. `status` is one of identical, within tolerance, different, reshaped, removed, added.
 
-    `other` is its name in the second file, `found` how a renamed one was recognised. `values` is None where there is
+    `other` is its name in the second file, `found` how a renamed one was recognized. `values` is None where there is
     nothing to compare it with.
     """
 
@@ -251,7 +251,7 @@ def _diff_notes(result: WeightsDiff) -> list[Note]:
 
 
 def _rename_notes(result: WeightsDiff) -> list[Note]:
-    """How the renamed tensors were recognised."""
+    """How the renamed tensors were recognized."""
     ways = Counter(tensor.found for tensor in result.tensors if tensor.renamed)
     told = {VALUES: "their values are equal", NAME: "their names end alike, and the shapes are the same"}
     return [Note(f"{count:,} renamed tensors found: {told[way]}.") for way, count in ways.items()]

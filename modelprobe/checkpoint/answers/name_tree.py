@@ -21,7 +21,7 @@ MAX_TREE_ROWS = 1_000
 class NameRow:
     """A tensor, or all tensors below one prefix. `path` is the whole name, `label` what this level adds to it.
 
-    Figures of a group are sums; `copies` are the labels of equal neighbours that the row stands for (figures of one).
+    Figures of a group are sums; `copies` are the labels of equal neighbors that the row stands for (figures of one).
     """
 
     path: str
@@ -99,7 +99,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Branch:
-    """A row with what is shown below it. Equal neighbours have equal forms, and only the first is kept."""
+    """A row with what is shown below it. Equal neighbors have equal forms, and only the first is kept."""
 
     row: NameRow
     form: Hashable
@@ -109,7 +109,7 @@ class _Branch:
 
 @dataclass(slots=True)
 class _Repeat:
-    """Equal neighbours: the indices of the first one's names, the length and the segments of its prefix, all labels."""
+    """Equal neighbors: the indices of the first one's names, the length and the segments of its prefix, all labels."""
 
     held: Sequence[int]
     end: int
@@ -233,7 +233,7 @@ class _Branching:
 
 
 def _append(found: list[_Branch], row: NameRow, below: list[_Branch]) -> None:
-    """Add a branch, or count it as one more copy of its neighbour."""
+    """Add a branch, or count it as one more copy of its neighbor."""
     form = (_row_signature(row), tuple((branch.form, len(branch.copies)) for branch in below))
     if found and found[-1].form == form:
         found[-1].copies.append(row.label)
@@ -242,7 +242,7 @@ def _append(found: list[_Branch], row: NameRow, below: list[_Branch]) -> None:
 
 
 def _flat_rows(branches: Sequence[_Branch]) -> Iterator[NameRow]:
-    """The rows in pre-order. The depth is bounded by DEEPEST."""
+    """The rows in pre-order. The depth is bounded by MAX_TREE_DEPTH."""
     for branch in branches:
         yield replace(branch.row, copies=tuple(branch.copies)) if branch.copies else branch.row
         yield from _flat_rows(branch.below)

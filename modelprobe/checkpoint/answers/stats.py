@@ -24,7 +24,7 @@ class TensorStats:
 
     `std` divides by n - 1, as `torch.std` does; `norm` is the square root of the sum of squares. `histogram` counts
     elements in equal bins from `min` to `max` (one bin when they are equal). `of` says what the figures are about where
-    that is not the values themselves: magnitudes of complex numbers, stored integers of quantised ones. `unread` is the
+    that is not the values themselves: magnitudes of complex numbers, stored integers of quantized ones. `unread` is the
     reason when nothing could be read; the figures are None then, also where there is no finite element.
     """
 

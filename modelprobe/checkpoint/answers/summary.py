@@ -152,7 +152,7 @@ def summarize_weights(
     stats: bool = False,
     verified: bool = False,
 ) -> WeightsSummary:
-    """Summarise a listing. `branch` is a dotted name ("." is the root); `depth` levels of names, `all_tensors` for all.
+    """Summarize a listing. `branch` is a dotted name ("." is the root); `depth` levels of names, `all_tensors` for all.
     `stats` reads the values of the branch, `verified` the whole file.
 
     Raises BadInput for a branch that the file does not have.

@@ -194,7 +194,7 @@ def _modules(renamed: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _renamed(extras: Any, renamed: Mapping[str, str]) -> Any:
-    """The other entries, with the names that an optimiser keeps of its parameters renamed along. Changed in place."""
+    """The other entries, with the names that an optimizer keeps of its parameters renamed along. Changed in place."""
     stack, seen = [extras], set()
     while stack:
         value = stack.pop()

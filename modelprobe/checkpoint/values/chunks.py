@@ -23,7 +23,7 @@ Dimension = tuple[int, int]
 def parts(entry: TensorEntry, most: int = MAX_PART_BYTES) -> Iterator[tuple[TensorEntry, int]]:
     """Parts of a readable tensor, and how many times each is shown (a stride of 0 repeats it).
 
-    The order is that of the memory, not of the indices. Raises BadInput for an overlapping view beyond MOST_OVERLAP.
+    The order is that of the memory, not of the indices. Raises BadInput for an overlapping view beyond MAX_OVERLAP.
     """
     axes = [axis for axis in zip(entry.strides or (), entry.shape, strict=True) if axis[1] != 1]
     if any(length == 0 for _, length in axes):

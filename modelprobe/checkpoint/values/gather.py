@@ -97,7 +97,7 @@ def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> li
 
 
 def readable(found: Checkpoint, entry: TensorEntry) -> TensorEntry:
-    """The entry with the strides that a GGUF file does not state. Raises BadInput for its block-quantised types."""
+    """The entry with the strides that a GGUF file does not state. Raises BadInput for its block-quantized types."""
     if found.format != "GGUF":
         return entry
     if entry.dtype not in BITS:

@@ -98,7 +98,7 @@ def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, ke
     for entry in found.tensors:
         if entry.flags and "flat-slice" not in entry.flags:
             raise BadInput(f"{entry.name} cannot be put together: {entry.flags[0]}")
-        made[entry.path] = _outgoing(folder, names.get(entry.path, entry.name), entry)
+        made[entry.path] = _whole_tensor(folder, names.get(entry.path, entry.name), entry)
     if keep_others and name is None:
         return Gathered(branch, (), _nested_entries(folder, made, names, stack), whole=True, keeps=True)
     start = len(branch.path)
@@ -110,7 +110,7 @@ def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, ke
     return Gathered(branch, tuple(tensors), ExtraEntries())
 
 
-def _outgoing(folder: _DcpItems, name: str, entry: TensorEntry) -> TensorToWrite:
+def _whole_tensor(folder: _DcpItems, name: str, entry: TensorEntry) -> TensorToWrite:
     return TensorToWrite(entry.name, entry.shape, entry.dtype, lambda: folder.load(name, entry))
 
 

@@ -27,7 +27,7 @@ ColumnsOpt = Annotated[
         help="What to show: class, input, output, params, macs, share, calls, flops, activations, bytes, arguments.",
     ),
 ]
-FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighbouring blocks once, as xN.")]
+FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighboring blocks once, as xN.")]
 AllOpt = Annotated[
     bool, option("--all", panel=WEIGHTS, help="Of a weight file, show every tensor and every other value.")
 ]

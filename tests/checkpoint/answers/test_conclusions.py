@@ -1,4 +1,4 @@
-"""What does the reader conclude: branches, wrappers, buffers by name, verdicts, the summary, the scan?"""
+"""What the reader concludes: branches, wrappers, buffers by name, trust in imports, the summary, the scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a checkpoint of every format arrive in the other one with all its values, and is the rest told?"""
+"""`convert`: a checkpoint of every format arrives with all its values, and the rest is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every difference between two files found, with the right numbers, and none where there is none?"""
+"""`diff`: every difference between two files is found, with the right numbers, and none where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the statistics of `summary --stats` those that torch computes, for every dtype, view and format?"""
+"""`summary --stats` gives the statistics that torch computes, for every dtype, view and format."""
 
 from __future__ import annotations
 

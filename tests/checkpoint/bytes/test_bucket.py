@@ -1,4 +1,4 @@
-"""Is a file in a store of fsspec listed with few requests, and is a store that fails or is not installed named?"""
+"""A file in a store of fsspec is listed with few requests; a store that fails or is not installed is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a file behind an address listed with few requests, and is a server that misbehaves refused?"""
+"""A file behind an address is listed with few requests, and a server that misbehaves is refused."""
 
 from __future__ import annotations
 

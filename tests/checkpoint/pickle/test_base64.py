@@ -1,4 +1,4 @@
-"""Does `scan` follow pickles that hide in base64, at any depth, and leave ordinary texts alone?"""
+"""`scan` follows pickles that hide in base64, at any depth, and leaves ordinary texts alone."""
 
 from __future__ import annotations
 

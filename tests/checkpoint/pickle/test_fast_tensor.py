@@ -1,4 +1,4 @@
-"""Does reading a tensor's record in one go give what its opcodes give, one by one, also when the record is forged?"""
+"""A tensor's record read in one go gives what its opcodes give one by one, also when the record is forged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the opcode loop read every protocol as Python does? Its inert nodes are rebuilt into values and compared."""
+"""The opcode loop reads every protocol as Python does: its inert nodes are rebuilt into values and compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does verification see a flipped bit, a wrong name, a wrong list beside the file; and say what nothing covers?"""
+"""`--verify` sees a flipped bit, a wrong name, a wrong list beside the file, and says what nothing covers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the values read by position those that torch loads?"""
+"""Values read by position are those that torch loads."""
 
 from __future__ import annotations
 

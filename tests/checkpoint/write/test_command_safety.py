@@ -1,4 +1,4 @@
-"""Can `repair` or `convert` lose a file? Killed or interrupted at any moment, no room, no permission, modes kept."""
+"""`repair` and `convert` lose no file: killed or interrupted at any moment, no room, no permission, modes kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a process that is told to end leave no half-written file behind, and still end by that signal?"""
+"""A process that is told to end leaves no half-written file behind, and still ends by that signal."""
 
 from __future__ import annotations
 

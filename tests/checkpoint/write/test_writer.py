@@ -1,4 +1,4 @@
-"""Does what the writer wrote load everywhere as it was: values, order, sharing, strides, versions, other entries?"""
+"""What the writer wrote loads everywhere as it was: values, order, sharing, strides, versions, other entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can a weight file be lost? Links to the input, a full disk, a kill at any moment, no permission, a failing disk."""
+"""No weight file is lost: links to the input, a full disk, a kill at any moment, no permission, a failing disk."""
 
 from __future__ import annotations
 
