@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
+from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.module_tree import class_name, walk
 from modelprobe.tracing.tensors import leaves
 
@@ -103,18 +103,11 @@ def hooked(
         memory[name] = tensor.detach().clone()
         return memory[name]
 
-    def hook_of(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if found.keep(path, output, copied) == (until[1] if until and until[0] == path else 0):
-                raise Enough
+    def keep(path: str, _call: int, output: Any) -> None:
+        if found.keep(path, output, copied) == (until[1] if until and until[0] == path else 0):
+            raise Enough
 
-        return hook
-
-    with ExitStack() as stack:
-        for path in paths:
-            module: nn.Module = reduce(getattr, path.split("."), model)
-            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hook, and calls its parts past any
-                stack.callback(module.register_forward_hook(hook_of(path)).remove)
+    with forward_hooks(model, keep, paths=paths):
         yield found
 
 

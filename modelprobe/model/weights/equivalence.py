@@ -21,6 +21,7 @@ from modelprobe.model.construct import seeded, without_warnings
 from modelprobe.model.inputs.declared import IMAGE, DeclaredInput
 from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.target import Target
+from modelprobe.tracing.recorder import trace
 
 EQUAL = 1e-6
 """Largest difference over the largest output, in float64, that is taken for rounding."""
@@ -295,22 +296,10 @@ def order_of_use(target: Target, inputs: Sequence[str] = ()) -> tuple[str, ...]:
         with without_warnings(), torch.no_grad():
             model = target.build("meta").module.eval()
             args, kwargs = make_inputs(target, inputs, model=model).build("meta", 0)
-            return _names_in_order(model, args, kwargs)
+            calls = trace(model, *args, kwargs=kwargs).calls
     except (ProbeError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError):
         return ()
-
-
-def _names_in_order(model: nn.Module, args: Sequence[object], kwargs: dict[str, object]) -> tuple[str, ...]:
-    called: dict[str, None] = {}
-    hooks = []
-    for path, module in model.named_modules():
-        held = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-        held += [f"{path}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)]
-        if held:
-            hooks.append(module.register_forward_pre_hook(lambda *_, held=held: called.update(dict.fromkeys(held))))
-    try:
-        model(*args, **kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return tuple(called)
+    held: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        held.setdefault(name.rpartition(".")[0], []).append(name)
+    return tuple(dict.fromkeys(name for call in calls for name in held.get(call.path, ())))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
+from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
 from modelprobe.vision.grid import Grid, grid_of
@@ -79,36 +80,29 @@ def first_tensor(out: Any) -> Tensor | None:
 
 def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
     """Run `model` once on `image` [1, C, H, W] and follow the pixels. Raises ModelRaised when the model raises."""
-    stack: list[str] = []
+    running: list[str] = []
     layers: list[MapLayer] = []
-    calls: dict[str, int] = {}
+    ran: set[str] = set()
     other: dict[str, str] = {}
     with restored(model), mode_set(model, False), torch.inference_mode():
         image = image.detach().clone()
-        watched = Positions(image, lambda: stack[-1] if stack else "")
-        for path, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
+        watched = Positions(image, lambda: running[-1] if running else "")
 
-            def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
-                stack.append(path)
+        def leave(path: str, call: int, out: Any) -> None:
+            running.pop()
+            ran.add(path)
+            found = first_tensor(out)
+            place = None if found is None else watched.place(found)
+            grid = None if place is None else grid_of(place.here, image.shape[-1])
+            if grid is None:
+                other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
+            else:
+                weighty = next(model.get_submodule(path).parameters(), None) is not None
+                layers.append(MapLayer(path, call, grid, weighty))
 
-            def leave(module: nn.Module, _args: Any, out: Any, path: str = path) -> None:
-                stack.pop()
-                call = calls[path] = calls.get(path, -1) + 1
-                found = first_tensor(out)
-                place = None if found is None else watched.place(found)
-                grid = None if place is None else grid_of(place.here, image.shape[-1])
-                if grid is None:
-                    other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
-                else:
-                    layers.append(MapLayer(path, call, grid, next(module.parameters(), None) is not None))
-
-            module.register_forward_pre_hook(enter)
-            module.register_forward_hook(leave)
-        with model_errors(), watched:
+        with forward_hooks(model, leave, running.append), model_errors(), watched:
             output = model(image)
-    return ImageLayout(tuple(layers), frozenset(calls), other, tuple(watched.attended), output)
+    return ImageLayout(tuple(layers), frozenset(ran), other, tuple(watched.attended), output)
 
 
 def choose_layer(
@@ -147,22 +141,16 @@ def _choice(
 ) -> tuple[Choice, LayerGradients | None] | None:
     wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
     outputs: dict[tuple[str, int], _LayerOutput] = {}
+
+    def leave(path: str, call: int, out: Any) -> None:
+        found = first_tensor(out)
+        edge = None if found is None or (path, call) not in wanted else edge_of(found)
+        if found is not None and edge is not None:
+            outputs[path, call] = _LayerOutput(found, edge, found._version)
+
     with restored(model), mode_set(model, False):
-        calls: dict[str, int] = {}
-        for path, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-
-            def leave(_module: nn.Module, _args: Any, out: Any, path: str = path) -> None:
-                call = calls[path] = calls.get(path, -1) + 1
-                found = first_tensor(out)
-                edge = None if found is None or (path, call) not in wanted else edge_of(found)
-                if found is not None and edge is not None:
-                    outputs[path, call] = _LayerOutput(found, edge, found._version)
-
-            module.register_forward_hook(leave)
         pixels = image.detach().clone().requires_grad_()
-        with never_off():
+        with forward_hooks(model, leave), never_off():
             logits = logits_of(model(pixels * 1), model)
         if not logits.requires_grad:
             raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
+from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
 from modelprobe.vision.cam.layer import Choice, LayerGradients, MapLayer, first_tensor
@@ -96,26 +97,17 @@ def tapped(model: nn.Module, layer: MapLayer) -> Iterator[nn.Module]:
 
     Its output is put back into the layer's by a copy, so that later work in place does not change what it saw.
     """
-    tap, calls = nn.Identity(), [-1]
+    tap = nn.Identity()
 
-    def through(_module: nn.Module, _args: Any, out: Any) -> Any:
-        calls[0] += 1
+    def through(_path: str, call: int, out: Any) -> Any:
         found = first_tensor(out)
-        if found is None or calls[0] != layer.call or tuple(found.shape) != layer.grid.shape:
+        if found is None or call != layer.call or tuple(found.shape) != layer.grid.shape:
             return None
         image = tap(layer.grid.gather(found)[None])
         return _replaced(out, layer.grid.scatter(found, image[0]))
 
-    # Every forward counts the calls anew.
-    handles = [
-        model.register_forward_pre_hook(lambda *_: calls.__setitem__(0, -1)),
-        model.get_submodule(layer.path).register_forward_hook(through),
-    ]
-    try:
+    with forward_hooks(model, through, paths=[layer.path]):
         yield tap
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
