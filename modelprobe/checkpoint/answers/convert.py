@@ -48,7 +48,7 @@ class Conversion(Result):
     def report(self) -> Report:
         """Source, target, the entries beside the model, and notes."""
         blocks: tuple[Block, ...] = (_conversion_facts(self), *_entries_table(self), *_conversion_notes(self))
-        return Report(f"{self.source} -> {self.path}", "modelprobe.convert/1", blocks, self.to_dict())
+        return Report(f"{self.source} -> {self.path}", "modelprobe.convert/2", blocks, self.to_dict())
 
 
 def convert_weights(

@@ -64,7 +64,7 @@ class ScanResult(Result):
         tables = [table for table in (_imports_table(self), _harmful(self)) if table.rows]
         blocks: list[Block] = [Facts(_scan_facts(self)), *tables, *_scan_notes(self)]
         return Report(
-            f"{self.path}: code that loading could execute", "modelprobe.scan/1", tuple(blocks), self.to_dict()
+            f"{self.path}: code that loading could execute", "modelprobe.scan/2", tuple(blocks), self.to_dict()
         )
 
 

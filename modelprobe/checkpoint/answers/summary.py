@@ -141,7 +141,7 @@ class WeightsSummary(Result):
                   value_table(self), global_table(self))  # fmt: skip
         blocks += [table for table in tables if table.rows]
         said = (*notes(self), *check_notes(self.stats, self.verification))
-        return Report(f"{self.path}: {self.format}", "modelprobe.weights/1", (*blocks, *said), self.to_dict())
+        return Report(f"{self.path}: {self.format}", "modelprobe.weights/2", (*blocks, *said), self.to_dict())
 
 
 def summarize_weights(

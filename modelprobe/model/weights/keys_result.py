@@ -84,7 +84,7 @@ class KeysResult(Result):
         blocks: list[Block] = [Facts(_keys_facts(self))]
         blocks += [table for table in (_misfits(self), rules_table(self.applied)) if table.rows]
         title = f"{self.path} for {self.reference}" if self.reference else f"Names in {self.path}"
-        return Report(title, "modelprobe.keys/1", (*blocks, *_keys_notes(self)), self.to_dict())
+        return Report(title, "modelprobe.keys/2", (*blocks, *_keys_notes(self)), self.to_dict())
 
 
 def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False) -> KeysResult:

@@ -72,7 +72,7 @@ class RepairResult(Result):
         tables = (rules_table(self.applied), _renames(self), _dropped(self))
         blocks += [table for table in tables if table.rows]
         title = f"{self.source} -> {self.path}" if self.path else f"Repair of {self.source}"
-        return Report(title, "modelprobe.repair/1", (*blocks, *_repair_notes(self)), self.to_dict())
+        return Report(title, "modelprobe.repair/2", (*blocks, *_repair_notes(self)), self.to_dict())
 
 
 def repair(

@@ -306,7 +306,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert again.code == 2
     assert "exists | --force replaces it" in said(again)
     data = json.loads(cli("convert", str(tmp_path / "in.pt"), "-o", str(tmp_path / "x.bin"), "-f", "json").out)
-    assert data["schema"] == "modelprobe.convert/1"
+    assert data["schema"] == "modelprobe.convert/2"
 
 
 @pytest.mark.parametrize(

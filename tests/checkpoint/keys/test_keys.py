@@ -56,7 +56,7 @@ def test_what_does_not_fit_comes_with_the_command_that_repairs(cli, saved, state
     answer = cli("keys", path, "--arch", TINY, "-f", "json")
     assert answer.code == 1
     found = json.loads(answer.out)
-    assert found["schema"] == "modelprobe.keys/1"
+    assert found["schema"] == "modelprobe.keys/2"
     data = found.get("data", found)
     assert (data["matched"], data["fits"], data["repairable"]) == (0, False, True)
     monkeypatch.chdir(tmp_path)
