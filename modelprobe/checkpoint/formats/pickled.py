@@ -8,7 +8,7 @@ from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global
 from modelprobe.checkpoint.pickle.reader import Pickled
 from modelprobe.checkpoint.pickle.storages import Locate, StorageTable
-from modelprobe.checkpoint.pickle.walk import Outline
+from modelprobe.checkpoint.pickle.walk import TreeWalk
 from modelprobe.checkpoint.records import Checkpoint, Finding, GlobalEntry, Scalar, StorageEntry
 
 
@@ -26,12 +26,12 @@ def checkpoint_of(
     where: str = "",
 ) -> Checkpoint:
     """Walk the root of a pickle and put everything found into one record."""
-    outline = Outline(StorageTable(locate, limits), limits)
-    tree = outline.build(pickled.root)
+    walk = TreeWalk(StorageTable(locate, limits), limits)
+    tree = walk.build(pickled.root)
     return Checkpoint(
-        path=path, format=kind, version=version, size=size, tensors=tuple(outline.tensors),
-        storages=outline.table.storages, tree=tree, modules=tuple(outline.modules),
-        globals=global_entries(pickled.globals, where), findings=(*findings, *remarks(pickled), *outline.findings),
+        path=path, format=kind, version=version, size=size, tensors=tuple(walk.tensors),
+        storages=walk.table.storages, tree=tree, modules=tuple(walk.modules),
+        globals=global_entries(pickled.globals, where), findings=(*findings, *remarks(pickled), *walk.findings),
         metadata=metadata or {}, files=(path,), root=pickled.root,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from modelprobe.checkpoint.pickle.modules import MAX_MODULE_DEPTH, MAX_MODULES
 from modelprobe.checkpoint.pickle.nodes import PendingCall, PickleNode, attributes, called, pairs
 from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.storages import StorageTable
-from modelprobe.checkpoint.pickle.walk import Outline
+from modelprobe.checkpoint.pickle.walk import TreeWalk
 from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, Finding, Item, ModuleEntry
 
 CODE_BYTES = 16 << 20
@@ -62,18 +62,18 @@ def read_torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Ch
     pickled = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits)
     findings.extend(checksum(archive, member))
     data = f"{root}/data/" if any(name.startswith(f"{root}/data/") for name in archive.members) else f"{root}/tensors/"
-    outline = Outline(StorageTable(locator(archive, data), limits), limits)
-    modules = _walk(outline, pickled.root, Roles(archive, root))
+    walk = TreeWalk(StorageTable(locator(archive, data), limits), limits)
+    modules = _walk(walk, pickled.root, Roles(archive, root))
     code = sum(member.size for name, member in archive.members.items() if name.startswith(f"{root}/code/"))
     mobile = f"{root}/bytecode.pkl" in archive.members
-    nbytes = sum(entry.nbytes for entry in outline.tensors)
+    nbytes = sum(entry.nbytes for entry in walk.tensors)
     found = Checkpoint(
         path=source.name, format="TorchScript mobile" if mobile else "TorchScript", version=version, size=source.size,
-        tensors=tuple(outline.tensors), storages=outline.table.storages,
-        tree=Item("", "module", None, called(pickled.root), len(modules), len(outline.tensors), nbytes),
+        tensors=tuple(walk.tensors), storages=walk.table.storages,
+        tree=Item("", "module", None, called(pickled.root), len(modules), len(walk.tensors), nbytes),
         modules=modules,
         globals=tuple(g for g in global_entries(pickled.globals, "data.pkl") if not g.module.startswith("__torch__")),
-        findings=(*findings, *remarks(pickled), *outline.findings), metadata={"code_bytes": code},
+        findings=(*findings, *remarks(pickled), *walk.findings), metadata={"code_bytes": code},
         files=(source.name,), code=f"{code:,} bytes of TorchScript code", root=pickled.root,
     )  # fmt: skip
     spare = unused(archive, data, found)
@@ -85,7 +85,7 @@ def is_object(node: PickleNode) -> bool:
     return type(node) is PendingCall and called(node).startswith("__torch__") and attributes(node) is not None
 
 
-def _walk(outline: Outline, root: PickleNode, roles: Roles) -> tuple[ModuleEntry, ...]:
+def _walk(walk: TreeWalk, root: PickleNode, roles: Roles) -> tuple[ModuleEntry, ...]:
     """Add every tensor below `root`. A module that hangs in two places is listed in both, as `state_dict()` does."""
     modules: list[ModuleEntry] = []
     stack: list[tuple[PickleNode, tuple[str, ...], tuple[int, ...]]] = [(root, (), ())] if is_object(root) else []
@@ -98,7 +98,7 @@ def _walk(outline: Outline, root: PickleNode, roles: Roles) -> tuple[ModuleEntry
         for name, value in islice(pairs(attributes(node)), MAX_MODULES - len(stack)):
             if type(name) is not str or type(value) is not PendingCall:
                 continue
-            if outline.add((*path, name), value, known.get(name, ATTRIBUTE)):
+            if walk.add((*path, name), value, known.get(name, ATTRIBUTE)):
                 continue
             if is_object(value) and id(value) not in above and len(above) < MAX_MODULE_DEPTH:
                 below.append((value, (*path, name), (*above, id(node))))

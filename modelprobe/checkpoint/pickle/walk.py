@@ -51,7 +51,7 @@ class OpenContainer:
         return Item(self.key, self.kind, None, self.type, self.length, self.tensors, self.nbytes, shown)
 
 
-class Outline:
+class TreeWalk:
     """Collects the tensors, the modules and the tree of everything else under one root."""
 
     def __init__(self, table: StorageTable, limits: ReadLimits) -> None:
