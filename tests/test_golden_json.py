@@ -93,7 +93,13 @@ CASES: dict[str, str] = {
 VOLATILE = ("env", "storage")
 """`storage`: legacy files name a storage by an address in memory."""
 
-SIZES = ("summary.TorchScript", "summary.whole_legacy", "summary.torch_legacy", "summary.pickle")
+SIZES = (
+    "summary.TorchScript",
+    "summary.whole_legacy",
+    "summary.torch_legacy",
+    "summary.pickle",
+    "summary.torch_export",
+)
 """Files that hold paths of sources, or addresses as keys of storages: their sizes differ from run to run."""
 
 
