@@ -33,7 +33,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("summary", COST, "Layers, shapes and costs of a model; contents of a weight file."),
     ("params", COST, "Parameters by module, dtype and weight-decay group; freezing."),
     ("buffers", COST, "Buffers: owner, shape, in the state_dict, updated by training."),
-    ("features", SEES, "Layer activations for images: statistics, pictures, tensors."),
+    ("features", SEES, "Layer activations for images: statistics, images, tensors."),
     ("predict", SEES, "Top classes for images, with labels and probabilities."),
     ("cam", SEES, "Class activation maps: where an image speaks for a class."),
     ("attention", SEES, "Attention maps of transformers: heads, mean, rollout."),

@@ -75,7 +75,7 @@ LabelsOpt = Annotated[
     ),
 ]
 ColourMapOpt = Annotated[
-    str, option("--cmap", metavar="NAME", panel=IMAGES, help="The colour map: viridis, jet, or any of matplotlib's.")
+    str, option("--cmap", metavar="NAME", panel=IMAGES, help="The color map: viridis, jet, or any of matplotlib's.")
 ]
 ListLayersOpt = Annotated[bool, option("--list", panel=IMAGES, help="List what can be asked for, and compute nothing.")]
 DirectoryOpt = Annotated[

@@ -105,15 +105,15 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
     except OSError as error:
         raise BadInput(f"cannot use the directory {path}: {one_line(error)}", "choose another with -o") from error
     if exists and not is_folder:
-        raise BadInput(f"{path} is a file", "-o names a directory for the pictures; the report goes to stdout")
+        raise BadInput(f"{path} is a file", "-o names a directory for the images; the report goes to stdout")
     known = _manifest(path) if MANIFEST in there else None
     same = not force and known is not None and known.get("question") == json.loads(json.dumps(question))
     if there and not same and not force:
         if known is not None:
-            raise BadInput(f"{path} holds the pictures of another command line", "choose another -o, or --force")
+            raise BadInput(f"{path} holds the images of another command line", "choose another -o, or --force")
         raise BadInput(
             f"the directory {path} exists and holds {_others_in(there)}",
-            "choose another -o; --force puts the pictures beside them, and replaces files of the same names",
+            "choose another -o; --force puts the images beside them, and replaces files of the same names",
         )
     if not path.parent.is_dir() and not exists:
         raise BadInput(f"there is no directory {path.parent}", "make it first, or choose another place with -o")
@@ -136,7 +136,7 @@ def _others_in(names: list[str]) -> str:
 
 
 def file_name(name: str, taken: set[str]) -> str:
-    """A name for a file or directory after a layer or a picture: no separators, not too long, not `taken` yet.
+    """A name for a file or directory after a layer or an image: no separators, not too long, not `taken` yet.
 
     `taken` gets it, in lower case: some file systems do not tell cases apart.
     """

@@ -1,4 +1,4 @@
-"""How do the elements of an activation lie on the image? Read from the pixel numbers that `positions` carried along."""
+"""The grid of image positions that the elements of an activation form, read from the pixel numbers of `positions`."""
 
 from __future__ import annotations
 

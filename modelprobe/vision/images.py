@@ -1,7 +1,7 @@
-"""Which pictures does `--image` mean, and what is in one? Files are found, opened, turned upright and made grey or RGB.
+"""The images that `--image` names: found, opened, turned upright and made gray or RGB.
 
-Limits: a picture of more than `MOST_PIXELS` is refused from its header, before memory is taken for it, so that one
-picture never needs more than about 300 MB decoded. Nothing outside Pillow is run (PostScript is refused).
+Limits: an image of more than `MOST_PIXELS` is refused from its header, before memory is taken for it, so that one
+image never needs more than about 300 MB decoded. Nothing outside Pillow is run (PostScript is refused).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Photo:
-    """One picture, upright, as `L` (grey) or `RGB`. `notes` say what was done to it, without naming the file."""
+    """One image, upright, as `L` (gray) or `RGB`. `notes` say what was done to it, without naming the file."""
 
     path: Path
     picture: Image.Image
@@ -49,7 +49,7 @@ class Photo:
 
 
 def find_images(specs: Sequence[str]) -> list[Path]:
-    """The files that `specs` name: files, directories (the pictures in them, not below), wildcards (`**` goes below).
+    """The files that `specs` name: files, directories (the images in them, not below), wildcards (`**` goes below).
 
     In the order given, each once; within a directory or a wildcard by name, numbers by value. A file that is named is
     taken whatever its suffix. Raises BadInput when a spec names nothing.
@@ -58,7 +58,7 @@ def find_images(specs: Sequence[str]) -> list[Path]:
     for spec in specs:
         found.update(dict.fromkeys(_image_files(spec)))
     if not found:
-        raise BadInput("no picture was named", "give a file, a directory or a wildcard: --image cat.jpg")
+        raise BadInput("no image was named", "give a file, a directory or a wildcard: --image cat.jpg")
     return list(found)
 
 
@@ -76,11 +76,11 @@ def _image_files(spec: str) -> list[Path]:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL, no such user
         raise BadInput(f"--image {spec} cannot be looked up: {one_line(error)}", "check the path") from error
     if not wild:
-        raise BadInput(f"there is no picture {spec}", _nearest(path))
+        raise BadInput(f"there is no image {spec}", _nearest(path))
     files = [match for match in matches if match.is_file()]
     pictures = _sorted_by_name(match for match in files if _is_picture(match))
     if not pictures:
-        what = "no file with the suffix of a picture" if files else "no file"
+        what = "no file with the suffix of an image" if files else "no file"
         raise BadInput(f"--image {spec!r} matches {what}", "check the pattern; `**` goes into directories")
     return pictures
 
@@ -88,7 +88,7 @@ def _image_files(spec: str) -> list[Path]:
 def _pictures_in(folder: Path, spec: str) -> list[Path]:
     pictures = _sorted_by_name(file for file in folder.iterdir() if file.is_file() and _is_picture(file))
     if not pictures:
-        raise BadInput(f"the directory {spec} holds no picture", f"directories below it: --image '{spec}/**/*'")
+        raise BadInput(f"the directory {spec} holds no image", f"directories below it: --image '{spec}/**/*'")
     return pictures
 
 
@@ -116,9 +116,9 @@ def _nearest(path: Path) -> str:
 
 
 def open_image(path: str | os.PathLike[str]) -> Photo:
-    """The picture in a file, upright, `L` or `RGB`, and notes on what was converted.
+    """The image in a file, upright, `L` or `RGB`, and notes on what was converted.
 
-    Raises BadInput for what is missing, empty, truncated, no picture, or of more than `MOST_PIXELS` pixels.
+    Raises BadInput for what is missing, empty, truncated, no image, or of more than `MOST_PIXELS` pixels.
     """
     path = Path(path)
     with _as_bad_input(path), warnings.catch_warnings():
@@ -155,9 +155,9 @@ def _as_bad_input(path: Path) -> Iterator[None]:
     except (BadInput, KeyboardInterrupt):
         raise
     except FileNotFoundError as error:
-        raise BadInput(f"there is no picture {path}", _nearest(path)) from error
+        raise BadInput(f"there is no image {path}", _nearest(path)) from error
     except IsADirectoryError as error:
-        raise BadInput(f"{path} is a directory", "name a picture in it") from error
+        raise BadInput(f"{path} is a directory", "name an image in it") from error
     except PermissionError as error:
         raise BadInput(f"{path} may not be read", "check its permissions") from error
     except Image.DecompressionBombError as error:
@@ -166,9 +166,9 @@ def _as_bad_input(path: Path) -> Iterator[None]:
             "scale it down first: a model sees a few hundred pixels a side",
         ) from error
     except UnidentifiedImageError as error:
-        raise BadInput(f"{path} is no picture that Pillow can read{_what_instead(path)}", _hint(path)) from error
+        raise BadInput(f"{path} is no image that Pillow can read{_what_instead(path)}", _hint(path)) from error
     except MemoryError as error:
-        raise BadInput(f"not enough memory for the picture {path}", "scale it down first") from error
+        raise BadInput(f"not enough memory for the image {path}", "scale it down first") from error
     except Exception as error:  # decoders of fifty formats raise whatever they stumble over
         reason = one_line(error).rstrip(".")
         cut = "is truncated" if "truncated" in reason.lower() else "is damaged"
@@ -200,7 +200,7 @@ def _what_instead(path: Path) -> str:
 
 def _hint(path: Path) -> str:
     if _file_head(path).startswith(b"version https://git-lfs"):
-        return "git lfs pull fetches the picture"
+        return "git lfs pull fetches the image"
     return "convert it to PNG or JPEG first"
 
 
@@ -226,7 +226,7 @@ def _raw_mode(opened: Image.Image) -> str:
 
 
 def _plain_mode(picture: Image.Image, raw: str) -> tuple[Image.Image, tuple[Note, ...]]:
-    """The picture as `L` or `RGB`, and what was converted."""
+    """The image as `L` or `RGB`, and what was converted."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         return _narrowed(picture)
@@ -234,19 +234,19 @@ def _plain_mode(picture: Image.Image, raw: str) -> tuple[Image.Image, tuple[Note
     if "16" in raw and mode in ("L", "LA", "RGB", "RGBA"):
         notes.append(Note("16 bits per channel, read as 8", Level.INFO))
     if mode == "P":
-        notes.append(Note("palette colours made RGB", Level.INFO))
+        notes.append(Note("palette colors made RGB", Level.INFO))
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         flat, note = _without_alpha(picture.convert("RGBA"))
         return (flat.convert("L") if mode in GREY_MODES else flat), (*notes, *note)
     if mode in ("1", "L"):
         return picture.convert("L"), tuple(notes)
     if mode not in ("RGB", "P"):
-        notes.append(Note(f"{mode} made RGB, without a colour profile", Level.INFO))
+        notes.append(Note(f"{mode} made RGB, without a color profile", Level.INFO))
     return picture.convert("RGB"), tuple(notes)
 
 
 def _without_alpha(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
-    """What a person sees on a white page. The colours that a file keeps under transparent pixels are arbitrary."""
+    """What a person sees on a white page. The colors that a file keeps under transparent pixels are arbitrary."""
     lowest, _ = picture.getchannel("A").getextrema()
     if lowest == 255:
         return picture.convert("RGB"), (Note("its alpha channel, opaque everywhere, left out", Level.INFO),)
@@ -256,7 +256,7 @@ def _without_alpha(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]
 
 
 def _narrowed(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
-    """16- and 32-bit grey as 8-bit grey: 16 bits divided by 257, floats of 0..1 by 1/255, anything else stretched."""
+    """16- and 32-bit gray as 8-bit gray: 16 bits divided by 257, floats of 0..1 by 1/255, anything else stretched."""
     import numpy as np
 
     values: Any = np.asarray(picture, dtype=np.float64)
@@ -265,15 +265,15 @@ def _narrowed(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
     if picture.mode == "F" and low >= 0 and high <= 1:
         scaled, note = values * 255, Note("32-bit floats of 0..1 read as 8 bits", Level.INFO)
     elif low >= 0 and high <= 65535 and picture.mode != "F":
-        scaled, note = values / 257, Note("16-bit grey read as 8 bits", Level.INFO)
+        scaled, note = values / 257, Note("16-bit gray read as 8 bits", Level.INFO)
     else:
         scaled = (values - low) / (high - low or 1.0) * 255
-        note = Note(f"32-bit grey stretched from {low:g}..{high:g} to 8 bits", Level.ASSUMED)
+        note = Note(f"32-bit gray stretched from {low:g}..{high:g} to 8 bits", Level.ASSUMED)
     return Image.fromarray(np.rint(scaled).astype(np.uint8)), (note,)
 
 
 def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
-    """Notes on many pictures as few: each text once, with the file, or with how many files and the first of them."""
+    """Notes on many images as few: each text once, with the file, or with how many files and the first of them."""
     files: dict[Note, list[Path]] = {}
     for path, note in told:
         files.setdefault(note, []).append(path)
@@ -281,7 +281,7 @@ def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
         Note(
             f"{paths[0].name}: {note.text}."
             if len(paths) == 1
-            else f"{len(paths):,} pictures, {paths[0].name} first: {note.text}.",
+            else f"{len(paths):,} images, {paths[0].name} first: {note.text}.",
             note.level,
         )
         for note, paths in files.items()

@@ -1,4 +1,4 @@
-"""What are the classes of a model called? torchvision's categories, timm's ImageNet tables, a file, or "class 3"."""
+"""Class labels: torchvision's categories, timm's ImageNet tables, a file, or "class 3"."""
 
 from __future__ import annotations
 

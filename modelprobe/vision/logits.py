@@ -1,4 +1,4 @@
-"""Does a model classify? Its scores, whatever they are wrapped in, or a refusal that says what it puts out."""
+"""The scores of a classifier, whatever its output wraps them in; a refusal for a model that gives none."""
 
 from __future__ import annotations
 

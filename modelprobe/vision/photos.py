@@ -22,9 +22,9 @@ Progress = Callable[[str], AbstractContextManager[Any]]
 def each_photo(
     model: ImageModel, files: Sequence[Path], progress: Progress, notes: list[Note]
 ) -> Iterator[tuple[str, Photo]]:
-    """Every picture that can be read, with a file name for it. `notes` get what was converted, and what was left out.
+    """Every image that can be read, with a file name for it. `notes` get what was converted, and what was left out.
 
-    Of several pictures a bad one is told and does not stop the rest. Raises BadInput when there is no other.
+    Of several images a bad one is told and does not stop the rest. Raises BadInput when there is no other.
     """
     told: list[tuple[Path, Note]] = []
     problem: BadInput | None = None
@@ -46,7 +46,7 @@ def each_photo(
 
 
 def stems(files: Sequence[Path]) -> list[str]:
-    """A file name for each picture: its own, with a number where two are the same."""
+    """A file name for each image: its own, with a number where two are the same."""
     seen: dict[str, int] = {}
     names = []
     for file in files:
@@ -79,7 +79,7 @@ def write_result(path: Path | None, force: bool, make: Callable[[Path | None], W
     style = Style(80, colour=False, unicode=True)
     with staged_directory(path, force) as temporary:
         made = make(temporary)
-        page = RENDERERS["html"].render(made.at(temporary).report(), style)  # which embeds the pictures
+        page = RENDERERS["html"].render(made.at(temporary).report(), style)  # which embeds the images
         (temporary / "index.html").write_text(page, encoding="utf-8")
         result = made.at(path)
         text = RENDERERS["json"].render(result.report(), style)

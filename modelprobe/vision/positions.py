@@ -1,4 +1,4 @@
-"""Where in the image does every element of every activation come from? A dispatch mode that carries positions along.
+"""The image position of every element of every activation, carried along by a dispatch mode.
 
 Each tensor that is made from the image has a `Place` beside it: the number of a pixel for every element, or 0 where
 there is none (class tokens, padding). What moves elements (a permutation, a roll, a partition into windows) moves the

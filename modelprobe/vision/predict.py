@@ -35,7 +35,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The best classes for one picture; or the `error` that kept it from being looked at."""
+    """The best classes for one image; or the `error` that kept it from being looked at."""
 
     image: str
     guesses: tuple[Guess, ...] = ()
@@ -58,10 +58,10 @@ class PredictResult(Result):
     facts: tuple[Fact, ...] = field(repr=False, default=())
 
     def report(self) -> Report:
-        """One row for each class of each picture; the picture's name where there are several."""
+        """One row for each class of each image; the image's name where there are several."""
         several = len(self.predictions) > 1
         columns = (
-            *((Column("image", "Picture"),) if several else ()),
+            *((Column("image", "Image"),) if several else ()),
             Column("label", "Class", wrap=several),
             Column("probability", "Probability", Unit.SHARE, bar=True),
             Column("index", "Index", Unit.COUNT, priority=2),
@@ -70,7 +70,7 @@ class PredictResult(Result):
         )
         rows = [row for prediction in self.predictions for row in _prediction_rows(prediction, several)]
         blocks: list[Block] = [Facts(self.facts), Table(columns, tuple(rows), key="predictions")]
-        title = f"{self.model}: what it takes {'these pictures' if several else 'this picture'} for"
+        title = f"{self.model}: predictions"
         return Report(title, "modelprobe.predict/1", (*blocks, *self.notes), self.to_dict(), self.env)
 
 
@@ -84,7 +84,7 @@ def _prediction_rows(prediction: Prediction, several: bool) -> list[Row]:
 
 
 def scores_of(output: Any, model: str) -> Tensor:
-    """The scores of one picture, a vector of one number for each class, float64 on the CPU.
+    """The scores of one image, a vector of one number for each class, float64 on the CPU.
 
     The first tensor of the output is taken. Raises BadInput when it is no such vector: the model is no classifier.
     """
@@ -126,7 +126,7 @@ def best(scores: Tensor, labels: Sequence[str], count: int) -> tuple[tuple[Guess
 
 @stdout_kept()
 def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) -> PredictResult:
-    """Look at every picture in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
+    """Look at every image in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     files = find_images(images)
     seeing = load_image_model(request)
     run = PredictionRun(seeing, top)
@@ -141,8 +141,8 @@ def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) 
             advance()
     if not run.classes:
         raise BadInput(
-            f"none of {len(files)} pictures could be looked at; the first: {run.done[0].error}",
-            "give pictures that Pillow can read",
+            f"none of {len(files)} images could be looked at; the first: {run.done[0].error}",
+            "give images that Pillow can read",
         )
     labels, rule = seeing.labels.for_classes(run.classes), " and ".join(sorted(run.rules))
     notes = (*seeing.notes, *gathered(run.told), *_prediction_notes(run))
@@ -153,11 +153,11 @@ def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) 
 
 
 class _UnreadableError(Exception):
-    """One picture cannot be read: message and hint."""
+    """One image cannot be read: message and hint."""
 
 
 class PredictionRun:
-    """What is gathered over the pictures."""
+    """What is gathered over the images."""
 
     def __init__(self, seeing: ImageModel, top: int) -> None:
         self.seeing, self.top, self.classes = seeing, top, 0
@@ -166,7 +166,7 @@ class PredictionRun:
         self.rules: set[str] = set()
 
     def look(self, file: Path) -> None:
-        """One picture. Raises _UnreadableError for it, other errors for the model."""
+        """One image. Raises _UnreadableError for it, other errors for the model."""
         seeing = self.seeing.preprocessing
         try:
             photo = open_image(file)
@@ -207,7 +207,7 @@ def _prediction_notes(run: PredictionRun) -> list[Note]:
         notes.append(Note("The model puts out one number: its sigmoid is given as probability.", Level.ASSUMED))
     errors = [one.error for one in run.done if one.error]
     if errors:
-        many = "1 picture was" if len(errors) == 1 else f"{len(errors):,} pictures were"
+        many = "1 image was" if len(errors) == 1 else f"{len(errors):,} images were"
         notes.append(Note(f"{many} left out: {errors[0]}{'; …' if len(errors) > 1 else '.'}", Level.WARNING))
     return notes
 
@@ -217,7 +217,7 @@ def _prediction_facts(seeing: ImageModel, files: Sequence[Path], classes: int) -
     names = named.source or "none known: --labels FILE names them"
     return (
         seeing.weights.fact(),
-        Fact("Pictures", str(files[0]) if len(files) == 1 else f"{len(files):,}"),
+        Fact("Images", str(files[0]) if len(files) == 1 else f"{len(files):,}"),
         Fact("Classes", f"{classes:,}", detail=names),
         Fact("Input", seeing.preprocessing.describe()),
     )

@@ -76,7 +76,7 @@ def test_random_weights_are_loud(cli: CommandLine) -> None:
     command = ("predict", f"torchvision:{NAME}", "--image", SHAPES, "--resize", "32x32", "--no-crop")
     answer = cli(*command)
     assert answer.code == 0
-    assert "Weights   RANDOM  not trained, seed 0" in answer.out
+    assert "Weights  RANDOM  not trained, seed 0" in answer.out
     assert "warning: RANDOM WEIGHTS (seed 0)" in answer.out
     found = json.loads(cli(*command, "-f", "json").out)
     assert found["weights"]["trained"] is False
@@ -142,7 +142,7 @@ def test_weights_of_a_file_are_repaired(tmp_path: Path) -> None:
     for seen in (by_option, as_target):
         assert seen.weights.kind == "file"
         assert torch.equal(seen.model.head.weight, net.head.weight)
-        assert "repaired in memory (leading module.)" in seen.notes[0].text
+        assert "repaired in memory (`module.` prefix)" in seen.notes[0].text
 
 
 def test_weights_that_do_not_fit(cli: CommandLine) -> None:

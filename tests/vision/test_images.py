@@ -1,4 +1,4 @@
-"""Pictures from files: which are found, how every kind is opened, and what is refused in one line."""
+"""Images from files: which are found, how every kind is opened, and what is refused in one line."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_directories_and_wildcards_by_name_with_numbers_by_value() -> None:
 @pytest.mark.parametrize(
     ("spec", "says", "hint"),
     [
-        ("cta.png", "there is no picture cta.png", "did you mean cat.png?"),
+        ("cta.png", "there is no image cta.png", "did you mean cat.png?"),
         ("*.gif", "matches no file", "check the pattern"),
-        ("*.txt", "matches no file with the suffix of a picture", ""),
-        ("empty", "the directory empty holds no picture", "empty/**/*"),
+        ("*.txt", "matches no file with the suffix of an image", ""),
+        ("empty", "the directory empty holds no image", "empty/**/*"),
         ("https://example.org/cat.png", "is not on this machine", "download it first"),
-        ("a\0b", "there is no picture", ""),
+        ("a\0b", "there is no image", ""),
     ],
 )
 def test_nothing_found(spec: str, says: str, hint: str) -> None:
@@ -85,8 +85,8 @@ def test_a_broken_exif_block_is_no_reason_to_stop() -> None:
         ("L", "png", "L", None),
         ("1", "png", "L", None),
         ("RGB", "png", "RGB", None),
-        ("P", "png", "RGB", "palette colours made RGB"),
-        ("CMYK", "jpg", "RGB", "CMYK made RGB, without a colour profile"),
+        ("P", "png", "RGB", "palette colors made RGB"),
+        ("CMYK", "jpg", "RGB", "CMYK made RGB, without a color profile"),
         ("YCbCr", "tiff", "RGB", "YCbCr made RGB"),
         ("LAB", "tiff", "RGB", "LAB made RGB"),
         ("LA", "png", "L", "its alpha channel, opaque everywhere, left out"),
@@ -112,9 +112,9 @@ def test_transparency_is_put_on_white() -> None:
 @pytest.mark.parametrize(
     ("values", "mode", "expected", "says"),
     [
-        (np.array([[0, 257, 65535]], np.uint16), None, [0, 1, 255], "16-bit grey read as 8 bits"),
+        (np.array([[0, 257, 65535]], np.uint16), None, [0, 1, 255], "16-bit gray read as 8 bits"),
         (np.array([[0, 0.5, 1]], np.float32), None, [0, 128, 255], "32-bit floats of 0..1 read as 8 bits"),
-        (np.array([[-1, 0, 3]], np.float32), None, [0, 64, 255], "32-bit grey stretched from -1..3 to 8 bits"),
+        (np.array([[-1, 0, 3]], np.float32), None, [0, 64, 255], "32-bit gray stretched from -1..3 to 8 bits"),
     ],
 )
 def test_more_than_eight_bits(values: np.ndarray, mode: str | None, expected: list[int], says: str) -> None:
@@ -148,9 +148,9 @@ def test_the_first_frame_of_several() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("missing.png", None, "there is no picture missing.png"),
+        ("missing.png", None, "there is no image missing.png"),
         ("zero.png", b"", "zero.png is empty (0 bytes)"),
-        ("text.png", b"hello", "text.png is no picture that Pillow can read"),
+        ("text.png", b"hello", "text.png is no image that Pillow can read"),
         ("page.jpg", b"<html><body>404", "it is text in a markup language"),
         ("lfs.jpg", b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
         ("run.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is PostScript"),
@@ -202,6 +202,6 @@ def test_a_directory_and_one_pixel() -> None:
 
 
 def test_notes_on_many_pictures_are_few() -> None:
-    grey, odd = Note("grey"), Note("odd", Level.ASSUMED)
+    grey, odd = Note("gray"), Note("odd", Level.ASSUMED)
     told = [(Path(f"{n}.png"), grey) for n in range(3)] + [(Path("x.png"), odd)]
-    assert gathered(told) == (Note("3 pictures, 0.png first: grey."), Note("x.png: odd.", Level.ASSUMED))
+    assert gathered(told) == (Note("3 images, 0.png first: gray."), Note("x.png: odd.", Level.ASSUMED))

@@ -149,7 +149,7 @@ def test_the_same_as_by_hand(cli: CommandLine) -> None:
         ((CNN,), 2, "which images? --image was not given"),
         ((CNN, "--image", SHAPES, "--labels", "no.txt"), 2, "--labels no.txt cannot be read"),
         ((CNN, "--image", SHAPES, "--labels", "nets.json"), 2, "--labels nets.json is no JSON"),
-        ((f"{SAMPLES}:TinyAttention", "--image", SHAPES), 2, "TinyAttention takes no pictures"),
+        ((f"{SAMPLES}:TinyAttention", "--image", SHAPES), 2, "TinyAttention takes no images"),
     ],
 )
 def test_bad_input(cli: CommandLine, arguments: tuple[str, ...], code: int, says: str) -> None:

@@ -1,8 +1,8 @@
 """`cam` with no `--layer` on one architecture of every timm family and on every torchvision classifier.
 
-Weights are random and cheap, pictures small where the architecture allows it. The layer is chosen as for a person; its
+Weights are random and cheap, images small where the architecture allows it. The layer is chosen as for a person; its
 map must be finite, not empty, of the image's size and of the layer's grid, and that grid must be as wide as it is high,
-since the picture is.
+since the image is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXCEPTIONS: dict[str, str] = {}
 IN_PARTS = {
     "crossvit": "two branches of patches, whose class tokens alone meet in the scores",
 }
-"""Family or builder -> why no single layer carries everything from the picture to the scores: a note says so."""
+"""Family or builder -> why no single layer carries everything from the image to the scores: a note says so."""
 
 FAMILIES = timm.list_modules()
 MODELS = torchvision.models

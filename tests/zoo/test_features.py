@@ -1,6 +1,6 @@
 """`features --layers '*'` on one architecture of every timm family and on every torchvision classifier.
 
-Weights are random and cheap, pictures small where the architecture allows it; every output of every layer is captured,
+Weights are random and cheap, images small where the architecture allows it; every output of every layer is captured,
 measured and arranged as its layout says, and of every kind of layout one is drawn.
 """
 

@@ -32,7 +32,7 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any], str]
 """Positional arguments, keywords, and both in words."""
 
 SMALL_SIDES = (64, 96)
-"""Sides of a picture that are tried before the declared one: a convolutional network takes any."""
+"""Sides of an image that are tried before the declared one: a convolutional network takes any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def compare_random(
     """Give random weights to `source`, the same through `parts` to `target`, and compare what both compute.
 
     `parts` are made of tensors named as in the file; `names` leads from those to the names that `source` has for them.
-    `inputs` are specs as for `--input`; without any, what the target declares, a smaller picture first.
+    `inputs` are specs as for `--input`; without any, what the target declares, a smaller image first.
     """
     label = source.spec, target.spec
     try:

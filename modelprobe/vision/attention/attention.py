@@ -1,4 +1,4 @@
-"""What `attention` does between its options and its result: pictures in, attention followed, maps drawn."""
+"""Attention maps of images: attention followed, heads and blocks chosen, maps drawn."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def attention_of_files(
 def run_attention(
     model: ImageModel, asked: AttentionOptions, files: Sequence[Path], folder: Path | None, progress: Progress
 ) -> AttentionResult:
-    """The maps of every picture, drawn into `folder` where one is given."""
+    """The maps of every image, drawn into `folder` where one is given."""
     entries: list[AttentionEntry] = []
     blocks: tuple[AttentionBlock, ...] = ()
     notes: list[Note] = []
@@ -90,7 +90,7 @@ def run_attention(
             remarks.update(dict.fromkeys(said))
             entries += _shown_query(model, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
-        remarks[Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO)] = None
+        remarks[Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO)] = None
     return AttentionResult(
         model=model.name,
         weights=model.weights.plain(),
@@ -112,7 +112,7 @@ def _shown_query(
     maps: Sequence[AttentionMaps],
     folder: Path | None,
 ) -> list[AttentionEntry]:
-    """The entries of one picture, drawn and stored in `folder` where one is given."""
+    """The entries of one image, drawn and stored in `folder` where one is given."""
     entries: list[AttentionEntry] = []
     arrays: dict[str, Any] = {}
     for item in maps:
@@ -127,7 +127,7 @@ def _shown_query(
 
 
 def attention_of_image(model: ImageModel, photo: Photo) -> tuple[Attention, ...]:
-    """The attentions of a forward pass on a picture. Raises BadInput when the model has none on the image."""
+    """The attentions of a forward pass on an image. Raises BadInput when the model has none on the image."""
     image = model.image(photo, "attention")
     found = attentions(lay_out(model.model, image).attended, image.shape[-1])
     if not found:

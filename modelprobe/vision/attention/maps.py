@@ -1,4 +1,4 @@
-"""What does each place of a picture attend to? The softmax over keys of any transformer, fused or not, on the image.
+"""Attention of any transformer, fused or not: the softmax over keys, as maps on the image.
 
 The weights are those of the operator that the model ran, `softmax(q @ k^T x scale + mask)`, computed from its operands
 where it was fused, for the blocks and heads that are asked for. Where every query and key lies on the image was carried

@@ -1,4 +1,4 @@
-"""What attends to what, as a report: the maps of `attention_maps`, drawn, stored and listed."""
+"""The result of `attention`: maps drawn, stored and listed."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ class AttentionResult(Result):
     head: Fact = field(repr=False, default=Fact("Weights", None))
 
     def report(self) -> Report:
-        """The blocks when they were asked for, else the maps and their pictures."""
+        """The blocks when they were asked for, else the maps and their images."""
         heads = sum(block.heads for block in self.blocks)
         facts = [
             self.head,
-            Fact("Pictures", self.preprocessing),
+            Fact("Images", self.preprocessing),
             Fact("Attention", f"{len(self.blocks)} blocks", detail=f"{heads} heads"),
             *([Fact("Written to", self.directory)] if self.directory else []),
         ]
         table = _block_table(self.blocks) if self.listed else _entry_table(self.entries)
         blocks: tuple[Block, ...] = (Facts(tuple(facts)), table, *self._figures(), *self.notes)
-        title = f"{self.model}: what attends to what"
+        title = f"{self.model}: attention maps"
         return Report(title, "modelprobe.attention/1", blocks, self.to_dict(), self.env)
 
     def at(self, directory: Path) -> AttentionResult:
@@ -155,13 +155,13 @@ def entries_of(image: str, found: AttentionMaps) -> tuple[AttentionEntry, ...]:
 
 def _entry_table(entries: Sequence[AttentionEntry]) -> Table:
     columns = (
-        Column("image", "Picture", priority=3),
+        Column("image", "Image", priority=3),
         Column("block", "Block"),
         Column("head", "Head"),
-        Column("peak", "Most at"),
-        Column("most", "Most", Unit.SHARE, priority=1),
+        Column("peak", "Peak at"),
+        Column("most", "Peak", Unit.SHARE, priority=1),
         Column("places", "Spread over (places)", Unit.RATIO, priority=2),
-        Column("elsewhere", "On no place", Unit.SHARE, priority=1),
+        Column("elsewhere", "On class token", Unit.SHARE, priority=1),
         Column("grid", "Grid", Unit.SHAPE, priority=2),
     )
     rows = tuple(
@@ -196,7 +196,7 @@ def _attention_facts(name: str) -> str:
 def draw_attention(
     stem: str, seen: Image.Image, found: AttentionMaps, entries: Sequence[AttentionEntry], folder: Path, cmap: str
 ) -> tuple[AttentionEntry, ...]:
-    """Write a picture of the single heads, and one of the mean or the rollout over the photograph."""
+    """Write an image of the single heads, and one of the mean or the rollout over the image."""
     name = f"{stem}.{_file_name(found.block)}"
     image, grid = entries[0].image, "x".join(map(str, entries[0].grid))
     told = f"{image}: what {found.query.said} attends to, {grid} places"
@@ -221,11 +221,11 @@ def draw_attention(
 
 
 def over_photo(seen: Image.Image, values: Tensor, found: AttentionMaps, cmap: str) -> Image.Image:
-    """The map over the photograph, its patches kept square; the patch that asks has a frame."""
+    """The map over the image, its patches kept square; the patch that asks has a frame."""
     scale = max(1, -(-SIDE // max(seen.size)))
     photo = seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)
     height, width = values.shape
-    # every value at the resolution of the picture, so that the overlay has nothing to smooth
+    # every value at the resolution of the image, so that the overlay has nothing to smooth
     rows = np.arange(photo.height) * height // photo.height
     columns = np.arange(photo.width) * width // photo.width
     fine = values.numpy()[rows][:, columns]

@@ -89,7 +89,7 @@ def named_layer(model: nn.Module, name: str, found: ImageLayout) -> Choice:
         hint = f"did you mean {' or '.join(close)}?" if close else "`modelprobe summary` shows the layers"
         raise BadInput(f"there is no layer {name!r}", hint)
     if name not in found.ran:
-        raise BadInput(f"the layer {name} never ran on this picture", "leave --layers out: one is chosen")
+        raise BadInput(f"the layer {name} never ran on this image", "leave --layers out: one is chosen")
     layers = [layer for layer in found.layers if layer.path == name]
     if not layers:
         what = found.other[name]
@@ -149,7 +149,7 @@ def cam_of_files(
 def run_cam(
     model: ImageModel, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
 ) -> CamResult:
-    """The maps of every picture, drawn into `folder` where one is given."""
+    """The maps of every image, drawn into `folder` where one is given."""
     mapper = ClassMapper(model.model, asked.methods, asked.layer)
     entries: list[CamEntry] = []
     comparisons: list[tuple[str, str]] = []
@@ -204,11 +204,11 @@ def _closing(choice: Choice | None, folder: Path | None) -> list[Note]:
     if choice is not None and not choice.whole:
         notes.append(
             Note(
-                f"No single layer carries everything from the picture to the scores: at {choice.layer.path} the map "
+                f"No single layer carries everything from the image to the scores: at {choice.layer.path} the map "
                 "shows a part. --layers names another.",
                 Level.ASSUMED,
             )
         )
     if folder is None:
-        notes.append(Note("Nothing was drawn: -o DIR writes pictures and arrays.", Level.INFO))
+        notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
     return notes

@@ -1,4 +1,4 @@
-"""What a gradient needs of somebody else's model, and how its paths run from the image to the scores."""
+"""Gradients through somebody else's model, and the paths from the image to the scores."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def guided_gradcam(scene: Scene, target: int) -> Tensor:
 
 
 def integrated_gradients(scene: Scene, target: int) -> Tensor:
-    """Integrated gradients (arXiv:1703.01365) from an image of zeros, the mean colour. [H, W], summed over channels."""
+    """Integrated gradients (arXiv:1703.01365) from an image of zeros, the mean color. [H, W], summed over channels."""
     found, gap = IntegratedGradients(scene.scorer).attribute(
         scene.image, target=target, n_steps=STEPS, internal_batch_size=4, return_convergence_delta=True
     )
@@ -267,7 +267,7 @@ def saliency(scene: Scene, target: int) -> Tensor:
 
 
 def occlusion(scene: Scene, target: int) -> Tensor:
-    """How far the score falls when a window is set to zero, the mean colour (arXiv:1311.2901). [H, W], signed."""
+    """How far the score falls when a window is set to zero, the mean color (arXiv:1311.2901). [H, W], signed."""
     channels, height, width = scene.image.shape[1:]
     side = max(2, min(height, width) // WINDOWS)
     step = max(1, side // 2)

@@ -1,4 +1,4 @@
-"""What in a picture speaks for a class, as a report: the maps of `class_maps`, drawn, stored and listed."""
+"""The result of `cam`: maps drawn, stored and listed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHOD_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class CamEntry:
-    """One map. `peak` is its largest value's (row, column) in the picture that the model saw, of `size` pixels.
+    """One map. `peak` is its largest value's (row, column) in the image that the model saw, of `size` pixels.
 
     `heat` and `overlay` are file names in the output directory; `array` the name in the file `arrays`. They are empty
     when nothing was written. `layer` and `grid` are those of the map before it was enlarged.
@@ -67,22 +67,22 @@ class CamResult(Result):
     reason: str
     entries: tuple[CamEntry, ...]
     comparisons: tuple[tuple[str, str], ...]
-    """(image, file name) of the pictures that show several maps side by side."""
+    """(image, file name) of the images that show several maps side by side."""
     directory: str = ""
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     head: Fact = field(repr=False, default=Fact("Weights", None))
 
     def report(self) -> Report:
-        """The layer and why, the scores, then the pictures."""
+        """The layer and why, the scores, then the images."""
         facts = [
             self.head,
-            Fact("Pictures", self.preprocessing),
+            Fact("Images", self.preprocessing),
             *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
             *([Fact("Written to", self.directory)] if self.directory else []),
         ]
         blocks: tuple[Block, ...] = (Facts(tuple(facts)), _maps_table(self.entries), *self._figures(), *self.notes)
-        return Report(f"{self.model}: what speaks for a class", "modelprobe.cam/1", blocks, self.to_dict(), self.env)
+        return Report(f"{self.model}: class activation maps", "modelprobe.cam/1", blocks, self.to_dict(), self.env)
 
     def at(self, directory: Path) -> CamResult:
         """The same with its files in another directory."""
@@ -120,13 +120,13 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
 
 def _maps_table(entries: Sequence[CamEntry]) -> Table:
     columns = (
-        Column("image", "Picture"),
+        Column("image", "Image"),
         Column("label", "Class"),
         Column("target", "Index", Unit.COUNT, priority=3),
         Column("score", "Score", Unit.RATIO, priority=1),
         Column("probability", "Probability", Unit.SHARE, bar=True),
         Column("method", "Method"),
-        Column("peak", "Largest at", priority=2),
+        Column("peak", "Peak at", priority=2),
         Column("grid", "Map", Unit.SHAPE, priority=4),
     )
     rows = tuple(
@@ -149,7 +149,7 @@ def _maps_table(entries: Sequence[CamEntry]) -> Table:
 
 
 def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
-    """A place (row, column) of a picture in words, by thirds: `upper left`."""
+    """A place (row, column) of an image in words, by thirds: `upper left`."""
     thirds = [min(2, 3 * at // span) for at, span in zip(peak, size, strict=True)]
     vertical, horizontal = ("upper", "middle", "lower")[thirds[0]], ("left", "centre", "right")[thirds[1]]
     return "centre" if thirds == [1, 1] else f"{vertical} {horizontal}"
@@ -178,7 +178,7 @@ def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """What is drawn for one picture: as the model saw it, and its maps with their entries."""
+    """What is drawn for one image: as the model saw it, and its maps with their entries."""
 
     stem: str
     seen: Image.Image
@@ -227,6 +227,6 @@ def _subtitle(entry: CamEntry) -> str:
 
 
 def _large(seen: Image.Image) -> Image.Image:
-    """A small picture enlarged, its pixels kept square, so that a map over it can be smooth."""
+    """A small image enlarged, its pixels kept square, so that a map over it can be smooth."""
     scale = max(1, -(-SIDE // max(seen.size)))
     return seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)

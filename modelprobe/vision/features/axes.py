@@ -1,4 +1,4 @@
-"""Which axis of an intermediate tensor is which? Followed through the ledger, operator by operator.
+"""The axes of intermediate tensors, followed through the ledger, operator by operator.
 
 A convolution says where the channels are, a permutation moves them, a reshape merges rows and columns into tokens, a
 concatenation puts class tokens in front of them. Nothing is guessed from sizes here; what a rule does not know is `?`.

@@ -1,4 +1,4 @@
-"""Which pictures suit a layer's output? Maps get a grid, a mean and an overlay; frames, vectors, matrices theirs."""
+"""Images of a layer's output: a grid, a mean and an overlay of maps; frames, vectors and matrices theirs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENLARGED_PREVIEW = 24
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are to be drawn: how many channels in a grid, in which order, in which colours."""
+    """How images are to be drawn: how many channels in a grid, in which order, in which colors."""
 
     channels: int = 64
     sort: str = "index"
@@ -24,7 +24,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: the end of its file's name, what it shows, and the image itself (Pillow's)."""
+    """One image: the end of its file's name, what it shows, and the image itself (Pillow's)."""
 
     kind: str
     caption: str
@@ -32,7 +32,7 @@ class Picture:
 
 
 def pictures_of(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
-    """The pictures of one output. `seen` is the photograph as the model sees it, `about` a line below each title."""
+    """The images of one output. `seen` is the image as the model sees it, `about` a line below each title."""
     from modelprobe.vision.pictures.heat import heat_map
     from modelprobe.vision.pictures.strips import bar_strip
 
@@ -79,7 +79,7 @@ def _means(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) 
     if maps.covers:
         laid = overlay(seen, mean, cmap=drawing.cmap, limits=limits)
         framed = with_bar(laid, title, f"on what the model sees; {about}", cmap=drawing.cmap, limits=limits)
-        yield Picture("overlay", f"{many}, on the picture", framed)
+        yield Picture("overlay", f"{many}, on the image", framed)
 
 
 def _frames(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> Picture:

@@ -1,4 +1,4 @@
-"""What do the layers of a model put out for these pictures? Shapes, ranges, zeros, dead channels, and the drawings."""
+"""The result of `features`: shapes, statistics and drawings of layer outputs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from modelprobe.vision.features.stats import Stats
 
 MOST_PREVIEWS = 6
 MOST_SHOWN = 40
-"""Pictures listed one by one in a report; JSON has all."""
+"""Images listed one by one in a report; JSON has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """A picture that was written: its kind, its path relative to the output directory, and what it shows."""
+    """An image that was written: its kind, its path relative to the output directory, and what it shows."""
 
     kind: str
     path: str
@@ -29,7 +29,7 @@ class DrawnImage:
 
 @dataclass(frozen=True, slots=True)
 class LayerFeature:
-    """One tensor that a layer put out for one picture. `layout` says how it was looked at."""
+    """One tensor that a layer put out for one image. `layout` says how it was looked at."""
 
     name: str
     path: str
@@ -45,7 +45,7 @@ class LayerFeature:
 
 @dataclass(frozen=True, slots=True)
 class PictureFeatures:
-    """One picture and what the layers put out for it; or the `error` that kept it from being looked at."""
+    """One image and what the layers put out for it; or the `error` that kept it from being looked at."""
 
     image: str
     layers: tuple[LayerFeature, ...] = ()
@@ -56,7 +56,7 @@ class PictureFeatures:
 
 @dataclass(frozen=True)
 class FeaturesResult(Result):
-    """The answer of `features`. `layers` are over all pictures together; `pictures` one by one."""
+    """The answer of `features`. `layers` are over all images together; `images` one by one."""
 
     model: str
     weights: Mapping[str, Any]
@@ -70,19 +70,19 @@ class FeaturesResult(Result):
     previews: tuple[Figure, ...] = field(repr=False, default=())
 
     def report(self) -> Report:
-        """Facts, the layers over all pictures, small previews, the pictures one by one where there are several."""
+        """Facts, the layers over all images, small previews, the images one by one where there are several."""
         blocks: list[Block] = [Facts(self.facts), _layer_table(self.layers, len(self.looked_at) > 1)]
         if len(self.pictures) > 1:
             blocks.append(_picture_table(self.pictures))
         blocks += self.previews
-        title = f"{self.model}: what {len(self.layers)} layer outputs hold"
+        title = f"{self.model}: layer activations"
         if len(self.layers) == 1:
             title = f"{self.model}: what {self.layers[0].name} holds"
         return Report(title, "modelprobe.features/1", (*blocks, *self.notes), self.to_dict(), self.env)
 
     @property
     def looked_at(self) -> tuple[PictureFeatures, ...]:
-        """The pictures that could be read."""
+        """The images that could be read."""
         return tuple(picture for picture in self.pictures if not picture.error)
 
 
@@ -115,10 +115,10 @@ def _layer_table(layers: Sequence[LayerFeature], several: bool) -> Table:
 
 def _picture_table(pictures: Sequence[PictureFeatures]) -> Table:
     shown = sorted(pictures, key=lambda picture: not picture.error)[:MOST_SHOWN]
-    columns = (Column("image", "Picture"), Column("state", "", wrap=True), Column("folder", "Directory", priority=1))
+    columns = (Column("image", "Image"), Column("state", "", wrap=True), Column("folder", "Directory", priority=1))
     rows = tuple(Row((one.image, _state(one), one.folder), quiet=one.resumed) for one in shown)
     more = len(pictures) - len(shown)
-    title = f"Pictures ({more} more, in -f json)" if more else "Pictures"
+    title = f"Images ({more} more, in -f json)" if more else "Images"
     return Table(columns, rows, title, key="pictures")
 
 
@@ -129,7 +129,7 @@ def _state(picture: PictureFeatures) -> str:
 
 
 def over_all(pictures: Sequence[PictureFeatures]) -> tuple[LayerFeature, ...]:
-    """Each layer over all pictures: its figures merged, its shape where that is the same everywhere."""
+    """Each layer over all images: its figures merged, its shape where that is the same everywhere."""
     merged: dict[str, LayerFeature] = {}
     for picture in pictures:
         for layer in picture.layers:
@@ -157,13 +157,13 @@ def notes_on(layers: Sequence[LayerFeature], pictures: Sequence[PictureFeatures]
     wrong = [layer.name for layer in layers if layer.stats.nan or layer.stats.inf]
     if wrong:
         text = f"Not all values are finite: {', '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}. "
-        notes.append(Note(f"{text}The figures are of the others; pictures show NaN and infinities in magenta.",
+        notes.append(Note(f"{text}Statistics are of the others; images show NaN and infinities in magenta.",
                           Level.WARNING))  # fmt: skip
     if any(0 in layer.shape for layer in layers):
-        notes.append(Note("0 in a shape marks a size that is not the same for all pictures.", Level.INFO))
+        notes.append(Note("0 in a shape marks a size that is not the same for all images.", Level.INFO))
     failed = [picture for picture in pictures if picture.error]
     if failed:
-        many = "1 picture was" if len(failed) == 1 else f"{len(failed):,} pictures were"
+        many = "1 image was" if len(failed) == 1 else f"{len(failed):,} images were"
         notes.append(Note(f"{many} left out: {failed[0].error}{'; …' if len(failed) > 1 else '.'}", Level.WARNING))
     return tuple(notes)
 
@@ -193,7 +193,7 @@ class LayerList(Result):
         rows = tuple(_names_of(path, found) for path, found in calls.items())
         data = {"model": self.model, "layers": [self._plain(path, found) for path, found in calls.items()]}
         table = Table(columns, rows, key="layers")
-        title = f"{self.model}: layers to ask for with --layers"
+        title = f"{self.model}: layers for --layers"
         return Report(title, "modelprobe.features.list/1", (Facts(self.facts), table, *self.notes), data, self.env)
 
     @staticmethod
@@ -214,7 +214,7 @@ def _names_of(path: str, found: Sequence[Place]) -> Row:
 
 
 def of_json(values: Sequence[Mapping[str, Any]]) -> tuple[LayerFeature, ...]:
-    """The layers of a picture as `plain` wrote them. Raises KeyError and TypeError for what is none."""
+    """The layers of an image as `plain` wrote them. Raises KeyError and TypeError for what is none."""
     found = []
     for value in values:
         stats = Stats(**{**value["stats"], "dead_channels": tuple(value["stats"]["dead_channels"])})
@@ -224,7 +224,7 @@ def of_json(values: Sequence[Mapping[str, Any]]) -> tuple[LayerFeature, ...]:
 
 
 def as_figures(picture: PictureFeatures, directory: Path, previews: Mapping[str, Any]) -> tuple[Figure, ...]:
-    """The pictures that a report shows: of the first photograph, a few layers."""
+    """The images that a report shows: of the first image, a few layers."""
     found = []
     for layer in picture.layers[:MOST_PREVIEWS]:
         best = next(

@@ -1,6 +1,6 @@
-"""`index.html` beside the pictures: one page that shows all of them, with the figures of every layer.
+"""`index.html` beside the images: one page that shows all of them, with the figures of every layer.
 
-It fetches nothing but the pictures next to it and holds no script. Foreign names pass `esc`.
+It fetches nothing but the images next to it and holds no script. Foreign names pass `esc`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LONG = 40
 """A fact of more characters than this has a line of its own."""
 
 OPEN = 8
-"""Of more pictures than this the later ones are folded, so that the page opens quickly."""
+"""Of more images than this the later ones are folded, so that the page opens quickly."""
 
 WIDE = ("grid", "frames")
-"""Kinds of pictures that the others stand beside, one below the other."""
+"""Kinds of images that the others stand beside, one below the other."""
 
 POLICY = (
     "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -73,7 +73,7 @@ def gallery_page(title: str, body: str) -> str:
 
 
 def shot(path: str, caption: str) -> str:
-    """One picture that lies at `path` below the page, with its caption for those who cannot see it."""
+    """One image that lies at `path` below the page, with its caption for those who cannot see it."""
     source = quote(path)
     return f'<figure><a href="{source}"><img src="{source}" alt="{esc(caption)}" loading="lazy"></a></figure>'
 

@@ -1,4 +1,4 @@
-"""How is the output of a layer to be looked at: maps over the picture, tokens on a grid, frames, a vector, a matrix?
+"""The layout of a layer's output: maps over the image, tokens on a grid, frames, a vector, a matrix.
 
 Axes come from the ledger (`axes.py`). What the ledger does not tell is read from sizes: those of the grids that this
 very forward pass has elsewhere, and nothing else; a layout found so says it.
@@ -39,8 +39,8 @@ MAPS, TOKENS, FRAMES, PIECES, VECTOR, MATRIX, NOTHING = (
     "matrix",
     "nothing",
 )
-"""`maps`: rows and columns over the picture. `tokens`: the same, from a sequence. `frames`: maps over time. `pieces`:
-maps of parts of the picture (windows) or of no known place. `vector`: a number for each channel. `matrix`: positions by
+"""`maps`: rows and columns over the image. `tokens`: the same, from a sequence. `frames`: maps over time. `pieces`:
+maps of parts of the image (windows) or of no known place. `vector`: a number for each channel. `matrix`: positions by
 channels."""
 
 MOST_PREFIX = 16
@@ -52,7 +52,7 @@ class Layout:
     """Which axes of an output are channels, which are space, which number pieces; every other axis has size 1.
 
     `grid` are rows and columns (for frames: time, rows, columns; for pieces those of one piece); `before` and `after`
-    count the tokens beside the grid; `tiles` are the rows and columns of pieces that make up the picture, where known.
+    count the tokens beside the grid; `tiles` are the rows and columns of pieces that make up the image, where known.
     `said` is the layout in letters, `how` where it was read from: `operators` means that it was followed, not guessed.
     """
 
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def covers(self) -> bool:
-        """Whether its maps lie over the whole picture."""
+        """Whether its maps lie over the whole image."""
         return self.kind in (MAPS, TOKENS, FRAMES)
 
     def describe(self) -> str:
@@ -144,7 +144,7 @@ def _grids(trace: Trace, found: Sequence[tuple[Axes, ...]]) -> Mapping[tuple[int
 
 
 def layout_of(shape: Shape, axes: Axes, grids: Mapping[tuple[int, int], None]) -> Layout:
-    """How to look at a tensor of `shape`, made of one picture, whose axes are known as far as `axes` says."""
+    """How to look at a tensor of `shape`, made of one image, whose axes are known as far as `axes` says."""
     if 0 in shape or not shape:
         return Layout(NOTHING if shape else VECTOR, "empty" if shape else "scalar")
     axes = axes if len(axes) == len(shape) else (Axis(UNKNOWN),) * len(shape)

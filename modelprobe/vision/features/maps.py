@@ -24,7 +24,7 @@ class LayerMaps:
     """`channels` is CxHxW: a map for each channel. `frames` is TxHxW: their mean for each frame, where there are some.
 
     For a vector `row` holds one number for each channel and there are no maps. `covers` tells whether a map lies over
-    the whole picture. `unit` names what `channels` numbers. Of a matrix only every `thinned`-th row and column is left.
+    the whole image. `unit` names what `channels` numbers. Of a matrix only every `thinned`-th row and column is left.
     """
 
     channels: FloatArray
@@ -57,7 +57,7 @@ NO_ROW: FloatArray = np.zeros(0, dtype=np.float32)
 
 
 def layer_maps(tensor: Tensor, layout: Layout) -> LayerMaps:
-    """The tensor of one picture, arranged as its layout says. Raises ValueError when it is of another shape."""
+    """The tensor of one image, arranged as its layout says. Raises ValueError when it is of another shape."""
     values: FloatArray = plain_values(tensor).numpy()
     if layout.kind == NOTHING:
         return LayerMaps(NO_MAPS, NO_MAPS, NO_ROW, False)

@@ -1,4 +1,4 @@
-"""`features` at work: a model looks at one picture after the other; what its layers put out is measured and drawn."""
+"""`features` at work: a model looks at one image after the other; what its layers put out is measured and drawn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FeaturesOptions:
 
 @stdout_kept()
 def run_features(asked: FeaturesOptions) -> FeaturesResult:
-    """Look at every picture and say what was seen. Raises ProbeError for what keeps it from looking at any."""
+    """Look at every image and say what was seen. Raises ProbeError for what keeps it from looking at any."""
     from modelprobe.tracing.capture import chosen_layers
     from modelprobe.vision.images import find_images
     from modelprobe.vision.pictures.colour import colour_map
@@ -56,7 +56,7 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
     paths, exact = chosen_layers(model.model, asked.layers)
     run_features = FeatureRun(model, paths, exact, asked)
     if len(files) == 1:
-        run_features.open(files[0])  # the only picture: what is wrong with it is an error
+        run_features.open(files[0])  # the only image: what is wrong with it is an error
     folder = open_folder(asked.directory, asked.question(paths), asked.force) if asked.directory is not None else None
     return run_features.at(files, folder)
 
@@ -75,20 +75,20 @@ class FeatureRun:
         self._surveys: dict[Any, tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]] = {}
 
     def open(self, file: Path) -> Photo:
-        """The photograph. Raises BadInput."""
+        """The image. Raises BadInput."""
         from modelprobe.vision.images import open_image
 
         return open_image(file)
 
     def at(self, files: Sequence[Path], folder: Folder | None) -> FeaturesResult:
-        """Every picture in turn; one that cannot be looked at is reported, and the others go on."""
+        """Every image in turn; one that cannot be looked at is reported, and the others go on."""
         from modelprobe.vision.features.features import PictureFeatures
 
         done: list[PictureFeatures] = []
         names: set[str] = set()
         if not files:
             done.append(self._one(_noise(self.model), "seeded noise", file_name("noise", names), folder, {}))
-        with progress("looking at pictures", len(files)) as advance:
+        with progress("looking at images", len(files)) as advance:
             for file in files:
                 piece = file_name(file.stem, names)
                 try:
@@ -101,8 +101,8 @@ class FeatureRun:
                     done.append(PictureFeatures(str(file), error=error.message))
                 advance()
         if not any(not picture.error for picture in done):
-            raise BadInput(f"none of {len(done)} pictures could be looked at; the first: {done[0].error}",
-                           "give pictures that Pillow can read")  # fmt: skip
+            raise BadInput(f"none of {len(done)} images could be looked at; the first: {done[0].error}",
+                           "give images that Pillow can read")  # fmt: skip
         return self._result(done, folder)
 
     def _file(self, file: Path, piece: str, folder: Folder | None) -> PictureFeatures:
@@ -120,7 +120,7 @@ class FeatureRun:
     def _one(
         self, photo: Photo, image: str, piece: str, folder: Folder | None, about: Mapping[str, Any]
     ) -> PictureFeatures:
-        """Run the model on one picture, and measure and draw what was captured."""
+        """Run the model on one image, and measure and draw what was captured."""
         from modelprobe.report.blocks import plain
         from modelprobe.vision.features.features import PictureFeatures
 
@@ -239,20 +239,18 @@ class FeatureRun:
 
     def _input_notes(self, done: Sequence[PictureFeatures]) -> Iterator[Note]:
         if not self.asked.images:
-            yield Note("No picture was given: seeded noise was looked at (--image).", Level.ASSUMED)
+            yield Note("No image was given: seeded noise was looked at (--image).", Level.ASSUMED)
         again = sum(picture.resumed for picture in done)
         if again:
-            yield Note(f"{again:,} of {len(done):,} pictures were complete before and not done again.", Level.INFO)
+            yield Note(f"{again:,} of {len(done):,} images were complete before and not done again.", Level.INFO)
         if self.asked.directory is None:
-            yield Note(
-                "-o DIR writes the pictures: grids of channels, heat maps, overlays, a gallery page.", Level.INFO
-            )
+            yield Note("-o DIR writes the images: grids of channels, heat maps, overlays, a gallery page.", Level.INFO)
 
     def _facts(self, done: Sequence[PictureFeatures], folder: Folder | None) -> tuple[Fact, ...]:
         good = [picture for picture in done if not picture.error]
         facts = [
             self.model.weights.fact(),
-            Fact("Pictures", good[0].image if len(done) == 1 else f"{len(good):,} of {len(done):,}"),
+            Fact("Images", good[0].image if len(done) == 1 else f"{len(good):,} of {len(done):,}"),
         ]
         if folder is not None:
             facts.append(Fact("Written", str(folder.path), detail="index.html shows all of it"))
@@ -262,7 +260,7 @@ class FeatureRun:
 def _drawn(
     maps: Any, seen: Any, name: str, picture: str, drawing: Drawing, folder: Folder, piece: str, taken: set[str]
 ) -> list[DrawnImage]:
-    """Write the pictures of one output."""
+    """Write the images of one output."""
     from modelprobe.vision.features.features import DrawnImage
     from modelprobe.vision.pictures.canvas import png
 
@@ -275,11 +273,11 @@ def _drawn(
 
 
 def _about(file: Path) -> dict[str, Any]:
-    """What tells that a picture is still the one that was looked at before."""
+    """What tells that an image is still the one that was looked at before."""
     try:
         state = file.stat()
     except OSError as error:
-        raise BadInput(f"there is no picture {file}", "check the path") from error
+        raise BadInput(f"there is no image {file}", "check the path") from error
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
 
 

@@ -1,4 +1,4 @@
-"""What do the numbers of a layer's output say: their range, how many are zero, which channels are dead, is any NaN?"""
+"""Statistics of a layer's output: range, zeros, dead channels, NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages to draw on: white, with text in one typeface. What grids, heat maps and comparisons are put together from."""
+"""White pages with text in one typeface, from which grids, heat maps and comparisons are put together."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ def write_text_on(
     colour: tuple[int, int, int] = INK,
     anchor: str = "la",
 ) -> None:
-    """One line of text at `place`, shortened to `width`. Anchors are Pillow's: `la` top left, `ma` top centre, ...."""
+    """One line of text at `place`, shortened to `width`. Anchors are Pillow's: `la` top left, `ma` top center, ...."""
     shown = shortened(text, width, size, bold) if width is not None else text
     ImageDraw.Draw(target).text(place, shown, fill=colour, font=font(size, bold), anchor=anchor)
 
 
 def framed(target: Image.Image, box: tuple[int, int, int, int]) -> None:
-    """A thin line around a picture that was pasted at `box` (left, top, right, bottom)."""
+    """A thin line around an image that was pasted at `box` (left, top, right, bottom)."""
     ImageDraw.Draw(target).rectangle((box[0] - 1, box[1] - 1, box[2], box[3]), outline=LINE)
 
 
 def number(value: float) -> str:
-    """A value for a colour bar: three significant digits, the way people write them."""
+    """A value for a color bar: three significant digits, the way people write them."""
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
@@ -92,7 +92,7 @@ def number(value: float) -> str:
 
 
 def fitted_text(picture: Image.Image, box: tuple[int, int], *, smooth: bool = False) -> Image.Image:
-    """The picture as large as fits into `box` (width, height), its aspect kept, no side under one pixel.
+    """The image as large as fits into `box` (width, height), its aspect kept, no side under one pixel.
 
     Enlarged by repeating pixels, unless `smooth`: a feature map has as many values as it has squares.
     """
@@ -105,7 +105,7 @@ def fitted_text(picture: Image.Image, box: tuple[int, int], *, smooth: bool = Fa
 
 
 def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """The image as a PNG file."""
     out = io.BytesIO()
     picture.save(out, format="PNG", compress_level=6)
     return out.getvalue()
@@ -114,7 +114,7 @@ def png(picture: Image.Image) -> bytes:
 def side_by_side(
     pictures: Sequence[tuple[str, Image.Image]], title: str = "", *, columns: int = 4, cell: int = 320
 ) -> Image.Image:
-    """Captioned pictures in rows of equal cells under one title: comparisons of methods, targets, layers."""
+    """Captioned images in rows of equal cells under one title: comparisons of methods, targets, layers."""
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
     top = PAGE_MARGIN + (height_of(TITLE) + 6 if title else 0)

@@ -1,4 +1,4 @@
-"""Numbers to colours: matplotlib's colour maps, as tables of 256 colours, and one rule for limits and NaN."""
+"""Numbers to colors: matplotlib's color maps, as tables of 256 colors, and one rule for limits and NaN."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from modelprobe.errors import BadInput
 
 DEFAULT_COLOUR_MAP = "viridis"
 MISSING = (255, 0, 255)
-"""NaN and infinities: magenta, which no colour map in common use has."""
+"""NaN and infinities: magenta, which no color map in common use has."""
 
 Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ColourLimits:
-    """The values that the two ends of a colour map stand for."""
+    """The values that the two ends of a color map stand for."""
 
     low: float
     high: float
@@ -30,13 +30,13 @@ class ColourLimits:
 
 @functools.cache
 def colour_map(name: str = DEFAULT_COLOUR_MAP) -> NDArray[np.uint8]:
-    """The 256 colours of a map of matplotlib's, 256x3. Raises BadInput for an unknown name, with the nearest."""
+    """The 256 colors of a map of matplotlib's, 256x3. Raises BadInput for an unknown name, with the nearest."""
     from matplotlib import colormaps
 
     if name not in colormaps:
         close = difflib.get_close_matches(name.lower(), list(colormaps), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "for example viridis, jet, magma or gray"
-        raise BadInput(f"there is no colour map {name!r}", hint)
+        raise BadInput(f"there is no color map {name!r}", hint)
     table = colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3].copy()
     table.setflags(write=False)  # it is cached
     return table  # type: ignore[no-any-return]
@@ -64,7 +64,7 @@ def to_unit(values: Values, limits: ColourLimits | None = None) -> Values:
 
 
 def coloured(values: Values, cmap: str = DEFAULT_COLOUR_MAP, limits: ColourLimits | None = None) -> Image.Image:
-    """An HxW array as an RGB picture of W x H pixels."""
+    """An HxW array as an RGB image of W x H pixels."""
     table = colour_map(cmap)
     unit = to_unit(values, limits)
     wrong = ~np.isfinite(unit)

@@ -1,4 +1,4 @@
-"""Many maps of one layer as one picture: a square for each channel."""
+"""Many maps of one layer as one image: a square for each channel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def channel_grid(
 ) -> Image.Image:
     """HxW arrays of one size as a grid of squares, each with a caption, under a title.
 
-    With `limits` all share one scale and a colour bar stands beside them; without, each has the whole map of colours
+    With `limits` all share one scale and a color bar stands beside them; without, each has the whole map of colors
     for its own range, which the subtitle should say.
     """
     columns = max(1, min(len(maps), math.ceil(math.sqrt(len(maps)))))

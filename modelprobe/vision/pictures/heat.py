@@ -1,4 +1,4 @@
-"""One map of numbers as a picture: its values in colours, a title, and a bar that says which colour is which value."""
+"""One map of numbers as an image: its values in colors, a title, and a bar that says which color is which value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIDE = 448
 """The square that a map is drawn into, in pixels: every heat map of a run has one size."""
 
 BAR, BAR_TEXT = 18, 74
-"""Width of the colour bar and of its numbers."""
+"""Width of the color bar and of its numbers."""
 
 
 def heat_map(
@@ -35,9 +35,9 @@ def heat_map(
     cmap: str = DEFAULT_COLOUR_MAP,
     limits: ColourLimits | None = None,
 ) -> Image.Image:
-    """An HxW array as a picture with title and colour bar, always of the same size.
+    """An HxW array as an image with title and color bar, always of the same size.
 
-    Each value is a square, not smoothed. `limits` fixes what the ends of the bar mean, to compare pictures.
+    Each value is a square, not smoothed. `limits` fixes what the ends of the bar mean, to compare images.
     """
     limits = limits or limits_of(values)
     picture = fitted_text(coloured(values, cmap, limits), (SIDE, SIDE))
@@ -52,7 +52,7 @@ def with_bar(
     cmap: str = DEFAULT_COLOUR_MAP,
     limits: ColourLimits | None = None,
 ) -> Image.Image:
-    """Any picture in the frame of a heat map; without `limits` the bar's place stays empty, so that sizes agree."""
+    """Any image in the frame of a heat map; without `limits` the bar's place stays empty, so that sizes agree."""
     top = PAGE_MARGIN + height_of(TITLE) + height_of(SMALL) + 8
     sheet = blank_page(PAGE_MARGIN + SIDE + PAGE_MARGIN + BAR + BAR_TEXT, top + SIDE + PAGE_MARGIN)
     wide = sheet.width - 2 * PAGE_MARGIN
@@ -73,7 +73,7 @@ def with_bar(
 
 
 def draw_bar(sheet: Image.Image, box: tuple[int, int, int, int], cmap: str, limits: ColourLimits) -> None:
-    """A vertical colour bar in `box` (left, top, right, bottom) with five values beside it; one where all are equal."""
+    """A vertical color bar in `box` (left, top, right, bottom) with five values beside it; one where all are equal."""
     left, top, right, bottom = box
     strip = Image.fromarray(colour_map(cmap)[::-1].reshape(256, 1, 3).copy())
     sheet.paste(strip.resize((right - left, bottom - top), Image.Resampling.BILINEAR), (left, top))

@@ -1,4 +1,4 @@
-"""A map of numbers laid over the photograph that it belongs to."""
+"""A map of numbers laid over the image that it belongs to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, ColourLimits, Values, coloured, to_unit
 
 SHARE = 0.55
-"""How much of the colours and how much of the photograph is seen."""
+"""How much of the colors and how much of the image is seen."""
 
 
 def overlay(
@@ -20,9 +20,9 @@ def overlay(
     limits: ColourLimits | None = None,
     fade: bool = False,
 ) -> Image.Image:
-    """The HxW map over the photograph, stretched to its size and smoothed in between; RGB, of the photograph's size.
+    """The HxW map over the image, stretched to its size and smoothed in between; RGB, of the image's size.
 
-    The photograph is made grey below, so that its colours are not taken for the map's. With `fade` small values let
+    The image is made gray below, so that its colors are not taken for the map's. With `fade` small values let
     more of it through. Values that are not finite count as the smallest.
     """
     unit = np.nan_to_num(to_unit(values, limits), nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,4 +1,4 @@
-"""Numbers in a row, with no place in the picture: a strip of bars, one for each channel."""
+"""Numbers in a row, with no place in the image: a strip of bars, one for each channel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 768, 220
 
 
 def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEFAULT_COLOUR_MAP) -> Image.Image:
-    """A vector as bars from zero, in colours; an axis of values at the left, the first and last index below.
+    """A vector as bars from zero, in colors; an axis of values at the left, the first and last index below.
 
     Of more values than pixels the largest and the smallest of each pixel are drawn. NaN and infinities are magenta.
     """

@@ -1,4 +1,4 @@
-"""Whose preprocessing? torchvision's transform, timm's data config, a module's own record, or a stated default."""
+"""The preprocessing of a model: torchvision's transform, timm's data config, its own record, or a stated default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in Pillow's grey (ITU-R 601-2 luma)."""
+"""The shares of red, green and blue in Pillow's gray (ITU-R 601-2 luma)."""
 
 
 def preprocessing(
@@ -33,9 +33,9 @@ def preprocessing(
 
     `weights` is torchvision's entry whose `transforms` apply; without it the DEFAULT one's. timm's comes from the
     `pretrained_cfg` that the model carries. A module of one's own may carry such a dict too, as `default_cfg` or
-    `pretrained_cfg` (`input_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); without one pictures are
+    `pretrained_cfg` (`input_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); without one images are
     resized and cut to the size that its first layer suggests, values 0..1, which a note says. Raises BadInput when the
-    model takes no pictures.
+    model takes no images.
     """
     cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
     wanted = _preprocessing_of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
@@ -55,8 +55,8 @@ def _takes_none(target: Target, wanted: DeclaredInput | None) -> BadInput:
         f"its input is {'x'.join(map(str, wanted.shape))}" if wanted and wanted.shape else "nothing tells that it does"
     )
     return BadInput(
-        f"{target.name} takes no pictures: {what}",
-        "a module may say how it sees pictures: default_cfg = {'input_size': (3, 224, 224), 'mean': …, 'std': …}",
+        f"{target.name} takes no images: {what}",
+        "a module may say how it sees images: default_cfg = {'input_size': (3, 224, 224), 'mean': …, 'std': …}",
     )
 
 
@@ -84,9 +84,9 @@ def _of_torchvision(source: ZooSource, wanted: DeclaredInput, weights: Any) -> P
         values = (0.5, 0.5) if wanted.kind == IMAGE_PAIR else (0.0, 1.0)
         size = (wanted.shape[-2], wanted.shape[-1]) if wanted.kind == IMAGE_PAIR else None
         fit = SQUASH if wanted.kind == IMAGE_PAIR else NEVER
-        text = "The picture was given twice, to a model that compares two."
+        text = "The image was given twice, to a model that compares two."
         if kind == IMAGES:
-            text = "The model itself resizes and pads: a map laid over the picture may be off by the padding."
+            text = "The model itself resizes and pads: a map laid over the image may be off by the padding."
         notes = (Note(text, Level.INFO),)
         return Preprocessing(
             3, fit, size, None, "bilinear", (values[0],) * 3, (values[1],) * 3, said, kind, notes=notes
@@ -104,7 +104,7 @@ def _of_torchvision(source: ZooSource, wanted: DeclaredInput, weights: Any) -> P
     own = len(getattr(preset, "resize_size", None) or [0]) > 1  # the video presets name both sides
     found = Preprocessing(3, SQUASH if own else SHORTER, resize, crop, mode, mean, std, said, kind, frames)
     if kind == VIDEO:
-        text = f"The model takes {frames} frames: the picture was given {frames} times."
+        text = f"The model takes {frames} frames: the image was given {frames} times."
         found = replace(found, notes=(Note(text, Level.ASSUMED),))
     return _sized(found, wanted)
 
@@ -123,7 +123,7 @@ def _of_timm(cfg: Mapping[str, Any], wanted: DeclaredInput, owner: str) -> Prepr
 
 
 def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
-    """One number for each channel. Of three numbers a model of one channel takes their grey."""
+    """One number for each channel. Of three numbers a model of one channel takes their gray."""
     numbers = tuple(float(value) for value in values) if isinstance(values, (tuple, list)) else (float(values),)
     if len(numbers) == channels:
         return numbers
@@ -133,7 +133,7 @@ def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
 
 
 def _assumed(wanted: DeclaredInput) -> Preprocessing:
-    """The documented default: shorter side to the size, its centre, values 0..1. Nothing is known of the training."""
+    """The documented default: shorter side to the size, its center, values 0..1. Nothing is known of the training."""
     if wanted.kind == VIDEO:
         channels, frames, height, width = wanted.shape[1:]
     else:
@@ -162,7 +162,7 @@ def _sized(found: Preprocessing, wanted: DeclaredInput) -> Preprocessing:
 def _checked(found: Preprocessing, target: Target) -> Preprocessing:
     if found.channels not in (1, 3):
         raise BadInput(
-            f"{target.name} takes {found.channels} channels, and a picture has 1 or 3",
+            f"{target.name} takes {found.channels} channels, and an image has 1 or 3",
             "name a network of 1 or 3 channels, such as --set in_chans=3",
         )
     if found.interpolation not in RESAMPLING:

@@ -1,4 +1,4 @@
-"""What does the command line change of a model's preprocessing: `--resize`, `--crop/--no-crop`, `--mean`, `--std`?"""
+"""Changes of the preprocessing by `--resize`, `--crop/--no-crop`, `--mean`, `--std`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modelprobe.errors import BadInput
 from modelprobe.vision.images import MOST_PIXELS
 from modelprobe.vision.preprocessing.transform import SHORTER, SQUASH, Preprocessing
 
-UNKNOWN = "How pictures were prepared for this model is not known"
+UNKNOWN = "How images were prepared for this model is not known"
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ def changed(found: Preprocessing, overrides: PreprocessingOverrides) -> Preproce
 
 
 def _uncropped(found: Preprocessing) -> Preprocessing:
-    """The whole picture, squeezed into the size that the model was made for."""
+    """The whole image, squeezed into the size that the model was made for."""
     if found.crop is None:
         return found
     return replace(found, fit=SQUASH, resize=found.crop, crop=None)
 
 
 def _cropped(found: Preprocessing) -> Preprocessing:
-    """The centre, its aspect kept."""
+    """The center, its aspect kept."""
     if found.crop is None and found.resize is None:
-        raise BadInput("this model takes pictures of any size: there is nothing to crop to", "leave --crop out")
+        raise BadInput("this model takes images of any size: there is nothing to crop to", "leave --crop out")
     return replace(found, fit=SHORTER, crop=found.crop or found.resize)
 
 

@@ -1,8 +1,8 @@
-"""From a picture to what `forward` takes: one record of sizes and numbers that can be read, changed and applied.
+"""From an image to what `forward` takes: one record of sizes and numbers that can be read, changed and applied.
 
 Geometry and interpolation are those of torchvision's presets and timm's evaluation transforms, to the bit: both resize
-a PIL picture with Pillow's own resampling, cut the centre out (or pad), divide by 255 and normalise. (torchvision's
-video preset resizes tensors without antialiasing; a picture repeated as frames is resized here as pictures are.)
+a PIL image with Pillow's own resampling, cut the center out (or pad), divide by 255 and normalise. (torchvision's
+video preset resizes tensors without antialiasing; an image repeated as frames is resized here as images are.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHORTER, SQUASH, LONGER, NEVER = "shorter side", "squash", "longer side", "never"
-"""How a picture is resized: its shorter side to a length; both sides, whatever the aspect; its longer side, the rest
+"""How an image is resized: its shorter side to a length; both sides, whatever the aspect; its longer side, the rest
 padded; not at all."""
 
 RESAMPLING = {
@@ -34,12 +34,12 @@ RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
 }
 ENLARGED = 8
-"""A picture enlarged by more than this shows little but its resampling: a warning."""
+"""An image enlarged by more than this shows little but its resampling: a warning."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture to a tensor. Sizes are (height, width) in pixels; `mean` and `std` are of values in 0..1.
+    """From an image to a tensor. Sizes are (height, width) in pixels; `mean` and `std` are of values in 0..1.
 
     `kind` is what `forward` takes (`image`, `images`, `video`, `pair`, see `declared`); `crop` None cuts nothing off.
     """
@@ -83,7 +83,7 @@ class Preprocessing:
         return self.tensor_of(self.seen(photo))
 
     def tensor_of(self, picture: Image.Image) -> Tensor:
-        """The tensor of a picture that was resized and cropped already."""
+        """The tensor of an image that was resized and cropped already."""
         import torch
 
         flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
@@ -92,11 +92,11 @@ class Preprocessing:
         return values.to(torch.float32).div(255).sub_(mean).div_(std).unsqueeze(0)
 
     def arguments(self, photo: Photo) -> tuple[Any, ...]:
-        """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same picture twice."""
+        """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same image twice."""
         return self.arguments_of(self.seen(photo))
 
     def arguments_of(self, picture: Image.Image) -> tuple[Any, ...]:
-        """The same for a picture that was resized and cropped already."""
+        """The same for an image that was resized and cropped already."""
         tensor = self.tensor_of(picture)
         if self.kind == IMAGES:
             return ([tensor[0]],)
@@ -105,12 +105,12 @@ class Preprocessing:
         return (tensor, tensor.clone()) if self.kind == IMAGE_PAIR else (tensor,)
 
     def notes_on(self, photo: Photo) -> tuple[Note, ...]:
-        """What was converted of this picture: in the file, and for this model."""
+        """What was converted of this image: in the file, and for this model."""
         notes = list(photo.notes)
         if self.channels == 3 and photo.picture.mode == "L":
-            notes.append(Note("grey, given to the model as three equal channels", Level.INFO))
+            notes.append(Note("gray, given to the model as three equal channels", Level.INFO))
         if self.channels == 1 and photo.picture.mode == "RGB":
-            notes.append(Note("colour, made grey for a model of one channel", Level.INFO))
+            notes.append(Note("color, made gray for a model of one channel", Level.INFO))
         height, width = self._resized(photo.size)
         factor = max(height / photo.size[0], width / photo.size[1])
         if factor > ENLARGED:
@@ -146,7 +146,7 @@ class Preprocessing:
         return picture if self.crop is None else self._cut(picture, self.crop)
 
     def _sliver(self, picture: Image.Image, height: int, width: int, method: Image.Resampling) -> Image.Image:
-        """Of a picture so long and thin that all of it would not fit in memory, resize what the crop keeps alone."""
+        """Of an image so long and thin that all of it would not fit in memory, resize what the crop keeps alone."""
         if self.crop is None:
             raise BadInput(
                 f"{picture.width:,} x {picture.height:,} pixels would be resized to {width:,} x {height:,}",
@@ -159,7 +159,7 @@ class Preprocessing:
         return self._cut(picture.resize((kept[1], kept[0]), method, box=box), self.crop)
 
     def _cut(self, picture: Image.Image, crop: tuple[int, int]) -> Image.Image:
-        """The centre; where the picture is smaller it is padded, with the mean where that is timm's way, else black."""
+        """The center; where the image is smaller it is padded, with the mean where that is timm's way, else black."""
         height, width = crop
         if width > picture.width or height > picture.height:
             colour: Any = (

@@ -22,7 +22,7 @@ from torch import nn
 
 class Odd(nn.Module):
     default_cfg = {"input_size": (1, 64, 64), "mean": (0.0,), "std": (1.0,), "crop_pct": 1.0,
-                   "label_names": ["grey cat", "black cat", "dog"]}
+                   "label_names": ["gray cat", "black cat", "dog"]}
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ def test_random_weights_are_said(cli):
         (("-m", "gradcan"), "there is no method 'gradcan' | did you mean gradcam"),
         (("--layers", "feature.3"), "there is no layer 'feature.3' | did you mean features.3"),
         (("--layers", "head"), "the layer head puts out 1x10, which is no grid of places"),
-        (("--cmap", "viridisch"), "there is no colour map 'viridisch' | did you mean viridis"),
+        (("--cmap", "viridisch"), "there is no color map 'viridisch' | did you mean viridis"),
     ],
 )
 def test_cam_refuses(cli, arguments, message):
@@ -145,7 +145,7 @@ def test_odd_layers_and_labels(cli, odd):
     assert "the layer never never ran" in refusal("--layers", "never")
     assert "the layer talk puts out str, no tensor" in refusal("--layers", "talk")
     several = refusal("-c", "cat")
-    assert "grey cat" in several
+    assert "gray cat" in several
     assert "black cat" in several
     answer = cli("cam", odd, "--image", PICTURE, "-c", "black cat", "-f", "csv")
     assert "black cat,1," in answer.out

@@ -1,4 +1,4 @@
-"""`features`: figures, pictures, files, and what happens when a directory, a picture or a layer is not as hoped."""
+"""`features`: figures, images, files, and what happens when a directory, an image or a layer is not as hoped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def features(cli: CommandLine, *more: str, image: str = SHAPES, layers: str = "f
 
 
 def by_hand(*layers: str) -> dict[str, torch.Tensor]:
-    """What a hook of one's own sees of the same picture, made by hand."""
+    """What a hook of one's own sees of the same image, made by hand."""
     from tests.samples import models
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on(cli: CommandLine, monkeypatch: pytest.Monkey
     whole = json.loads(cli(*command, "--force").out)
     assert not any(picture["resumed"] for picture in whole["pictures"])
     assert whole["layers"] == found["layers"]
-    Image.new("RGB", (40, 40), (1, 2, 3)).save("1.png")  # a picture that changed is looked at again
+    Image.new("RGB", (40, 40), (1, 2, 3)).save("1.png")  # an image that changed is looked at again
     again = json.loads(cli(*command).out)
     assert [picture["resumed"] for picture in again["pictures"]] == [True, False, True]
 
@@ -130,14 +130,14 @@ def test_one_bad_picture_does_not_stop_the_rest(cli: CommandLine) -> None:
     answer = cli("features", CNN, "--layers", "head", "--image", ".", *SMALL, "-o", "out", "-f", "json")
     found = json.loads(answer.out)
     assert answer.code == 0
-    assert ["no picture that Pillow can read" in p["error"] for p in found["pictures"]] == [True, False]
-    assert any("1 picture was left out" in note["text"] for note in found["notes"])
-    assert any("good.png: grey, given to the model as three equal" in note["text"] for note in found["notes"])
+    assert ["no image that Pillow can read" in p["error"] for p in found["pictures"]] == [True, False]
+    assert any("1 image was left out" in note["text"] for note in found["notes"])
+    assert any("good.png: gray, given to the model as three equal" in note["text"] for note in found["notes"])
     assert cli("features", CNN, "--layers", "head", "--image", ".", *SMALL, "--strict").code == 3
     Path("good.png").unlink()
-    assert "bad.png is no picture" in said(cli("features", CNN, "--layers", "head", "--image", ".", *SMALL))
+    assert "bad.png is no image" in said(cli("features", CNN, "--layers", "head", "--image", ".", *SMALL))
     Path("worse.png").write_bytes(b"")
-    assert "none of 2 pictures" in said(cli("features", CNN, "--layers", "head", "--image", ".", *SMALL))
+    assert "none of 2 images" in said(cli("features", CNN, "--layers", "head", "--image", ".", *SMALL))
 
 
 def test_nothing_of_others_is_touched(cli: CommandLine) -> None:
@@ -150,7 +150,7 @@ def test_nothing_of_others_is_touched(cli: CommandLine) -> None:
     assert cli(*command, "--force").code == 0
     assert Path("out/notes.txt").read_text() == "mine too"
     other = ("features", CNN, "--layers", "features.0", "--image", SHAPES, *SMALL, "-o", "out")
-    assert "holds the pictures of another command line" in said(cli(*other))
+    assert "holds the images of another command line" in said(cli(*other))
     Path("file").write_text("")
     assert "file is a file" in said(cli(*command[:-1], "file"))
     assert "there is no directory a/b" in said(cli(*command[:-1], "a/b/c"))
@@ -188,12 +188,12 @@ def test_a_disk_that_fills_up_later(cli: CommandLine, monkeypatch: pytest.Monkey
     [
         (("--layers", "features.9"), "TinyCNN has no layer 'features.9' | nearest: features.5, features.4"),
         ((), "which layers? --layers was not given | --list shows them"),
-        (("--layers", "head", "--cmap", "virids"), "there is no colour map 'virids' | did you mean viridis"),
+        (("--layers", "head", "--cmap", "virids"), "there is no color map 'virids' | did you mean viridis"),
         (("--layers", "head", "--sort", "size"), "--sort 'size' is not known"),
         (("--layers", "head", "--save", "h5", "-o", "out"), "--save 'h5' is not known"),
         (("--layers", "head", "--save", "npz"), "--save needs a directory"),
         (("--layers", "head", "--weights", "none.pth"), "--weights 'none.pth' is neither a file nor one of"),
-        (("--layers", "head", "--image", "no.png"), "there is no picture no.png"),
+        (("--layers", "head", "--image", "no.png"), "there is no image no.png"),
     ],
 )
 def test_bad_input(cli: CommandLine, arguments: tuple[str, ...], says: str) -> None:
@@ -223,13 +223,13 @@ def test_pictures_at_the_ends_of_what_is_possible(cli: CommandLine) -> None:
     assert answer.code == 0
     said_once = " ".join(answer.out.split())
     assert "warning: one.png: only 1 x 1 pixels, enlarged 224 times." in said_once
-    assert "wide.png: grey, given to the model as three equal channels." in said_once
+    assert "wide.png: gray, given to the model as three equal channels." in said_once
     assert cli("features", CNN, "--layers", "features.0", "--image", "one.png", "--strict").code == 3
 
 
 def test_without_a_picture_it_is_noise_and_says_so(cli: CommandLine) -> None:
     answer = cli("features", CNN, "--layers", "head", *SMALL)
-    assert "No picture was given: seeded noise" in answer.out
+    assert "No image was given: seeded noise" in answer.out
     assert cli("features", CNN, "--layers", "head", *SMALL).out == answer.out
 
 

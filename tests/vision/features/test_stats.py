@@ -1,4 +1,4 @@
-"""The figures of a layer's output against numpy in double precision, and merged over pictures."""
+"""The figures of a layer's output against numpy in double precision, and merged over images."""
 
 from __future__ import annotations
 

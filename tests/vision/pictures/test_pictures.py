@@ -1,4 +1,4 @@
-"""Grids, heat maps, overlays and strips: colours mean what the bar says, sizes agree, nothing falls over odd values."""
+"""Grids, heat maps, overlays and strips: colors mean what the bar says, sizes agree, nothing falls over odd values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_what_is_not_finite_has_a_colour_of_its_own() -> None:
 
 
 def test_unknown_colour_map() -> None:
-    with pytest.raises(BadInput, match="there is no colour map 'jett'") as raised:
+    with pytest.raises(BadInput, match="there is no color map 'jett'") as raised:
         colour_map("jett")
     assert "did you mean jet" in raised.value.hint
 

@@ -1,4 +1,4 @@
-"""What a model sees of a picture: equal, to the bit, to what torchvision and timm themselves would give it."""
+"""What a model sees of an image: equal, to the bit, to what torchvision and timm themselves would give it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def costly(*names: str) -> list:
 
 TORCHVISION = ["resnet18", *costly("inception_v3", "swin_v2_t", "deeplabv3_resnet50", "vit_h_14", "efficientnet_b1")]
 TIMM = [
-    "timm:resnet18",  # centre, bicubic
+    "timm:resnet18",  # center, bicubic
     "timm:tf_efficientnet_lite0",  # mean and std of 0.5
     *costly("timm:vit_base_patch16_siglip_224"),  # squash
     *costly("timm:vit_small_plus_patch16_dinov3"),
@@ -100,9 +100,9 @@ def test_a_model_of_ones_own_gets_a_default_that_is_told() -> None:
     assert found.tensor(photo((300, 200))).shape == (1, 3, 224, 224)
     assert (found.mean, found.std) == ((0, 0, 0), (1, 1, 1))
     assert found.describe() == (
-        "shorter side resized to 224 (bilinear), centre 224x224, RGB, values 0..1; the first layer, features.0 (Conv2d)"
+        "shorter side resized to 224 (bilinear), center 224x224, RGB, values 0..1; the first layer, features.0 (Conv2d)"
     )
-    assert "How pictures were prepared for this model is not known" in found.notes[0].text
+    assert "How images were prepared for this model is not known" in found.notes[0].text
 
 
 def test_grey_for_a_model_of_one_channel() -> None:
@@ -110,14 +110,14 @@ def test_grey_for_a_model_of_one_channel() -> None:
     assert found.tensor(photo((300, 200))).shape == (1, 1, 224, 224)
     # 0.299 x 0.485 + 0.587 x 0.456 + 0.114 x 0.406
     assert found.mean == pytest.approx((0.458971,))
-    assert [note.text for note in found.notes_on(photo((300, 200)))] == ["colour, made grey for a model of one channel"]
-    assert of("resnet18").notes_on(photo((300, 200), "L"))[0].text == "grey, given to the model as three equal channels"
+    assert [note.text for note in found.notes_on(photo((300, 200)))] == ["color, made gray for a model of one channel"]
+    assert of("resnet18").notes_on(photo((300, 200), "L"))[0].text == "gray, given to the model as three equal channels"
 
 
 @pytest.mark.parametrize(
     ("overrides", "size", "said"),
     [
-        ({"resize": "300"}, (224, 224), "shorter side resized to 300 (bilinear), centre 224x224"),
+        ({"resize": "300"}, (224, 224), "shorter side resized to 300 (bilinear), center 224x224"),
         ({"resize": "90x120", "crop": False}, (90, 120), "resized to 90x120, its aspect not kept (bilinear), RGB"),
         ({"crop": False}, (224, 224), "resized to 224x224, its aspect not kept (bilinear), RGB"),
         ({"resize": "100", "crop": False}, (100, 150), "shorter side resized to 100 (bilinear), RGB"),
@@ -159,7 +159,7 @@ def test_a_sliver_does_not_fill_the_memory() -> None:
 
 
 def test_models_that_take_no_picture() -> None:
-    with pytest.raises(BadInput, match="takes no pictures: its input is 1x16"):
+    with pytest.raises(BadInput, match="takes no images: its input is 1x16"):
         of(f"{SAMPLES}:TinyAttention")
     with pytest.raises(BadInput, match="takes 4 channels"):
         of("timm:resnet18", "in_chans=4")
