@@ -151,8 +151,8 @@ def _maps_table(entries: Sequence[CamEntry]) -> Table:
 def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
     """A place (row, column) of an image in words, by thirds: `upper left`."""
     thirds = [min(2, 3 * at // span) for at, span in zip(peak, size, strict=True)]
-    vertical, horizontal = ("upper", "middle", "lower")[thirds[0]], ("left", "centre", "right")[thirds[1]]
-    return "centre" if thirds == [1, 1] else f"{vertical} {horizontal}"
+    vertical, horizontal = ("upper", "middle", "lower")[thirds[0]], ("left", "center", "right")[thirds[1]]
+    return "center" if thirds == [1, 1] else f"{vertical} {horizontal}"
 
 
 def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> tuple[Note, ...]:

@@ -60,8 +60,8 @@ class Preprocessing:
         """All of it in one line."""
         parts = [_resizing(self.fit, self.resize, self.interpolation)]
         if self.crop is not None:
-            parts.append(f"{'padded to' if self.fit == LONGER else 'centre'} {self.crop[0]}x{self.crop[1]}")
-        parts.append("grey" if self.channels == 1 else "RGB")
+            parts.append(f"{'padded to' if self.fit == LONGER else 'center'} {self.crop[0]}x{self.crop[1]}")
+        parts.append("gray" if self.channels == 1 else "RGB")
         if self.plain_values:
             parts.append("values 0..1")
         else:
