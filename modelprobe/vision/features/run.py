@@ -207,7 +207,7 @@ class FeatureRun:
             drawn = _drawn(maps, seen, name, picture, self.asked.drawing, folder, piece, taken) if folder else []
         return LayerFeature(
             name, path, place.cls if place else "", call, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."),
-            layout.describe(), layout.how != "operators" and layout.covers, stats_of(tensor, layout.channels),
+            layout.describe(), layout.how != "operators", stats_of(tensor, layout.channels),
             tuple(drawn),
         )  # fmt: skip
 

@@ -273,3 +273,11 @@ def test_the_pictures_of_the_readme_are_those_of_its_command(cli: CommandLine) -
         )
         assert made.shape == kept.shape
         assert np.abs(made - kept).mean() < 1
+
+
+def test_windows_that_are_read_from_sizes_are_said(cli):
+    """mobilevit unfolds its maps into windows in a way that operator names do not tell."""
+    layer = "stages.2.1.transformer.0.norm1"
+    answer = cli("features", "timm:mobilevit_xxs", "--weights", "random", "--layers", layer, "--image", SHAPES)
+    assert answer.code == 0
+    assert f"assumed: The rows and columns of {layer} could not be followed" in " ".join(answer.out.split())
