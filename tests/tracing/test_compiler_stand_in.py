@@ -96,6 +96,7 @@ def test_zoos_are_recorded_without_a_compiler_which_works_afterwards() -> None:
     run(ZOOS + TRAINING + DISABLED + DETECTION)
 
 
+@pytest.mark.zoo
 def test_a_compiler_that_is_there_already_stays() -> None:
     run(
         "import torch._dynamo, sympy\nbefore = sys.modules['torch._dynamo']\n"
@@ -116,7 +117,8 @@ ASKS = [
 ]
 
 
-@pytest.mark.parametrize("asks", [*ASKS[:3], *(pytest.param(text, marks=pytest.mark.slow) for text in ASKS[3:])])
+@pytest.mark.zoo
+@pytest.mark.parametrize("asks", ASKS)
 def test_whoever_asks_for_more_gets_the_real_compiler(asks: str) -> None:
     run(
         f"with compiler_stand_in():\n    {asks}\n    assert compiler_loaded()\n    nothing_left()\n"
@@ -155,6 +157,7 @@ def test_an_unknown_torch_imports_what_it_likes(monkeypatch: pytest.MonkeyPatch)
         assert compiler_stand_in._known_torch() == known, version
 
 
+@pytest.mark.zoo
 def test_compiled_parts_conditions_and_flex_attention_are_recorded() -> None:
     run(
         """

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from modelprobe.cost.conventions import CONVENTIONS, count, find_convention
 from modelprobe.cost.conventions.einsum import contraction_macs
 from modelprobe.cost.conventions.report import count_by_convention
 from modelprobe.tracing.recorder import trace
-from tests.samples import ROOT
 from tests.tracing.by_hand import Expression, zeros
 
 BLOCK = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
@@ -273,46 +265,3 @@ def test_what_a_module_counts_is_parted_over_the_kinds_it_runs() -> None:
     # projections 4 x 3 x 8 x 8, attention 2 heads x 3 x 3 x (4 + 4): the surplus goes to both in proportion
     # scaling 24, projections 576 + 72, scores, softmax and sum 162, the last one 192 + 24: 1,050 in all
     assert parted == {"matmul": 1050 * 768 // (768 + 144), "attention": 1050 - 884}
-
-
-SIMPLE = """
-from modelprobe.cost.conventions.convention import Convention, counted_call
-
-
-def simple_items(trace):
-    return (counted_call(index, op, 1) for index, op in enumerate(trace.ops))
-
-
-CONVENTION = Convention("simple", "calls", 1, "nothing", "nothing", simple_items)
-"""
-
-
-def test_the_recipe_to_add_a_convention(tmp_path: Path) -> None:
-    """A file and a line, followed in a copy of the package: the command line knows the new name."""
-    copy = tmp_path / "modelprobe"
-    shutil.copytree(ROOT / "modelprobe", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    folder = copy / "cost" / "conventions"
-    (folder / "simple.py").write_text(SIMPLE)
-    table = (folder / "__init__.py").read_text()
-    line = '    "torchvision": "published",\n'
-    assert line in table
-    (folder / "__init__.py").write_text(table.replace(line, line + '    "simple": "simple",\n'))
-    words = [sys.executable, "-m", "modelprobe", "flops", "resnet18", "--convention", "simple", "-f", "json"]
-    done = subprocess.run(
-        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
-    )
-    answer = json.loads(done.stdout)
-    assert (answer["convention"], answer["unit"]) == ("simple", "calls")
-    assert answer["total"] == len(trace(torchvision.models.resnet18(), zeros(1, 3, 224, 224)).ops)
-
-
-def test_a_plain_count_loads_little_and_no_rules_of_other_tools() -> None:
-    code = (
-        "import sys; from modelprobe.cli.app import main; main(['flops', 'resnet50', '-f', 'json']); "
-        "print(*(n for n in sys.modules if n.partition('.')[0] == 'modelprobe'), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stderr.splitlines()[-1].split()
-    assert [n for n in loaded if n.startswith("modelprobe.cost.con")] == ["modelprobe.cost.conventions"]
-    assert not [n for n in loaded if n.startswith("modelprobe.cost.other_tools")]
-    assert len(loaded) <= 80
