@@ -125,6 +125,28 @@ def test_exported(tmp_path: Path) -> None:
         assert {entry.name for entry in found.tensors if entry.role == BUFFER} == {k for k, _ in model.named_buffers()}
 
 
+class Lifting(nn.Module):
+    """Its forward makes a tensor, which the exported program holds as a constant of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.register_buffer("table", torch.arange(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) + self.table + torch.tensor([1.0, 2.0])
+
+
+def test_constants_of_an_exported_program_are_no_buffers(tmp_path: Path) -> None:
+    program = torch.export.export(Lifting().eval(), (torch.ones(1, 2),), strict=False)
+    torch.export.save(program, tmp_path / "m.pt2")
+    constants = set(program.graph_signature.lifted_tensor_constants)
+    assert constants
+    found = open_checkpoint(tmp_path / "m.pt2")
+    assert {entry.name for entry in found.tensors if entry.role == BUFFER} <= {"table"}
+    assert not constants & {entry.name for entry in found.tensors if entry.role != ATTRIBUTE}
+
+
 def test_safetensors(seed_files: dict[str, Path]) -> None:
     found = open_checkpoint(seed_files["safetensors"])
     with safe_open(seed_files["safetensors"], "pt") as reference:

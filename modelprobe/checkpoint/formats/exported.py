@@ -11,6 +11,7 @@ from modelprobe.checkpoint.dtypes import BITS, EXPORTED, element_count, tensor_b
 from modelprobe.checkpoint.formats.torch_zip import locator, nested_archive
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.records import (
+    ATTRIBUTE,
     BUFFER,
     PARAMETER,
     Checkpoint,
@@ -27,6 +28,24 @@ OLD_PROGRAM = "serialized_exported_program.json"
 
 
 @dataclass
+class _Signature:
+    """What the programs of an archive say of the tensors that are no parameters."""
+
+    persistent: dict[str, bool] = field(default_factory=dict)  # by the buffer's name
+    constants: set[str] = field(default_factory=set)  # tensors that the program made or captured
+
+    def read(self, program: Any) -> None:
+        specs = _at(program, "graph_module", "signature", "input_specs")
+        for spec in specs if isinstance(specs, list) else ():
+            name, kept = _at(spec, "buffer", "buffer_name"), _at(spec, "buffer", "persistent")
+            if isinstance(name, str) and isinstance(kept, bool):
+                self.persistent[name] = kept
+            constant = _at(spec, "tensor_constant", "tensor_constant_name")
+            if isinstance(constant, str):
+                self.constants.add(constant)
+
+
+@dataclass
 class _Listing:
     tensors: list[TensorEntry] = field(default_factory=list)
     storages: dict[str, StorageEntry] = field(default_factory=dict)
@@ -39,19 +58,19 @@ def read_exported(archive: ZipDirectory, root: str, limits: ReadLimits) -> Check
     if f"{top}archive_format" not in archive.members:
         return _old(archive, top, limits)
     listing = _Listing()
-    shapes: dict[str, bool] = {}
+    signature = _Signature()
     models = _names(archive, f"{top}models/", ".json")
     for name in models:
         if archive.members[name].size > limits.header:
-            listing.findings.append(Finding(f"{name} is too long to be read: persistent buffers are not told apart"))
+            listing.findings.append(Finding(f"{name} is too long to be read: buffers and constants are not told apart"))
             continue
-        shapes.update(_persistent_buffers(parse_json(archive.read(name, limits.header), archive.source.name, name)))
+        signature.read(parse_json(archive.read(name, limits.header), archive.source.name, name))
     for folder, several in (("weights", len(models) > 1), ("constants", len(models) > 1)):
         for name in _names(archive, f"{top}data/{folder}/", f"_{folder}_config.json"):
             label = name.rpartition("/")[2].removesuffix(f"_{folder}_config.json")
             table = parse_json(archive.read(name, limits.header), archive.source.name, name)
             where = f"{top}data/{folder}/"
-            _list_payload(listing, archive, table, where, (label,) if several else (), shapes)
+            _list_payload(listing, archive, table, where, (label,) if several else (), signature)
     version = archive.read(f"{top}archive_version", 64).decode("ascii", "replace").strip()
     metadata: dict[str, Scalar] = {"models": ", ".join(name.rpartition("/")[2] for name in models)}
     nbytes = sum(entry.nbytes for entry in listing.tensors)
@@ -68,17 +87,6 @@ def _names(archive: ZipDirectory, folder: str, ending: str) -> list[str]:
     return [name for name in archive.members if name.startswith(folder) and name.endswith(ending)]
 
 
-def _persistent_buffers(program: Any) -> dict[str, bool]:
-    """Of each buffer in the program's signature whether it is persistent."""
-    found = {}
-    specs = _at(program, "graph_module", "signature", "input_specs")
-    for spec in specs if isinstance(specs, list) else ():
-        name, kept = _at(spec, "buffer", "buffer_name"), _at(spec, "buffer", "persistent")
-        if isinstance(name, str) and isinstance(kept, bool):
-            found[name] = kept
-    return found
-
-
 def _at(value: Any, *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -86,7 +94,7 @@ def _at(value: Any, *keys: str) -> Any:
 
 
 def _list_payload(
-    listing: _Listing, archive: ZipDirectory, table: Any, where: str, prefix: tuple[str, ...], kept: dict[str, bool]
+    listing: _Listing, archive: ZipDirectory, table: Any, where: str, prefix: tuple[str, ...], signature: _Signature
 ) -> None:
     config = _at(table, "config")
     if not isinstance(config, dict):
@@ -98,14 +106,14 @@ def _list_payload(
         if storage is not None:
             storage = replace(storage, key=where + str(file))
             listing.storages[storage.key] = storage
-        listing.tensors.append(_payload_tensor((*prefix, name), entry, storage, kept))
+        listing.tensors.append(_payload_tensor((*prefix, name), entry, storage, signature))
     payloads = Finding("some payloads are separate pickles: listed here, not opened")
     if payloads not in listing.findings and any("code-payload" in tensor.flags for tensor in listing.tensors):
         listing.findings.append(payloads)
 
 
 def _payload_tensor(
-    path: tuple[str, ...], entry: Any, storage: StorageEntry | None, kept: dict[str, bool]
+    path: tuple[str, ...], entry: Any, storage: StorageEntry | None, signature: _Signature
 ) -> TensorEntry:
     meta = _at(entry, "tensor_meta")
     shape, strides = _dims_of(_at(meta, "sizes")), _dims_of(_at(meta, "strides"))
@@ -123,7 +131,9 @@ def _payload_tensor(
     elif storage is not None and not pickled and tensor_bytes(numel, dtype) > storage.length:
         flags.append("short-storage")
     role = PARAMETER if _at(entry, "is_param") is True else BUFFER
-    if role == BUFFER and kept.get(path[-1]) is False:
+    if role == BUFFER and path[-1] in signature.constants:
+        role = ATTRIBUTE
+    if role == BUFFER and signature.persistent.get(path[-1]) is False:
         flags.append("non-persistent")
     offset = _at(meta, "storage_offset", "as_int")
     grad = _at(meta, "requires_grad")
