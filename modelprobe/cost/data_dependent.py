@@ -73,9 +73,10 @@ def _experts(trace: Trace) -> Iterator[CostBounds]:
         calls.setdefault(call.path, []).append(call)
     for members in _lists_of_equals(trace):
         ran = [call for path in members for call in calls.get(path, []) if call.inputs]
-        block = trace.calls[ran[0].parent] if ran and ran[0].parent >= 0 else None
-        if block is None or not _uneven(members, ran) or not _routed(trace, block, len(members)):
+        number = ran[0].parent if ran else -1
+        if number < 0 or not _uneven(members, ran) or not _routed(trace, number, len(members)):
             continue
+        block = trace.calls[number]
         width = ran[0].inputs[0][-1]
         rows = sum(numel(call.inputs[0][:-1]) for call in ran)
         tokens = _tokens_at(calls[block.path], width)
@@ -115,9 +116,8 @@ def _uneven(members: Sequence[str], ran: Sequence[ModuleCall]) -> bool:
     return {call.path for call in ran} != set(members) or len({call.inputs[0][:-1] for call in ran}) > 1
 
 
-def _routed(trace: Trace, block: ModuleCall, experts: int) -> bool:
-    own = trace.ops[block.first_op : block.end_op]
-    return any(ref.shape[-1:] == (experts,) for op in own if op.kind == "matmul" for ref in op.outputs)
+def _routed(trace: Trace, block: int, experts: int) -> bool:
+    return any(ref.shape[-1:] == (experts,) for op in trace.ops_of(block) if op.kind == "matmul" for ref in op.outputs)
 
 
 def _tokens_at(blocks: Sequence[ModuleCall], width: int) -> int:

@@ -30,7 +30,7 @@ from modelprobe.cost.tables import (
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Table, plain
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, scaled, size
-from modelprobe.tracing.records import Trace, Uncounted
+from modelprobe.tracing.records import GAPS, CoverageGap, Trace, Uncounted
 
 By = Literal["module", "operator", "kind", "call"]
 
@@ -64,7 +64,11 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class FlopsResult(Result):
-    """The cost of one forward pass. MACs are multiply-accumulates of contractions; 1 MAC = 2 FLOPs."""
+    """The cost of one forward pass. MACs are multiply-accumulates of contractions; 1 MAC = 2 FLOPs.
+
+    `findings` are what the count may lack beside the operators without a formula. `gradient_macs`, part of `macs`, are
+    of the gradients that a forward computes which differentiates itself.
+    """
 
     model: str
     inputs: tuple[str, ...]
@@ -87,6 +91,8 @@ class FlopsResult(Result):
     rows: tuple[CostRow, ...]
     notes: tuple[Note, ...]
     ranges: tuple[CostBounds, ...] = ()
+    findings: tuple[CoverageGap, ...] = ()
+    gradient_macs: int = 0
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -152,6 +158,8 @@ def flops_of(trace: Trace, *, by: str = "module", depth: int | None = None, top:
         hidden=hidden,
         rows=tuple(_cost_row(place, total, parameters) for place in shown),
         notes=trace.notes,
+        findings=trace.gaps,
+        gradient_macs=sum(op.macs for op in trace.ops if op.gradient),
         env=trace.env,
     )
 
@@ -182,6 +190,7 @@ def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
         Fact("MACs", result.macs, Unit.MACS, f"{macs} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
         *_macs_range(result),
+        *_own_gradients(result),
         Fact("Parameters", result.parameters, Unit.QUANTITY, exact_count(result.parameters)),
         *_active_parameters(result),
         Fact("Activations", result.activations, Unit.QUANTITY, "output elements of conv and matmul layers"),
@@ -199,6 +208,13 @@ def _macs_range(result: FlopsResult) -> Iterator[Fact]:
         yield Fact("MACs range", text, detail="depends on the data, see below")
 
 
+def _own_gradients(result: FlopsResult) -> Iterator[Fact]:
+    if result.gradient_macs:
+        yield Fact(
+            "Gradients", result.gradient_macs, Unit.MACS, "of the MACs, for gradients that forward itself asks for"
+        )
+
+
 def _active_parameters(result: FlopsResult) -> Iterator[Fact]:
     if result.active_parameters != result.parameters:
         active = result.active_parameters
@@ -206,10 +222,11 @@ def _active_parameters(result: FlopsResult) -> Iterator[Fact]:
 
 
 def _coverage_gaps(result: FlopsResult) -> Iterator[Fact]:
-    """What a complete count does not lack: operators with formulas, modules that ran."""
+    """What a complete count does not lack: operators with formulas, modules that ran, nothing unseen."""
     missing = sum(item.count for item in result.uncounted)
     parts = [f"{missing} of {plural(result.operators, 'operator')} not counted"] if missing else []
     parts += [f"{plural(len(result.uncalled), 'module')} never ran"] if result.uncalled else []
+    parts += dict.fromkeys(GAPS[finding.kind] for finding in result.findings)
     if parts:
         yield Fact("Coverage", "; ".join(parts))
 

@@ -11,7 +11,8 @@ from modelprobe.cost.training import frozen_names
 from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
-from modelprobe.tracing.training import LoneValueError, TrainingTrace, record_training
+from modelprobe.tracing.failures import LoneValueError
+from modelprobe.tracing.training import TrainingTrace, record_training
 
 
 @stdout_kept()

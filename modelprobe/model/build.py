@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from modelprobe.model.inputs.example import ExampleInputs
     from modelprobe.model.target import Target
     from modelprobe.model.weights.chosen import ModelWeights
-    from modelprobe.tracing.failures import NeedsValuesError
     from modelprobe.tracing.records import ModuleTree, Trace
 
 T = TypeVar("T")
@@ -248,32 +248,50 @@ def record_with(
     `complete` adds to the inputs what the forward of that mode takes beside them.
     """
     from modelprobe.model.inputs.example import make_inputs
-    from modelprobe.tracing.failures import NeedsValuesError
+    from modelprobe.tracing.failures import NeedsValuesError, fails_anywhere
+    from modelprobe.tracing.torchscript import is_script
 
     asked = loaded.request
     example = make_inputs(loaded.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=loaded.model)
     example = complete(loaded.model, example) if complete is not None else example
     env = {**loaded.env, "inputs": example.describe(), "mode": mode}
     loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
+    if is_script(loaded.model) and loaded.env["device"] == "meta":  # its weights cannot be exchanged for shapes
+        script, _ = _built_on(loaded.target, asked, "cpu")
+        loaded = replace(loaded, model=script, env={**loaded.env, "device": "cpu"})
     try:
         return _run_recording(loaded, loaded.model, example, recording)
-    except NeedsValuesError as needs:
-        if asked.device == "meta":  # asked for in so many words: no other place will do
+    except (NeedsValuesError, ModelRaised) as raised:
+        # A device that was asked for in so many words is the only one that will do.
+        if loaded.env["device"] != "meta" or asked.device == "meta" or fails_anywhere(raised):
             raise
-        return _run_for_real(loaded, example, recording, needs)
+        return _run_for_real(loaded, example, recording, raised)
 
 
-def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T], needs: NeedsValuesError) -> T:
+def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T], raised: ProbeError) -> T:
+    """Once more with weights, on the CPU: what was raised on `meta` may be for the lack of values or of a kernel."""
     from modelprobe.model.fusion import fused_for_inference
     from modelprobe.tracing.failures import real_run_note
 
+    needed = sum(entry.nbytes for entry in loaded.tree.unique_state())
+    if needed > _free_memory():
+        size = f"{needed / 2**30:.1f} GiB of weights"
+        raise type(raised)(f"{raised.message}; with {size} it cannot be run for real here", raised.hint) from raised
     with working(f"running {loaded.target.name} for real on the CPU"):
         model, _ = _built_on(loaded.target, loaded.request, "cpu")
         if loaded.fused:
             model, _ = fused_for_inference(model)
-        note = real_run_note(needs, "on the CPU with seeded random weights and input")
+        note = real_run_note(raised, "on the CPU with seeded random weights and input")
         real = replace(loaded, notes=(*loaded.notes, note), env={**loaded.env, "device": "cpu"})
         return _run_recording(real, model, example, recording)
+
+
+def _free_memory() -> float:
+    """Bytes that this machine has left; infinite where it does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:

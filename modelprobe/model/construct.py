@@ -18,6 +18,7 @@ from modelprobe.model.skip_init import building_on_meta, skipping
 from modelprobe.model.user_code.failure import named
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
+from modelprobe.tracing.restore import seed_generators
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Python's, NumPy's and torch's generators start from `seed`, and stand where they stood afterwards."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
-    random.seed(seed)
-    # Not `torch.manual_seed`: that seeds every CUDA device too.
-    torch.default_generator.manual_seed(seed)
-    if numpy:
-        numpy.random.seed(seed % 2**32)
+    seed_generators(seed)
     try:
         yield
     finally:

@@ -15,13 +15,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from modelprobe.tracing.dispatch import Observer, Operator, TensorNumbers
+from modelprobe.tracing.dispatch import Observer, Operator
 from modelprobe.tracing.formulas import Cost
 from modelprobe.tracing.formulas.per_output_costs import PER_OUTPUT_COSTS, added
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import OpCall, TensorRef
+from modelprobe.tracing.tensors import TensorNumbers, leaves
 
 Phase = Literal["forward", "backward", "recomputation"]
+
+_TAG = "modelprobe"
+"""The key of what is written on a node that was made in another thread: the serial of the branch, the module's path."""
 
 LEAF = "torch::autograd::AccumulateGrad"
 """The node that keeps the gradient of a leaf, such as a parameter; no forward made it."""
@@ -30,23 +34,38 @@ LEAF = "torch::autograd::AccumulateGrad"
 class Numbered(Running):
     """Which module is running, and from which of autograd's numbers on it did."""
 
-    def __init__(self, ops: Callable[[], int]) -> None:
-        super().__init__(ops)
+    def __init__(self, ops: Callable[[], int], seen: Callable[[Tensor], bool]) -> None:
+        super().__init__(ops, seen)
+        self._starts: dict[int, int] = {}  # call -> the number that autograd had come to, in a branch
         # Every thread of the engine counts for itself.
         self._marks: dict[int, tuple[list[int], list[str]]] = {}
 
     def enter(self, paths: Sequence[str], cls: str, inputs: tuple[tuple[int, ...], ...]) -> None:
         """A module starts."""
         super().enter(paths, cls, inputs)
+        if self.serial:
+            self._starts[self.stack[-1]] = next_number()
         self._mark()
 
-    def leave(self, paths: Sequence[str], outputs: Any) -> None:
+    def leave(self, outputs: Any, layer: bool = False) -> None:
         """A module ends."""
-        super().leave(paths, outputs)
+        if self.serial and self.stack:
+            self._tag(outputs, self.where()[0], self._starts.pop(self.stack[-1]))
+        super().leave(outputs, layer)
         self._mark()
+
+    def _tag(self, outputs: Any, path: str, start: int) -> None:
+        """Write on the nodes that a module made in another thread whose they are: their numbers are not unique."""
+        nodes = [tensor.grad_fn for _, tensor in leaves(outputs)]
+        while nodes:
+            node: Any = nodes.pop()
+            if node is None or node.name() == LEAF or node._sequence_nr() < start or _TAG in node.metadata:
+                continue
+            node.metadata[_TAG] = (self.serial, path)
+            nodes.extend(following for following, _ in node.next_functions)
 
     def _mark(self) -> None:
-        numbers, owners = self._marks.setdefault(threading.get_ident(), ([], []))
+        numbers, owners = self._marks.setdefault(self.serial or threading.get_ident(), ([], []))
         numbers.append(next_number())
         owners.append(self.where()[0])
 
@@ -71,6 +90,19 @@ def above_autograd() -> Iterator[None]:
         excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
     with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded):
         yield
+
+
+def where_differentiated(running: Numbered) -> Callable[[], tuple[str, int]]:
+    """Where an operator belongs while a forward may differentiate: a gradient to the module whose forward it is of."""
+
+    def where() -> tuple[str, int]:
+        path, call = running.where()
+        node: Any = torch._C._current_autograd_node()
+        if node is None or node.name() == LEAF:
+            return path, call
+        return running.owner(node._sequence_nr(), threading.get_ident()) or path, call
+
+    return where
 
 
 class Step(NamedTuple):
@@ -110,7 +142,15 @@ class GradientObserver(Observer):
 
     def start_backward(self) -> None:
         """From now on operators belong to the backward pass."""
-        self.backward = True
+        self.backward = self._running.anywhere = True
+
+    def twin(self, running: Running) -> GradientObserver:
+        """As for every observer."""
+        twin = super().twin(running)
+        assert isinstance(twin, GradientObserver)
+        assert isinstance(running, Numbered)
+        twin._running, twin._where = running, twin._where_now
+        return twin
 
     def last_place(self) -> str:
         """The path of the module whose gradient was computed last."""
@@ -133,7 +173,7 @@ class GradientObserver(Observer):
         op = super()._record(operator, args, kwargs, refs, memories, out)
         phase = self._phase()
         node = torch._C._current_autograd_node() if self.backward else None
-        number = (self._maker(), node._sequence_nr()) if node is not None else (0, -1)
+        number = (self._maker(node), node._sequence_nr()) if node is not None else (0, -1)
         if phase == "backward":
             only = node is not None and self._is_of_weights(node, number)
         else:
@@ -156,7 +196,7 @@ class GradientObserver(Observer):
 
         The forward of a `torch.autograd.Function` runs without recording: its node stands for all that runs in it.
         """
-        key = (threading.get_ident(), next_number() - 1)
+        key = (self._running.serial or threading.get_ident(), next_number() - 1)
         if torch.is_grad_enabled():
             if any(_wants_gradient(arg) for arg in args):
                 self._made.setdefault(key, only_weights)
@@ -171,8 +211,11 @@ class GradientObserver(Observer):
             return id(node.variable) in self._parameters
         return self._made.get(number, False)
 
-    def _maker(self) -> int:
-        """The thread that made the nodes of the engine's current run: a nested run has those of its own thread."""
+    def _maker(self, node: Any) -> int:
+        """The thread that made a node of the engine's current run: a nested run has those of its own thread."""
+        if self.threads and _TAG in node.metadata:
+            serial: int = node.metadata[_TAG][0]
+            return serial
         task = torch._C._current_graph_task_id()
         if task >= 0 and self._task < 0:
             self._task = task
@@ -187,7 +230,9 @@ class GradientObserver(Observer):
             return "", -1
         if node.name() == LEAF:
             return self._parameters.get(id(node.variable), ""), -1
-        return self._running.owner(node._sequence_nr(), self._maker()), -1
+        if self.threads and _TAG in node.metadata:
+            return node.metadata[_TAG][1], -1
+        return self._running.owner(node._sequence_nr(), self._maker(node)), -1
 
 
 def _wants_gradient(arg: Any) -> bool:

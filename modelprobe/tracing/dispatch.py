@@ -7,8 +7,11 @@ alike. A composite that has a formula is recorded whole; one that has none is ta
 
 from __future__ import annotations
 
-import weakref
+import math
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
 from modelprobe.tracing.meta_results import MetaResults
+from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
-from modelprobe.tracing.tensors import shape_of
+from modelprobe.tracing.tensors import TensorNumbers
 
 _PACKED = frozenset(
     f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
@@ -87,43 +91,6 @@ def describe_operator(func: Any) -> Operator:
     return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, pure)
 
 
-class TensorNumbers:
-    """Numbers for tensors: the same tensor object is the same value, the same memory the same storage."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], TensorRef]] = {}
-        self._next_value = 0
-        self._next_storage = 0
-        self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
-        self.complex = False  # whether any complex tensor has been seen
-
-    def get(self, tensor: Tensor) -> TensorRef:
-        """The record of `tensor`; a tensor never seen before is a value of its own."""
-        known = self._known.get(id(tensor))
-        # An id may be reused once its tensor is gone: the weak reference tells.
-        if known is not None and known[0]() is tensor:
-            return known[1]
-        return self.new(tensor)
-
-    def new(self, tensor: Tensor, storage: int | None = None) -> TensorRef:
-        """A new value, on the storage with that number or on one of its own."""
-        if storage is None:
-            storage, self._next_storage = self._next_storage, self._next_storage + 1
-        name, size = self._dtype(tensor.dtype)
-        strides = tensor.stride() if tensor.layout is torch.strided and not tensor.is_nested else ()
-        ref = TensorRef(self._next_value, storage, shape_of(tensor), name, tensor.numel() * size, strides)
-        self._next_value += 1
-        self._known[id(tensor)] = (weakref.ref(tensor), ref)
-        return ref
-
-    def _dtype(self, dtype: torch.dtype) -> tuple[str, int]:
-        known = self._dtypes.get(dtype)
-        if known is None:
-            known = self._dtypes[dtype] = (str(dtype).removeprefix("torch."), dtype.itemsize)
-            self.complex = self.complex or dtype.is_complex
-        return known
-
-
 _Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
 
 
@@ -131,6 +98,8 @@ class Observer(_Base):  # type: ignore[misc]
     """The dispatch mode. `ops` grows with every operator; `where` tells the running module's path and call."""
 
     supports_higher_order_operators = True
+    differentiates = False
+    """Whether autograd may run inside the forward; what it computes is then told apart."""
 
     def __init__(self, values: TensorNumbers, where: Callable[[], tuple[str, int]], meta: bool) -> None:
         super().__init__()
@@ -144,6 +113,19 @@ class Observer(_Base):  # type: ignore[misc]
         self._operators: dict[Any, Operator] = {}
         self._results = MetaResults()
         self._inside = -1  # the composite that is being taken apart
+        self._blank: set[int] = set()  # memories that were reserved, and that nothing has been written to
+        self.unknown: dict[str, str] = {}  # operators that read such memory -> the first module where they did
+        self.returned: dict[str, None] = {}  # operators that took what came back from outside torch
+        self._left = False  # whether a tensor was handed to numpy
+        self._lock = threading.Lock()
+        self.threads = False  # whether more than one wrote into this ledger
+
+    def twin(self, running: Running) -> Observer:
+        """What another thread enters, where `running` tells what it runs, to write into the same ledger."""
+        twin = copy(self)
+        _Base.__init__(twin)  # which modes it stands in is the thread's own
+        twin._where, twin._inside = running.where, -1
+        return twin
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -166,6 +148,8 @@ class Observer(_Base):  # type: ignore[misc]
             args = _all_meta(args)
             if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
                 args = (args[0], given[1], *args[2:])
+        if self._left:
+            self._note_returning(operator, tensors)
         refs = tuple(map(self._values.get, tensors))
         memories = {_storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
         remembered = self._meta and operator.pure
@@ -178,9 +162,10 @@ class Observer(_Base):  # type: ignore[misc]
         if self._inside >= 0:
             with self:
                 return operator.parts(*args, **kwargs)
-        number = self._inside = len(self.composites)
         refs = tuple(map(self._values.get, _tensors(args, kwargs)))
-        self.composites.append(Composite(operator.name, refs, (), _plain_arguments(args)))
+        with self._lock:
+            number = self._inside = len(self.composites)
+            self.composites.append(Composite(operator.name, refs, (), _plain_arguments(args)))
         try:
             # The next kernels arrive here again: with the mode on, inside the operator's own decomposition.
             with self:
@@ -206,8 +191,14 @@ class Observer(_Base):  # type: ignore[misc]
             storage = memories.get(_storage_key(target))
             if storage is not None:
                 self.written.add(storage)
+                self._blank.discard(storage)
             if not any(target is result for result in results):
                 self._values.new(target, storage)
+        if operator.kind == "creation":
+            if "empty" in operator.name:
+                self._blank.update(ref.storage for ref in outputs if ref.nbytes)
+        elif self._blank and operator.kind != "view":
+            self._note_blank(operator, refs)
         cost, bound = self._cost(operator, args, kwargs, refs, outputs, out)
         read, written = _traffic(operator, refs, outputs)
         path, call = self._where()
@@ -226,7 +217,22 @@ class Observer(_Base):  # type: ignore[misc]
             bound,
             _plain_arguments(args),
             self._inside,
+            self.differentiates and torch._C._current_autograd_node() is not None,
         )
+
+    def note_leaving(self) -> None:
+        """A tensor leaves torch: whatever comes from outside from now on may have been computed from it."""
+        self._left = True
+
+    def _note_returning(self, operator: Operator, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            fresh = tensor.numel() > 1 and not self._values.has(tensor)
+            if fresh and (operator.name == "aten.lift_fresh" or _is_foreign(tensor)):
+                self.returned[self._where()[0] or "the model itself"] = None
+
+    def _note_blank(self, operator: Operator, refs: tuple[TensorRef, ...]) -> None:
+        if any(ref.storage in self._blank for ref in refs):
+            self.unknown.setdefault(operator.name, self._where()[0])
 
     def _cost(
         self,
@@ -257,15 +263,24 @@ class Observer(_Base):  # type: ignore[misc]
 def upper_bound(inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> int:
     """At most this many MACs, from the sizes alone.
 
-    With two operands or more: every output element a product over the whole smaller of the two largest operands
-    (a contraction cannot need more). With one: n^1.5, the cost of dense cubic algebra on a matrix of n elements.
+    A contraction of the three largest operands runs over every combination of its indices. Two axes of one size may
+    be one index or two: an index that is summed up after a product stands in one operand at least, any other in two
+    tensors. Dense algebra on one matrix of n elements costs up to 32 n^1.5 (14 m n^2 + 8 n^3 FLOPs for singular vectors
+    are the most of any formula here).
     """
-    sizes = sorted((ref.numel for ref in inputs), reverse=True)
-    out = sum(ref.numel for ref in outputs)
-    if len(sizes) >= 2 and sizes[1] > 1:
-        return out * sizes[1]
-    largest = max([*sizes, out], default=0)
-    return int(largest**1.5)
+    operands = sorted(dict.fromkeys(inputs), key=lambda ref: -ref.numel)[:3]
+    occurrences: Counter[int] = Counter()
+    least: Counter[int] = Counter()
+    for ref in (*operands, *outputs[:1]):
+        own = Counter(ref.shape)
+        occurrences.update(own)
+        least |= own
+    holding = Counter(size for ref in operands for size in set(ref.shape))
+    products = math.prod(
+        size ** max((many + 1) // 2, least[size], holding[size]) for size, many in occurrences.items() if size > 1
+    )
+    algebra = 32 * max((ref.numel for ref in (*operands, *outputs)), default=0) ** 1.5
+    return int(max(products if len(operands) > 1 else 0, algebra))
 
 
 def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -298,6 +313,14 @@ def _all_meta(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return type(value)(_all_meta(item) for item in value)
     return value
+
+
+def _is_foreign(tensor: Tensor) -> bool:
+    """Whether somebody else owns the tensor's memory, as numpy does after `torch.from_numpy`."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
+        return False
 
 
 def _storage_key(tensor: Tensor) -> int:
@@ -348,8 +371,12 @@ def plain_value(value: Any) -> Any:
     return None if isinstance(value, Tensor) else str(value)
 
 
+class MixedDtypesError(TypeError):
+    """Operands that `meta` takes and no real device does."""
+
+
 def _refuse_mixed_dtypes(operator: str, args: Sequence[Any]) -> None:
-    """Raises TypeError when `aten.linear` and its like get operands that differ in dtype, as a real device would.
+    """Raises MixedDtypesError when `aten.linear` and its like get operands that differ in dtype.
 
     Under autocast they may: a real device casts them, `meta` does not.
     """
@@ -357,7 +384,7 @@ def _refuse_mixed_dtypes(operator: str, args: Sequence[Any]) -> None:
     found = {args[i].dtype for i in places if i < len(args) and isinstance(args[i], Tensor)}
     if len(found) > 1 and not _inside_autocast():
         kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-        raise TypeError(f"its operands are {kinds}, and have to be of one dtype")
+        raise MixedDtypesError(f"its operands are {kinds}, and have to be of one dtype")
 
 
 def _inside_autocast() -> bool:

@@ -14,6 +14,7 @@ from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import shape as shape_text
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import class_name, read_tree
+from modelprobe.tracing.records import coverage_gap
 from modelprobe.tracing.tensors import leaves, shapes
 
 
@@ -21,13 +22,14 @@ class NeedsValuesError(BadInput):
     """The model asked a `meta` tensor for its values; it has to run for real. `where` is the module that asked."""
 
     def __init__(self, where: str, error: BaseException) -> None:
-        reason = _reason(error)
+        reason = meta_reason(error)
         super().__init__(
             f"the model asks for values{f' in {where}' if where else ''}, which meta tensors do not have: {reason}",
             "it has to run for real: --device cpu, or a model and inputs on a real device",
         )
         self.where = where
         self.reason = reason
+        self.unsupported = _lacks_kernel(error)
 
 
 _BY_VALUES = re.compile(
@@ -36,28 +38,43 @@ _BY_VALUES = re.compile(
 """How torch says it, newer releases and those before 2.13."""
 
 
-def _reason(error: BaseException) -> str:
+def meta_reason(error: BaseException) -> str:
     """What torch says of it, in a sentence: what follows is advice to people who write operators."""
     text = one_line(error)
     found = _BY_VALUES.match(text)
     return f"torch.{found['name']} has as many results as its values say" if found else text.split(". ")[0].rstrip(".")
 
 
-def real_run_note(needs: NeedsValuesError, how: str) -> Note:
-    """Why a model was run for real after all."""
-    where = f" in {needs.where}" if needs.where else ""
-    return Note(
-        f"Run for real {how}, not on meta: the model asks for values{where} ({needs.reason}). "
-        "What it costs may depend on the data.",
-        Level.INFO,
-    )
+def real_run_note(raised: ProbeError, how: str) -> Note:
+    """Why a model was run for real after all. Where its control flow may depend on values, its cost may as well."""
+    if not isinstance(raised, NeedsValuesError):
+        cause = raised.__cause__
+        reason = f"{type(cause).__name__}: {meta_reason(cause)}" if cause is not None else raised.message
+        return Note(f"Run for real {how}, not on meta, where it raised {reason}.", Level.INFO)
+    where = f" in {raised.where}" if raised.where else ""
+    text = f"Run for real {how}, not on meta: the model asks for values{where} ({raised.reason})."
+    if raised.unsupported:
+        return Note(text, Level.INFO)
+    return coverage_gap("data-dependent", f"{text} What it costs may depend on the data.")
 
 
-def refuse_meta(model: nn.Module, args: Any, kwargs: Any, needs: NeedsValuesError) -> None:
-    """Raises `needs` when the model or its inputs have no values either."""
-    everything = [*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs)))]
-    if any(tensor.is_meta for tensor in everything):
-        raise needs
+def lacks_values(model: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether the model or its inputs stand on `meta`, so that it cannot be run for real."""
+    everything = (*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs))))
+    return any(tensor.is_meta for tensor in everything)
+
+
+_READS_VALUES = re.compile(
+    r"aten::(?:_local_scalar_dense|item|equal|is_nonzero|nonzero|masked_select|bincount|_?unique)"
+)
+
+
+def _lacks_kernel(error: BaseException) -> bool:
+    """Whether something else than values was missing on `meta`: a kernel, autocast, an address, or a device."""
+    text = one_line(error, 10_000)
+    if "Could not run" in text:
+        return _READS_VALUES.search(text) is None
+    return any(word in text for word in ("autocast", "data pointer", "data_ptr"))
 
 
 def by_compiler(error: BaseException | None) -> bool:
@@ -65,8 +82,15 @@ def by_compiler(error: BaseException | None) -> bool:
     return type(error).__module__.startswith("torch._dynamo")
 
 
+def fails_anywhere(raised: ProbeError) -> bool:
+    """Whether it is certain that a real device would refuse it too."""
+    return type(raised.__cause__).__name__ == "MixedDtypesError"
+
+
 def asks_for_values(error: BaseException) -> bool:
     """Whether an exception on meta says that values, not shapes, were missing; else it would happen for real too."""
+    if isinstance(error, AssertionError):
+        return False
     if isinstance(error, NotImplementedError) or by_compiler(error):
         return not by_compiler(error)
     text = one_line(error, 10_000).lower()
@@ -103,6 +127,14 @@ def explained(
     return model_raised(model, args, kwargs, running, error)
 
 
+def mode_raised(model: nn.Module, error: BaseException) -> ProbeError:
+    """What to raise for an exception out of the model's own `train()` or `eval()`."""
+    return ModelRaised(
+        f"train() or eval() of {class_name(model)} raised {type(error).__name__}: {one_line(error)}",
+        "--debug shows the traceback",
+    )
+
+
 def model_raised(model: nn.Module, args: Any, kwargs: Any, running: Running, error: BaseException) -> ProbeError:
     """The module that raised, what it was given, and what it said."""
     given = ", ".join(shape_text(shape) for shape in shapes((args, kwargs))) or "no tensors"
@@ -112,11 +144,31 @@ def model_raised(model: nn.Module, args: Any, kwargs: Any, running: Running, err
             "give one --input per argument of forward, by name if need be: --input ids=1x128:int64",
         )
     path, inputs = running.failed or ("", ())
+    remedy = _remedy(error)
     where = f"{class_name(model)}.{path}" if path else class_name(model)
     flight = ", ".join(shape_text(shape) for shape in inputs) or given
     node = next((node for node in read_tree(model).modules if node.path == path), None)
     layer = f"{path} is {node.cls}({node.extra}); " if path and node and node.extra else ""
-    return ModelRaised(
-        f"{where} raised {type(error).__name__} on {flight}: {one_line(error)}",
-        f"{layer}the model was given {given}: choose another --input; --debug shows the traceback",
-    )
+    kind, said = type(error).__name__, one_line(error)
+    text = f"{where} raised {kind} on {flight}" + (f": {said}" if said != kind else "")
+    if "more than 1 value per channel" in said:
+        return LoneValueError(text, remedy)
+    return ModelRaised(text, f"{layer}the model was given {given}: {remedy}; --debug shows the traceback")
+
+
+class LoneValueError(ModelRaised):
+    """Batch norm in training mode met a channel of one value, whose variance would be nothing."""
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do about an exception of the model's."""
+    said = one_line(error, 10_000)
+    if "more than 1 value per channel" in said:
+        return "batch norm in training mode needs a batch of two or more: --batch 2"
+    if "CUDA" in said and any(word in said for word in ("not compiled", "No CUDA GPUs", "no NVIDIA driver", "NVIDIA")):
+        return "it asks for CUDA, which is not here: --redirect-device keeps it on the device that it is on"
+    if 'missing the required "forward" function' in said:
+        return "it defines no forward: name the method that it is called by with --call METHOD"
+    if isinstance(error, AssertionError):
+        return "an assert of its own does not hold"
+    return "choose another --input"

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
@@ -35,9 +36,15 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
         model = inner
 
 
+def has_lazies(model: nn.Module) -> bool:
+    """Whether a module waits for its first input to know the shapes of its weights."""
+    tensors = (*model.parameters(), *model.buffers())
+    return any(map(is_lazy, tensors)) or any(isinstance(module, LazyModuleMixin) for module in model.modules())
+
+
 def materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Module:
     """A copy, on meta or where the model is, whose lazy parameters have their shapes."""
-    twin = deepcopy(model)
+    twin = deepcopy(model, _fresh_lazies(model))
     if not any(is_lazy(tensor) for tensor in (*twin.parameters(), *twin.buffers())):
         return twin
     args, kwargs = copied(tuple(args)), copied(dict(kwargs))
@@ -55,13 +62,24 @@ def materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Mod
     return twin.train(model.training)
 
 
+def _fresh_lazies(model: nn.Module) -> dict[int, Any]:
+    """What `deepcopy` takes in the place of each tensor without a shape: torch's own copying refuses some of them."""
+    lazies = {id(t): t for t in (*model.parameters(), *model.buffers()) if is_lazy(t)}
+    return {key: _lazy_like(tensor, tensor.device) for key, tensor in lazies.items()}
+
+
 def _lazies_to_meta(model: nn.Module) -> None:
     for module in model.modules():
         for _, table in state_tables(module):
             for name, tensor in table.items():
                 if tensor is not None and is_lazy(tensor):
-                    lazy: Any = type(tensor)  # of the two lazy classes, which take the same arguments
-                    table[name] = lazy(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
+                    table[name] = _lazy_like(tensor, torch.device("meta"))
+
+
+def _lazy_like(tensor: Any, device: torch.device) -> Any:
+    """A new parameter or buffer without a shape."""
+    kind: Any = UninitializedParameter if isinstance(tensor, UninitializedParameter) else UninitializedBuffer
+    return kind(tensor.requires_grad, device=device, dtype=tensor.dtype)
 
 
 def run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from inspect import isasyncgen, iscoroutine, isgenerator
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from modelprobe.errors import ModelRaised
+from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.dispatch import Observer, TensorNumbers
+from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
     by_compiler,
     explained,
+    fails_anywhere,
+    lacks_values,
+    mode_raised,
     model_errors,
     real_run_note,
-    refuse_meta,
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
-from modelprobe.tracing.module_calls import Running, watch
+from modelprobe.tracing.module_calls import Running, followed_threads, watch
 from modelprobe.tracing.module_tree import class_name, read_tree, walk
-from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
-from modelprobe.tracing.records import FunctionCall, TensorRef, Trace
-from modelprobe.tracing.restore import mode_set, on_meta, restored
-from modelprobe.tracing.tensors import copied, leaves, moved, shapes
+from modelprobe.tracing.prepare import has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.records import CoverageGap, FunctionCall, TensorRef, Trace, coverage_gap
+from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
+from modelprobe.tracing.tensors import TensorNumbers, copied, leaves, moved, shapes
 from modelprobe.tracing.torchscript import hidden_operators, is_script
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a forward is recorded.
+
+    `device`: "meta", or "real" where the weights are. `gradients`: under `no_grad` instead of inference mode, for a
+    forward that differentiates; composite operators then arrive in parts. `functions`: also the calls of torch's
+    Python functions.
+    """
+
+    device: str = "meta"
+    train: bool = False
+    gradients: bool = False
+    functions: bool = False
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def trace(
@@ -47,77 +70,160 @@ def trace(
 ) -> Trace:
     """Run `model(*args, **kwargs)` once and return its ledger. The model is left exactly as it was.
 
-    With `device="meta"` no arithmetic is done and no weight is touched; a model that needs real values (its control
-    flow depends on data) is run again where its weights are, with the tensors that were given, and a note says so.
-    With `device="real"` it runs where its weights are from the start. `train` records a training-mode forward,
-    `functions` also the calls of torch's Python functions (`Trace.functions`).
+    With `device="meta"` no arithmetic is done and no weight is touched; a model that cannot run there (its control
+    flow depends on data, an operator has no kernel for `meta`) is run again where its weights are, with the tensors
+    that were given, and a note says so. With `device="real"` it runs where its weights are from the start. A forward
+    that differentiates is run again outside inference mode. `train` records a training-mode forward, `functions` also
+    the calls of torch's Python functions (`Trace.functions`). Random numbers are seeded with `env["seed"]`, else 0.
     Raises ModelRaised when the model raises, with the module and the shapes in flight; BadInput when real values
     are needed and the model or the inputs have none.
     """
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
     said = [*notes, *said, *installed_formulas(), *hidden_operators(model)]
-    if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
-        model = materialised(model, args, call_kwargs, device == "meta")
-        said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
-    if device == "meta" and not is_script(model):
-        try:
-            return recorded(model, args, call_kwargs, "meta", train, said, env or {}, functions)
-        except NeedsValuesError as needs:
-            refuse_meta(model, args, call_kwargs, needs)
-            said.append(real_run_note(needs, "where its weights are"))
-    return recorded(model, args, call_kwargs, "real", train, said, env or {}, functions)
+    setting = Setting(device, train, False, functions, tuple(said), env or {})
+    return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=recorded))
 
 
-def recorded(*how: Any) -> Trace:
-    """`_record`, which takes the same; once more when the forward itself brought in the compiler (`torch.cond` does),
-    which would otherwise trace into our hooks: from then on compiled parts are run eagerly."""
+def where_it_runs(model: nn.Module, args: Any, kwargs: Any, setting: Setting, record: Callable[..., T]) -> T:
+    """What `record(model, args, kwargs, setting)` gives on `meta`, or else for real, with a note why.
+
+    What is raised on `meta` may be for the lack of a kernel or of values: only where a real run, if there are weights
+    and inputs for one, raises as well is it the model's.
+    """
+    if setting.device != "meta" or is_script(model):
+        return record(model, args, kwargs, replace(setting, device="real"))
+    try:
+        return record(model, args, kwargs, setting)
+    except (NeedsValuesError, ModelRaised) as raised:
+        if fails_anywhere(raised) or lacks_values(model, args, kwargs):
+            raise
+        why = real_run_note(raised, "where its weights are")
+        return record(model, args, kwargs, replace(setting, device="real", notes=(*setting.notes, why)))
+
+
+def lazies_ready(model: nn.Module, args: Any, kwargs: Any, setting: Setting, record: Callable[..., T]) -> T:
+    """`record` on the model, or on a copy of it whose lazy parameters have their shapes."""
+    if not has_lazies(model):
+        return record(model, args, kwargs, setting)
+    said = Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO)
+    twin = materialised(model, args, kwargs, setting.device == "meta")
+    return record(twin, args, kwargs, replace(setting, notes=(*setting.notes, said)))
+
+
+def recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace:
+    """The ledger of one forward; of a second one where the first cannot be in inference mode.
+
+    Inference mode stands in the way of a forward that differentiates or counts the versions of its tensors. Also once
+    more when the forward itself brought in the compiler (`torch.cond` does), which would otherwise trace into our
+    hooks: from then on compiled parts are run eagerly.
+    """
     loaded = compiler_loaded()
     try:
-        return _record(*how)
-    except ModelRaised as error:
-        if loaded or not by_compiler(error.__cause__):
-            raise
-    return _record(*how)
+        return _record(model, args, kwargs, setting)
+    except ModelRaised as raised:
+        if not loaded and by_compiler(raised.__cause__):
+            return _record(model, args, kwargs, setting)
+        try:
+            return _record(model, args, kwargs, replace(setting, gradients=True))
+        except ProbeError:
+            raise raised from raised.__cause__
 
 
-def _record(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    device: str,
-    train: bool,
-    notes: Sequence[Note],
-    env: Mapping[str, Any],
-    functions: bool,
-) -> Trace:
+def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace:
+    meta = setting.device == "meta"
     tree = read_tree(model)
     values = TensorNumbers()
+    values.registered = frozenset(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     with ExitStack() as stack:
         stack.enter_context(restored(model))
-        args, kwargs = _placed(model, args, kwargs, device, stack)
-        stack.enter_context(mode_set(model, train))
+        seed_generators(int(setting.env.get("seed", 0)))
+        if not meta and own_mode(model):
+            stack.enter_context(own_parameters(model, False, ()))
+        args, kwargs = _placed(model, args, kwargs, meta, stack)
+        with model_errors(partial(mode_raised, model)):
+            stack.enter_context(mode_set(model, setting.train))
         run_compiled_parts_eagerly(model, stack)
+        values.registered |= frozenset(id(parameter) for parameter in model.parameters())
         named = _named(model, values)
         inputs = tuple(values.get(tensor) for _, tensor in leaves((args, kwargs)))
         for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True):
             named[ref.value] = name
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
-        running = Running(lambda: len(observer.ops))
-        observer = Observer(values, running.where, device == "meta")
+        running = _running(lambda: len(observer.ops), values, setting)
+        observer = _observer(values, running, setting)
         watched = watch(model, running, stack)
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
-        called = _watched_functions(running, observer, stack) if functions else []
-        out = _forward(model, args, kwargs, observer, running, device)
+        called = _watched_functions(running, observer, stack) if setting.functions else []
+        out = _forward(model, args, kwargs, observer, running, setting)
         if not watched:
-            running.leave([""], out)
+            running.leave(out)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
-    told, composites = (*notes, *broken_notes(observer)), tuple(observer.composites)
-    return Trace(tree, ops, calls, inputs, outputs, named, changed, told, dict(env), composites, tuple(called))
+    told = (*setting.notes, *broken_notes(observer), *gaps(model, observer, running, values, out))
+    composites = tuple(observer.composites)
+    return Trace(
+        tree, ops, calls, inputs, outputs, named, changed, told, dict(setting.env), composites, tuple(called),
+        observer.threads,
+    )  # fmt: skip
+
+
+def _running(ops: Callable[[], int], values: TensorNumbers, setting: Setting) -> Running:
+    if not setting.gradients:
+        return Running(ops, values.has)
+    from modelprobe.tracing.autograd import Numbered
+
+    return Numbered(ops, values.has)
+
+
+def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Observer:
+    if not setting.gradients:
+        return Observer(values, running.where, setting.device == "meta")
+    from modelprobe.tracing.autograd import Numbered, where_differentiated
+
+    assert isinstance(running, Numbered)
+    observer = Observer(values, where_differentiated(running), setting.device == "meta")
+    observer.differentiates = True
+    return observer
+
+
+def gaps(
+    model: nn.Module, observer: Observer, running: Running, values: TensorNumbers, out: Any
+) -> Iterator[CoverageGap]:
+    """What the recording shows that it did not see."""
+    if running.silent:
+        names = ", ".join(list(running.silent)[:3]) + (", …" if len(running.silent) > 3 else "")
+        yield coverage_gap(
+            "silent layer",
+            f"No operator was seen of {names}, which ran and has parameters: what it computes is missing.",
+        )
+    for name, path in observer.unknown.items():
+        where = path or class_name(model)
+        yield coverage_gap(
+            "unknown data",
+            f"{name} in {where} reads memory that no operator wrote to: who filled it is unknown and not counted.",
+        )
+    if observer.returned:
+        yield coverage_gap(
+            "unknown data",
+            f"Tensors left torch and came back to {', '.join(observer.returned)}: what numpy or another library "
+            "computed in between is not counted.",
+        )
+    if isgenerator(out) or iscoroutine(out) or isasyncgen(out):
+        kind = type(out).__name__.replace("_", " ")
+        yield coverage_gap(
+            "unread generator", f"forward returned a {kind}, which was not read: what it computes is missing."
+        )
+    if values.strangers:
+        many = sum(parameter.numel() for parameter in values.strangers.values())
+        yield coverage_gap(
+            "unregistered parameters",
+            f"{many:,} parameters in {len(values.strangers)} tensors are used, and no module registers them (layers in "
+            "a plain list?): they are in no count of parameters, and no optimizer gets them.",
+        )
 
 
 def _watched_functions(running: Running, observer: Observer, stack: ExitStack) -> list[FunctionCall]:
@@ -127,10 +233,10 @@ def _watched_functions(running: Running, observer: Observer, stack: ExitStack) -
 
 
 def _placed(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], device: str, stack: ExitStack
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], meta: bool, stack: ExitStack
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments as the forward gets them: on meta beside the model's shapes, else copies of one's own."""
-    if device == "meta":
+    if meta:
         stack.enter_context(on_meta(model))
         return moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
     return copied(tuple(args)), copied(dict(kwargs))
@@ -144,10 +250,45 @@ def broken_notes(observer: Observer) -> list[Note]:
     ]
 
 
-def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: Running, device: str) -> Any:
-    explain = partial(explained, model, args, kwargs, device, running)
-    with model_errors(explain), compiler_stand_in(), torch.inference_mode(), observer, quiet_hooks():
+def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, running: Running, setting: Setting) -> Any:
+    explain = partial(explained, model, args, kwargs, setting.device, running)
+
+    def modes() -> AbstractContextManager[Any]:
+        return torch.no_grad() if setting.gradients else torch.inference_mode()
+
+    with ExitStack() as stack:
+        stack.enter_context(model_errors(explain))
+        stack.enter_context(compiler_stand_in())
+        stack.enter_context(threads_observed(observer, running, modes))
+        if setting.device == "real":  # on meta there is nothing that numpy could take
+            from modelprobe.tracing.torch_functions import numpy_calls
+
+            stack.enter_context(numpy_calls(observer.note_leaving))
+        for mode in (modes(), observer, quiet_hooks()):
+            stack.enter_context(mode)
         return model(*args, **kwargs)
+
+
+@contextmanager
+def threads_observed(
+    observer: Observer, running: Running, modes: Callable[[], AbstractContextManager[Any]]
+) -> Iterator[None]:
+    """In the body, what other threads do for this one is written into the same ledger."""
+
+    def here() -> Callable[[], AbstractContextManager[Any]]:
+        giver = running.here()
+        outer = giver.where()[1] if giver is not None else -1
+
+        @contextmanager
+        def entered() -> Iterator[None]:
+            observer.threads = True
+            with running.branch(outer) as branch, modes(), observer.twin(branch):
+                yield
+
+        return entered
+
+    with followed_threads(here):
+        yield
 
 
 @contextmanager

@@ -12,13 +12,36 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from modelprobe.report.blocks import Note
+from modelprobe.report.blocks import Level, Note
 
 Shape = tuple[int, ...]
 Status = Literal["counted", "free", "uncounted"]
 
 WEIGHTED_KINDS = frozenset({"conv", "matmul", "attention", "rnn"})
 """Kinds that multiply by weights or mix positions; their outputs are what the field calls `activations`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageGap(Note):
+    """A note of what a count may lack; `kind` names it: one of `GAPS`."""
+
+    kind: str = ""
+
+
+GAPS = {
+    "silent layer": "a layer ran, and no operator of it was seen",
+    "unknown data": "an operator read data that no operator made",
+    "unread generator": "the forward returned a generator that nobody read",
+    "unregistered parameters": "parameters were used that no module registers",
+    "data-dependent": "the cost may depend on the data",
+}
+"""Kind of a gap -> the words of the coverage line."""
+
+
+def coverage_gap(kind: str, text: str) -> CoverageGap:
+    """A gap of a kind in `GAPS`, as a warning."""
+    assert kind in GAPS
+    return CoverageGap(text, Level.WARNING, kind)
 
 
 class TensorRef(NamedTuple):
@@ -57,7 +80,8 @@ class OpCall(NamedTuple):
     `macs` are multiply-accumulates of contractions; `flops` is the arithmetic beside them. FLOPs in total are
     `2 * macs + flops`. `arguments` holds the call's arguments in order with None in the place of every tensor.
     `bound` is an upper bound on `macs` for an operator without a formula, 0 otherwise. `composite` is the index in
-    `Trace.composites` of the outermost operator that was taken apart into this one, -1 for none.
+    `Trace.composites` of the outermost operator that was taken apart into this one, -1 for none. `gradient` is true of
+    what autograd computes while the forward itself differentiates.
     """
 
     name: str
@@ -74,6 +98,7 @@ class OpCall(NamedTuple):
     bound: int
     arguments: tuple[Any, ...]
     composite: int = -1
+    gradient: bool = False
 
     @property
     def activations(self) -> int:
@@ -107,7 +132,11 @@ class FunctionCall(NamedTuple):
 
 
 class ModuleCall(NamedTuple):
-    """One call of a module: the `number`-th of that module; its operators are `ops[first_op:end_op]`."""
+    """One call of a module: the `number`-th of that module.
+
+    Between its start and its end the operators `ops[first_op:end_op]` ran; `Trace.ops_of` gives its own, which are all
+    of those unless other threads ran beside it.
+    """
 
     path: str
     cls: str
@@ -214,7 +243,7 @@ class Uncounted:
 class Trace:
     """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name.
 
-    `functions` is empty unless the recording was asked for them.
+    `functions` is empty unless the recording was asked for them. `threads`: the forward ran in more than one.
     """
 
     tree: ModuleTree
@@ -228,6 +257,23 @@ class Trace:
     env: Mapping[str, Any] = field(default_factory=dict)
     composites: tuple[Composite, ...] = ()
     functions: tuple[FunctionCall, ...] = ()
+    threads: bool = False
+
+    @property
+    def gaps(self) -> tuple[CoverageGap, ...]:
+        """What the count may lack, beside operators without a rule."""
+        return tuple(note for note in self.notes if isinstance(note, CoverageGap))
+
+    def ops_of(self, number: int) -> tuple[OpCall, ...]:
+        """The operators of the module call with that index in `calls`, those of the calls inside it included."""
+        call = self.calls[number]
+        found = self.ops[call.first_op : call.end_op]
+        return tuple(op for op in found if self._is_inside(op.call, number)) if self.threads else found
+
+    def _is_inside(self, call: int, outer: int) -> bool:
+        while call > outer:
+            call = self.calls[call].parent
+        return call == outer
 
     @property
     def macs(self) -> int:
@@ -246,7 +292,11 @@ class Trace:
 
     @cached_property
     def uncalled(self) -> tuple[str, ...]:
-        """Paths of modules that exist and never ran, outermost only; containers whose members ran are not named."""
+        """Paths of modules that never ran although they hold parameters or buffers, outermost only.
+
+        Containers whose members ran are not named.
+        """
+        holding = {above for entry in self.tree.state for above in parents(entry.path)}
         ran = {call.path for call in self.calls}
         alive = ran | {self.tree.aliases.get(path, path) for path in ran}
         for path in tuple(alive):
@@ -260,7 +310,7 @@ class Trace:
         for node in self.tree.modules:
             known = self.tree.aliases.get(node.path, node.path)
             inside_dead = bool(dead) and node.path.startswith(dead[-1] + ".")
-            if known not in alive and node.path not in alive and not inside_dead:
+            if known not in alive and node.path not in alive and not inside_dead and node.path in holding:
                 dead.append(node.path)
         return tuple(dead)
 

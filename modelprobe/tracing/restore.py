@@ -30,6 +30,8 @@ def restored(model: nn.Module) -> Iterator[None]:
     under `eval()` it replaces whole encoder layers by operators whose parts cannot be told apart.
     """
     snapshot = _snapshot(model)
+    wanting = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    scripts = [(module, module.training) for module in model.modules() if _has_mode_in_script(module)]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
     fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
     rng, cuda_rng, others = torch.get_rng_state(), _cuda_rng(), _other_rng()
@@ -47,6 +49,12 @@ def restored(model: nn.Module) -> Iterator[None]:
         for give_back, state in others:
             give_back(state)
         _restore(snapshot)
+        for parameter, wanted in wanting:
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+        for script, training in scripts:
+            if script.training != training:
+                script.train(training)
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):
@@ -55,6 +63,10 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 def _is_real(tensor: torch.Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
+
+
+def _has_mode_in_script(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule) and hasattr(module, "training")
 
 
 def _cuda_rng() -> list[torch.Tensor] | None:
@@ -70,6 +82,19 @@ def _other_rng() -> list[tuple[Callable[[Any], Any], Any]]:
     if numpy is not None:
         found.append((numpy.set_state, numpy.get_state()))
     return found
+
+
+def seed_generators(seed: int) -> None:
+    """Start the generators of Python, torch and numpy (where it is loaded) from `seed`; for use inside `restored`."""
+    random.seed(seed)
+    # Not `torch.manual_seed`: that seeds every CUDA device too, and would initialise CUDA.
+    torch.default_generator.manual_seed(seed)
+    cuda: Any = torch.cuda
+    if cuda.is_initialized():
+        cuda.manual_seed_all(seed)
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed(seed % 2**32)
 
 
 def _snapshot(model: nn.Module) -> Snapshot:
@@ -162,9 +187,25 @@ def _exchange(module: nn.Module, copies: dict[int, nn.Parameter]) -> None:
 
 @contextmanager
 def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
-    """Put every module into train or eval mode. To be used inside `restored`."""
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        module.training = train
+    """Put the model into train or eval mode as its owner would, by its own `train()`. To be used inside `restored`.
+
+    Overridden, it may do more than set flags: freeze parameters, keep batch norm in eval mode, merge weights.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        if _has_mode_in_script(model):
+            model.train(train)
+    elif train:
+        model.train()
+    else:
+        model.eval()
     yield
+
+
+def own_mode(model: nn.Module) -> bool:
+    """Whether a module overrides `train()` or `eval()`, which may then write to the values of weights."""
+    plain = nn.Module.train, nn.Module.eval
+    return any(
+        (type(module).train, type(module).eval) != plain
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    )

@@ -1,14 +1,18 @@
-"""Tensors inside what models take and return: dicts, lists, tuples, dataclasses and their like."""
+"""Tensors inside what models take and return: dicts, lists, tuples, dataclasses; and the numbers that tensors get."""
 
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from modelprobe.tracing.records import TensorRef
 
 MAX_DEPTH = 12
 
@@ -51,15 +55,26 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def moved(value: Any, device: torch.device | str) -> Any:
-    """`value` with every tensor on `device`; the containers are rebuilt, other objects pass as they are."""
+def moved(value: Any, device: torch.device | str, leaf: bool = False) -> Any:
+    """`value` with every tensor on `device`; the containers are rebuilt, other objects pass as they are.
+
+    `leaf`: a tensor that wants a gradient becomes a leaf that wants one of its own.
+    """
     place = torch.device(device)
-    return _mapped(value, lambda tensor: tensor if tensor.device == place else tensor.detach().to(place))
+
+    def change(tensor: Tensor) -> Tensor:
+        there = tensor if tensor.device == place and not (leaf and tensor.requires_grad) else tensor.detach().to(place)
+        return there.requires_grad_() if leaf and tensor.requires_grad else there
+
+    return _mapped(value, change)
 
 
-def copied(value: Any) -> Any:
-    """`value` with a copy of every tensor, so that a forward that writes to its input writes to the copy."""
-    return _mapped(value, lambda tensor: tensor.detach().clone())
+def copied(value: Any, leaf: bool = False) -> Any:
+    """`value` with a copy of every tensor, so that a forward that writes to its input writes to the copy.
+
+    `leaf` as for `moved`.
+    """
+    return _mapped(value, lambda tensor: tensor.detach().clone().requires_grad_(leaf and tensor.requires_grad))
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -83,3 +98,47 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
             twin[key] = _mapped(item, change)
         return twin
     return value
+
+
+class TensorNumbers:
+    """Numbers for tensors: the same tensor object is the same value, the same memory the same storage."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], TensorRef]] = {}
+        self._values, self._storages = count(), count()  # which threads may share
+        self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
+        self.complex = False  # whether any complex tensor has been seen
+        self.registered: frozenset[int] = frozenset()  # ids of the parameters that modules have, before any exchange
+        self.strangers: dict[int, nn.Parameter] = {}  # parameters that came up and are none of those
+
+    def get(self, tensor: Tensor) -> TensorRef:
+        """The record of `tensor`; a tensor never seen before is a value of its own."""
+        known = self._known.get(id(tensor))
+        # An id may be reused once its tensor is gone: the weak reference tells.
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in self.registered:
+            self.strangers[id(tensor)] = tensor
+        return self.new(tensor)
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether the tensor came up before."""
+        known = self._known.get(id(tensor))
+        return known is not None and known[0]() is tensor
+
+    def new(self, tensor: Tensor, storage: int | None = None) -> TensorRef:
+        """A new value, on the storage with that number or on one of its own."""
+        if storage is None:
+            storage = next(self._storages)
+        name, size = self._dtype(tensor.dtype)
+        strides = tensor.stride() if tensor.layout is torch.strided and not tensor.is_nested else ()
+        ref = TensorRef(next(self._values), storage, shape_of(tensor), name, tensor.numel() * size, strides)
+        self._known[id(tensor)] = (weakref.ref(tensor), ref)
+        return ref
+
+    def _dtype(self, dtype: torch.dtype) -> tuple[str, int]:
+        known = self._dtypes.get(dtype)
+        if known is None:
+            known = self._dtypes[dtype] = (str(dtype).removeprefix("torch."), dtype.itemsize)
+            self.complex = self.complex or dtype.is_complex
+        return known

@@ -17,29 +17,34 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
-from modelprobe.report.blocks import Level, Note
+from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import GradientObserver, Numbered, Step, weight_parts
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.dispatch import TensorNumbers
 from modelprobe.tracing.failures import (
     NeedsValuesError,
     asks_for_values,
     explained,
+    mode_raised,
     model_errors,
-    real_run_note,
-    refuse_meta,
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.module_tree import class_name, walk
-from modelprobe.tracing.prepare import materialised, run_compiled_parts_eagerly, unwrapped
-from modelprobe.tracing.recorder import broken_notes, quiet_hooks, recorded
+from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.recorder import (
+    Setting,
+    broken_notes,
+    lazies_ready,
+    quiet_hooks,
+    recorded,
+    threads_observed,
+    where_it_runs,
+)
 from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
-from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored
-from modelprobe.tracing.tensors import copied, leaves, moved
+from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
+from modelprobe.tracing.tensors import TensorNumbers, copied, leaves, moved
 from modelprobe.tracing.torchscript import is_script
 
 
@@ -100,17 +105,9 @@ def record_training(
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
     _refuse_scripts(model)
-    if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
-        model = materialised(model, args, call_kwargs, device == "meta")
-        said.append(Note("Lazy modules were given their shapes on a copy, by a first forward.", Level.INFO))
-    said = [*notes, *said, *installed_formulas()]
-    if device == "meta":
-        try:
-            return _recorded(model, args, call_kwargs, "meta", freeze, said, env or {})
-        except NeedsValuesError as needs:
-            refuse_meta(model, args, call_kwargs, needs)
-            said.append(real_run_note(needs, "where its weights are"))
-    return _recorded(model, args, call_kwargs, "real", freeze, said, env or {})
+    setting = Setting(device, True, notes=(*notes, *said, *installed_formulas()), env=env or {})
+    step = partial(_recorded, freeze=freeze)
+    return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=step))
 
 
 def _refuse_scripts(model: nn.Module) -> None:
@@ -122,61 +119,43 @@ def _refuse_scripts(model: nn.Module) -> None:
         )
 
 
-def _recorded(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    device: str,
-    freeze: Collection[str],
-    notes: Sequence[Note],
-    env: Mapping[str, Any],
-) -> TrainingTrace:
-    try:
-        forward = _plain_forward(model, args, kwargs, device, notes, env)
-    except ModelRaised as raised:
-        if "more than 1 value per channel" in raised.message:
-            hint = "batch norm in training mode needs a batch of two or more: --batch 2"
-            raise LoneValueError(raised.message, hint) from raised
-        raise
-    return _differentiated(model, args, kwargs, device, freeze, forward)
+def _recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting, freeze: Collection[str]) -> TrainingTrace:
+    forward = _plain_forward(model, args, kwargs, setting)
+    return _differentiated(model, args, kwargs, setting, freeze, forward)
 
 
-def _plain_forward(
-    model: nn.Module, args: Any, kwargs: Any, device: str, notes: Sequence[Note], env: Mapping[str, Any]
-) -> Trace:
+def _plain_forward(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace:
     with ExitStack() as stack:
         # The plain recording wants no gradients, which checkpointing remarks on.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
-        if device == "real":  # where a forward of training may write to its weights
+        if setting.device == "real":  # where a forward of training may write to its weights
             stack.enter_context(restored(model))
             stack.enter_context(own_parameters(model, False, ()))
-        how, loaded = (model, args, kwargs, device, True, notes, env, False), compiler_loaded()
-        found = recorded(*how)
+        loaded = compiler_loaded()
+        found = recorded(model, args, kwargs, setting)
         # Checkpointing may import the compiler, and older releases compute something while they do.
-        return found if loaded or not compiler_loaded() else recorded(*how)
-
-
-class LoneValueError(ModelRaised):
-    """Batch norm in training mode met a channel of one value, whose variance would be nothing."""
+        return found if loaded or not compiler_loaded() else recorded(model, args, kwargs, setting)
 
 
 def _differentiated(
-    model: nn.Module, args: Any, kwargs: Any, device: str, freeze: Collection[str], forward: Trace
+    model: nn.Module, args: Any, kwargs: Any, setting: Setting, freeze: Collection[str], forward: Trace
 ) -> TrainingTrace:
-    meta, values = device == "meta", TensorNumbers()
+    device, meta, values = setting.device, setting.device == "meta", TensorNumbers()
     with ExitStack() as stack:
         stack.enter_context(restored(model))
+        seed_generators(int(setting.env.get("seed", 0)))
         parameters = stack.enter_context(own_parameters(model, meta, freeze))
         if meta:
             stack.enter_context(on_meta(model))
-            args, kwargs = moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+            args, kwargs = moved(tuple(args), "meta", leaf=True), moved(dict(kwargs), "meta", leaf=True)
         else:
-            args, kwargs = copied(tuple(args)), copied(dict(kwargs))
-        stack.enter_context(mode_set(model, True))
+            args, kwargs = copied(tuple(args), leaf=True), copied(dict(kwargs), leaf=True)
+        with model_errors(partial(mode_raised, model)):
+            stack.enter_context(mode_set(model, True))
         run_compiled_parts_eagerly(model, stack)
         stack.enter_context(_plain_kernels(model))
-        running = Numbered(lambda: len(observer.steps))
+        running = Numbered(lambda: len(observer.steps), values.has)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
         observer = GradientObserver(values, running, homes, meta)
         observer.depends_on_input(tensor for _, tensor in leaves((args, kwargs)))
@@ -217,7 +196,8 @@ def _forward_with_gradients(
     model: nn.Module, args: Any, kwargs: Any, observer: GradientObserver, running: Numbered, device: str
 ) -> Any:
     explain = partial(explained, model, args, kwargs, device, running)
-    with model_errors(explain), compiler_stand_in(), torch.enable_grad(), observer, quiet_hooks():
+    threads = threads_observed(observer, running, torch.enable_grad)
+    with model_errors(explain), compiler_stand_in(), threads, torch.enable_grad(), observer, quiet_hooks():
         return model(*args, **kwargs)
 
 
@@ -242,8 +222,6 @@ def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tens
 def _run_backward(
     model: nn.Module, outputs: Sequence[Tensor], observer: GradientObserver, running: Numbered, device: str
 ) -> None:
-    # On meta `ones_like` would import half of torch; values do not matter there.
-    ones = [_empty_ones(tensor) if tensor.is_meta else torch.ones_like(tensor) for tensor in outputs]
     running.failed = None
     observer.start_backward()
 
@@ -257,12 +235,21 @@ def _run_backward(
             "it does when it is trained as well; --debug shows the traceback",
         )
 
-    with model_errors(explain), compiler_stand_in(), observer, quiet_hooks():
-        torch.autograd.backward(outputs, ones)
+    with model_errors(explain), compiler_stand_in():
+        ones = [_ones_like(tensor) for tensor in outputs]
+        with observer, quiet_hooks():
+            torch.autograd.backward(outputs, ones)
 
 
-def _empty_ones(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+def _ones_like(tensor: Tensor) -> Tensor:
+    """The gradient of a sum with respect to a tensor that is added up."""
+    if tensor.layout is not torch.strided:
+        ones = tensor.detach().clone()
+        values: Tensor = ones._values() if ones.layout is torch.sparse_coo else ones.values()
+        values.fill_(1)
+        return ones
+    # On meta `ones_like` would import half of torch; values do not matter there.
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if tensor.is_meta else torch.ones_like(tensor)
 
 
 def _gradients(steps: Sequence[Step]) -> tuple[GradientOp, ...]:

@@ -244,19 +244,20 @@ def test_what_gives_no_model(cli, net, command, attribute, code, expected):
     [
         ("Outer", r"Outer.inner.[red] raised ValueError on 1x2: boom [red]x[/red] \x1b[31m second \u202e line | "),
         ("Raises", "Raises raised ValueError on 1x4: boom"),
-        ("Asserts", "Asserts raised AssertionError on 1x4: AssertionError | "),
+        ("Asserts", "Asserts raised AssertionError on 1x4 | "),
         ("Recurses", "Recurses raised RecursionError on 1x4: maximum recursion depth exceeded"),
         ("Exits", "Exits raised SystemExit on 1x4: sys.exit(0) was called | "),
-        ("Skips", "Skips raised GeneratorExit on 1x4: GeneratorExit | "),
-        ("Muted", "Muted raised Mute on 1x4: Mute | "),
+        ("Skips", "Skips raised GeneratorExit on 1x4 | "),
+        ("Muted", "Muted raised Mute on 1x4 | "),
         ("NoForward", 'Module [NoForward] is missing the required "forward" function'),
-        ("Inverse", "Inverse raised RuntimeError on 1x4: linalg.inv_ex: Low precision dtypes not supported"),
+        ("Inverse", "Inverse raised RuntimeError on 1x4: linalg.inv: Low precision dtypes not supported"),
     ],
 )
 def test_a_forward_that_raises(cli, net, command, attribute, expected):
     text = refused(cli, 4, command, f"{net}:{attribute}")
     assert expected in text
-    assert "the model was given 1x4: choose another --input; --debug shows the traceback" in text
+    assert "the model was given 1x4: " in text
+    assert text.endswith("; --debug shows the traceback")
     if attribute in IN_FORWARD:
         assert "it was raised at net.py:" in text
         assert ".forward; " in text or " in forward; " in text
@@ -264,7 +265,7 @@ def test_a_forward_that_raises(cli, net, command, attribute, expected):
 
 def test_a_layer_that_does_not_fit_the_one_before(cli):
     text = refused(cli, 4, "flops", f"{SAMPLES}:Broken")
-    assert text.startswith("Broken.second.0 raised RuntimeError on 1x8: a and b must have same reduction dim")
+    assert text.startswith("Broken.second.0 raised RuntimeError on 1x8: mat1 and mat2 shapes cannot be multiplied")
     assert "second.0 is Linear(in_features=9, out_features=2, bias=True); the model was given 1x4" in text
 
 

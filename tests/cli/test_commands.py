@@ -167,7 +167,7 @@ def test_inputs_from_a_function(data, command):
 def test_what_needs_values_runs_on_the_cpu_and_says_so(cli, target):
     answer = cli("flops", target)
     assert answer.code == 0
-    assert "note: Run for real on the CPU with seeded random weights and input, not on meta:" in answer.out
+    assert "warning: Run for real on the CPU with seeded random weights and input, not on" in answer.out
 
 
 def test_strict_passes_what_is_certain_and_refuses_what_was_assumed(cli):

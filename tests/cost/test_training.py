@@ -10,7 +10,8 @@ import modelprobe
 from modelprobe.cost.optimizers import OPTIMIZERS
 from modelprobe.cost.training import TrainingResult
 from modelprobe.errors import BadInput
-from modelprobe.tracing.dispatch import Observer, TensorNumbers
+from modelprobe.tracing.dispatch import Observer
+from modelprobe.tracing.tensors import TensorNumbers
 from tests.samples import models
 
 STEPS = {

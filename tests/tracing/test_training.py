@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.tracing.training import GradientOp, LoneValueError, TrainingTrace, record_training
+from modelprobe.tracing.failures import LoneValueError
+from modelprobe.tracing.training import GradientOp, TrainingTrace, record_training
 from tests.samples import models
 from tests.tracing.by_hand import sees_higher_order
 

@@ -63,7 +63,7 @@ def seen(trace: Trace) -> Iterator[Seen]:
     for number, call in enumerate(trace.calls):
         node = nodes.get(call.path)
         if node is not None:
-            yield Seen(number, call, node, trace.ops[call.first_op : call.end_op], own.get(call.path, ()))
+            yield Seen(number, call, node, trace.ops_of(number), own.get(call.path, ()))
 
 
 def children(trace: Trace) -> Mapping[str, tuple[ModuleNode, ...]]:

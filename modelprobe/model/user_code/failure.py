@@ -11,7 +11,7 @@ from types import CodeType
 from modelprobe.errors import one_line
 
 _LONGEST = 400
-_OURS = Path(__file__).resolve().parent.parent
+_OURS = Path(__file__).resolve().parents[2]
 
 
 def told(error: BaseException, directory: Path | None = None) -> str:

@@ -86,6 +86,34 @@ def bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None, *
     return Cost(out.numel() * (i * j + j), out.numel() if bias is not None else 0)
 
 
+@formula("aten::_trilinear", kind="matmul")
+def trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand_a: Any,
+    expand_b: Any,
+    expand_c: Any,
+    summed: Any,
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> Cost:
+    """What autograd makes of `bilinear`, forward and backward: the product of a and b, summed over the dimensions that
+    c has not, then the product with c, summed over the others. Source: ATen/native/Linear.cpp."""
+
+    def whole(x: Tensor, missing: Any) -> list[int]:
+        sizes = list(x.shape)
+        for dim in sorted(missing):
+            sizes.insert(dim, 1)
+        return sizes
+
+    first = [max(pair) for pair in zip(whole(a, expand_a), whole(b, expand_b), strict=True)]
+    left = [1 if dim in summed and dim in expand_c else size for dim, size in enumerate(first)]
+    second = [max(pair) for pair in zip(left, whole(c, expand_c), strict=True)]
+    return Cost(math.prod(first) + math.prod(second))
+
+
 def _pairwise_distances(pairs: int, width: int, p: float) -> Cost:
     """p = 2: a subtraction and a MAC per coordinate, a root per pair. p = 0, 1, infinity: a subtraction, a comparison
     or modulus, and a sum or maximum. Others: subtraction, modulus, power and sum, and a root per pair."""

@@ -28,7 +28,10 @@ _SIMPLE = """
 
 ARITHMETIC = {
     1: _SIMPLE,  # one operation, one comparison or one evaluation
-    2: "xlogy special_xlog1py _add_relu ldexp",  # a logarithm and a product; a sum and a comparison; x 2^n
+    2: (
+        "xlogy special_xlog1py _add_relu ldexp "  # a logarithm and a product; a sum and a comparison; x 2^n
+        "polar"  # a cosine and a sine, each with a product; complex results count twice
+    ),
     3: (
         "lerp "  # a + w (b - a)
         "addcmul addcdiv "  # a + v b c
@@ -150,13 +153,21 @@ def native_dropout(x: Tensor, p: float, train: Any = True, *, out: Any) -> Cost:
 @formula("aten::cosine_similarity", kind="reduction")
 def cosine_similarity(a: Tensor, b: Tensor, dim: int = 1, *_: Any, out: Tensor, **__: Any) -> Cost:
     """a b / (|a| |b|): three products and sums per coordinate, two roots, a product and a division per result."""
-    return Cost(0, out.numel() * (6 * max(a.shape[dim], b.shape[dim]) + 4))
+    width = max((x.shape[dim] for x in (a, b) if x.dim()), default=1)
+    return Cost(0, out.numel() * (6 * width + 4))
 
 
 @formula("aten::pairwise_distance", kind="reduction")
 def pairwise(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """|a - b + eps|_p: difference, eps, power and sum per coordinate, a root per result."""
-    return Cost(0, out.numel() * (4 * max(a.shape[-1], b.shape[-1]) + 1))
+    width = max((x.shape[-1] for x in (a, b) if x.dim()), default=1)
+    return Cost(0, out.numel() * (4 * width + 1))
+
+
+@formula("aten::mvlgamma", "aten::special_multigammaln", kind="elementwise")
+def multivariate_log_gamma(x: Tensor, p: int, *, out: Tensor) -> Cost:
+    """The sum of p log-gammas, each at an argument of its own, and a constant."""
+    return Cost(0, 3 * p * out.numel())
 
 
 @formula("aten::cross", "aten::linalg_cross", kind="elementwise")

@@ -73,6 +73,41 @@ def triangular_solve(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> C
     return Cost(0, a.shape[-1] * out.numel())
 
 
+@formula("aten::triangular_solve", kind="algebra")
+def triangular_solve_older(b: Tensor, a: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """n^2 per right-hand side."""
+    return Cost(0, a.shape[-1] * _first_result(out).numel())
+
+
+@formula("aten::cholesky_inverse", kind="algebra")
+def cholesky_inverse(factor: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """2 n^3 / 3: the inverse of the triangle and its product with itself."""
+    count, n, _n = _sizes(factor)
+    return Cost(0, 2 * count * n**3 // 3)
+
+
+@formula("aten::ormqr", kind="algebra")
+def multiply_by_q(a: Tensor, tau: Tensor, other: Tensor, left: bool = True, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """k reflections of an m x n matrix from the left: 2 n k (2 m - k)."""
+    m, n = other.shape[-2:] if left else (other.shape[-1], other.shape[-2])
+    k, count = tau.shape[-1], other.numel() // max(1, m * n)
+    return Cost(0, count * 2 * n * k * (2 * m - k))
+
+
+@formula("aten::linalg_polar", kind="algebra")
+def polar_factors(a: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """A singular value decomposition and the products U V^H and V S V^H, 2 m n^2 and 2 n^3."""
+    count, m, n = _sizes(a)
+    return Cost(0, count * (16 * m * n**2 + 10 * n**3))
+
+
+@formula("aten::linalg_matrix_sqrth", kind="algebra")
+def symmetric_root(a: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """A symmetric eigendecomposition, 9 n^3, and the product of its factors, 2 n^3."""
+    count, n, _n = _sizes(a)
+    return Cost(0, 11 * count * n**3)
+
+
 @formula("aten::linalg_qr", "aten::geqrf", kind="algebra")
 def qr(a: Tensor, mode: str = "reduced", *, out: Any) -> Cost:
     """Householder: 2 m n^2 - 2 n^3 / 3 for R and as much again to form Q."""

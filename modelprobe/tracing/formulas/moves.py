@@ -37,7 +37,7 @@ _MOVES = """
     im2col tril triu diag diag_embed diagflat tril_indices triu_indices meshgrid cartesian_prod combinations
     index_copy index_fill masked_select masked_scatter masked_fill nonzero nonzero_numpy nonzero_static argwhere where
     __getitem__ select_scatter slice_scatter diagonal_scatter as_strided_scatter narrow_copy max_unpool2d max_unpool3d
-    one_hot complex polar _local_scalar_dense item _pin_memory pin_memory _linalg_check_errors lu_unpack
+    one_hot complex _local_scalar_dense item _pin_memory pin_memory _linalg_check_errors lu_unpack
     view_copy expand_copy permute_copy transpose_copy view_as_complex_copy view_as_real_copy unfold_copy squeeze_copy
     unsqueeze_copy slice_copy select_copy split_copy split_with_sizes_copy unbind_copy alias_copy as_strided_copy
     detach_copy diagonal_copy t_copy _conj_copy _neg_view_copy _reshape_copy _reshape_alias_copy _lazy_clone
@@ -74,3 +74,4 @@ free("view", *_VIEWS.split(), "squeeze_", "unsqueeze_", "transpose_", "t_", "det
 free("data", *_MOVES.split())
 free("creation", *_CREATIONS.split())
 free("random", *_RANDOM.split())
+free("label", *(f"profiler::_record_function_{name}" for name in ("enter", "enter_new", "exit")))

@@ -30,6 +30,10 @@ class Cost(NamedTuple):
 LATER = {
     "backward": "backward",
     "mkldnn_rnn_layer": "backward",
+    "ctc_loss": "losses",
+    "multi_margin": "losses",
+    "multilabel_margin": "losses",
+    "linear_cross_entropy": "losses",
     "quant": "quantised",
     "fft_": "fourier",
     "torchvision::": "vision",

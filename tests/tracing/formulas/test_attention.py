@@ -107,14 +107,15 @@ def test_encoder_layer_and_its_fused_kernel(norm_first: bool, activation: str) -
     )
     found = both(layer, x)
     assert (found.macs, found.flops - 2 * found.macs) == (products, beside)
-    attention, one, two = layer.self_attn, layer.norm1, layer.norm2
+    attention, feed_forward = layer.self_attn, (layer.linear1, layer.linear2)
+    weights = [attention.in_proj_weight.detach(), attention.in_proj_bias.detach()]
+    for part in (attention.out_proj, layer.norm1, layer.norm2, *feed_forward):
+        weights += [part.weight.detach(), part.bias.detach()]
 
     def fused(x: torch.Tensor) -> torch.Tensor:
+        one, two, three = weights[:4], weights[4:8], weights[8:]
         return torch._transformer_encoder_layer_fwd(
-            x, 16, 2,
-            attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.weight, attention.out_proj.bias,
-            activation == "gelu", norm_first, 1e-5, one.weight, one.bias, two.weight, two.bias,
-            layer.linear1.weight, layer.linear1.bias, layer.linear2.weight, layer.linear2.bias,
+            x, 16, 2, *one, activation == "gelu", norm_first, 1e-5, *two, *three
         )  # fmt: skip
 
     whole = really(fused, x)
@@ -123,7 +124,8 @@ def test_encoder_layer_and_its_fused_kernel(norm_first: bool, activation: str) -
 
 def test_fused_multihead_kernel() -> None:
     layer = nn.MultiheadAttention(16, 2, batch_first=True).eval()
-    given = (layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias)
+    ours = (layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias)
+    given = [parameter.detach() for parameter in ours]
     call = only(
         really(lambda x: torch._native_multi_head_attention(x, x, x, 16, 2, *given), zeros(2, 5, 16)),
         "aten._native_multi_head_attention",

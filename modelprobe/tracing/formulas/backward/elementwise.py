@@ -101,3 +101,9 @@ def learnable_quantisation_backward(grad: Tensor, x: Tensor, *_: Any, out: Any, 
     """Gradients of x, scale and zero point (Esser et al. 2020; Jain et al. 2020): x / s + z rounded (3), two
     comparisons with the bounds and a product; (q - z) - x / s, a product and a sum; a product and a sum."""
     return Cost(0, 6 * x.numel()), Cost(0, 4 * x.numel()), Cost(0, 2 * x.numel())
+
+
+@formula("aten::_segment_reduce_backward", kind="reduction")
+def segments_backward(*_: Any, out: Tensor, **__: Any) -> Cost:
+    """One operation for each element that receives its share."""
+    return Cost(0, out.numel())
