@@ -36,6 +36,17 @@ def option(*names: str, panel: str, help: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
+def one_of(option: str, known: Sequence[str | None]) -> Callable[[Any], Any]:
+    """The callback of an option that takes one of a table's names. It raises BadInput for any other."""
+
+    def chosen(value: Any) -> Any:
+        if value not in known:
+            raise BadInput(f"{option} {value!r} is not known", f"choose one of {', '.join(filter(None, known))}")
+        return value
+
+    return chosen
+
+
 def complete_format(incomplete: str) -> list[str]:
     """The report formats that begin so, for the shell's completion."""
     return [name for name in RENDERERS if name.startswith(incomplete)]
@@ -88,6 +99,45 @@ UnsafeLoadOpt = Annotated[
         "--unsafe-load",
         panel=RARE,
         help="Unpickle a whole model the ordinary way, which runs any code that the file names. For files you trust.",
+    ),
+]
+
+CallOpt = Annotated[
+    str,
+    option("--call", metavar="METHOD", panel=RARE, help="The method to run instead of forward, such as encode."),
+]
+
+RedirectOpt = Annotated[
+    bool,
+    option(
+        "--redirect-device",
+        panel=RARE,
+        help="Keep the model where it is, whatever its code says: .cuda() and device='cuda' do nothing.",
+    ),
+]
+
+SeedOpt = Annotated[
+    int, option("--seed", metavar="N", min=0, panel=RARE, help="Of random weights, inputs and numbers in forward.")
+]
+
+ModeOpt = Annotated[
+    str,
+    option(
+        "--mode",
+        metavar="eval|train",
+        callback=one_of("--mode", ("eval", "train")),
+        panel=RARE,
+        help="The mode of the forward pass; train counts no backward pass, `modelprobe training` does.",
+    ),
+]
+
+IgnoreOpt = Annotated[
+    list[str] | None,
+    option(
+        "--ignore",
+        metavar="PATTERN[,PATTERN]",
+        panel=COUNTING,
+        help="Modules that are left out of every figure: 'head,blocks.*.attn'. Repeatable.",
     ),
 ]
 
@@ -206,17 +256,6 @@ FreezeOpt = Annotated[
 ]
 
 
-def one_of(option: str, known: Sequence[str | None]) -> Callable[[Any], Any]:
-    """The callback of an option that takes one of a table's names. It raises BadInput for any other."""
-
-    def chosen(value: Any) -> Any:
-        if value not in known:
-            raise BadInput(f"{option} {value!r} is not known", f"choose one of {', '.join(filter(None, known))}")
-        return value
-
-    return chosen
-
-
 # Groups
 
 
@@ -247,6 +286,15 @@ class InputOptions(ShapeOptions):
     device: DeviceOpt = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(InputOptions):
+    """What is run of it, and how."""
+
+    call: CallOpt = "forward"
+    redirect_device: RedirectOpt = False
+    seed: SeedOpt = 0
+
+
 def target_request(
     model: ModelOptions, inputs: ShapeOptions | None = None, *, batch: str | None = None, device: str | None = None
 ) -> TargetRequest:
@@ -270,7 +318,14 @@ def target_request(
         device,
         arch=model.arch,
         unsafe_load=model.unsafe_load,
+        **_run_settings(inputs),
     )
+
+
+def _run_settings(inputs: ShapeOptions) -> dict[str, Any]:
+    if not isinstance(inputs, RunOptions):
+        return {}
+    return {"call": inputs.call, "redirect": inputs.redirect_device, "seed": inputs.seed}
 
 
 @dataclass(frozen=True, kw_only=True)

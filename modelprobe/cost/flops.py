@@ -14,6 +14,7 @@ from modelprobe.cost.rollup import (
     choose_rows,
     forward_rollup,
     input_texts,
+    mode_facts,
     model_name,
     parameters_inside,
 )
@@ -187,6 +188,7 @@ def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
     moved, macs = result.bytes_read + result.bytes_written, exact_count(result.macs)
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
+        *mode_facts(result.env),
         Fact("MACs", result.macs, Unit.MACS, f"{macs} (conv, matmul, attention, recurrent)".strip()),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
         *_macs_range(result),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from modelprobe.report.blocks import Fact
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, parents
 
 if TYPE_CHECKING:
@@ -242,6 +243,11 @@ def fitting_depth(depths: Iterable[int], limit: int = 40) -> int:
             break
         best = depth
     return max(best, 1)
+
+
+def mode_facts(env: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """That a forward ran in training mode; in eval mode nothing is said."""
+    return (Fact("Mode", "training, without a backward pass"),) if env.get("mode") == "train" else ()
 
 
 def model_name(trace: Trace) -> str:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, grow
-from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, model_name, state_inside
+from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, mode_facts, model_name, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
@@ -226,6 +226,7 @@ def _with_copies(branch: FoldedBranch[Layer], depth: int) -> Layer:
 def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
     return (
         Fact("Input", ", ".join(summary.inputs) or "none"),
+        *mode_facts(summary.env),
         Fact(
             "Parameters",
             summary.parameters,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -49,6 +49,7 @@ class TargetRequest:
     """What the command line said about the target and its input.
 
     `weights` is None where values do not matter; else `pretrained`, `random` or a file (`model/weights/chosen.py`).
+    `call` names the method that is run, `redirect` keeps the model on its device whatever its code says.
     """
 
     target: str
@@ -62,6 +63,8 @@ class TargetRequest:
     arch: str | None = None
     unsafe_load: bool = False
     weights: str | None = None
+    call: str = "forward"
+    redirect: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def environment_of(request: TargetRequest, target: Target, device: str, weights:
         "device": device,
         "mode": "eval",
         "seed": request.seed,
+        **({"call": request.call} if request.call != "forward" else {}),
+        **({"redirected": True} if request.redirect else {}),
     }
 
 
@@ -153,15 +158,29 @@ def resolve_target(request: TargetRequest) -> tuple[Target, Checkpoint | None]:
 def _built_on(target: Target, request: TargetRequest, device: str) -> tuple[nn.Module, tuple[Note, ...]]:
     from modelprobe.model.inputs.spec import parse_floating
 
-    with _memory_errors(device, target.name):
+    with _memory_errors(device, target.name), _redirected(request, device):
         built = target.build(device, request.seed)
-        if request.dtype is None:
-            return built.module, built.notes
-        import torch
+        module = built.module
+        if target.is_instance and (request.dtype is not None or request.call != "forward"):
+            module = copy.deepcopy(module)  # it is not ours to change
+        if request.dtype is not None:
+            import torch
 
-        # `.to` works in place: an instance of the user's is not ours to change.
-        module = copy.deepcopy(built.module) if target.is_instance else built.module
-        return module.to(getattr(torch, parse_floating(request.dtype))), built.notes
+            module = module.to(getattr(torch, parse_floating(request.dtype)))
+    if request.call != "forward":
+        from modelprobe.model.called_method import called_by
+
+        module = called_by(module, request.call)
+    return module, built.notes
+
+
+def _redirected(request: TargetRequest, device: str) -> AbstractContextManager[Any]:
+    """What builds and runs the model under `--redirect-device`."""
+    if not request.redirect:
+        return nullcontext()
+    from modelprobe.model.redirect import RedirectedDevice
+
+    return RedirectedDevice(device)
 
 
 def _checked_device(request: TargetRequest) -> str:
@@ -255,6 +274,8 @@ def record_with(
     example = make_inputs(loaded.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=loaded.model)
     example = complete(loaded.model, example) if complete is not None else example
     env = {**loaded.env, "inputs": example.describe(), "mode": mode}
+    if asked.call != "forward":
+        example = replace(example, notes=(*example.notes, Note(f"What was run is {asked.call}().", Level.INFO)))
     loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
     if is_script(loaded.model) and loaded.env["device"] == "meta":  # its weights cannot be exchanged for shapes
         script, _ = _built_on(loaded.target, asked, "cpu")
@@ -303,7 +324,8 @@ def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs
         args, kwargs = example.build(device, loaded.request.seed)
     where = "meta" if device == "meta" else "real"
     try:
-        return recording(model, *args, kwargs=kwargs, device=where, notes=loaded.notes, env=loaded.env)
+        with _redirected(loaded.request, device):
+            return recording(model, *args, kwargs=kwargs, device=where, notes=loaded.notes, env=loaded.env)
     except ModelRaised as raised:
         home = getattr(loaded.target.source, "directory", None)
         line = place(raised.__cause__, home) if raised.__cause__ else ""

@@ -165,8 +165,13 @@ class UserSource:
         refused = _refused(error, _UNEXPECTED, given)
         if refused:
             return arguments.unknown_setting(refused, arguments.accepted(self.value), self.label)
+        from modelprobe.tracing.failures import asks_for_cuda
+
         told_ = told(error, self.directory)
-        return ModelRaised(f"building {self.attribute} failed: {told_}", "--debug shows the traceback")
+        hint = "--debug shows the traceback"
+        if asks_for_cuda(error):
+            hint = f"it asks for CUDA, which is not here: --redirect-device builds it without; {hint}"
+        return ModelRaised(f"building {self.attribute} failed: {told_}", hint)
 
     def _not_a_module(self, made: Any) -> BadInput:
         from torch import nn

@@ -74,7 +74,7 @@ def _lacks_kernel(error: BaseException) -> bool:
     text = one_line(error, 10_000)
     if "Could not run" in text:
         return _READS_VALUES.search(text) is None
-    return any(word in text for word in ("autocast", "data pointer", "data_ptr"))
+    return any(word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl"))
 
 
 def by_compiler(error: BaseException | None) -> bool:
@@ -160,12 +160,18 @@ class LoneValueError(ModelRaised):
     """Batch norm in training mode met a channel of one value, whose variance would be nothing."""
 
 
+def asks_for_cuda(error: BaseException) -> bool:
+    """Whether code names a CUDA device where there is none."""
+    said = one_line(error, 10_000)
+    return any(text in said for text in ("not compiled with CUDA", "No CUDA GPUs", "no NVIDIA driver"))
+
+
 def _remedy(error: BaseException) -> str:
     """What to do about an exception of the model's."""
     said = one_line(error, 10_000)
     if "more than 1 value per channel" in said:
         return "batch norm in training mode needs a batch of two or more: --batch 2"
-    if "CUDA" in said and any(word in said for word in ("not compiled", "No CUDA GPUs", "no NVIDIA driver", "NVIDIA")):
+    if asks_for_cuda(error):
         return "it asks for CUDA, which is not here: --redirect-device keeps it on the device that it is on"
     if 'missing the required "forward" function' in said:
         return "it defines no forward: name the method that it is called by with --call METHOD"

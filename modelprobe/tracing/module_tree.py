@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,7 +69,48 @@ def _own_state(path: str, module: nn.Module, numbers: dict[Hashable, int]) -> li
             if tensor is not None:
                 full = f"{path}.{name}" if path else name
                 found.append(_entry(full, class_name(module), role, tensor, name not in transient, numbers))
+    for name, tensor in _packed(module):
+        entry = _entry(f"{path}.{name}" if path else name, class_name(module), "parameter", tensor, True, numbers)
+        number = numbers.setdefault(("packed", id(module), name), len(numbers))  # unpacked anew at every call
+        found.append(replace(entry, identity=number, storage=number, requires_grad=False))
     return found
+
+
+def _packed(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The weights that a quantized module of torch.ao keeps in packed form, where no table has them."""
+    home, kind = type(module).__module__, type(module).__name__
+    if not home.startswith("torch.ao.nn.") or "quantized" not in home or "Packed" in kind:
+        return []
+    some: Any = module
+    try:
+        if hasattr(some, "get_weight") and hasattr(some, "get_bias"):
+            pairs = {**some.get_weight(), **some.get_bias()}
+        elif hasattr(some, "_weight_bias"):
+            pairs = dict(zip(("weight", "bias"), some._weight_bias(), strict=True))
+        else:
+            pairs = {"weight": some.weight()} if callable(getattr(some, "weight", None)) else {}
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return []
+    return [(name, tensor) for name, tensor in pairs.items() if isinstance(tensor, torch.Tensor)]
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """The bytes that a tensor takes as it is kept: of a wrapper, those of the tensors inside; of quantized values,
+    with a scale and a zero point (8 bytes each) per tensor or channel."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None and type(tensor) not in (torch.Tensor, nn.Parameter):
+        return sum(stored_bytes(getattr(tensor, name)) for name in flatten()[0])
+    plain = tensor.numel() * tensor.element_size()
+    if not tensor.is_quantized:
+        return plain
+    channels = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+    return plain + 16 * (tensor.q_per_channel_scales().numel() if channels else 1)
+
+
+def logical_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape that the weight has in computations: packed ones of bitsandbytes keep it beside their bytes."""
+    packed = getattr(getattr(tensor, "quant_state", None), "shape", None)
+    return tuple(packed) if packed is not None else tuple(tensor.shape)
 
 
 def state_tables(module: nn.Module) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -84,9 +126,9 @@ def _entry(
         path=path,
         owner=owner,
         role="parameter" if role == "parameter" else "buffer",
-        shape=(0,) if lazy else tuple(tensor.shape),
+        shape=(0,) if lazy else logical_shape(tensor),
         dtype=str(tensor.dtype).removeprefix("torch."),
-        nbytes=0 if lazy else tensor.numel() * tensor.element_size(),
+        nbytes=0 if lazy else stored_bytes(tensor),
         requires_grad=tensor.requires_grad,
         persistent=persistent,
         identity=numbers.setdefault(identity(tensor), len(numbers)),

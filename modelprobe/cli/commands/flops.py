@@ -9,9 +9,11 @@ from modelprobe.cli.options import (
     COUNTING,
     DepthOpt,
     FusedOpt,
-    InputOptions,
+    IgnoreOpt,
     ModelOptions,
+    ModeOpt,
     ReportOptions,
+    RunOptions,
     TopOpt,
     one_of,
     option,
@@ -64,12 +66,14 @@ CausalOpt = Annotated[
 
 def command(
     model: ModelOptions,
-    inputs: InputOptions,
+    inputs: RunOptions,
     *,
     fused: FusedOpt = False,
     by: ByOpt = "module",
     convention: ConventionOpt = OWN_CONVENTION,
     causal: CausalOpt = CAUSAL[0],
+    mode: ModeOpt = "eval",
+    ignore: IgnoreOpt = None,
     depth: DepthOpt = None,
     top: TopOpt = None,
     report: ReportOptions,
@@ -86,7 +90,11 @@ def command(
 
     loaded = load_model(request)
     loaded = fuse_model(loaded) if fused else loaded
-    trace = record(loaded, functions=needs_function_calls(convention))
+    trace = record(loaded, train=mode == "train", functions=needs_function_calls(convention))
+    if ignore:
+        from modelprobe.cost.left_out import without_modules
+
+        trace = without_modules(trace, ignore)
     if causal == "exact":
         from modelprobe.cost.causal import exactly_causal
 

@@ -9,7 +9,17 @@ from typing import Annotated
 from modelprobe import console
 from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.cli.file_options import WEIGHTS, BranchOpt
-from modelprobe.cli.options import OUTPUT, DepthOpt, InputOptions, ModelOptions, ReportOptions, option, target_request
+from modelprobe.cli.options import (
+    OUTPUT,
+    DepthOpt,
+    IgnoreOpt,
+    ModelOptions,
+    ModeOpt,
+    ReportOptions,
+    RunOptions,
+    option,
+    target_request,
+)
 from modelprobe.errors import CheckFailed
 
 EXAMPLES = (
@@ -51,8 +61,10 @@ VerifyOpt = Annotated[
 
 def command(
     model: ModelOptions,
-    inputs: InputOptions,
+    inputs: RunOptions,
     *,
+    mode: ModeOpt = "eval",
+    ignore: IgnoreOpt = None,
     depth: DepthOpt = None,
     columns: ColumnsOpt = None,
     fold: FoldOpt = True,
@@ -71,7 +83,11 @@ def command(
     from modelprobe.model.build import load_model, record
 
     chosen = known_columns(columns or ())
-    trace = record(load_model(target_request(model, inputs)))
+    trace = record(load_model(target_request(model, inputs)), train=mode == "train")
+    if ignore:
+        from modelprobe.cost.left_out import without_modules
+
+        trace = without_modules(trace, ignore)
     report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())
 
 

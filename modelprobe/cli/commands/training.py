@@ -8,9 +8,9 @@ from modelprobe.cli.options import (
     COUNTING,
     DepthOpt,
     FreezeOpt,
-    InputOptions,
     ModelOptions,
     ReportOptions,
+    RunOptions,
     TopOpt,
     one_of,
     option,
@@ -49,7 +49,7 @@ TrainingByOpt = Annotated[
 
 def command(
     model: ModelOptions,
-    inputs: InputOptions,
+    inputs: RunOptions,
     *,
     freeze: FreezeOpt = None,
     optimizer: OptimizerOpt = "sgd",

@@ -209,8 +209,8 @@ def _settled(value: Any, floating: str) -> Any:
 def _check_call(model: nn.Module, count: int, names: Sequence[str]) -> None:
     """Raises BadInput when `forward` cannot be called with `count` positional arguments and these names."""
     parameters = guess.parameters_of_forward(model)
-    if parameters is None:
-        return
+    if parameters is None or getattr(type(model), "forward", None) is nn.Module.forward:
+        return  # without a forward of its own, calling it says so
     kinds = {parameter.kind for parameter in parameters}
     known = [
         p.name for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

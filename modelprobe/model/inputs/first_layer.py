@@ -79,7 +79,7 @@ def from_first_layer(model: nn.Module) -> DeclaredInput | None:
     """The input that the first layer we know would take, with an ASSUMED note, or None."""
     for path, layer in without_wrappers(model).named_modules():
         kind = getattr(layer, "original_name", type(layer).__name__)
-        rule = _RULES.get(kind)
+        rule = _rule_of(layer, kind)
         if rule is None:
             continue
         try:
@@ -90,6 +90,15 @@ def from_first_layer(model: nn.Module) -> DeclaredInput | None:
             return None
         return _assumed_note(found, f"{path} ({kind})" if path else kind)
     return None
+
+
+def _rule_of(layer: nn.Module, kind: str) -> Callable[[Any], DeclaredInput | None] | None:
+    """The rule of the layer's class, or of the class of torch's that it is made from: a padded convolution, a scaled
+    embedding, one with a parametrized weight, a quantized one."""
+    if kind in _RULES:
+        return _RULES[kind]
+    bases = (base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("torch."))
+    return next((_RULES[name] for name in bases if name in _RULES), None)
 
 
 def _assumed_note(found: DeclaredInput, layer: str) -> DeclaredInput:
