@@ -173,7 +173,7 @@ def _remedy(error: BaseException) -> str:
         return "batch norm in training mode needs a batch of two or more: --batch 2"
     if asks_for_cuda(error):
         return "it asks for CUDA, which is not here: --redirect-device keeps it on the device that it is on"
-    if 'missing the required "forward" function' in said:
+    if 'missing the required "forward" function' in said or "_forward_unimplemented" in said:
         return "it defines no forward: name the method that it is called by with --call METHOD"
     if isinstance(error, AssertionError):
         return "an assert of its own does not hold"
