@@ -41,6 +41,8 @@ def names_weights(spec: str) -> bool:
         return True
     if ".py:" in spec or spec.endswith(".py") or "\0" in spec:
         return False
+    if spec.endswith(".json") and not spec.lower().endswith(".index.json"):
+        return False  # a configuration
     if spec.lower().endswith(".index.json") or Path(spec).suffix.lower() in WEIGHT_SUFFIXES:
         return ":" not in spec or _path_exists(spec)
     return ("/" in spec or "\\" in spec or "." in spec) and _path_exists(spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from modelprobe.model.target import Target
     from modelprobe.model.weights.chosen import ModelWeights
     from modelprobe.tracing.records import ModuleTree, Trace
+
+_MOST_FOR_A_GUESS = 2**30
+"""Bytes of weights up to which an input that is our guess, and that `meta` refuses, is tried for real."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -107,7 +109,11 @@ def load_model(request: TargetRequest) -> LoadedModel:
         parse_floating(request.dtype)
     named, checkpoint = resolve_target(request)
     target = resize(named, specs)
-    device = _checked_device(request)
+    device = "meta"
+    if request.device is not None:
+        from modelprobe.model.devices import checked_device
+
+        device = checked_device(request.device)
     try:
         model, notes = _built_on(target, request, device)
     except ModelRaised as raised:
@@ -146,9 +152,10 @@ def environment_of(request: TargetRequest, target: Target, device: str, weights:
 
 def resolve_target(request: TargetRequest) -> tuple[Target, Checkpoint | None]:
     """The target, and the listing of the weight file if it is one."""
-    from modelprobe.model.target import resolve
+    from modelprobe.model.target import is_configuration, resolve
 
-    if not names_weights(request.target) and request.arch is None and not request.unsafe_load:
+    is_file = names_weights(request.target) and not is_configuration(request.target)
+    if not is_file and request.arch is None and not request.unsafe_load:
         return resolve(request.target, request.settings), None
     from modelprobe.model.weights.as_target import named_target  # which loads the reader
 
@@ -181,37 +188,6 @@ def _redirected(request: TargetRequest, device: str) -> AbstractContextManager[A
     from modelprobe.model.redirect import RedirectedDevice
 
     return RedirectedDevice(device)
-
-
-def _checked_device(request: TargetRequest) -> str:
-    """The device asked for, else `meta`. Raises BadInput for one that does not exist, or not here."""
-    if request.device is None:
-        return "meta"
-    import torch
-
-    device = request.device
-    try:
-        known = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"there is no device {device!r}", f"here are {', '.join(_usable_devices())}") from error
-    try:
-        if known.type != "meta":
-            torch.empty(0, device=known)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = one_line(error).partition(". ")[0].rstrip(".")
-        if isinstance(error, NotImplementedError):
-            reason = "this torch was built without it"
-        raise BadInput(
-            f"--device {device} cannot be used: {reason}", f"here are {', '.join(_usable_devices())}"
-        ) from error
-    return device
-
-
-def _usable_devices() -> list[str]:
-    import torch
-
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["meta (no weights needed)", "cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 @contextmanager
@@ -267,16 +243,45 @@ def record_with(
     `complete` adds to the inputs what the forward of that mode takes beside them.
     """
     from modelprobe.model.inputs.example import make_inputs
-    from modelprobe.tracing.failures import NeedsValuesError, fails_anywhere
-    from modelprobe.tracing.torchscript import is_script
 
     asked = loaded.request
     example = make_inputs(loaded.target, asked.inputs, asked.batch, asked.dtype, asked.inputs_from, model=loaded.model)
+    if example.alternatives:
+        from modelprobe.model.guesses import first_that_runs
+
+        example = first_that_runs(example, partial(_runs_on_meta, loaded))
     example = complete(loaded.model, example) if complete is not None else example
     env = {**loaded.env, "inputs": example.describe(), "mode": mode}
     if asked.call != "forward":
         example = replace(example, notes=(*example.notes, Note(f"What was run is {asked.call}().", Level.INFO)))
     loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
+    try:
+        found = _run_or_ask(loaded, example, recording)
+        if example.optional and not getattr(found, "ops", True):
+            from modelprobe.model.guesses import question_of_nothing
+
+            raise question_of_nothing(loaded.target.name, loaded.model, example, partial(_runs_on_meta, loaded))
+        return found
+    except ModelRaised as raised:
+        if not example.guessed:
+            raise
+        from modelprobe.model.guesses import question
+
+        raise question(loaded.target.name, loaded.model, example, raised) from raised.__cause__
+
+
+def _runs_on_meta(loaded: LoadedModel, example: ExampleInputs) -> Trace:
+    """What ran, as far as `meta` can tell. Raises ProbeError when the model does not take the input."""
+    from modelprobe.tracing.recorder import trace
+
+    return _run_recording(replace(loaded, env={**loaded.env, "device": "meta"}), loaded.model, example, trace)
+
+
+def _run_or_ask(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T]) -> T:
+    from modelprobe.tracing.failures import NeedsValuesError, fails_anywhere
+    from modelprobe.tracing.torchscript import is_script
+
+    asked = loaded.request
     if is_script(loaded.model) and loaded.env["device"] == "meta":  # its weights cannot be exchanged for shapes
         script, _ = _built_on(loaded.target, asked, "cpu")
         loaded = replace(loaded, model=script, env={**loaded.env, "device": "cpu"})
@@ -291,13 +296,16 @@ def record_with(
 
 def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T], raised: ProbeError) -> T:
     """Once more with weights, on the CPU: what was raised on `meta` may be for the lack of values or of a kernel."""
+    from modelprobe.model.devices import free_memory
     from modelprobe.model.fusion import fused_for_inference
     from modelprobe.tracing.failures import real_run_note
 
     needed = sum(entry.nbytes for entry in loaded.tree.unique_state())
-    if needed > _free_memory():
-        size = f"{needed / 2**30:.1f} GiB of weights"
-        raise type(raised)(f"{raised.message}; with {size} it cannot be run for real here", raised.hint) from raised
+    if needed > free_memory():
+        raised.message += f"; with {needed / 2**30:.1f} GiB of weights it cannot be run for real here"
+        raise raised
+    if example.guessed and isinstance(raised, ModelRaised) and needed > _MOST_FOR_A_GUESS:
+        raise raised
     with working(f"running {loaded.target.name} for real on the CPU"):
         model, _ = _built_on(loaded.target, loaded.request, "cpu")
         if loaded.fused:
@@ -305,14 +313,6 @@ def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Record
         note = real_run_note(raised, "on the CPU with seeded random weights and input")
         real = replace(loaded, notes=(*loaded.notes, note), env={**loaded.env, "device": "cpu"})
         return _run_recording(real, model, example, recording)
-
-
-def _free_memory() -> float:
-    """Bytes that this machine has left; infinite where it does not say."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
 
 
 def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:

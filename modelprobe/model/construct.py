@@ -1,9 +1,13 @@
-"""Call a constructor without giving its weights any memory, or for real and seeded, leaving no random state behind."""
+"""Call a constructor without giving its weights any memory, or for real and seeded: no random state is left behind,
+nothing is downloaded."""
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,3 +109,37 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+class DownloadRefusedError(OSError):
+    """Somebody's constructor wanted to fetch something."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"it wants to download from {host}, which a question about cost never does")
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """In the body no host is looked up by this thread, and the Hugging Face hub knows that it is offline."""
+    lookup, thread = socket.getaddrinfo, threading.get_ident()
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    before, offline = os.environ.get("HF_HUB_OFFLINE"), getattr(constants, "HF_HUB_OFFLINE", None)
+
+    def refused(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or host in (None, "localhost", "127.0.0.1", "::1"):
+            return lookup(host, *args, **kwargs)
+        raise DownloadRefusedError(host.decode() if isinstance(host, bytes) else str(host))
+
+    socket.getaddrinfo, os.environ["HF_HUB_OFFLINE"] = refused, "1"
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = lookup
+        if before is None:
+            os.environ.pop("HF_HUB_OFFLINE", None)
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = offline

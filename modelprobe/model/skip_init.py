@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -62,8 +64,25 @@ def building_on_meta() -> Iterator[None]:
     Tensors that stand on a real device are initialised as ever. Names, shapes and dtypes are those of a real build.
     """
     # The device mode lies inside, so that it has filled in `device=` before this one looks at it.
-    with _SkipInit(), torch.device("meta"):
+    with imports_as_ever(), _SkipInit(), torch.device("meta"):
         yield
+
+
+@contextmanager
+def imports_as_ever() -> Iterator[None]:
+    """What a constructor imports on the way runs outside every mode: a module keeps the tensors that it makes."""
+    plain = SourceFileLoader.exec_module
+
+    def exec_module(loader: SourceFileLoader, module: ModuleType) -> None:
+        with torch._C.DisableTorchFunction():
+            plain(loader, module)
+
+    loaders: Any = SourceFileLoader
+    loaders.exec_module = exec_module
+    try:
+        yield
+    finally:
+        del loaders.exec_module
 
 
 def skipping() -> TorchFunctionMode:

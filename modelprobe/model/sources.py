@@ -146,13 +146,25 @@ class UserSource:
         if self.is_instance():
             existing: nn.Module = self.value
             return existing
+        library = self._builder()
         with self.loaded.surroundings.entered():
-            made = self.value(**given)
+            made = library.make(self.value, given) if library is not None else self.value(**given)
         if not isinstance(made, nn.Module):
             raise self._not_a_module(made)
         return made
 
+    def _builder(self) -> Any | None:
+        """The file of the class's library, where that builds it from settings that the class itself does not take."""
+        if not isinstance(self.value, type):
+            return None
+        from modelprobe.model.other_libraries import library_of
+
+        library = library_of(self.value)
+        return library if library is not None and getattr(library, "builds", lambda _: False)(self.value) else None
+
     def check(self, given: Mapping[str, Any]) -> None:
+        if self._builder() is not None:
+            return  # it says itself what it does not know
         if not self.is_instance():
             arguments.check_call(self.value, given, self.label)
         elif given:

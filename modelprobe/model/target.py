@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoint.file_names import names_weights
@@ -57,7 +59,7 @@ class Target:
         self.source.check(self.given)
         if self.is_instance:
             return construct.Built(self.source.make(self.given))
-        with as_probe_errors(self.source, self.given), construct.without_warnings():
+        with as_probe_errors(self.source, self.given), construct.without_warnings(), construct.no_downloads():
             # Imports the library now: some releases compute on import, which the meta device around `make` breaks.
             self.source.constructor()
             module, notes = construct.construct(lambda: self.source.make(self.given), device, seed, self.name)
@@ -105,6 +107,10 @@ def resolve(spec: str, settings: Sequence[str] = ()) -> Target:
         found = _zoo_target(spec, name, library)
     elif colon and library.replace("_", "-") in ("hf-hub", "local-dir"):
         raise _from_hub(spec)
+    elif (colon and library == "hf") or is_configuration(spec):
+        found = _config_target(spec, name if colon else "")
+    elif colon and (builder := _named_by_library(library, name)) is not None:
+        found = _built_target(spec, builder, name)
     elif file:
         found = _file_target(spec, file["file"], file["attribute"])
     elif colon:
@@ -170,6 +176,9 @@ def _unknown_target(name: str, library: str) -> BadInput:
         return BadInput("no target was given", "for example resnet50, timm:vit_base_patch16_224, net.py:Net")
     if not library and (missing := _as_path(name)):
         return missing
+    package, dot, attribute = name.partition(".")
+    if dot and not library and attribute.isidentifier() and find_spec(package) is not None:
+        return BadInput(f"no model of torchvision or timm is called {name!r}", f"did you mean {package}:{attribute}?")
     place = library or "torchvision or timm"
     return BadInput(f"no model of {place} is called {name!r}", _nearest_hint(name, library))
 
@@ -215,6 +224,37 @@ def _file_target(spec: str, file: str, dotted: str | None) -> Target:
     found = _user_target(spec, loaded, offer.name, PYTHON_FILE)
     note = Note(f"{loaded.label}:{offer.name} was taken, the only model in the file", Level.INFO)
     return replace(found, notes=(note, *found.notes))
+
+
+def is_configuration(spec: str) -> bool:
+    """Whether `spec` is a model's configuration, or a directory with one."""
+    path = pyfile.expanded(spec)
+    return (path.suffix == ".json" and path.is_file()) or (path / "config.json").is_file()
+
+
+def _named_by_library(package: str, name: str) -> Callable[..., Any] | None:
+    from modelprobe.model.other_libraries import named_by_library
+
+    return named_by_library(package, name)
+
+
+def _config_target(spec: str, hub: str) -> Target:
+    """The model that a configuration of transformers, diffusers or timm describes: a file's, or one on the hub."""
+    from modelprobe.model.configured import CONFIG, builder_of, config_path, from_hub, read_config, timm_name
+
+    path = from_hub(hub) if hub else config_path(spec)
+    label = hub or (path.parent.resolve().name if path.name == CONFIG else path.stem)
+    config = read_config(path)
+    architecture = timm_name(config)
+    if architecture:
+        return _zoo_target(spec, architecture, zoo.TIMM)
+    return _built_target(spec, builder_of(config, str(path)), label)
+
+
+def _built_target(spec: str, builder: Callable[..., Any], label: str) -> Target:
+    module = ModuleType("modelprobe_configured")
+    loaded = pyfile.Loaded(module, pyfile.Surroundings(Path.cwd(), spec), label)
+    return Target(spec, label, IMPORT, UserSource(loaded, label, builder))
 
 
 def _user_target(spec: str, loaded: pyfile.Loaded, dotted: str, origin: str) -> Target:

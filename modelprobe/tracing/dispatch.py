@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
-from modelprobe.tracing.meta_results import MetaResults
+from modelprobe.tracing.meta_results import KnownIndices, MetaResults
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.tensors import TensorNumbers
@@ -111,7 +111,7 @@ class Observer(_Base):  # type: ignore[misc]
         self._where = where
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
-        self._results = MetaResults()
+        self._results, self._indices = MetaResults(), KnownIndices()
         self._inside = -1  # the composite that is being taken apart
         self._blank: set[int] = set()  # memories that were reserved, and that nothing has been written to
         self.unknown: dict[str, str] = {}  # operators that read such memory -> the first module where they did
@@ -150,6 +150,8 @@ class Observer(_Base):  # type: ignore[misc]
                 args = (args[0], given[1], *args[2:])
         if self._left:
             self._note_returning(operator, tensors)
+        if self._values.initialised:
+            self._values.note_read(tensors)
         refs = tuple(map(self._values.get, tensors))
         memories = {_storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
         remembered = self._meta and operator.pure
@@ -188,12 +190,16 @@ class Observer(_Base):  # type: ignore[misc]
         results = _results(out)
         outputs = tuple(self._values.new(tensor, memories.get(_storage_key(tensor))) for tensor in results)
         for target in _written(operator, args, kwargs):
+            if self._values.strangers:
+                self._values.note_written(target)
             storage = memories.get(_storage_key(target))
             if storage is not None:
                 self.written.add(storage)
                 self._blank.discard(storage)
             if not any(target is result for result in results):
                 self._values.new(target, storage)
+        if self._meta and (operator.kind in ("creation", "view") or operator.name in ("aten.add", "aten.embedding")):
+            self._indices.note(operator.name, args, refs, outputs)
         if operator.kind == "creation":
             if "empty" in operator.name:
                 self._blank.update(ref.storage for ref in outputs if ref.nbytes)

@@ -15,7 +15,7 @@ from modelprobe.report.units import shape as shape_text
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import class_name, read_tree
 from modelprobe.tracing.records import coverage_gap
-from modelprobe.tracing.tensors import leaves, shapes
+from modelprobe.tracing.tensors import given_leaves, shapes
 
 
 class NeedsValuesError(BadInput):
@@ -60,7 +60,7 @@ def real_run_note(raised: ProbeError, how: str) -> Note:
 
 def lacks_values(model: nn.Module, args: Any, kwargs: Any) -> bool:
     """Whether the model or its inputs stand on `meta`, so that it cannot be run for real."""
-    everything = (*model.parameters(), *model.buffers(), *(t for _, t in leaves((args, kwargs))))
+    everything = (*model.parameters(), *model.buffers(), *(t for _, t in given_leaves((args, kwargs))))
     return any(tensor.is_meta for tensor in everything)
 
 

@@ -7,10 +7,13 @@ where an operator was given the same shapes, strides, dtypes and numbers before,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from modelprobe.tracing.records import TensorRef
 
 _VALUES = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
@@ -22,6 +25,33 @@ class _Results(NamedTuple):
     layouts: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None, ...]
 
 
+class KnownIndices:
+    """The largest index in tensors that count from `arange`: on `meta` it is known without values.
+
+    A table of positions that is too small is refused here as a real device refuses it.
+    """
+
+    def __init__(self) -> None:
+        self._largest: dict[int, int] = {}
+
+    def note(self, name: str, args: Sequence[Any], inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> None:
+        """Take note of an operator's result. Raises IndexError for an index that a table does not have."""
+        if name == "aten.arange":
+            numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
+            if numbers and outputs and outputs[0].numel:
+                start, step = (numbers[0], 1) if len(numbers) > 1 else (0, 1)
+                step = numbers[2] if len(numbers) > 2 else step
+                self._largest[outputs[0].value] = start + (outputs[0].numel - 1) * step
+        elif self._largest and inputs and name == "aten.embedding":
+            largest = self._largest.get(inputs[-1].value, -1)
+            if largest >= inputs[0].shape[0]:
+                raise IndexError(f"index {largest} is out of range of a table of {inputs[0].shape[0]} rows")
+        elif self._largest and inputs and inputs[0].value in self._largest:
+            shift = args[1] if len(args) > 1 and name == "aten.add" else 0
+            if isinstance(shift, int) and outputs:
+                self._largest[outputs[0].value] = self._largest[inputs[0].value] + shift
+
+
 class MetaResults:
     """Calls operators, and lets them compute their results once."""
 
@@ -30,7 +60,9 @@ class MetaResults:
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What `func(*args, **kwargs)` returns; for operators whose schema tells of no writing and no sharing."""
-        given: list[Any] = [func, torch.get_default_dtype()]
+        if func in _NARROW:
+            func = partial(_in_half_precision, func)
+        given: list[Any] = [getattr(func, "args", func), torch.get_default_dtype()]
         if not _describe(args, given) or (kwargs and not _describe(kwargs.items(), given)):
             return func(*args, **kwargs)
         key = tuple(given)
@@ -45,6 +77,25 @@ class MetaResults:
             for one in known.layouts
         ]
         return tuple(made) if known.several else made[0]
+
+
+_NARROW = frozenset({torch.ops.aten._grouped_mm.default})
+"""Operators whose kernel for `meta` refuses single precision, which those of real devices take."""
+
+
+def _in_half_precision(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of `func` on operands of half the width, in the type that they have."""
+    wide = next((arg.dtype for arg in args if isinstance(arg, Tensor) and arg.dtype == torch.float32), None)
+    if wide is None:
+        return func(*args, **kwargs)
+
+    def narrowed(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != wide:
+            return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=torch.bfloat16, device="meta")
+
+    out = func(*map(narrowed, args), **{key: narrowed(value) for key, value in kwargs.items()})
+    return torch.empty_strided(out.shape, out.stride(), dtype=wide, device="meta")
 
 
 def _describe(values: Iterable[Any], into: list[Any]) -> bool:

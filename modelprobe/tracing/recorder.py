@@ -35,7 +35,7 @@ from modelprobe.tracing.module_tree import class_name, read_tree, walk
 from modelprobe.tracing.prepare import has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.records import CoverageGap, FunctionCall, TensorRef, Trace, coverage_gap
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import TensorNumbers, copied, leaves, moved, shapes
+from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
 from modelprobe.tracing.torchscript import hidden_operators, is_script
 
 T = TypeVar("T")
@@ -146,8 +146,8 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
         run_compiled_parts_eagerly(model, stack)
         values.registered |= frozenset(id(parameter) for parameter in model.parameters())
         named = _named(model, values)
-        inputs = tuple(values.get(tensor) for _, tensor in leaves((args, kwargs)))
-        for ref, (name, _) in zip(inputs, leaves({"input": args, **kwargs}), strict=True):
+        inputs = tuple(values.get(tensor) for _, tensor in given_leaves((args, kwargs)))
+        for ref, (name, _) in zip(inputs, given_leaves({"input": args, **kwargs}), strict=True):
             named[ref.value] = name
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
         running = _running(lambda: len(observer.ops), values, setting)
@@ -159,6 +159,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
         out = _forward(model, args, kwargs, observer, running, setting)
         if not watched:
             running.leave(out)
+        values.registered |= frozenset(id(parameter) for parameter in model.parameters())  # a forward may add some
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)
@@ -217,11 +218,12 @@ def gaps(
         yield coverage_gap(
             "unread generator", f"forward returned a {kind}, which was not read: what it computes is missing."
         )
-    if values.strangers:
-        many = sum(parameter.numel() for parameter in values.strangers.values())
+    strangers = [parameter for key, parameter in values.strangers.items() if key not in values.registered]
+    if strangers:
+        many = sum(parameter.numel() for parameter in strangers)
         yield coverage_gap(
             "unregistered parameters",
-            f"{many:,} parameters in {len(values.strangers)} tensors are used, and no module registers them (layers in "
+            f"{many:,} parameters in {len(strangers)} tensors are used, and no module registers them (layers in "
             "a plain list?): they are in no count of parameters, and no optimizer gets them.",
         )
 

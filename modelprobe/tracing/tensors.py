@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from itertools import count
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +17,30 @@ from torch.nn.utils.rnn import PackedSequence
 from modelprobe.tracing.records import TensorRef
 
 MAX_DEPTH = 12
+MAX_OBJECTS = 4
+"""How many objects deep tensors are looked for in what a forward is given."""
+
+
+def given_leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """As `leaves`, and the tensors in attributes of objects: what a forward is given may be a cache of keys."""
+    if _is_object(value) and depth <= MAX_OBJECTS:
+        for key, item in vars(value).items():
+            yield from given_leaves(item, f"{name}.{key}" if name else key, depth + 1)
+    elif type(value) in (list, tuple) and not any(isinstance(item, Tensor) for item in value):
+        for index, item in enumerate(value):
+            yield from given_leaves(item, f"{name}[{index}]", depth)
+    elif type(value) is dict:
+        for key, item in value.items():
+            yield from given_leaves(item, f"{name}.{key}" if name else str(key), depth)
+    else:
+        yield from leaves(value, name)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether `value` is a plain object, whose attributes may hold tensors and which can be copied."""
+    if isinstance(value, (Tensor, nn.Module, type, Mapping, tuple, list)) or callable(value):
+        return False
+    return hasattr(value, "__dict__") and not dataclasses.is_dataclass(value) and not isinstance(value, ModuleType)
 
 
 def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -77,18 +103,18 @@ def copied(value: Any, leaf: bool = False) -> Any:
     return _mapped(value, lambda tensor: tensor.detach().clone().requires_grad_(leaf and tensor.requires_grad))
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _mapped(value: Any, change: Callable[[Tensor], Tensor], depth: int = 0) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
         # Lengths steer the control flow and stay on the CPU, as torch demands.
         return value._replace(data=change(value.data))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change) for item in value))
+        return type(value)(*(_mapped(item, change, depth) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(_mapped(item, change, depth) for item in value)
     if type(value) is dict:
-        return {key: _mapped(item, change) for key, item in value.items()}
+        return {key: _mapped(item, change, depth) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return dataclasses.replace(value, **{name: _mapped(getattr(value, name), change) for name in fields})
@@ -96,6 +122,10 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         twin = value.copy()
         for key, item in value.items():
             twin[key] = _mapped(item, change)
+        return twin
+    if _is_object(value) and depth <= MAX_OBJECTS and next(given_leaves(value), None) is not None:
+        twin = copy(value)
+        twin.__dict__.update({key: _mapped(item, change, depth + 1) for key, item in vars(value).items()})
         return twin
     return value
 
@@ -109,7 +139,8 @@ class TensorNumbers:
         self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
         self.complex = False  # whether any complex tensor has been seen
         self.registered: frozenset[int] = frozenset()  # ids of the parameters that modules have, before any exchange
-        self.strangers: dict[int, nn.Parameter] = {}  # parameters that came up and are none of those
+        self.strangers: dict[int, nn.Parameter] = {}  # parameters that were read and are none of those
+        self.initialised: dict[int, nn.Parameter] = {}  # such parameters that were written to only, so far
 
     def get(self, tensor: Tensor) -> TensorRef:
         """The record of `tensor`; a tensor never seen before is a value of its own."""
@@ -120,6 +151,17 @@ class TensorNumbers:
         if isinstance(tensor, nn.Parameter) and id(tensor) not in self.registered:
             self.strangers[id(tensor)] = tensor
         return self.new(tensor)
+
+    def note_written(self, tensor: Tensor) -> None:
+        """A parameter that a forward makes and initialises is used only if it is read as well."""
+        if id(tensor) in self.strangers:
+            self.initialised[id(tensor)] = self.strangers.pop(id(tensor))
+
+    def note_read(self, tensors: Iterable[Tensor]) -> None:
+        """The contrary."""
+        for tensor in tensors:
+            if id(tensor) in self.initialised:
+                self.strangers[id(tensor)] = self.initialised.pop(id(tensor))
 
     def has(self, tensor: Tensor) -> bool:
         """Whether the tensor came up before."""

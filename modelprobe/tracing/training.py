@@ -44,7 +44,7 @@ from modelprobe.tracing.recorder import (
 )
 from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import TensorNumbers, copied, leaves, moved
+from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved
 from modelprobe.tracing.torchscript import is_script
 
 
@@ -158,7 +158,7 @@ def _differentiated(
         running = Numbered(lambda: len(observer.steps), values.has)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
         observer = GradientObserver(values, running, homes, meta)
-        observer.depends_on_input(tensor for _, tensor in leaves((args, kwargs)))
+        observer.depends_on_input(tensor for _, tensor in given_leaves((args, kwargs)))
         watch(model, running, stack)
         outputs = _outputs(_forward_with_gradients(model, args, kwargs, observer, running, device), parameters)
         _run_backward(model, list(outputs.values()), observer, running, device)

@@ -21,6 +21,7 @@ VIDEO = "video"
 IMAGE_PAIR = "pair"
 UNDECLARED = "none"
 GIVEN = "given"
+NAMED = "named"
 
 # torchvision's published figures: one 512x512 image for detection (sent through the model's own transform), 16 frames
 # for video, whatever the model's own least number of frames is.
@@ -35,7 +36,8 @@ class DeclaredInput:
     """One example input as the model declares it.
 
     `kind` is `tensor`, `image` (NCHW), `images` (a list of CHW, as torchvision's detectors take), `video` (NCTHW),
-    `pair` (two images), `none` (forward takes nothing) or `given` (`values`: what the model itself offers).
+    `pair` (two images), `none` (forward takes nothing), `given` (`values`: what the model itself offers) or `named`
+    (`values`: keyword arguments as its library declares them, several sets of them, the likeliest first).
     `shape` has a batch of 1 at `batch_dim`, except for `images`, where it is that of one image.
     """
 
@@ -46,6 +48,8 @@ class DeclaredInput:
     batch_dim: int = 0
     notes: tuple[Note, ...] = ()
     values: Any = None
+    optional: tuple[str, ...] = ()
+    """Arguments that a forward which needs none can be given."""
     free_dim: int = -1
     """The dimension that a lone number sets, where the kind has no height and width."""
 

@@ -19,6 +19,7 @@ from modelprobe.model.inputs.declared import (
     GIVEN,
     IMAGE_PAIR,
     IMAGES,
+    NAMED,
     TENSOR,
     UNDECLARED,
     DeclaredInput,
@@ -29,6 +30,7 @@ from modelprobe.model.inputs.declared import (
 from modelprobe.model.inputs.spec import EXAMPLES, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.tensors import given_leaves
 
 # Whole numbers are drawn below this: an index that every table has.
 _SMALL = 2
@@ -39,8 +41,10 @@ _MOST_IMAGES = 100_000
 class ExampleInputs:
     """What `forward` is called with: specs to make tensors from, or values that are used as they are.
 
-    `names` are those of the positional arguments, as forward calls them. `default` is true when nobody asked for these.
-    `notes` say what was assumed.
+    `names` are those of the positional arguments, as forward calls them. `default` is true when nobody asked for these,
+    `guessed` when the model itself does not declare them either. `alternatives` may be meant instead, the likeliest
+    first: the first that runs is. `optional` are arguments that a forward takes which was given none. `notes` say what
+    was assumed.
     """
 
     args: tuple[Any, ...]
@@ -49,6 +53,9 @@ class ExampleInputs:
     default: bool = False
     source: str = ""
     notes: tuple[Note, ...] = ()
+    guessed: bool = False
+    alternatives: tuple[ExampleInputs, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def build(self, device: str = "meta", seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of `forward`. On `meta` without values; elsewhere drawn from `seed`, and so the same each time.
@@ -79,11 +86,11 @@ def make_inputs(
     `dtype` is that of the floating inputs whose spec says none; without it, that of the model's own parameters.
     Raises BadInput for specs that do not fit `forward`, or when nothing tells what the model takes.
     """
-    parsed = [parse_input(spec) if isinstance(spec, str) else spec for spec in specs]
+    model = model if model is not None else target.build().module
+    parsed = [_as_number(parse_input(spec) if isinstance(spec, str) else spec, model) for spec in specs]
     if batch is not None and batch < 1:
         raise BadInput(f"--batch {batch}: a batch has at least one example", "for example --batch 8")
     floating = parse_floating(dtype) if dtype else ""
-    model = model if model is not None else target.build().module
     if inputs_from is not None:
         if parsed or batch is not None:
             raise BadInput("--inputs-from says all of the input", "leave out --input and --batch")
@@ -98,7 +105,7 @@ def make_inputs(
 def _default(target: Target, model: nn.Module, batch: int | None, floating: str) -> ExampleInputs:
     wanted = target.declared_inputs(model)
     if wanted is None:
-        raise _nothing_tells(target, model)
+        raise nothing_tells(target.name, model)
     if wanted.kind == GIVEN:
         if batch is not None:
             raise BadInput(f"--batch cannot change {wanted.source}", EXAMPLES)
@@ -106,30 +113,59 @@ def _default(target: Target, model: nn.Module, batch: int | None, floating: str)
         note = Note(f"the input is {wanted.source}", Level.INFO)
         found = _given_specs(model, args, kwargs, (note,), wanted.source, "")
         return ExampleInputs(found.args, found.kwargs, found.names, True, wanted.source, found.notes)
+    if wanted.kind == NAMED:
+        from modelprobe.model.inputs.named import named_sets
+
+        return named_sets(model, wanted, {}, batch, floating)
     if wanted.kind == UNDECLARED and batch is not None:
         raise BadInput(f"--batch {batch}: forward of {target.name} takes no inputs", "leave --batch out")
     spec = InputSpec(None, wanted.shape, wanted.dtype or floating)
     args = () if wanted.kind == UNDECLARED else _forward_arguments([spec], wanted, batch)
-    names = _positional(model, len(args))
-    return ExampleInputs(args, names=names, default=True, source=wanted.source, notes=wanted.notes)
+    names = positional(model, len(args))
+    guessed = any(note.level is Level.ASSUMED for note in wanted.notes)
+    return ExampleInputs(
+        args, names=names, default=True, source=wanted.source, notes=wanted.notes, guessed=guessed,
+        optional=wanted.optional,
+    )  # fmt: skip
 
 
 def _requested_inputs(
     target: Target, model: nn.Module, specs: Sequence[InputSpec], batch: int | None, floating: str
 ) -> ExampleInputs:
+    declared = target.declared_inputs(model)
+    if declared is not None and declared.kind == NAMED:
+        from modelprobe.model.inputs.named import given_names, named_sets
+
+        given = given_names(declared, specs, batch, floating)
+        tensors = {name for name, value in given.items() if isinstance(value, InputSpec)}
+        if any(tensors <= set(names) for names in declared.values):
+            return named_sets(model, declared, given, batch, floating)
     unnamed = [spec for spec in specs if spec.name is None]
-    wanted = (target.declared_inputs(model) or guess.from_first_layer(model)) if unnamed else None
+    wanted = (declared or guess.from_first_layer(model)) if unnamed else None
     full = [InputSpec(None, completed(spec, wanted), _input_dtype(spec, wanted, floating)) for spec in unnamed]
-    kwargs = {}
+    kwargs: dict[str, Any] = {}
     for spec in specs:
         if spec.name in kwargs:
             raise BadInput(f"--input {spec.name} was given twice", "leave one of the two out")
-        if spec.name is not None:
+        if spec.name is not None and spec.literal is not None:
+            kwargs[spec.name] = spec.literal[0]
+        elif spec.name is not None:
             kwargs[spec.name] = InputSpec(None, batched(spec.shape, batch), spec.dtype or floating)
     args = _forward_arguments(full, wanted, batch)
-    _check_call(model, len(args), tuple(kwargs))
-    names = _positional(model, len(args))
+    check_call(model, len(args), tuple(kwargs))
+    names = positional(model, len(args))
     return ExampleInputs(args, MappingProxyType(kwargs), names, notes=_channel_notes(unnamed, wanted), source="--input")
+
+
+def _as_number(spec: InputSpec, model: nn.Module) -> InputSpec:
+    """`keep=1` as the number 1 where forward's own default of `keep` is a number, or its annotation says so."""
+    if spec.name is None or spec.dtype or spec.literal is not None or len(spec.shape) != 1:
+        return spec
+    for parameter in guess.parameters_of_forward(model) or ():
+        if parameter.name == spec.name:
+            plain = isinstance(parameter.default, (int, float)) or parameter.annotation in (int, float, "int", "float")
+            return InputSpec(spec.name, (), literal=(spec.shape[0],)) if plain else spec
+    return spec
 
 
 def _forward_arguments(full: Sequence[InputSpec], wanted: DeclaredInput | None, batch: int | None) -> tuple[Any, ...]:
@@ -186,10 +222,10 @@ def _given_specs(
     source: str,
     floating: str,
 ) -> ExampleInputs:
-    _check_call(model, len(args), tuple(kwargs))
+    check_call(model, len(args), tuple(kwargs))
     settled = tuple(_settled(value, floating) for value in args)
     named = {name: _settled(value, floating) for name, value in kwargs.items()}
-    return ExampleInputs(settled, MappingProxyType(named), _positional(model, len(args)), False, source, notes)
+    return ExampleInputs(settled, MappingProxyType(named), positional(model, len(args)), False, source, notes)
 
 
 def _settled(value: Any, floating: str) -> Any:
@@ -206,7 +242,7 @@ def _settled(value: Any, floating: str) -> Any:
     return value
 
 
-def _check_call(model: nn.Module, count: int, names: Sequence[str]) -> None:
+def check_call(model: nn.Module, count: int, names: Sequence[str]) -> None:
     """Raises BadInput when `forward` cannot be called with `count` positional arguments and these names."""
     parameters = guess.parameters_of_forward(model)
     if parameters is None or getattr(type(model), "forward", None) is nn.Module.forward:
@@ -233,18 +269,18 @@ def _check_call(model: nn.Module, count: int, names: Sequence[str]) -> None:
         )
 
 
-def _nothing_tells(target: Target, model: nn.Module) -> BadInput:
+def nothing_tells(label: str, model: nn.Module) -> BadInput:
     needed = guess.required_inputs(model) or ()
     if len(needed) > 1:
         hint = " ".join(f"--input {name}=1x16" for name in needed)
         return BadInput(
-            f"{target.name} takes {len(needed)} inputs ({', '.join(needed)}): say their shapes",
+            f"{label} takes {len(needed)} inputs ({', '.join(needed)}): say their shapes",
             f"for example {hint}, with :int64 for whole numbers",
         )
-    return BadInput(f"nothing tells what {target.name} takes: say it with --input", EXAMPLES)
+    return BadInput(f"nothing tells what {label} takes: say it with --input", EXAMPLES)
 
 
-def _positional(model: nn.Module, count: int) -> tuple[str, ...]:
+def positional(model: nn.Module, count: int) -> tuple[str, ...]:
     parameters = guess.parameters_of_forward(model) or []
     ordered = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(p.name for p in parameters if p.kind in ordered)[:count]
@@ -299,4 +335,8 @@ def _shape_and_dtype(value: Any) -> str:
         return f"{type(value).__name__} of {', '.join(_shape_and_dtype(item) for item in value)}"
     if isinstance(value, dict):
         return f"dict of {', '.join(f'{key}: {_shape_and_dtype(item)}' for key, item in value.items())}"
-    return str(value) if isinstance(value, (InputSpec, int, float, bool, str)) else type(value).__name__
+    if isinstance(value, (InputSpec, int, float, bool, str)):
+        return str(value)
+    inside = [f"{name}: {_shape_and_dtype(tensor)}" for name, tensor in given_leaves(value)]
+    more = f", {len(inside) - 2} more" if len(inside) > 2 else ""
+    return type(value).__name__ + (f" of {', '.join(inside[:2])}{more}" if inside else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from modelprobe.model.inputs.declared import GIVEN, IMAGE, TENSOR, UNDECLARED, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import GIVEN, IMAGE, NAMED, TENSOR, UNDECLARED, VIDEO, DeclaredInput
 from modelprobe.report.blocks import Level, Note
 
 _SEQUENCE = 16
@@ -27,12 +27,27 @@ def of_module(model: nn.Module) -> DeclaredInput | None:
         if offered is not None:
             values = offered() if callable(offered) else offered
             return DeclaredInput(GIVEN, source=f"{type(inner).__name__}.{name}", values=values)
+    named = _from_library(inner)
+    if named is not None:
+        return named
     needed = required_inputs(model)
     if needed == ():
-        return DeclaredInput(UNDECLARED, source="forward takes no arguments")
+        optional = tuple(p.name for p in parameters_of_forward(model) or () if p.kind is p.POSITIONAL_OR_KEYWORD)
+        return DeclaredInput(UNDECLARED, source="forward takes no arguments", optional=optional)
     if needed is not None and len(needed) > 1:
         return None
     return from_first_layer(inner)
+
+
+def _from_library(model: nn.Module) -> DeclaredInput | None:
+    """What the model's library says of it. A length that the config leaves open is ours, and said to be assumed."""
+    from modelprobe.model.other_libraries import declared_by_library  # no zoo's network needs it
+
+    sets = tuple(declared_by_library(model))
+    if not sets:
+        return None
+    source = f"the configuration of {type(model).__name__}"
+    return DeclaredInput(NAMED, source=source, values=sets)
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

@@ -21,11 +21,15 @@ DTYPES = [
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One tensor that is asked for. `dtype` is empty where none was said: the model's own is meant."""
+    """One tensor that is asked for. `dtype` is empty where none was said: the model's own is meant.
+
+    `literal` holds a flag or a number that is given as it is, and no tensor.
+    """
 
     name: str | None
     shape: tuple[int, ...]
     dtype: str = ""
+    literal: tuple[bool | int | float | None] | None = None
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) if self.shape else "scalar"
@@ -35,6 +39,8 @@ class InputSpec:
 def parse_input(text: str) -> InputSpec:
     """`ids=1x128:int64` -> its name, shape and dtype; the name and the dtype may be left out.
 
+    `use_cache=false`, `scale=0.5` and `mask=none` are no tensors; whether `keep=1` is one, the model's forward says.
+
     `x`, `X` and `×` separate the sizes. Raises BadInput, with an example, for anything else.
     """
     match = _TEXT.fullmatch(text.strip())
@@ -43,11 +49,28 @@ def parse_input(text: str) -> InputSpec:
     name = match["name"]
     if name is not None and not name.strip().isidentifier():
         raise BadInput(f"--input {_shortened(text)}: {name!r} cannot be the name of an argument", EXAMPLES)
+    if name is not None and match["dtype"] is None:
+        literal = _literal(match["shape"].strip())
+        if literal is not None:
+            return InputSpec(name.strip(), (), literal=literal)
     shape = _shape(match["shape"].strip(), text)
     if match["dtype"] is not None and not match["dtype"].strip():
         raise BadInput(f"--input {_shortened(text)} names no dtype after the colon", EXAMPLES)
     dtype = "" if match["dtype"] is None else parse_dtype(match["dtype"].strip())
     return InputSpec(name.strip() if name is not None else None, shape, dtype)
+
+
+_CONSTANTS = {"true": True, "false": False, "none": None}
+_NUMBER = re.compile(r"-\d+|[-+]?(?:\d+\.\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+", re.IGNORECASE)
+
+
+def _literal(text: str) -> tuple[bool | int | float | None] | None:
+    """A flag, None, or a number that can be no size, in a tuple; None for any other text."""
+    if text.lower() in _CONSTANTS:
+        return (_CONSTANTS[text.lower()],)
+    if not _NUMBER.fullmatch(text):
+        return None
+    return (int(text),) if re.fullmatch(r"-\d+", text) else (float(text),)
 
 
 def parse_dtype(text: str) -> str:

@@ -66,7 +66,7 @@ class Surroundings:
 
     def _is_neighbour(self, module: ModuleType) -> bool:
         # Text, not paths: it is asked of every module there is.
-        return str(getattr(module, "__file__", None)).startswith(f"{self.directory}{os.sep}")
+        return str(_file_of(module)).startswith(f"{self.directory}{os.sep}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,14 @@ def _make_parent(name: str, directory: Path) -> None:
     importlib.import_module(parent)
 
 
+def _file_of(module: ModuleType) -> object:
+    # Not `getattr`: a module that is loaded on first use would be loaded by it.
+    try:
+        return vars(module).get("__file__")
+    except TypeError:  # not everything in `sys.modules` is a module
+        return None
+
+
 def _is_users(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
+    file = _file_of(module)
     return isinstance(file, str) and not module.__name__.startswith(_PRIVATE) and not is_installed(file)

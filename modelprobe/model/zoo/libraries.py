@@ -23,6 +23,18 @@ def timm() -> ModuleType:
     return _imported(TIMM, "timm")
 
 
+def optional(name: str) -> Any:
+    """A library that modelprobe does not need itself. Raises BadInput when it is missing or does not load."""
+    try:
+        with compiler_stand_in():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
+        raise BadInput(f"{missing} is not installed", f"pip install {missing}") from error
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise BadInput(f"{name} cannot be imported: {' '.join(str(error).split())}", "install it anew") from error
+
+
 def default_weights(name: str) -> Any:
     """The DEFAULT weights entry of a torchvision builder (a record; nothing is loaded), or None where it has none."""
     try:

@@ -157,12 +157,21 @@ def _grouped(a: Tensor, b: Tensor, out: Tensor) -> int:
 
 
 @formula("aten::_grouped_mm", kind="matmul")
-def grouped_product(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+def grouped_product(a: Tensor, b: Tensor, offs: Any = None, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Products of row (or column) groups with a matrix each: every row meets one matrix.
 
     Two matrices with offsets contract over the groups together: the groups partition the contracted dimension.
     """
-    return Cost(_grouped(a, b, out))
+    return Cost(_grouped(a, b, out), read=_reached(a, b, offs))
+
+
+def _reached(a: Tensor, b: Tensor, offsets: Any) -> int | None:
+    """Bytes read where rows go to one of many matrices each: no more matrices than there are rows."""
+    if a.dim() != 2 or b.dim() != 3 or not b.shape[0]:
+        return None
+    each = b.numel() // b.shape[0] * b.element_size()
+    beside = offsets.numel() * offsets.element_size() if isinstance(offsets, Tensor) else 0
+    return a.numel() * a.element_size() + min(a.shape[0], b.shape[0]) * each + beside
 
 
 @formula("aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2", kind="matmul")
