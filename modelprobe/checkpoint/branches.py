@@ -7,6 +7,7 @@ and add a case to `tests/checkpoint/test_branches.py`.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -50,6 +51,10 @@ def find_branches(found: Checkpoint) -> tuple[Branch, ...]:
     direct = sum(1 for entry in found.tensors if len(entry.path) == 1)
     if not candidates or direct > max(MAX_STRAY_TENSORS, len(found.tensors) // 2):
         rule = "the root is a state_dict" if direct else "no key names the model: all tensors are shown"
+        if tree.kind == "object":
+            rule = f"{tree.type}, not a torch module"
+        elif tree.kind == "tensor":
+            rule = "a tensor without a name"
         return (replace(whole, rule=rule), *(branch for _, branch in sorted(candidates, key=_preference)))
     chosen = sorted(candidates, key=_preference)
     return tuple(branch for _, branch in chosen)
@@ -79,11 +84,13 @@ def _branch_candidates(
         if not tensors or child.kind not in ("dict", "module", "object") or NOT_MODELS.search(child.key):
             continue
         rank, rule = rank_of(child.key)
+        if rank is None and not above and parent.kind == child.kind == "object":
+            continue  # the object is one thing: a part of it is no model
         if rank is None:
             rank, rule = (
                 (len(BRANCH_RULES), "a whole model")
                 if child.kind == "module"
-                else (len(BRANCH_RULES) + 1, "a dictionary of tensors")
+                else (len(BRANCH_RULES) + 1, "a dictionary of tensors" if child.kind == "dict" else child.type)
             )
         if above and rank > len(BRANCH_RULES):
             continue  # two levels down only what a rule names
@@ -110,7 +117,8 @@ def chosen_branch(found: Checkpoint, name: str | None) -> Branch:
         known = ", ".join(branch.name or "." for branch in found.branches) or "none"
         raise BadInput(f"{found.path} has no tensors under {name}", f"branches of this file: {known}")
     if branch is None:
-        raise BadInput(f"{found.path} holds no tensors", "`modelprobe summary` lists its contents")
+        hint = f"`modelprobe summary {shlex.quote(found.path)}` lists its contents"
+        raise BadInput(f"{found.path} holds no tensors", hint)
     return branch
 
 

@@ -160,7 +160,7 @@ def _finish(found: Checkpoint) -> Checkpoint:
     branches = find_branches(found)
     found = replace(found, branches=branches, tensors=guess_buffers(found.tensors))
     if not branches:
-        note = Finding(f"no tensors were found; the root is {describe_root(found)}", serious=True)
+        note = Finding(f"the file holds no tensors; its root is {describe_root(found)}")
         return replace(found, findings=(*found.findings, note))
     names = [".".join(entry.path[len(branches[0].path) :]) for entry in found.tensors_in(branches[0])]
     return replace(found, wrappers=find_wrappers(names, found))

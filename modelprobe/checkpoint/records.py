@@ -70,6 +70,7 @@ class TensorEntry:
 
     `path` are the keys from the root, as text; `shape` and `strides` count elements; `offset` counts bytes into the
     storage; `nbytes` is what the elements need, not what the file spends. `role` is None when the file does not say.
+    `quantizer` is the scheme of a quantized tensor, with the scale and the zero point of a whole one.
     """
 
     path: tuple[str, ...]
@@ -85,6 +86,7 @@ class TensorEntry:
     role: str | None = None
     requires_grad: bool | None = None
     flags: tuple[str, ...] = ()
+    quantizer: str = ""
 
     @property
     def name(self) -> str:
@@ -102,7 +104,8 @@ class StorageEntry:
     """Where the bytes of one storage lie: `length` bytes in `file`, from `position` on.
 
     `located` tells how to take `position`: as it is ("data"), as that of a zip's local header ("zip-stored",
-    "zip-deflated"), or not at all ("", the bytes cannot be read directly). `crc` is the zip's checksum.
+    "zip-deflated"), as that of `packed` bytes of UTF-8 whose characters are the bytes ("text"), or not at all ("", the
+    bytes cannot be read directly; "held", they are `data`). `crc` is the zip's checksum.
     """
 
     key: str
@@ -111,6 +114,8 @@ class StorageEntry:
     position: int = 0
     located: str = ""
     crc: int | None = None
+    packed: int = 0
+    data: bytes = field(default=b"", repr=False)
 
 
 new_tensor = quick(TensorEntry)
@@ -207,6 +212,7 @@ class Checkpoint:
 
     `branches[0]` is the chosen one. `root` keeps the inert nodes of the pickle for those who rewrite the file.
     `code` names what would run if it were loaded the ordinary way (a TorchScript archive's own code, for instance).
+    `unlisted` are the storages, by key and bytes, that no listed tensor uses.
     """
 
     path: str
@@ -224,6 +230,7 @@ class Checkpoint:
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     code: str = ""
+    unlisted: tuple[tuple[str, int], ...] = ()
     root: object = field(default=None, repr=False, compare=False)
 
     @property

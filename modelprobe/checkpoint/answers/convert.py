@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelprobe.checkpoint.answers.summary_report import model_label
 from modelprobe.checkpoint.write.convert import convert
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -31,6 +32,7 @@ class Conversion(Result):
     source_format: str
     source_size: int
     branch: str
+    branch_kind: str
     rule: str
     path: str
     format: str
@@ -65,6 +67,7 @@ def convert_weights(
     written = done.written
     return Conversion(
         source=done.source, source_format=done.source_format, source_size=done.source_size, branch=done.branch,
+        branch_kind=done.branch_kind,
         rule=done.rule, path=str(written.path), format=done.format, size=written.bytes, tensors=written.tensors,
         files=tuple(map(str, written.files)), entries=entries, notes=written.notes,
     )  # fmt: skip
@@ -75,7 +78,7 @@ def _conversion_facts(result: Conversion) -> Facts:
         (
             Fact("Read", result.source_format, detail=result.source),
             Fact("Size", result.source_size, Unit.BYTES),
-            Fact("Model", result.branch or "the root", detail=result.rule),
+            Fact(model_label(result.branch_kind), result.branch or "the root", detail=result.rule),
             Fact("Written", FORMAT_NAMES[result.format], detail=result.path),
             Fact("Tensors", result.tensors, Unit.COUNT, "read back and compared"),
             Fact("New size", result.size, Unit.BYTES, f"{len(result.files)} files" if len(result.files) > 1 else ""),

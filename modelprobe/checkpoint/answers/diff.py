@@ -14,13 +14,13 @@ from modelprobe.checkpoint.values.compare import (
     VALUES,
     Measured,
     Pair,
-    Sides,
     ValueChange,
     measure,
-    open_sides,
     other_values,
     pair_up,
 )
+from modelprobe.checkpoint.values.sides import Sides, open_sides
+from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -28,6 +28,7 @@ from modelprobe.report.units import Unit, shape
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
 RESHAPED, REMOVED, ADDED = "reshaped", "removed", "added"
+NOT_ONE = "1 entry could not be compared"
 MAX_DIFF_ROWS = 30
 
 
@@ -73,7 +74,10 @@ class TensorDiff:
 
 @dataclass(frozen=True, slots=True)
 class WeightsDiff(Result):
-    """What separates two weight files. `differ` is about tensors alone: entries that are none do not decide it."""
+    """What separates two weight files. `differ` is about tensors alone: entries that are none do not decide it.
+
+    `not_compared` are, of either file, tensors that no state dict has and the other file lacks, and unused storages.
+    """
 
     a: Side
     b: Side
@@ -81,6 +85,7 @@ class WeightsDiff(Result):
     tensors: tuple[TensorDiff, ...]
     others: tuple[ValueChange, ...]
     top: int
+    not_compared: tuple[tuple[NotKept, ...], tuple[NotKept, ...]] = ((), ())
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -111,9 +116,10 @@ def diff_weights(
         tensors = [_tensor_diff(sides, pair, tolerance) for pair in pairs]
     tensors += [_lone(sides.left[name], REMOVED) for name in removed]
     tensors += [_lone(sides.right[name], ADDED) for name in added]
-    left = _side(first, sides.a.branch.name, sides.left)
-    right = _side(second, sides.b.branch.name, sides.right)
-    return WeightsDiff(left, right, tolerance, tuple(tensors), tuple(other_values(first, second)), top or MAX_DIFF_ROWS)
+    left = _side(first, sides.a.name, sides.left)
+    right = _side(second, sides.b.name, sides.right)
+    others = tuple(other_values(first, second))
+    return WeightsDiff(left, right, tolerance, tuple(tensors), others, top or MAX_DIFF_ROWS, sides.not_compared)
 
 
 def _side(found: Checkpoint, branch: str, tensors: Mapping[str, TensorToWrite]) -> Side:
@@ -144,7 +150,9 @@ def _diff_facts(result: WeightsDiff) -> Facts:
         Fact(label, side.path, detail=f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors")
         for label, side in (("A", result.a), ("B", result.b))
     ]
-    items.append(Fact("Result", "different" if result.differ else "identical"))
+    lacking = sum(map(len, result.not_compared))
+    detail = "" if not lacking else f"{lacking:,} entries could not be compared" if lacking > 1 else NOT_ONE
+    items.append(Fact("Result", "different" if result.differ else "identical", detail=detail))
     items += [Fact(status.capitalize(), counts[status], Unit.COUNT) for status in _ORDER if counts.get(status)]
     renamed, retyped = sum(t.renamed for t in result.tensors), sum(t.retyped for t in result.tensors)
     items += [Fact(label, n, Unit.COUNT) for label, n in (("Renamed", renamed), ("Retyped", retyped)) if n]
@@ -243,11 +251,20 @@ def _diff_notes(result: WeightsDiff) -> list[Note]:
     unbounded = sum(t.values.unbounded for t in result.tensors if t.values is not None)
     if unbounded:
         notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
+    notes += [note for side, held in zip("AB", result.not_compared, strict=True) for note in _uncompared(side, held)]
     if result.others:
         notes.append(
             Note(f"{len(result.others):,} entries other than tensors differ too; they do not count as a difference.")
         )
     return notes
+
+
+def _uncompared(side: str, held: Sequence[NotKept]) -> list[Note]:
+    """What of one file has nothing to be compared with."""
+    if not held:
+        return []
+    many = "1 entry" if len(held) == 1 else f"{len(held):,} entries"
+    return [Note(f"Not compared, {many} of {side}: {held[0].path} ({held[0].why}).", Level.WARNING)]
 
 
 def _rename_notes(result: WeightsDiff) -> list[Note]:

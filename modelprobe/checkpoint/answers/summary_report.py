@@ -22,7 +22,7 @@ def facts(result: WeightsSummary) -> tuple[Fact, ...]:
     version = f"version {result.version}" if result.version else ""
     facts = [Fact("Format", result.format, detail=version), Fact("Size", result.size, Unit.BYTES)]
     if result.branch is not None:
-        facts.append(Fact("Model", result.branch.name or "the root", detail=result.branch.rule))
+        facts.append(Fact(model_label(result.branch.kind), result.branch.name or "the root", detail=result.branch.rule))
         facts.append(Fact("Tensors", result.tensors, Unit.COUNT, f"{size(result.nbytes)} in the model"))
         if result.parameters or not result.undecided:
             facts.append(Fact("Parameters", result.parameters, Unit.COUNT))
@@ -38,6 +38,11 @@ def facts(result: WeightsSummary) -> tuple[Fact, ...]:
     if result.devices:
         facts.append(Fact("Saved on", ", ".join(result.devices)))
     return tuple(facts)
+
+
+def model_label(kind: str) -> str:
+    """What the chosen branch is called: a table of data or a lone tensor is no model."""
+    return {"object": "Object", "tensor": "Tensor"}.get(kind, "Model")
 
 
 def tensor_table(rows: Sequence[NameRow]) -> Table:
@@ -73,9 +78,16 @@ def contents_table(result: WeightsSummary) -> Table:
     )
     offered = {branch.path[0] for branch in result.alternatives if branch.path}
     chosen = result.branch.path[0] if result.branch and result.branch.path else None
+    kind_of_branch = result.branch.kind if result.branch else ""
     rows = []
     for content in result.contents if any(c.tensors for c in result.contents) else ():
-        mark = "the model" if content.key == chosen else "another branch" if content.key in offered else ""
+        mark = (
+            f"the {model_label(kind_of_branch).lower()}"
+            if content.key == chosen
+            else "another branch"
+            if content.key in offered
+            else ""
+        )
         kind = f"{content.kind} {content.type}".strip()
         rows.append(
             Row((content.key, kind, content.length or None, content.tensors or None, content.nbytes or None), mark=mark)

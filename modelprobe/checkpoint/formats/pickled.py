@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global
-from modelprobe.checkpoint.pickle.reader import Pickled
+from modelprobe.checkpoint.pickle.reader import NOT_A_NAME, Pickled
 from modelprobe.checkpoint.pickle.storages import Locate, StorageTable
 from modelprobe.checkpoint.pickle.walk import TreeWalk
 from modelprobe.checkpoint.records import Checkpoint, Finding, GlobalEntry, Scalar, StorageEntry
@@ -42,8 +43,18 @@ def global_entries(found: Iterable[Global], where: str = "") -> tuple[GlobalEntr
 
 
 def remarks(pickled: Pickled) -> tuple[Finding, ...]:
-    """What was odd in the pickle itself."""
-    return tuple(Finding(text, serious=True) for text in pickled.findings)
+    """What was odd in the pickle itself. Calls of what is no plain name also stand in sound ones: of nested classes."""
+    return tuple(Finding(text, serious=text != NOT_A_NAME) for text in pickled.findings)
+
+
+def unlisted(found: Checkpoint, storages: Iterable[tuple[str, int]]) -> Checkpoint:
+    """The same with its storages, by key and bytes, that belong to no listed tensor."""
+    spare = tuple((key, size) for key, size in storages if size)
+    if not spare:
+        return found
+    total = sum(size for _, size in spare)
+    text = f"{len(spare):,} storages of {total:,} bytes belong to no tensor"
+    return replace(found, unlisted=spare, findings=(*found.findings, Finding(text)))
 
 
 def nowhere(key: str) -> StorageEntry | None:

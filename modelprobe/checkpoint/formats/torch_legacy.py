@@ -5,7 +5,7 @@ from __future__ import annotations
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import AGAIN
 from modelprobe.checkpoint.dtypes import STORAGE_CLASSES, tensor_bytes
-from modelprobe.checkpoint.formats.pickled import checkpoint_of, nowhere
+from modelprobe.checkpoint.formats.pickled import checkpoint_of, nowhere, unlisted
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Global, PickleNode, TensorRecord, value_at
 from modelprobe.checkpoint.pickle.reader import Pickled, read_pickle
@@ -41,10 +41,11 @@ def read_torch_legacy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     findings = _protocol(protocol.root, system.root)
     storages, end = _storage_layout(source, keys.root, _storage_sizes(root), at)
     findings += _length(source, end)
-    return checkpoint_of(
+    found = checkpoint_of(
         root, storages.get, limits, path=source.name, kind="torch legacy", version=str(protocol.root),
         size=source.size, findings=findings,
     )  # fmt: skip
+    return unlisted(found, ((key, held.length) for key, held in storages.items() if key not in found.storages))
 
 
 def _protocol(number: PickleNode, system: PickleNode) -> list[Finding]:

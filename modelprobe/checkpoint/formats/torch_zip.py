@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.bytes.zip import DEFLATED, STORED, Member, ZipDirectory
-from modelprobe.checkpoint.formats.pickled import checkpoint_of
+from modelprobe.checkpoint.formats.pickled import checkpoint_of, unlisted
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.storages import Locate
@@ -31,7 +31,8 @@ def read_torch_zip(archive: ZipDirectory, root: str, limits: ReadLimits) -> Chec
         pickled, locator(archive, f"{root}/data/"), limits, path=source.name, kind="torch zip", version=version,
         size=source.size, where="data.pkl",
     )  # fmt: skip
-    findings += [*unused(archive, f"{root}/data/", found), *(Finding(text, serious=True) for text in archive.findings)]
+    found = with_unlisted(archive, f"{root}/data/", found)
+    findings += (Finding(text, serious=True) for text in archive.findings)
     found = replace(found, findings=(*findings, *found.findings))
     return high_byte_first(found) if byteorder(archive, root) == "big" else found
 
@@ -92,12 +93,11 @@ def checksum(archive: ZipDirectory, member: Member) -> list[Finding]:
     return [Finding(f"the checksum of {member.name} is wrong: the file was changed or damaged", serious=True)]
 
 
-def unused(archive: ZipDirectory, prefix: str, found: Checkpoint) -> list[Finding]:
-    """Storages that no tensor refers to."""
+def with_unlisted(archive: ZipDirectory, prefix: str, found: Checkpoint) -> Checkpoint:
+    """The same with the storages that no tensor refers to."""
     known, start = found.storages, len(prefix)
     names = [name for name in archive.members if name.startswith(prefix) and name[start:] not in known]
-    spare = [size for size in (archive.members[name].size for name in names) if size]
-    return [Finding(f"{len(spare):,} storages of {sum(spare):,} bytes belong to no tensor")] if spare else []
+    return unlisted(found, ((name[start:], archive.members[name].size) for name in names))
 
 
 def high_byte_first(found: Checkpoint) -> Checkpoint:

@@ -8,10 +8,10 @@ from itertools import islice
 
 from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.formats.pickled import global_entries, remarks
-from modelprobe.checkpoint.formats.torch_zip import checksum, locator, unused, version_and_findings
+from modelprobe.checkpoint.formats.torch_zip import checksum, locator, version_and_findings, with_unlisted
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.modules import MAX_MODULE_DEPTH, MAX_MODULES
-from modelprobe.checkpoint.pickle.nodes import PendingCall, PickleNode, attributes, called, pairs
+from modelprobe.checkpoint.pickle.nodes import Dict, PendingCall, PickleNode, attributes, called, pairs
 from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.storages import StorageTable
 from modelprobe.checkpoint.pickle.walk import TreeWalk
@@ -20,13 +20,19 @@ from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoi
 CODE_BYTES = 16 << 20
 
 _CLASS = re.compile(
-    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]\n]*)\]\n  __buffers__ = \[([^\]\n]*)\]", re.MULTILINE
+    r"^class (\w+)\(Module\):\n"
+    r"(?:  __parameters__ = \[([^\]\n]*)\]\n)?"
+    r"(  __buffers__ = \[([^\]\n]*)\])?",  # absent before torch 1.4: every other tensor was a buffer
+    re.MULTILINE,
 )
 _NAME = re.compile(r'"([^"]*)"')
 
 
 class Roles:
-    """Which attributes of a class are parameters and which buffers, from the archive's code, one file at a time."""
+    """Which attributes of a class are parameters and which buffers, from the archive's code, one file at a time.
+
+    A class without a line of buffers has them all under the empty name.
+    """
 
     def __init__(self, archive: ZipDirectory, root: str) -> None:
         self._archive = archive
@@ -48,9 +54,9 @@ class Roles:
         self._left -= member.size
         text = self._archive.open(member).read(0, member.size).decode("utf-8", "replace")
         found = {}
-        for name, parameters, buffers in _CLASS.findall(text):
+        for name, parameters, line, buffers in _CLASS.findall(text):
             found[name] = dict.fromkeys(_NAME.findall(parameters), PARAMETER)
-            found[name] |= dict.fromkeys(_NAME.findall(buffers), BUFFER)
+            found[name] |= dict.fromkeys(_NAME.findall(buffers), BUFFER) if line else {"": BUFFER}
         return found
 
 
@@ -64,20 +70,33 @@ def read_torchscript(archive: ZipDirectory, root: str, limits: ReadLimits) -> Ch
     data = f"{root}/data/" if any(name.startswith(f"{root}/data/") for name in archive.members) else f"{root}/tensors/"
     walk = TreeWalk(StorageTable(locator(archive, data), limits), limits)
     modules = _walk(walk, pickled.root, Roles(archive, root))
+    constants = _constants(archive, root, limits)
     code = sum(member.size for name, member in archive.members.items() if name.startswith(f"{root}/code/"))
     mobile = f"{root}/bytecode.pkl" in archive.members
-    nbytes = sum(entry.nbytes for entry in walk.tensors)
+    tensors = (*walk.tensors, *constants.tensors)
+    nbytes = sum(entry.nbytes for entry in tensors)
     found = Checkpoint(
         path=source.name, format="TorchScript mobile" if mobile else "TorchScript", version=version, size=source.size,
-        tensors=tuple(walk.tensors), storages=walk.table.storages,
-        tree=Item("", "module", None, called(pickled.root), len(modules), len(walk.tensors), nbytes),
+        tensors=tensors, storages={**walk.table.storages, **constants.table.storages},
+        tree=Item("", "module", None, called(pickled.root), len(modules), len(tensors), nbytes),
         modules=modules,
         globals=tuple(g for g in global_entries(pickled.globals, "data.pkl") if not g.module.startswith("__torch__")),
-        findings=(*findings, *remarks(pickled), *walk.findings), metadata={"code_bytes": code},
+        findings=(*findings, *remarks(pickled), *walk.findings, *constants.findings), metadata={"code_bytes": code},
         files=(source.name,), code=f"{code:,} bytes of TorchScript code", root=pickled.root,
     )  # fmt: skip
-    spare = unused(archive, data, found)
-    return replace(found, findings=(*found.findings, *spare, *(Finding(text, True) for text in archive.findings)))
+    found = with_unlisted(archive, data, found)
+    return replace(found, findings=(*found.findings, *(Finding(text, True) for text in archive.findings)))
+
+
+def _constants(archive: ZipDirectory, root: str, limits: ReadLimits) -> TreeWalk:
+    """The tensors of `constants.pkl`, as the code calls them: those of a frozen module are all there."""
+    walk = TreeWalk(StorageTable(locator(archive, f"{root}/constants/"), limits, "constants/"), limits)
+    member = archive.get(f"{root}/constants.pkl")
+    if member is not None and member.size:
+        values = read_pickle(archive.open(member, limits.pickle_bytes), 0, limits).root
+        for index, value in enumerate(values if type(values) in (tuple, list) else ()):
+            walk.add_below(("CONSTANTS", f"c{index}"), value)
+    return walk
 
 
 def is_object(node: PickleNode) -> bool:
@@ -96,11 +115,13 @@ def _walk(walk: TreeWalk, root: PickleNode, roles: Roles) -> tuple[ModuleEntry, 
         known = roles.of(kind)
         below = []
         for name, value in islice(pairs(attributes(node)), MAX_MODULES - len(stack)):
-            if type(name) is not str or type(value) is not PendingCall:
+            if type(name) is not str or type(value) not in (PendingCall, Dict, list, tuple):
                 continue
-            if walk.add((*path, name), value, known.get(name, ATTRIBUTE)):
+            if walk.add((*path, name), value, known.get(name, known.get("", ATTRIBUTE))):
                 continue
-            if is_object(value) and id(value) not in above and len(above) < MAX_MODULE_DEPTH:
+            if not is_object(value):
+                walk.add_below((*path, name), value)
+            elif id(value) not in above and len(above) < MAX_MODULE_DEPTH:
                 below.append((value, (*path, name), (*above, id(node))))
         stack.extend(reversed(below))
     return tuple(modules)

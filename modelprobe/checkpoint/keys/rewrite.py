@@ -13,7 +13,14 @@ from modelprobe.checkpoint.keys.apply import FetchTensor, value_of
 from modelprobe.checkpoint.keys.draft import Part
 from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
 from modelprobe.checkpoint.records import Checkpoint
-from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO, kept_metadata
+from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO
+from modelprobe.checkpoint.values.left_out import (
+    header_texts,
+    kept_metadata,
+    left_behind,
+    left_in_model,
+    with_tensor_counts,
+)
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, NotKept, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -66,15 +73,11 @@ def rewrite(
             versions=_merged_versions(plan, others.versions, versions),
             sources=[Path(found.path), *map(Path, found.files)], force=force,
         )  # fmt: skip
-    if not keep:
-        return Rewritten(written, (), _left(found, plan), count)
     lost = {entry.path for entry in others.dropped}
-    return Rewritten(written, tuple(key for key in _keys_beside(found, plan) if key not in lost), others.dropped, count)
-
-
-def _left(found: Checkpoint, plan: KeyPlan) -> tuple[NotKept, ...]:
-    """The entries beside the model, all of which stay behind."""
-    return tuple(NotKept(key, "beside the model") for key in _keys_beside(found, plan))
+    left = with_tensor_counts(found, others.dropped) if keep else left_behind(found, plan.branch, format)
+    kept = tuple(key for key in _keys_beside(found, plan) if key not in lost) if keep else ()
+    left = (*left_in_model(found, plan.branch), *left, *header_texts(found, format))
+    return Rewritten(written, kept, left, count)
 
 
 def _keys_beside(found: Checkpoint, plan: KeyPlan) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from modelprobe.checkpoint.pickle.nodes import (
+    Dict,
     PendingCall,
     PickleNode,
     attributes,
@@ -38,7 +39,9 @@ HOOKS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModulePart:
-    """A module met on the walk, or a tensor of one. `node` is the tensor's node, None for the module itself."""
+    """A module met on the walk, or a tensor of one, or an attribute that may hold some. `node` is the tensor's node,
+    None for the module itself.
+    """
 
     path: tuple[str, ...]
     type: str
@@ -91,5 +94,5 @@ def _own_tensors(node: PickleNode, state: PickleNode, here: tuple[str, ...]) -> 
             if type(name) is str and value is not None:
                 yield ModulePart((*here, name), "", value, role, name not in names)
     for name, value in own_attributes(node):
-        if type(name) is str and type(value) is PendingCall:
+        if type(name) is str and type(value) in (PendingCall, Dict, list, tuple):
             yield ModulePart((*here, name), "", value, ATTRIBUTE)

@@ -20,6 +20,7 @@ SPARE_BYTES = 16  # more than any opcode with arguments of fixed size
 KEEP = 4096  # bytes objects up to this size keep their data
 MAX_MEMO_GAP = 4096
 
+NOT_A_NAME = "the pickle calls something that is not a plain name"
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from
@@ -235,7 +236,7 @@ class PickleReader:
         if type(func) is Global:
             func.called = True
         else:
-            self.findings["the pickle calls something that is not a plain name"] = None
+            self.findings[NOT_A_NAME] = None
         return PendingCall(func, args)
 
     def set_pairs(self, target: PickleNode, flat: list[PickleNode]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from modelprobe.checkpoint.dtypes import ALIASES, BITS, numpy_dtype
+from modelprobe.checkpoint.dtypes import ALIASES, BITS, element_count, numpy_dtype, tensor_bytes
 from modelprobe.checkpoint.pickle.nodes import Blob, Global, PendingCall, PickleNode, called, integers, last_part
 from modelprobe.checkpoint.pickle.storages import StorageTable
 from modelprobe.checkpoint.records import BUFFER, PARAMETER
@@ -33,6 +33,7 @@ class TensorView:
     requires_grad: bool | None = None
     flags: tuple[str, ...] = ()
     extra: int = 0
+    quantizer: str = ""
 
 
 MAX_REBUILD_DEPTH = 5
@@ -136,7 +137,17 @@ def typed(table: StorageTable, call: PendingCall) -> TensorView | None:
 def quantised(table: StorageTable, call: PendingCall) -> TensorView | None:
     """`(storage, offset, size, stride, quantizer, requires_grad, hooks)`."""
     found = strided(table, PendingCall(Global("torch._utils", "_rebuild_tensor"), call.args[:4]))
-    return replace(found, flags=(*found.flags, "quantised")) if found else None
+    words = [item.name if type(item) is Global else str(item) for item in scheme_of(call) if type(item) in SIMPLE]
+    return replace(found, flags=(*found.flags, "quantised"), quantizer=" ".join(words)) if found else None
+
+
+SIMPLE = (Global, int, float)
+
+
+def scheme_of(call: PickleNode) -> tuple[PickleNode, ...]:
+    """The quantizer of a call that makes a quantized tensor: its scheme, scale and zero point; empty for others."""
+    args = call.args if last_part(called(call)) == "_rebuild_qtensor" else ()
+    return args[4] if type(args) is tuple and len(args) > 4 and type(args[4]) is tuple else ()
 
 
 @rebuilds("_rebuild_sparse_tensor _rebuild_sparse_csr_tensor")
@@ -223,7 +234,7 @@ def _numpy_array(
         data = data.args[0]
     if called(data) == "_codecs.encode" and type(data.args) is tuple and data.args:
         data = data.args[0]  # how Python 3 writes bytes for protocols below 3: as Latin-1 text
-    key = table.inline(data if type(data) in (Blob, str) else None)
+    key = table.inline(data if type(data) in (Blob, str) else None, tensor_bytes(element_count(shape, name) or 0, name))
     flags = ("big-endian",) if big else ()
     return TensorView(shape, name, packed_strides(shape, fortran), 0, key, "cpu", None, None, flags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from modelprobe.checkpoint.pickle.nodes import (
     Blob,
@@ -86,6 +87,44 @@ def _numpy_scalar(dtype: PickleNode, data: PickleNode) -> Described:
     return _PLAIN_KINDS[type(value)], value, f"numpy.{name}"
 
 
+MAX_KEY_PARTS = 16
+
+
+def _is_plain(key: PickleNode, depth: int = 0) -> bool:
+    """Whether a key is a short text, a number, None, or a tuple of such."""
+    if type(key) is tuple:
+        return len(key) <= MAX_KEY_PARTS and depth < 4 and all(_is_plain(part, depth + 1) for part in key)
+    if type(key) is str:
+        return len(key) <= MAX_TEXT_LENGTH
+    return key is None or type(key) in (bool, float) or (type(key) is int and abs(key) <= MAX_INT)
+
+
+def spelled_keys(keys: Sequence[PickleNode]) -> list[str]:
+    """The keys of one dictionary as parts of names: different for different ones, such as 1 and "1"."""
+    texts = [key if type(key) is str else key_text(key) for key in keys]
+    if len(set(texts)) == len(texts):
+        return texts
+    taken, numbers, names = set(texts), dict[str, int](), dict[tuple[str, object], str]()
+    for text, key in zip(texts, keys, strict=True):
+        place = text, _identity(key)
+        if place in names:
+            continue
+        number = numbers.get(text, 0)
+        while number and f"{text}~{number}" in taken:
+            number += 1
+        names[place] = f"{text}~{number}" if number else text
+        taken.add(names[place])
+        numbers[text] = number + 1
+    return [names[text, _identity(key)] for text, key in zip(texts, keys, strict=True)]
+
+
+def _identity(key: PickleNode) -> object:
+    """Equal for two keys that are one to Python."""
+    if type(key) is Blob and key.data is not None:
+        return key.data
+    return key if type(key) in (str, bytes) or _is_plain(key) else ("node", id(key))
+
+
 def key_text(key: PickleNode) -> str:
     """A dictionary key as a part of a name. Text stays as it is; everything else shows its type."""
     if type(key) is str:
@@ -97,6 +136,8 @@ def key_text(key: PickleNode) -> str:
         return repr(key.data[:MAX_TEXT_LENGTH])
     if kind == "class":
         return f"<class {value}>"
+    if type(key) is tuple and _is_plain(key):
+        return repr(key)
     if type(key) in (tuple, list):
         return f"<{type(key).__name__} of {len(key)}>"
     return f"<{'dict' if type(key) is Dict else 'set' if type(key) is SetNode else kind}>"

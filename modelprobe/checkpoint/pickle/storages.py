@@ -84,17 +84,28 @@ class StorageTable:
         if flag not in flags:
             flags.append(flag)
 
-    def inline(self, data: PickleNode) -> str:
-        """A storage whose bytes stand in the pickle itself."""
+    def inline(self, data: PickleNode, nbytes: int) -> str:
+        """A storage whose bytes stand in the pickle itself: as bytes or, in protocols below 3, as Latin-1 text.
+
+        How long a text is that was too long to keep shows only when it is read: `nbytes` are believed until then.
+        """
         key = f"{self.prefix}inline:{len(self.storages)}"
         if type(data) is Blob:
             origin = data.feed.origin if data.feed is not None else None
-            located = "" if origin is None else "data"
             name = data.feed.name if data.feed is not None else ""
-            self.storages[key] = StorageEntry(key, data.length, name, (origin or 0) + data.offset, located)
+            held = data.data or b"" if origin is None and data.kind == "bytes" else b""
+            text = data.kind == "str"
+            located = ("held" if held else "") if origin is None else "text" if text else "data"
+            length, packed = (min(nbytes, data.length), data.length) if text else (data.length, 0)
+            place = (origin or 0) + data.offset
+            self.storages[key] = StorageEntry(key, length, name, place, located, None, packed, held)
             return key
         if type(data) is str:
-            self.storages[key] = StorageEntry(key, len(data))
+            try:
+                held = data.encode("latin-1")
+            except UnicodeEncodeError:
+                return ""
+            self.storages[key] = StorageEntry(key, len(held), located="held", data=held)
             return key
         return ""
 

@@ -19,8 +19,8 @@ from modelprobe.checkpoint.pickle.nodes import (
     object_class,
     pairs,
 )
-from modelprobe.checkpoint.pickle.rebuild import TensorView, view_of
-from modelprobe.checkpoint.pickle.scalars import key_text, scalar
+from modelprobe.checkpoint.pickle.rebuild import TensorView, scheme_of, view_of
+from modelprobe.checkpoint.pickle.scalars import key_text, scalar, spelled_keys
 from modelprobe.checkpoint.pickle.storages import StorageTable
 from modelprobe.checkpoint.records import ATTRIBUTE, Finding, Item, ModuleEntry, TensorEntry, new_tensor
 
@@ -30,7 +30,7 @@ Child = tuple[str, PickleNode]
 class OpenContainer:
     """A container whose children are being visited."""
 
-    __slots__ = ("children", "key", "kind", "length", "nbytes", "path", "rest", "tensors", "type")
+    __slots__ = ("beside", "children", "key", "kind", "length", "nbytes", "path", "rest", "tensors", "type")
 
     def __init__(
         self, key: str, path: tuple[str, ...], kind: str, type_: str, length: int, rest: Iterator[Child]
@@ -44,6 +44,7 @@ class OpenContainer:
         self.children: list[Item] = []
         self.tensors = 0
         self.nbytes = 0
+        self.beside = False  # reached through an attribute of a module: state_dict() has nothing of it
 
     def item(self) -> Item:
         """The finished record."""
@@ -97,7 +98,8 @@ class TreeWalk:
 
     def _visit(self, stack: list[OpenContainer], top: OpenContainer, key: str, node: PickleNode) -> None:
         path = (*top.path, key)
-        if type(node) is PendingCall and self.add(path, node, ATTRIBUTE if top.kind == "module" else None):
+        beside = top.beside or top.kind == "module"
+        if type(node) is PendingCall and self.add(path, node, ATTRIBUTE if beside else None):
             top.tensors += 1
             top.nbytes += self.tensors[-1].nbytes
         elif not is_container(node):
@@ -109,7 +111,7 @@ class TreeWalk:
             self.notes[f"values nested more than {self.limits.depth} deep are not listed"] = True
             self._show(top, Item(key, "deep"))
         else:
-            stack.append(self._open(key, path, node))
+            stack.append(self._open(key, path, node, beside))
 
     def _show(self, holder: OpenContainer, item: Item) -> None:
         # What holds tensors is always listed: totals and branches are read from it.
@@ -124,26 +126,33 @@ class TreeWalk:
         kind, value, type_ = scalar(node)
         return Item(key, kind, value, type_)
 
-    def _open(self, key: str, path: tuple[str, ...], node: PickleNode) -> OpenContainer:
+    def _open(self, key: str, path: tuple[str, ...], node: PickleNode, beside: bool = False) -> OpenContainer:
         self._seen[id(node)] = path
         if is_module(node):
-            return self._module(key, path, node)
-        kind, type_ = kind_of(node)
-        length, children = self._children(node, path)
-        return OpenContainer(key, path, kind, type_, length, children)
+            opened = self._module(key, path, node, beside)
+        else:
+            kind, type_ = kind_of(node)
+            length, children = self._children(node, path)
+            opened = OpenContainer(key, path, kind, type_, length, children)
+        opened.beside = beside
+        return opened
 
-    def _module(self, key: str, path: tuple[str, ...], node: PickleNode) -> OpenContainer:
+    def _module(self, key: str, path: tuple[str, ...], node: PickleNode, beside: bool) -> OpenContainer:
         rest: Iterator[Child] = ((key_text(name), value) for name, value in own_attributes(node))
         holder = OpenContainer(key, path, "module", object_class(node), 0, rest)
         modules = 0
+        first = len(self.tensors)
         for found in tensors_of(node, path):
+            role = ATTRIBUTE if beside else found.role
             if found.node is None:
                 self.modules.append(ModuleEntry(found.path, found.type))
                 modules += 1
-            elif self.add(found.path, found.node, found.role, () if found.persistent else ("non-persistent",)):
-                holder.tensors += 1
-                holder.nbytes += self.tensors[-1].nbytes
+            elif self.add(found.path, found.node, role, () if found.persistent else ("non-persistent",)):
                 self._seen[id(found.node)] = found.path
+            elif len(found.path) > len(path) + 1:  # the root's own are walked as its children
+                self.add_below(found.path, found.node)
+        holder.tensors = len(self.tensors) - first
+        holder.nbytes = sum(entry.nbytes for entry in self.tensors[first:])
         if modules >= MAX_MODULES:
             self.notes[f"only the first {MAX_MODULES:,} modules are listed"] = True
         holder.length = modules
@@ -176,7 +185,8 @@ class TreeWalk:
 
     def _unique(self, found: list[tuple[PickleNode, PickleNode]], path: tuple[str, ...]) -> list[Child]:
         """Of two equal keys the last counts, as it does in Python."""
-        children = [(key if type(key) is str else key_text(key), value) for key, value in found]
+        texts = spelled_keys([key for key, _ in found])
+        children = [(text, value) for text, (_, value) in zip(texts, found, strict=True)]
         if len({key for key, _ in children}) == len(children):
             return children
         last = dict(children)
@@ -188,7 +198,15 @@ class TreeWalk:
     def add(
         self, path: tuple[str, ...], node: PickleNode, role: str | None = None, flags: tuple[str, ...] = ()
     ) -> bool:
-        """Record the tensor that `node` stands for; False when it is something else."""
+        """Record the tensor that `node` stands for, and those of its quantizer; False when it is something else."""
+        found = self._add_one(path, node, role, flags)
+        if found and self.tensors[-1].quantizer:  # tensors where each channel has its own scale
+            self.add_below((*path, "quantizer"), scheme_of(node))
+        return found
+
+    def _add_one(
+        self, path: tuple[str, ...], node: PickleNode, role: str | None = None, flags: tuple[str, ...] = ()
+    ) -> bool:
         if len(self.tensors) >= self.limits.tensors:
             self.notes[f"only the first {self.limits.tensors:,} tensors are listed"] = True
             return type(node) is PendingCall
@@ -197,6 +215,30 @@ class TreeWalk:
             return False
         self.tensors.append(tensor_entry(self.table, path, view, role or view.role, flags))
         return True
+
+    def add_below(self, path: tuple[str, ...], node: PickleNode) -> None:
+        """Record the tensors in a value that hangs on a submodule, which no state_dict has."""
+        stack = [(path, node)]
+        while stack:
+            where, value = stack.pop()
+            self._steps += 1
+            if self._steps > self.limits.steps:
+                self.notes[f"only the first {self.limits.steps:,} values are listed"] = True
+                return
+            if type(value) is PendingCall and self._add_one(where, value, ATTRIBUTE):
+                stack.append(((*where, "quantizer"), scheme_of(value)))
+                continue
+            if not is_container(value):
+                continue
+            if id(value) in self._seen or len(where) - len(path) >= self.limits.depth:
+                continue
+            self._seen[id(value)] = where
+            if is_module(value):
+                parts = [(part.path, part.node) for part in tensors_of(value, where) if part.node is not None]
+                stack.extend(reversed(parts))
+            else:
+                _, children = self._children(value, where)
+                stack.extend(reversed([((*where, key), child) for key, child in children]))
 
 
 def tensor_entry(
@@ -222,7 +264,7 @@ def tensor_entry(
     return new_tensor(
         path=path, shape=view.shape, dtype=view.dtype or "?", strides=view.strides, offset=view.offset * bits // 8,
         nbytes=0 if "no-storage" in found else nbytes, numel=numel, storage=view.storage, storage_nbytes=length,
-        device=view.device, role=role, requires_grad=view.requires_grad, flags=tuple(found),
+        device=view.device, role=role, requires_grad=view.requires_grad, flags=tuple(found), quantizer=view.quantizer,
     )  # fmt: skip
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.records import Checkpoint, Item, Scalar
-from modelprobe.checkpoint.values.gather import Gathered, gather, hinted
+from modelprobe.checkpoint.values.sides import Sides
 from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
 
 if TYPE_CHECKING:
@@ -61,26 +60,6 @@ class ValueChange:
     path: str
     before: str | None
     after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """Two files opened side by side: the tensors of their models, by name."""
-
-    a: Gathered
-    b: Gathered
-    left: Mapping[str, TensorToWrite]
-    right: Mapping[str, TensorToWrite]
-
-
-def open_sides(a: Checkpoint, b: Checkpoint, stack: ExitStack, branches: Sequence[str] = ()) -> Sides:
-    """Both models; `branches` holds one name for both or one for each. Raises BadInput for what cannot be read."""
-    with hinted(a.path):
-        first = gather(a, stack, branches[0] if branches else None)
-    with hinted(b.path):
-        second = gather(b, stack, branches[-1] if branches else None)
-    left = {tensor.name: tensor for tensor in first.tensors}
-    return Sides(first, second, left, {tensor.name: tensor for tensor in second.tensors})
 
 
 def pair_up(sides: Sides) -> tuple[list[Pair], list[str], list[str]]:

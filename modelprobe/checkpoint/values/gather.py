@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
-from modelprobe.checkpoint.records import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.values.left_out import kept_metadata, not_saved
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, ExtraEntries, NotKept, extra_entries
+from modelprobe.checkpoint.write.extras import ONE_TENSOR, PICKLED_FORMATS, ExtraEntries, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
 from modelprobe.errors import BadInput
 
@@ -45,7 +47,7 @@ def hinted(path: str | Path) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        error.hint = error.hint or f"`modelprobe summary {path}` lists its contents"
+        error.hint = error.hint or f"`modelprobe summary {shlex.quote(str(path))}` lists its contents"
         raise
 
 
@@ -55,11 +57,7 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     With `keep_others` and no branch asked for, the other entries are kept. Raises BadInput for a file that is damaged
     or incomplete, and when a tensor of the model cannot be read.
     """
-    serious = next((finding.text for finding in found.findings if finding.serious), "")
-    if serious:
-        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", "`modelprobe summary` lists what is wrong")
-    if found.format in REFUSED:
-        raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", "`modelprobe summary` lists it")
+    refuse_unusable(found)
     if found.format == DISTRIBUTED:
         from modelprobe.checkpoint.values.gather_dcp import gather_distributed
 
@@ -70,10 +68,15 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
         return gather_zero(found, stack)
     branch = chosen_branch(found, name)
     reader = stack.enter_context(TensorReader(found))
-    tensors = (*model_tensors(found, branch, reader), *_tied_before(found, branch, reader))
+    tensors = (*model_tensors(found, branch, reader), *tied_before(found, branch, reader))
+    if not tensors:
+        raise BadInput(*_nothing_saved(found, branch))
     keeps = keep_others and name is None and found.format in PICKLED_FORMATS and found.tree.kind != "module"
     if keeps and branch.kind != "module":
-        return Gathered(branch, tensors, extra_entries(found, reader, None), whole=True, keeps=True)
+        others = extra_entries(found, reader, None)
+        if not any(entry.path == "" for entry in others.dropped):
+            return Gathered(branch, tensors, others, whole=True, keeps=True)
+        keeps = False  # the root itself cannot be written: its tensors can
     others = extra_entries(found, reader, branch)
     if not keeps:  # the versions of the branch belong to it; everything around it stays behind
         place = f"{branch.name or 'the root'}: "
@@ -82,17 +85,37 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
     return Gathered(branch, tensors, others, keeps=keeps, metadata=kept_metadata(found))
 
 
+def refuse_unusable(found: Checkpoint) -> None:
+    """Raise BadInput for a file that is damaged or incomplete, and for a format without a state dict."""
+    serious = next((finding.text for finding in found.findings if finding.serious), "")
+    look = f"`modelprobe summary {shlex.quote(found.path)}`"
+    if serious:
+        raise BadInput(f"{found.path} is damaged or incomplete: {serious}", f"{look} lists what is wrong")
+    if found.format in REFUSED:
+        raise BadInput(f"{found.path} gives no state_dict: {REFUSED[found.format]}", f"{look} lists it")
+
+
+def _nothing_saved(found: Checkpoint, branch: Branch) -> tuple[str, str]:
+    """What to say of a model without a state dict: its tensors are constants, attributes or packed weights."""
+    first = next(iter(found.tensors_in(branch)))
+    named = f"such as {first.name}" if branch.tensors > 1 else first.name
+    text = f"no tensor of {branch.name or found.path} is in a state_dict: {branch.tensors:,} are constants, attributes"
+    look = f"`modelprobe summary {shlex.quote(found.path)}` lists them; nothing was written"
+    return f"{text} or packed weights, {named}", look
+
+
 def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
     """The tensors that `state_dict()` of the branch would have, by their names in it."""
     start, made = len(branch.path), []
+    gone = {id(entry) for entry in not_saved(found, branch)}
     for listed in found.tensors_in(branch):
-        if listed.role == ATTRIBUTE or "non-persistent" in listed.flags:
+        if id(listed) in gone:
             continue
         entry = readable(found, listed)
         if "quantised" in entry.flags:
             raise BadInput(f"{entry.name} cannot be taken over: {FLAG_TEXT['quantised']}")
         reader.check(entry)
-        made.append(to_write(reader, entry, ".".join(entry.path[start:])))
+        made.append(to_write(reader, entry, ".".join(entry.path[start:]) or ONE_TENSOR))
     return made
 
 
@@ -109,7 +132,7 @@ def readable(found: Checkpoint, entry: TensorEntry) -> TensorEntry:
     return replace(entry, strides=packed_strides(entry.shape))
 
 
-def _tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
+def tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
     """The tied tensors that a safetensors file records by name in its metadata."""
     if "safetensors" not in found.format or branch.path:
         return []
@@ -119,36 +142,3 @@ def _tied_before(found: Checkpoint, branch: Branch, reader: TensorReader) -> lis
         for name, first in found.metadata.items()
         if isinstance(first, str) and first in entries and name not in entries
     ]
-
-
-def kept_metadata(found: Checkpoint) -> dict[str, str] | None:
-    """The metadata of a safetensors file without the records of tied tensors, which are made anew."""
-    if found.format != "safetensors":
-        return None
-    names = {entry.name for entry in found.tensors}
-    return {key: value for key, value in found.metadata.items() if isinstance(value, str) and value not in names}
-
-
-def left_behind(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
-    """The entries outside a branch, for a file that holds nothing else: at the top, and beside it further down."""
-    made: list[NotKept] = []
-    above: tuple[str, ...] = ()
-    item = found.tree
-    for depth in range(len(branch.path) + 1):
-        inside = branch.path[depth] if depth < len(branch.path) else None
-        for child in item.children:
-            path = ".".join((*above, child.key))
-            if child.key != inside and (inside is not None or not child.tensors) and child.kind != "tensor":
-                many = f"{child.tensors:,} tensors" if child.tensors else child.type or child.kind
-                what = str(child.value) if child.kind == "opaque" else many
-                made.append(NotKept(path, f"{what}, outside {branch.name}" if inside else f"{what}, no tensor"))
-        following = item.child(inside) if inside is not None else None
-        if following is None:
-            break
-        item, above = following, (*above, following.key)
-    return tuple(made)
-
-
-def skipped(found: Checkpoint, branch: Branch) -> Sequence[TensorEntry]:
-    """The tensors of a branch that its `state_dict()` would not have."""
-    return [e for e in found.tensors_in(branch) if e.role == ATTRIBUTE or "non-persistent" in e.flags]

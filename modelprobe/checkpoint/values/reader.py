@@ -81,7 +81,7 @@ class TensorReader:
     def seekable(self, entry: TensorEntry) -> bool:
         """Whether a part of the tensor can be read without reading what stands before it."""
         storage = self._checkpoint.storages.get(entry.storage)
-        return storage is not None and storage.located in ("data", "zip-stored")
+        return storage is not None and storage.located in ("data", "zip-stored", "held")
 
     def _storage(self, entry: TensorEntry) -> StorageEntry:
         storage = self._located(entry)
@@ -103,9 +103,13 @@ class TensorReader:
         return storage
 
     def _bytes(self, storage: StorageEntry, offset: int, length: int) -> bytes:
+        if storage.located == "held":
+            return storage.data[offset : offset + length]
         source = self._open(storage.file)
         if storage.located == "data":
             return source.read(storage.position + offset, length)
+        if storage.located == "text":
+            return _latin1(source, storage)[offset : offset + length]
         start, packed = member_data(source, storage)
         if storage.located == "zip-stored":
             return source.read(start + offset, length)
@@ -135,6 +139,19 @@ class TensorReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _latin1(source: ByteSource, storage: StorageEntry) -> bytes:
+    """The bytes that Python 3 wrote as text, since the pickle's protocol had no bytes."""
+    try:
+        found = source.read(storage.position, storage.packed).decode("utf-8").encode("latin-1")
+    except UnicodeError:
+        raise BadInput(
+            f"{storage.key} of {source.name} is a text that stands for no bytes", "the file is damaged"
+        ) from None
+    if len(found) != storage.length:
+        raise BadInput(f"{storage.key} of {source.name} has {len(found):,} bytes instead of {storage.length:,}")
+    return found
 
 
 def member_data(source: ByteSource, storage: StorageEntry) -> tuple[int, int]:

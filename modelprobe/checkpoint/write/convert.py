@@ -11,14 +11,18 @@ from pathlib import Path
 from modelprobe.checkpoint.file_names import Format, format_of
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
-from modelprobe.checkpoint.values.gather import Gathered, gather, hinted, left_behind, skipped
+from modelprobe.checkpoint.values.gather import Gathered, gather, hinted
+from modelprobe.checkpoint.values.left_out import (
+    header_texts,
+    left_behind,
+    left_in_model,
+    unlisted_storages,
+    with_tensor_counts,
+)
 from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.checkpoint.write.writer import Written, write_shards, write_tensors
 from modelprobe.errors import BadInput
-
-FORMAL = frozenset({"format"})
-"""Metadata that say nothing of the model: the library that wrote the file."""
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -32,6 +36,7 @@ class Converted:
     source_format: str
     source_size: int
     branch: str
+    branch_kind: str
     rule: str
     format: Format
     written: Written
@@ -112,30 +117,18 @@ def split_shards(tensors: Sequence[TensorToWrite], size: int) -> list[list[Tenso
     return groups
 
 
-def _header_texts(found: Checkpoint, parts: Gathered, target: Format) -> tuple[NotKept, ...]:
-    """What a safetensors or GGUF header says beside its tensors. Only safetensors has a place for it, and for texts."""
-    said = parts.metadata if found.format == "safetensors" else found.metadata if found.format == "GGUF" else None
-    texts = sorted(key for key in said or () if key not in FORMAL)
-    if not texts or (found.format == target == "safetensors"):
-        return ()
-    more = f" and {len(texts) - 3:,} more" if len(texts) > 3 else ""
-    name = "__metadata__" if found.format == "safetensors" else "the key-value block"
-    kind = "torch" if target == "pt" else "safetensors"
-    return (NotKept(name, f"{len(texts):,} values that a {kind} file has no place for: {', '.join(texts[:3])}{more}"),)
-
-
 def _conversion(found: Checkpoint, parts: Gathered, target: Format, written: Written) -> Converted:
-    behind = parts.others.dropped
+    behind = with_tensor_counts(found, parts.others.dropped)
     kept: tuple[str, ...] = ()
-    left = () if parts.whole else skipped(found, parts.branch)
-    behind += tuple(NotKept(left[0].name, f"{len(left):,} tensors that state_dict() leaves out") for _ in left[:1])
+    behind += unlisted_storages(found) if parts.whole else left_in_model(found, parts.branch)
     if parts.keeps:
         lost = {entry.path for entry in behind}
         kept = tuple(child.key for child in found.tree.children if child.key not in lost)
     else:
-        behind = (*behind, *left_behind(found, parts.branch))
-    behind = (*behind, *_header_texts(found, parts, target))
+        behind = (*behind, *left_behind(found, parts.branch, target))
+    behind = (*behind, *header_texts(found, target))
     return Converted(
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
+        branch_kind=parts.branch.kind,
         rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from modelprobe.checkpoint.pickle.nodes import (
     value_at,
 )  # fmt: skip
 from modelprobe.checkpoint.pickle.rebuild import dtype_name
-from modelprobe.checkpoint.pickle.scalars import key_text, scalar
+from modelprobe.checkpoint.pickle.scalars import scalar, spelled_keys
 from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.tensor import to_write
@@ -35,6 +35,9 @@ from modelprobe.errors import BadInput
 
 PICKLED_FORMATS = ("torch zip", "torch legacy", "pickle")
 """Formats whose root can be rebuilt from its nodes."""
+
+ONE_TENSOR = "tensor"
+"""The name of a tensor that is the whole of a file."""
 
 MAX_EXTRA_DEPTH = 60
 MAX_EXTRA_VALUES = 1_000_000
@@ -126,14 +129,19 @@ class _Builder:
     def _state(self, node: PickleNode, path: tuple[str, ...]) -> StatePlace:
         """The place of the state dict, with the values in it that are no tensors."""
         self.placed = True
+        if path in self.entries:
+            self._change(path, f"a tensor without a name is called {ONE_TENSOR}")
+            return STATE_PLACE
         if is_module(node) or not is_mapping(node):
             if type(node) is PendingCall:
-                self._change(path, f"a module of class {object_class(node)} became its state_dict")
+                what = "a module" if is_module(node) else "an object"
+                became = "its state_dict" if is_module(node) else "a dict of its tensors"
+                self._change(path, f"{what} of class {object_class(node)} became {became}")
             return STATE_PLACE
         self.versions = self._versions(node)
         others = self._beside
-        for key, item in pairs(node):
-            child = (*path, key_text(key))
+        for text, key, item in _spelled_pairs(node):
+            child = (*path, text)
             if child not in self.entries and child not in self.holders:
                 others.pairs += (key, item)
         return StatePlace(self._mapping(others, path)) if others.pairs else STATE_PLACE
@@ -153,8 +161,8 @@ class _Builder:
         self._done[id(node)] = made
         if type(node) is PendingCall and not ordered and called(node) not in ("builtins.dict", "__builtin__.dict"):
             self._change(path, f"{object_class(node)} became a dict")
-        for key, item in pairs(node):
-            child = (*path, key_text(key))
+        for text, key, item in _spelled_pairs(node):
+            child = (*path, text)
             try:
                 made[self._key(key)] = self.value(item, child)
             except NotWritable as gone:
@@ -234,6 +242,13 @@ class _Builder:
 
     def _change(self, path: tuple[str, ...], what: str) -> None:
         self.changed.append(f"{'.'.join(path) or 'the root'}: {what}")
+
+
+def _spelled_pairs(node: PickleNode) -> Iterator[tuple[str, PickleNode, PickleNode]]:
+    """The key as a part of a name, the key and the value of each pair of a mapping."""
+    found = list(pairs(node))
+    texts = spelled_keys([key for key, _ in found])
+    return ((text, key, item) for text, (key, item) in zip(texts, found, strict=True))
 
 
 def _is_device(text: str) -> bool:

@@ -87,8 +87,14 @@ def flat_pieces(reader: TensorReader, entry: TensorEntry, most: int = PIECE_BYTE
 
 def _flat_parts(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
     """A view laid flat in parts: an expanded one would be far larger than what it shows."""
+    import torch
+
     if tensor.numel() * tensor.element_size() <= most or not tensor.dim():
         yield tensor.contiguous().reshape(-1)
+    elif tensor.is_contiguous():
+        yield from torch.split(tensor.reshape(-1), max(1, most // tensor.element_size()))
+    elif tensor.dim() == 1:
+        yield from (part.contiguous() for part in torch.split(tensor, max(1, most // tensor.element_size())))
     else:
         for part in tensor.unbind(0):
             yield from _flat_parts(part, most)

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from modelprobe.checkpoint.dtypes import BITS, STORAGE_CLASSES
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
+from modelprobe.checkpoint.pickle.scalars import spelled_keys
 from modelprobe.checkpoint.write.plan import FilePlan, WrittenTensor, write_tensor
 from modelprobe.checkpoint.write.tensor import TensorToWrite, raw_pieces
 from modelprobe.errors import BadInput
@@ -168,15 +169,9 @@ def tensors_in(root: Any) -> Iterator[tuple[tuple[str, ...], TensorToWrite]]:
             yield path, value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            stack.extend(reversed([((*path, _key_text(key)), item) for key, item in pairs]))
-
-
-def _key_text(key: Any) -> str:
-    """A key as the reader spells it."""
-    if isinstance(key, str):
-        return key
-    return f"<tuple of {len(key)}>" if isinstance(key, tuple) else repr(key)
+            items = value.values() if isinstance(value, dict) else value
+            keys = spelled_keys(list(value)) if isinstance(value, dict) else map(str, range(len(value)))
+            stack.extend(reversed([((*path, key), item) for key, item in zip(keys, items, strict=True)]))
 
 
 def _small(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from modelprobe.model.weights.equivalence import OutputComparison  # which imports torch
 
 
+MAX_LEFT = 6
+"""Notes about what is not in the new file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rename:
     """One tensor of the result: what it was called or made of, what it is called, and by which rules."""
@@ -207,7 +211,9 @@ def _repair_notes(result: RepairResult) -> list[Note]:
     if result.kept:
         notes.append(Note(f"Kept beside the model as they are: {', '.join(result.kept)}."))
     if result.left:
-        notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:6]]
+        notes += [Note(f"Not in the new file: {text}. The source is unchanged.") for text in result.left[:MAX_LEFT]]
+    if len(result.left) > MAX_LEFT:
+        notes.append(Note(f"Not in the new file: {len(result.left) - MAX_LEFT:,} more entries; -f json lists all."))
     if result.by_order and not result.refusals:
         text = f"{result.by_order:,} tensors were assigned by their order alone; this is not verified."
         notes.append(Note(text, Level.WARNING))
