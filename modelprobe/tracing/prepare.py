@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -90,3 +91,22 @@ def run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
     )
     if compiled:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+@contextmanager
+def autocast_of_meta() -> Iterator[None]:
+    """In the body, autocast of the device that a tensor on `meta` has is that of the CPU: it has none of its own.
+
+    Code that is written for any device asks for it (`torch.autocast(x.device.type)`); on `meta` it changes nothing.
+    """
+    cls: Any = torch.amp.autocast_mode.autocast
+    plain = cls.__init__
+
+    def init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        plain(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+    cls.__init__ = init
+    try:
+        yield
+    finally:
+        cls.__init__ = plain

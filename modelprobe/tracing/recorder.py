@@ -32,7 +32,7 @@ from modelprobe.tracing.failures import (
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, followed_threads, watch
 from modelprobe.tracing.module_tree import class_name, read_tree, walk
-from modelprobe.tracing.prepare import has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import autocast_of_meta, has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.records import CoverageGap, FunctionCall, TensorRef, Trace, coverage_gap
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
@@ -261,6 +261,8 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
     with ExitStack() as stack:
         stack.enter_context(model_errors(explain))
         stack.enter_context(compiler_stand_in())
+        if setting.device == "meta":
+            stack.enter_context(autocast_of_meta())
         stack.enter_context(threads_observed(observer, running, modes))
         if setting.device == "real":  # on meta there is nothing that numpy could take
             from modelprobe.tracing.torch_functions import numpy_calls

@@ -32,7 +32,7 @@ from modelprobe.tracing.failures import (
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.module_tree import class_name, walk
-from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import (
     Setting,
     broken_notes,
@@ -154,6 +154,8 @@ def _differentiated(
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, True))
         run_compiled_parts_eagerly(model, stack)
+        if meta:
+            stack.enter_context(autocast_of_meta())
         stack.enter_context(_plain_kernels(model))
         running = Numbered(lambda: len(observer.steps), values.has)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-from modelprobe.errors import BadInput
+from modelprobe.errors import BadInput, one_line
 from modelprobe.model.user_code import arguments
 from modelprobe.model.user_code.import_file import Loaded
 
@@ -75,11 +75,19 @@ def only_offer(loaded: Loaded) -> Offer:
     raise BadInput(f"{loaded.label} has several: {listing(every)}", f"say which: {example}")
 
 
+def _has(value: Any, part: str) -> bool:
+    """Whether there is such an attribute. Raises BadInput when a library loads it on demand and cannot."""
+    try:
+        return hasattr(value, part)
+    except ImportError as error:
+        raise BadInput(f"{part} cannot be imported: {one_line(error)}", "install what it needs") from error
+
+
 def attribute(loaded: Loaded, dotted: str) -> Any:
     """`Outer.Inner` of the module. Raises BadInput with what there is instead."""
     value: Any = loaded.module
     for part in dotted.split("."):
-        if not hasattr(value, part):
+        if not _has(value, part):
             raise _missing(loaded, dotted)
         value = getattr(value, part)
     if not callable(value):
