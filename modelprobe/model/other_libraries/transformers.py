@@ -117,7 +117,7 @@ def make(factory: Any, given: Mapping[str, Any]) -> nn.Module:
                 "--set KEY=VALUE sets what its config takes",
             ) from error
         return model
-    from transformers import AutoConfig  # type: ignore[import-not-found]
+    from transformers import AutoConfig
 
     kind = given.get("model_type")
     if not kind:

@@ -72,3 +72,18 @@ def bucketize(x: Any, bounds: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
 def membership(x: Any, tests: Any, *_: Any, out: Tensor, **__: Any) -> Cost:
     """A binary search among the sorted test elements."""
     return Cost(0, out.numel() * _steps(tests.numel() if isinstance(tests, Tensor) else 1))
+
+
+@formula("aten::histogram", "aten::_histogramdd_from_bin_cts", "aten::_histogramdd_from_bin_tensors", kind="sort")
+def histogram(x: Tensor, bins: Any, *_: Any, out: Any, **__: Any) -> Cost:
+    """The bin of every value: by a binary search among edges, or by a difference, a product and a rounding where bins
+    are equal; then a sum."""
+    edges = bins if isinstance(bins, Tensor) else bins[0] if isinstance(bins, (list, tuple)) and bins else None
+    steps = _steps(edges.numel()) if isinstance(edges, Tensor) else 3
+    return Cost(0, x.numel() * (steps + 1))
+
+
+@formula("aten::_histogramdd_bin_edges", "aten::hash_tensor", kind="reduction")
+def looked_through(x: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """One operation per element: a comparison for the least and the greatest, or an exclusive or."""
+    return Cost(0, x.numel())
