@@ -17,7 +17,7 @@ from modelprobe.checkpoint.bytes.zip import ZipDirectory
 from modelprobe.checkpoint.file_names import READ_SUFFIXES
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.recognise import Kind, recognise, zip_kind
-from modelprobe.checkpoint.records import Checkpoint, Finding
+from modelprobe.checkpoint.records import Branch, Checkpoint, Finding
 from modelprobe.checkpoint.wrappers import find_wrappers, guess_buffers
 from modelprobe.errors import BadInput
 
@@ -162,8 +162,21 @@ def _finish(found: Checkpoint) -> Checkpoint:
     if not branches:
         note = Finding(f"the file holds no tensors; its root is {describe_root(found)}")
         return replace(found, findings=(*found.findings, note))
+    found = _with_placeholders(found, branches[0])
     names = [".".join(entry.path[len(branches[0].path) :]) for entry in found.tensors_in(branches[0])]
     return replace(found, wrappers=find_wrappers(names, found))
+
+
+def _with_placeholders(found: Checkpoint, branch: Branch) -> Checkpoint:
+    """The same, with what to say of parameters that are empty because their values are elsewhere."""
+    empty = sum(entry.shape == (0,) for entry in found.tensors_in(branch)) if found.format != "DeepSpeed ZeRO" else 0
+    if not empty:
+        return found
+    from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
+
+    empty = mostly_placeholders(entry.shape for entry in found.tensors_in(branch))
+    said = (Finding("; ".join(where_weights_are(found.path, empty))),) if empty else ()
+    return replace(found, findings=(*found.findings, *said))
 
 
 def describe_root(found: Checkpoint) -> str:

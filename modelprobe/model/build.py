@@ -124,7 +124,7 @@ def load_model(request: TargetRequest) -> LoadedModel:
     if checkpoint is not None and request.arch is not None:
         from modelprobe.model.weights.as_target import fit_notes
 
-        notes = (*notes, *fit_notes(checkpoint, model, target.spec))
+        notes = (*notes, *fit_notes(checkpoint, model, target))
     weights = checkpoint.path if checkpoint is not None else ""
     return LoadedModel(
         request, target, model, (*target.notes, *notes), environment_of(request, target, device, weights)

@@ -77,7 +77,7 @@ class PlanOptions:
     """What a person asked for, and what the file itself says about its origin.
 
     `grid` is the grid that the file's position embedding was learned on, `inputs` are the specs of what both networks
-    are run on for a proof; `lightning`: a LightningModule wrote the file.
+    are run on for a proof; `lightning`: a LightningModule wrote the file, which lies at `path`.
     """
 
     prefix: str = ""
@@ -88,6 +88,7 @@ class PlanOptions:
     unproven: bool = False
     inputs: tuple[str, ...] = ()
     lightning: bool = False
+    path: str = ""
 
 
 @dataclass

@@ -98,7 +98,7 @@ def plan_keys(
     found: Checkpoint, branch: Branch, reference: Expectation | None = None, options: PlanOptions | None = None
 ) -> KeyPlan:
     """Try every rule in turn. With a reference they work towards its names; without one only the certain ones do."""
-    options = options or PlanOptions()
+    options = replace(options or PlanOptions(), path=found.path)
     keys = {child.key for child in found.tree.children}
     if keys & {"pytorch-lightning_version", "lightning_version"}:
         options = replace(options, lightning=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
+from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
 from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.left_out import kept_metadata, not_saved
 from modelprobe.checkpoint.values.reader import TensorReader
@@ -67,6 +68,9 @@ def gather(found: Checkpoint, stack: ExitStack, name: str | None = None, keep_ot
 
         return gather_zero(found, stack)
     branch = chosen_branch(found, name)
+    empty = mostly_placeholders(entry.shape for entry in found.tensors_in(branch))
+    if empty:
+        raise BadInput(*where_weights_are(found.path, empty))
     reader = stack.enter_context(TensorReader(found))
     tensors = (*model_tensors(found, branch, reader), *tied_before(found, branch, reader))
     if not tensors:

@@ -24,8 +24,12 @@ def command(plan: RepairPlanOptions, *, all_rows: AllTensorsOpt = False, report:
     from modelprobe.environment import brief
     from modelprobe.model.weights.keys_result import compare_keys
     from modelprobe.model.weights.request import plan_repair
+    from modelprobe.model.weights.ways_out import ways_out
 
-    result = compare_keys(plan_repair(request), request.arguments(), all_rows)
+    fitted = plan_repair(request)
+    result = compare_keys(fitted, request.arguments(), all_rows, ways_out(fitted, request))
     report.emit(replace(result.report(), env=brief()))
     if result.fits is False:
-        raise CheckFailed(f"{plan.file} does not match {plan.arch}", result.command or "the report says why")
+        command = result.command or next((way.command for way in result.ways), "")
+        helps = next((problem.hint for problem in result.problems), "")
+        raise CheckFailed(f"{plan.file} does not match {plan.arch}", command or helps or "the report says why")

@@ -60,8 +60,11 @@ def command(
     from modelprobe.environment import brief
     from modelprobe.model.weights.repair_result import repair
     from modelprobe.model.weights.request import plan_repair
+    from modelprobe.model.weights.ways_out import ways_out
 
     fitted = plan_repair(request)
+    given = ["-o", str(out), *(["--to", to] if to else []), *(["--force"] if force else [])] if out else []
+    ways = ways_out(fitted, request, [*given, *(["--allow-inf"] if allow_infinite else [])])
     with console.stdout_kept(), console.working(f"repairing {plan.file}"):
         result = repair(
             fitted,
@@ -71,7 +74,9 @@ def command(
             allow_infinite=allow_infinite,
             all_rows=all_rows,
             force=force,
+            ways=ways,
         )
     output.emit(replace(result.report(), env=brief()), format)
     if result.refusals:
-        raise CheckFailed(f"{plan.file} cannot be repaired: {result.refusals[0][0]}", result.refusals[0][1])
+        hint = ways[0].command if ways else result.refusals[0][1]
+        raise CheckFailed(f"{plan.file} cannot be repaired: {result.refusals[0][0]}", hint)

@@ -28,6 +28,20 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+def settings_texts(given: Mapping[str, Any]) -> list[str]:
+    """The texts that `parse_settings` turns into these arguments; of values that no text gives, Python's spelling."""
+    return [f"{key}={_setting_text(value)}" for key, value in given.items()]
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, str) and _argument_value(value) == value:
+        return value
+    try:
+        return json.dumps(value)
+    except TypeError:
+        return repr(value)
+
+
 def _argument_value(text: str) -> Any:
     if text in _PYTHON_CONSTANTS:
         return _PYTHON_CONSTANTS[text]

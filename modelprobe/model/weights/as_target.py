@@ -88,8 +88,11 @@ def named_target(
     return _rebuilt(found, settings), found
 
 
-def fit_notes(found: Checkpoint, model: nn.Module, name: str) -> tuple[Note, ...]:
+def fit_notes(found: Checkpoint, model: nn.Module, target: Target) -> tuple[Note, ...]:
     """Whether the names and shapes in a file fit a model, as they are or once they are repaired. No value is read."""
+    from modelprobe.model.weights.load import keys_command
+
+    name = target.spec
     plan = plan_keys(found, chosen_branch(found, None), reference_of_model(model, name))
     said = f"{found.path} ({plan.branch.name or 'the root'})"
     if plan.complete and plan.certain and not plan.changes:
@@ -99,7 +102,7 @@ def fit_notes(found: Checkpoint, model: nn.Module, name: str) -> tuple[Note, ...
         return (Note(f"The tensors of {said} fit {name} once they are repaired ({rules}).", Level.INFO),)
     counts = {"missing": len(plan.missing), "unexpected": len(plan.unexpected), "of another shape": len(plan.misshapen)}
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "the assignment is not certain"
-    text = f"The tensors of {said} do not fit {name}: {what}. `modelprobe keys {found.path} --arch {name}` says why."
+    text = f"The tensors of {said} do not fit {name}: {what}. `{keys_command(found.path, target)}` says why."
     return (Note(text, Level.WARNING),)
 
 

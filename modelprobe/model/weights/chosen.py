@@ -139,21 +139,34 @@ def _own(target: Target, request: TargetRequest) -> Weighted:
     return model, ModelWeights("own", f"of {target.name} itself", None), None, (Note(text, Level.ASSUMED), *notes)
 
 
+def _way_to_load(file: str, target: Target) -> str:
+    """The command that makes a file of all that the network needs, if one was tried and works."""
+    from modelprobe.model.user_code.arguments import settings_texts
+    from modelprobe.model.weights.request import RepairOptions, plan_repair
+    from modelprobe.model.weights.ways_out import ways_out
+
+    if target.is_instance:
+        return ""
+    request = RepairOptions(file, target.spec, settings_texts(target.given))
+    complete = [way for way in ways_out(plan_repair(request), request) if not way.lost]
+    return f"{complete[0].command}: with these settings {complete[0].text}" if complete else ""
+
+
 def _from_file(target: Target, request: TargetRequest, file: str) -> Weighted:
-    from modelprobe.model.weights.load import load_state_dict_for
+    from modelprobe.model.weights.load import keys_command, load_state_dict_for
 
     model, notes = _built_on_cpu(target, request)
     try:
         state, plan = load_state_dict_for(model, file, target=target)
         model.load_state_dict(state, strict=True)
     except CheckFailed as error:
-        raise BadInput(error.message, error.hint) from error
+        raise BadInput(error.message, _way_to_load(file, target) or error.hint) from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         from modelprobe.errors import one_line
 
         raise BadInput(
             f"the weights of {file} do not load into {target.name}: {one_line(error)}",
-            f"`modelprobe keys {file} --arch {target.spec}` says why",
+            f"`{keys_command(file, target)}` says why",
         ) from error
     rules = ", ".join(dict.fromkeys(applied.rule for applied in plan.applied))
     said = (Note(f"The names in {file} were repaired in memory ({rules}).", Level.INFO),) if rules else ()

@@ -18,6 +18,7 @@ from modelprobe.report.units import Unit, shape
 
 if TYPE_CHECKING:
     from modelprobe.model.weights.equivalence import OutputComparison  # which imports torch
+    from modelprobe.model.weights.ways_out import WayOut
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "other shape", "other dtype"
 BECAUSE = {
@@ -51,7 +52,8 @@ class Misfit:
 class KeysResult(Result):
     """How the names of a file compare with what is expected. Without a reference `fits` is None.
 
-    `repairable` tells whether `command` would make it fit. `refusals` say why not, and what would help.
+    `repairable` tells whether `command` would make it fit. `refusals` say why not, `ways` are commands that would.
+    `allowed_missing` are tensors that were not asked for (`--drop`).
     """
 
     path: str
@@ -74,6 +76,8 @@ class KeysResult(Result):
     command: str
     equivalence: OutputComparison | None
     all_rows: bool
+    ways: tuple[WayOut, ...] = ()
+    allowed_missing: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
         """How many misfits are of a kind."""
@@ -87,8 +91,12 @@ class KeysResult(Result):
         return Report(title, "modelprobe.keys/2", (*blocks, *_keys_notes(self)), self.to_dict())
 
 
-def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False) -> KeysResult:
-    """Compare the names as they are, with the reasons that the plan of a repair gives. `asked` is for the command."""
+def compare_keys(
+    fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False, ways: tuple[WayOut, ...] = ()
+) -> KeysResult:
+    """Compare the names as they are, with the reasons that the plan of a repair gives. `asked` is for the command,
+    `ways` are commands that were tried where the plan is refused.
+    """
     plan, found = fitted.plan, fitted.found
     entries = entries_by_name(found, plan.branch)
     expected = fitted.reference.by_name if fitted.reference else {}
@@ -103,16 +111,22 @@ def compare_keys(fitted: Fit, asked: Sequence[str] = (), all_rows: bool = False)
         reference=plan.reference, tensors=len(entries), expected=len(expected), matched=matched, misfits=misfits,
         applied=plan.applied, dropped=plan.dropped, problems=plan.problems, refusals=stopped, assumed=plan.assumed,
         fits=not standing if fitted.reference else None, repairable=changes and not stopped,
-        command=_command(found.path, plan, asked) if changes and not stopped else "", equivalence=fitted.equivalence,
-        all_rows=all_rows,
+        command=repair_command(found.path, plan, asked) if changes and not stopped else "",
+        equivalence=fitted.equivalence, all_rows=all_rows, ways=ways, allowed_missing=plan.allowed_missing,
     )  # fmt: skip
 
 
-def _command(path: str, plan: KeyPlan, asked: Sequence[str]) -> str:
+def repair_command(path: str, plan: KeyPlan, asked: Sequence[str], output: Sequence[str] = ()) -> str:
+    """The command line that carries a plan out, or that checks it where the file needs no change.
+
+    `output` are the options for the new file, where a person gave them.
+    """
+    if not plan.changes:
+        return shlex.join(["modelprobe", "keys", path, "--arch", plan.reference, *asked])
     stem = path.rpartition("/")[2].rpartition(".")
     out = f"{stem[0] or stem[2]}.repaired.{stem[2] if stem[0] and stem[2] in ('safetensors', 'pt', 'pth') else 'pt'}"
     given = ["--arch", plan.reference] if plan.reference else []
-    return shlex.join(["modelprobe", "repair", path, *given, *asked, "-o", out])
+    return shlex.join(["modelprobe", "repair", path, *given, *asked, *(output or ("-o", out))])
 
 
 def _find_misfits(
@@ -125,6 +139,8 @@ def _find_misfits(
     found = []
     for want in expected.values():
         entry = entries.get(want.name)
+        if entry is None and want.name in plan.allowed_missing:
+            continue
         if entry is None:
             part = made.get(want.name)
             reason = said.get(want.name) or _by(part) or "not in the file"
@@ -167,7 +183,9 @@ def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:
         for kind in (MISSING, UNEXPECTED, SHAPE, DTYPE):
             if result.count(kind):
                 facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
-        facts.append(Fact("Fits", result.fits, Unit.YESNO, "load_state_dict(strict=True)"))
+        strict = f"strict=False: {len(result.allowed_missing):,} tensors not asked for"
+        how = strict if result.allowed_missing else "strict=True"
+        facts.append(Fact("Fits", result.fits, Unit.YESNO, f"load_state_dict({how})"))
     if result.equivalence is not None:
         facts.append(Fact("Outputs", difference(result.equivalence), detail="random weights, float64"))
     return tuple(facts)
@@ -229,6 +247,7 @@ def _keys_notes(result: KeysResult) -> list[Note]:
         return notes
     for text, hint in result.refusals:
         notes.append(Note(sentences(text, "" if hint.startswith("`modelprobe keys") else hint), Level.WARNING))
+    notes += [Note(f"To load what fits: {way.command} ({way.text}).") for way in result.ways]
     return notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Branch, Checkpoint
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.errors import BadInput, CheckFailed, one_line
+from modelprobe.model.user_code.arguments import settings_texts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,6 +48,8 @@ class Fit:
     first: KeyPlan | None = None
     """The plan that leads to the file's own network, `origin`, where names of another library were met."""
     inputs: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """The options that were given, but for the file and `--arch`, for the commands that hints name."""
 
 
 def fit(
@@ -65,7 +69,7 @@ def fit(
     options = options or PlanOptions()
     if target is not None:
         reference = reference_of_model(target.build().module, target.spec)
-    plan = _over_branches(found, branch, reference, options)
+    plan = planned(found, branch, reference, options)
     if plan.good and not plan.structural and origin is None:
         return Fit(found, plan, reference, None, target)
     if target is None or reference is None:
@@ -76,9 +80,7 @@ def fit(
     return _crossed(plain, target, reference, origin, options) or plain
 
 
-def _over_branches(
-    found: Checkpoint, branch: str | None, reference: Expectation | None, options: PlanOptions
-) -> KeyPlan:
+def planned(found: Checkpoint, branch: str | None, reference: Expectation | None, options: PlanOptions) -> KeyPlan:
     """The plan for the branch asked for or chosen; for the only other one that fits, where that one does not."""
     chosen = chosen_branch(found, branch)
     plan = plan_keys(found, chosen, reference, options)
@@ -109,7 +111,8 @@ def _crossed(
     if origin is not None:
         only = own_network(found, branch, origin, options)
         if only is None:
-            raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`modelprobe keys … --arch {origin.spec}`")
+            look = shlex.join(["modelprobe", "keys", found.path, "--arch", origin.spec])
+            raise BadInput(f"{found.path} is not saved from {origin.spec}", f"`{look}` says why")
         known = iter([only])
     else:
         known = own_networks(found, branch, target, options)
@@ -241,7 +244,8 @@ def refuse_unless_good(fitted: Fit) -> None:
 def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
     """Why a plan may not be carried out, and what would help; nothing when it may."""
     plan = fitted.plan
-    keys = f"modelprobe keys {plan.path}" + (f" --arch {plan.reference}" if plan.reference else "")
+    reference = ["--arch", plan.reference] if plan.reference else []
+    keys = shlex.join(["modelprobe", "keys", plan.path, *reference, *fitted.arguments])
     found = [(problem.text, problem.hint) for problem in plan.problems]
     for what, names in (
         ("missing", [want.name for want in plan.missing]),
@@ -255,6 +259,12 @@ def refusals(fitted: Fit) -> Sequence[tuple[str, str]]:
         compared = fitted.equivalence is not None and not fitted.equivalence.reason
         found.append((unproven(fitted), UNEQUAL if compared else UNPROVEN))
     return found
+
+
+def keys_command(path: str, target: Target) -> str:
+    """The command that says how a file fits a network, with the settings of the network."""
+    settings = [word for text in settings_texts(target.given) for word in ("--set", text)]
+    return shlex.join(["modelprobe", "keys", path, "--arch", target.spec, *settings])
 
 
 UNPROVEN = "--from MODEL names the file's own network, to compare outputs; --unproven accepts it"

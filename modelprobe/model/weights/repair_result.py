@@ -19,6 +19,7 @@ from modelprobe.report.units import Unit
 
 if TYPE_CHECKING:
     from modelprobe.model.weights.equivalence import OutputComparison  # which imports torch
+    from modelprobe.model.weights.ways_out import WayOut
 
 
 MAX_LEFT = 6
@@ -64,6 +65,7 @@ class RepairResult(Result):
     left: tuple[str, ...]
     notes: tuple[str, ...]
     all_rows: bool
+    ways: tuple[WayOut, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -88,15 +90,16 @@ def repair(
     allow_infinite: bool = False,
     all_rows: bool = False,
     force: bool = False,
+    ways: tuple[WayOut, ...] = (),
 ) -> RepairResult:
     """The plan and, with `out`, the file. Raises CheckFailed when there is nothing to repair or the plan is not good.
 
     Before anything is written the result is loaded into a build of the target, strict=True.
     """
     if out is None:
-        return _repair_result(fitted, all_rows=all_rows)
+        return _repair_result(fitted, all_rows=all_rows, ways=ways)
     target_format = format_of(out, format)
-    _refuse(fitted)
+    _refuse(fitted, ways)
     model = load_strictly(fitted.target, fitted.plan, fitted.found) if fitted.target is not None else None
     done = rewrite(
         fitted.found, fitted.plan, out, target_format,
@@ -113,11 +116,12 @@ def repair(
     return _repair_result(fitted, done, outputs, model is not None, all_rows)
 
 
-def _refuse(fitted: Fit) -> None:
+def _refuse(fitted: Fit, ways: tuple[WayOut, ...]) -> None:
     """Raise CheckFailed where the plan is not good, or changes nothing."""
     path, stopped = fitted.found.path, refusals(fitted)
     if stopped:
-        raise CheckFailed(f"{path} is not repaired: {stopped[0][0]}", stopped[0][1])
+        hint = f"{ways[0].command} works: {ways[0].text}" if ways else stopped[0][1]
+        raise CheckFailed(f"{path} is not repaired: {stopped[0][0]}", hint)
     if not fitted.plan.changes:
         raise CheckFailed(f"there is nothing to repair in {path}", "no file was written; `modelprobe convert` copies")
 
@@ -128,6 +132,7 @@ def _repair_result(
     outputs: OutputComparison | None = None,
     loaded: bool = False,
     all_rows: bool = False,
+    ways: tuple[WayOut, ...] = (),
 ) -> RepairResult:
     plan = fitted.plan
     changed = [part for part in plan.parts if part.rules]
@@ -141,7 +146,7 @@ def _repair_result(
         by_order=0 if plan.proven else sum(len(group) for group in plan.by_order), equivalence=fitted.equivalence,
         outputs=outputs, loaded=loaded, path=str(done.written.path) if done else "",
         size=done.written.bytes if done else 0, kept=done.kept if done else (), left=_left_by_reason(done),
-        notes=_writing_notes(plan, done), all_rows=all_rows,
+        notes=_writing_notes(plan, done), all_rows=all_rows, ways=ways,
     )  # fmt: skip
 
 
@@ -219,6 +224,7 @@ def _repair_notes(result: RepairResult) -> list[Note]:
         notes.append(Note(text, Level.WARNING))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     notes += [Note(sentences(text, hint), Level.WARNING) for text, hint in result.refusals]
+    notes += [Note(f"To load what fits: {way.command} ({way.text}).") for way in result.ways]
     if not result.changes and not result.refusals:
         notes.append(Note("Nothing to repair."))
     elif not result.path and not result.refusals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
+    from modelprobe.checkpoint.keys.draft import PlanOptions
+    from modelprobe.checkpoint.keys.reference import Expectation
     from modelprobe.model.target import Target
     from modelprobe.model.weights.load import Fit
 
@@ -55,31 +57,48 @@ class RepairOptions:
 
 def plan_repair(request: RepairOptions) -> Fit:
     """Read the headers of the file, build the network it is for, and plan."""
-    from modelprobe.checkpoint.keys.draft import PlanOptions
     from modelprobe.checkpoint.open import open_checkpoint
-    from modelprobe.model.inputs.spec import parse_floating
 
     if request.file.startswith(SCHEMES):
         raise BadInput(f"{request.file} is not on this machine", "download it first")
     found = open_checkpoint(Path(request.file).expanduser())
-    options = PlanOptions(
-        prefix=request.prefix, drop=tuple(request.drop), drop_head=request.drop_head,
-        dtype=parse_floating(request.dtype) if request.dtype is not None else "", grid=_parse_grid(request.grid),
-        unproven=request.unproven, inputs=tuple(request.inputs),
-    )  # fmt: skip
+    options, words = plan_options(request), tuple(request.arguments())
     if request.arch is not None and names_weights(request.arch):
-        from modelprobe.checkpoint.keys.reference import reference_of_checkpoint
         from modelprobe.model.weights.load import fit
 
         if request.origin or request.settings:
             raise BadInput("--from and --set need a model after --arch", "a file has names and shapes alone")
-        reference = reference_of_checkpoint(open_checkpoint(Path(request.arch).expanduser()))
-        return fit(found, reference=reference, branch=request.branch, options=options)
+        _, reference = reference_for(request)
+        return replace(fit(found, reference=reference, branch=request.branch, options=options), arguments=words)
     with stdout_kept(), working(f"fitting {request.file}"):
         from modelprobe.model.weights.load import fit
 
         target, origin = _resolved(request.arch, request.settings), _resolved(request.origin, ())
-        return fit(found, target=target, origin=origin, branch=request.branch, options=options)
+        found_fit = fit(found, target=target, origin=origin, branch=request.branch, options=options)
+        return replace(found_fit, arguments=words)
+
+
+def plan_options(request: RepairOptions) -> PlanOptions:
+    """What the request says about the plan. Raises BadInput for a grid or a type that is none."""
+    from modelprobe.checkpoint.keys.draft import PlanOptions
+    from modelprobe.model.inputs.spec import parse_floating
+
+    return PlanOptions(
+        prefix=request.prefix, drop=tuple(request.drop), drop_head=request.drop_head,
+        dtype=parse_floating(request.dtype) if request.dtype is not None else "", grid=_parse_grid(request.grid),
+        unproven=request.unproven, inputs=tuple(request.inputs),
+    )  # fmt: skip
+
+
+def reference_for(request: RepairOptions) -> tuple[Target | None, Expectation | None]:
+    """The network that the file is wanted for, and what it expects; what another file holds, if that is asked for."""
+    from modelprobe.checkpoint.keys.reference import reference_of_checkpoint, reference_of_model
+    from modelprobe.checkpoint.open import open_checkpoint
+
+    if request.arch is not None and names_weights(request.arch):
+        return None, reference_of_checkpoint(open_checkpoint(Path(request.arch).expanduser()))
+    target = _resolved(request.arch, request.settings)
+    return target, reference_of_model(target.build().module, target.spec) if target else None
 
 
 def _resolved(spec: str | None, settings: Sequence[str]) -> Target | None:

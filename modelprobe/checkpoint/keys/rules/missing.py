@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
+from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
 from modelprobe.checkpoint.records import BUFFER
 from modelprobe.checkpoint.wrappers import RECOMPUTED_BUFFERS
 
@@ -38,6 +39,16 @@ def request_again(draft: PlanDraft) -> None:
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
+
+
+@key_rule("placeholders of ZeRO-3", RuleStage.REQUESTS)
+def placeholders(draft: PlanDraft) -> None:
+    """Parameters of shape [0], whose values DeepSpeed keeps in other files."""
+    empty = mostly_placeholders(part.shape for part in draft.parts.values())
+    if empty:
+        text, hint = where_weights_are(draft.options.path, empty)
+        names = [name for name, part in draft.parts.items() if part.shape == (0,)]
+        draft.problem("placeholders of ZeRO-3", text, names, hint)
 
 
 @key_rule("adapters", RuleStage.REQUESTS)

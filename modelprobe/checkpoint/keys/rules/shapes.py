@@ -169,7 +169,7 @@ def head(draft: PlanDraft) -> None:
 
 def _is_head(draft: PlanDraft, part: Part, want: ExpectedTensor) -> bool:
     """Another first dimension alone, in the last layer by order or by its name."""
-    if not part.shape or part.shape[1:] != want.shape[1:] or len(part.shape) > 4:
+    if part.shape in ((), (0,)) or part.shape[1:] != want.shape[1:] or len(part.shape) > 4:
         return False
     owners = [name.rpartition(".")[0] for name in draft.expected]
     owner = part.name.rpartition(".")[0]
