@@ -198,8 +198,8 @@ class Observer(_Base):  # type: ignore[misc]
                 self._blank.discard(storage)
             if not any(target is result for result in results):
                 self._values.new(target, storage)
-        if self._meta and (operator.kind in ("creation", "view") or operator.name in ("aten.add", "aten.embedding")):
-            self._indices.note(operator.name, args, refs, outputs)
+        if self._meta and (self._indices.largest or operator.name == "aten.arange"):
+            self._indices.note(operator, args, refs, outputs)
         if operator.kind == "creation":
             if "empty" in operator.name:
                 self._blank.update(ref.storage for ref in outputs if ref.nbytes)

@@ -32,24 +32,27 @@ class KnownIndices:
     """
 
     def __init__(self) -> None:
-        self._largest: dict[int, int] = {}
+        self.largest: dict[int, int] = {}  # by the number of the value
 
-    def note(self, name: str, args: Sequence[Any], inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> None:
+    def note(
+        self, operator: Any, args: Sequence[Any], inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]
+    ) -> None:
         """Take note of an operator's result. Raises IndexError for an index that a table does not have."""
+        name = operator.name
         if name == "aten.arange":
             numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
             if numbers and outputs and outputs[0].numel:
                 start, step = (numbers[0], 1) if len(numbers) > 1 else (0, 1)
                 step = numbers[2] if len(numbers) > 2 else step
-                self._largest[outputs[0].value] = start + (outputs[0].numel - 1) * step
-        elif self._largest and inputs and name == "aten.embedding":
-            largest = self._largest.get(inputs[-1].value, -1)
+                self.largest[outputs[0].value] = start + (outputs[0].numel - 1) * step
+        elif inputs and name == "aten.embedding":
+            largest = self.largest.get(inputs[-1].value, -1)
             if largest >= inputs[0].shape[0]:
                 raise IndexError(f"index {largest} is out of range of a table of {inputs[0].shape[0]} rows")
-        elif self._largest and inputs and inputs[0].value in self._largest:
+        elif inputs and inputs[0].value in self.largest and (operator.kind == "view" or name == "aten.add"):
             shift = args[1] if len(args) > 1 and name == "aten.add" else 0
             if isinstance(shift, int) and outputs:
-                self._largest[outputs[0].value] = self._largest[inputs[0].value] + shift
+                self.largest[outputs[0].value] = self.largest[inputs[0].value] + shift
 
 
 class MetaResults:

@@ -113,6 +113,11 @@ def logical_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(packed) if packed is not None else tuple(tensor.shape)
 
 
+def parameter_ids(model: nn.Module) -> frozenset[int]:
+    """The ids of the parameters that modules have in their tables."""
+    return frozenset(id(tensor) for module in model.modules() for tensor in module._parameters.values())
+
+
 def state_tables(module: nn.Module) -> tuple[tuple[str, dict[str, Any]], ...]:
     """The module's own tables of parameters and buffers, as (role, name -> tensor or None). Writable."""
     return ("parameter", module._parameters), ("buffer", module._buffers)

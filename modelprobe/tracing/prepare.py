@@ -39,8 +39,11 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
 
 def has_lazies(model: nn.Module) -> bool:
     """Whether a module waits for its first input to know the shapes of its weights."""
-    tensors = (*model.parameters(), *model.buffers())
-    return any(map(is_lazy, tensors)) or any(isinstance(module, LazyModuleMixin) for module in model.modules())
+    return any(
+        isinstance(module, LazyModuleMixin)
+        or any(is_lazy(tensor) for _, table in state_tables(module) for tensor in table.values())
+        for module in model.modules()
+    )
 
 
 def materialised(model: nn.Module, args: Any, kwargs: Any, meta: bool) -> nn.Module:

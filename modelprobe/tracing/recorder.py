@@ -31,7 +31,7 @@ from modelprobe.tracing.failures import (
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, followed_threads, watch
-from modelprobe.tracing.module_tree import class_name, read_tree, walk
+from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
 from modelprobe.tracing.prepare import autocast_of_meta, has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.records import CoverageGap, FunctionCall, TensorRef, Trace, coverage_gap
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
@@ -134,7 +134,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
     meta = setting.device == "meta"
     tree = read_tree(model)
     values = TensorNumbers()
-    values.registered = frozenset(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    values.registered = parameter_ids(model)
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         seed_generators(int(setting.env.get("seed", 0)))
@@ -144,8 +144,8 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, setting.train))
         run_compiled_parts_eagerly(model, stack)
-        values.registered |= frozenset(id(parameter) for parameter in model.parameters())
         named = _named(model, values)
+        values.strangers.clear()  # those were the twins that the model holds on meta
         inputs = tuple(values.get(tensor) for _, tensor in given_leaves((args, kwargs)))
         for ref, (name, _) in zip(inputs, given_leaves({"input": args, **kwargs}), strict=True):
             named[ref.value] = name
@@ -159,7 +159,8 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
         out = _forward(model, args, kwargs, observer, running, setting)
         if not watched:
             running.leave(out)
-        values.registered |= frozenset(id(parameter) for parameter in model.parameters())  # a forward may add some
+        if values.strangers:  # a forward may register what it makes
+            values.registered |= parameter_ids(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     ops = tuple(observer.ops)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,9 +29,11 @@ def restored(model: nn.Module) -> Iterator[None]:
     generators of the CPU, of the CUDA devices in use, of Python and of numpy. Inside, the attention fast path is off:
     under `eval()` it replaces whole encoder layers by operators whose parts cannot be told apart.
     """
-    snapshot = _snapshot(model)
-    wanting = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    scripts = [(module, module.training) for module in model.modules() if _has_mode_in_script(module)]
+    modules = list(model.modules())
+    snapshot = _snapshot(modules)
+    tables = (own.get("_parameters", {}) for _, own, _ in snapshot)
+    wanting = [(tensor, tensor.requires_grad) for table in tables for tensor in table.values() if tensor is not None]
+    scripts = [(module, module.training) for module in modules if _has_mode_in_script(module)]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
     fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
     rng, cuda_rng, others = torch.get_rng_state(), _cuda_rng(), _other_rng()
@@ -97,10 +99,10 @@ def seed_generators(seed: int) -> None:
         numpy.seed(seed % 2**32)
 
 
-def _snapshot(model: nn.Module) -> Snapshot:
+def _snapshot(modules: Sequence[nn.Module]) -> Snapshot:
     """Every module's own attributes, and a shallow copy of those that are containers (hooks, tables, caches)."""
     found: Snapshot = []
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its state lives in C++ and its attributes are views of it
         own = dict(module.__dict__)

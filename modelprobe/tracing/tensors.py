@@ -148,7 +148,7 @@ class TensorNumbers:
         # An id may be reused once its tensor is gone: the weak reference tells.
         if known is not None and known[0]() is tensor:
             return known[1]
-        if isinstance(tensor, nn.Parameter) and id(tensor) not in self.registered:
+        if type(tensor) is not Tensor and id(tensor) not in self.registered and isinstance(tensor, nn.Parameter):
             self.strangers[id(tensor)] = tensor
         return self.new(tensor)
 
