@@ -200,6 +200,8 @@ DepthOpt = Annotated[
     ),
 ]
 
+FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighboring blocks once, as xN.")]
+
 TopOpt = Annotated[
     int | None, option("--top", "-n", metavar="N", min=1, panel=OUTPUT, help="Show the N largest rows only.")
 ]
@@ -342,6 +344,12 @@ class ReportOptions:
         from modelprobe.cli.output import check
 
         check(self.format, self.output, force=self.force)
+
+    def is_for_reading(self) -> bool:
+        """Whether the report is for people: no data that a program takes up."""
+        from modelprobe.cli.output import choose
+
+        return choose(self.format, self.output).name not in ("json", "csv")
 
     def emit(self, report: Report) -> None:
         """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer."""

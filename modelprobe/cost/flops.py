@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modelprobe.cost.data_dependent import CostBounds, bounds_table
+from modelprobe.cost.folding import flatten, fold_equal, folded_mark, grow, range_of_names, stem
 from modelprobe.cost.rollup import (
     ITSELF,
     CostPlace,
@@ -41,7 +42,9 @@ class CostRow:
     """One row: a module with everything inside it, an operator, a kind, or a module call.
 
     `share` is of the total MACs (of the total FLOPs when nothing is a MAC). `flops` are 2 per MAC and the rest.
-    `same_as` names the first place of a module that stands at several; what it costs stands there.
+    `same_as` names the first place of a module that stands at several; what it costs stands there. `folded` names the
+    modules that are equal to this one, whose figures these are each; `run` of them are neighbours, and they come in a
+    pattern of `every` modules where that is not 0.
     """
 
     name: str
@@ -56,6 +59,9 @@ class CostRow:
     bytes_moved: int
     uncounted: int
     same_as: str = ""
+    folded: tuple[str, ...] = ()
+    run: int = 1
+    every: int = 0
 
     @property
     def intensity(self) -> float | None:
@@ -127,17 +133,21 @@ class FlopsResult(Result):
         return self.blocks_report(title, "modelprobe.flops/1", *blocks, *_flops_notes(self))
 
 
-def flops_of(trace: Trace, *, by: str = "module", depth: int | None = None, top: int | None = None) -> FlopsResult:
+def flops_of(
+    trace: Trace, *, by: str = "module", depth: int | None = None, top: int | None = None, folded: bool = False
+) -> FlopsResult:
     """The cost that `trace` recorded, by module (a tree to `depth`), operator, kind or module call.
 
     `top` keeps the most expensive rows; of modules, those that compute something themselves. Without `depth` a tree
-    is shown as deep as about forty rows go.
+    is shown as deep as about forty rows go. `folded` makes one row of equal blocks in a tree of modules.
     """
     rollup, tree = forward_rollup(trace), top is None and by in ("module", "call")
     places = rollup.rows(by, ranked=top is not None, itself=lambda cost: cost.macs > 0)
-    shown, shown_depth, hidden = choose_rows(places, depth, top, tree=tree)
     total = rollup.total
     parameters = parameters_inside(trace.tree) if tree and by == "module" else None
+    rows = [_cost_row(place, total, parameters) for place in places]
+    rows = _folded_rows(rows) if folded and tree and by == "module" else rows
+    shown, shown_depth, hidden = choose_rows(rows, depth, top, tree=tree)
     return FlopsResult(
         model=model_name(trace),
         inputs=input_texts(trace),
@@ -157,12 +167,29 @@ def flops_of(trace: Trace, *, by: str = "module", depth: int | None = None, top:
         depth=shown_depth,
         tree=tree,
         hidden=hidden,
-        rows=tuple(_cost_row(place, total, parameters) for place in shown),
+        rows=shown,
         notes=trace.notes,
         findings=trace.gaps,
         gradient_macs=sum(op.macs for op in trace.ops if op.gradient),
         env=trace.env,
     )
+
+
+def _folded_rows(rows: Sequence[CostRow]) -> list[CostRow]:
+    """The tree with one row for equal blocks and for patterns of them."""
+
+    def form(row: CostRow) -> Hashable:
+        return (stem(row.name), bool(row.same_as), *(getattr(row, field) for field in _COMPARED))
+
+    found = []
+    for branch, depth in flatten(fold_equal(grow(rows, lambda row: row.depth), form)):
+        copies = tuple(row.name for row in branch.copies)
+        name = range_of_names(branch.item.name, copies[: branch.run - 1])
+        found.append(replace(branch.item, name=name, depth=depth, folded=copies, run=branch.run, every=branch.every))
+    return found
+
+
+_COMPARED = ("detail", "calls", "macs", "flops", "parameters", "activations", "bytes_moved", "uncounted")
 
 
 def _cost_row(place: CostPlace[Tally], total: Tally, parameters: Mapping[str, int] | None) -> CostRow:
@@ -251,7 +278,7 @@ def _flops_table(result: FlopsResult) -> Table:
 
     def mark(row: CostRow) -> str:
         calls = row.calls if result.tree and by_module and row.name != ITSELF else 0
-        return row_mark(uncounted=row.uncounted, same_as=row.same_as, calls=calls)
+        return row_mark(uncounted=row.uncounted, copies=folded_mark(row), same_as=row.same_as, calls=calls)
 
     return row_table(columns, result.rows, tree=result.tree, mark=mark, quiet=lambda row: row.flops == 0)
 
@@ -260,4 +287,8 @@ def _flops_notes(result: FlopsResult) -> list[Note]:
     notes = [*result.notes, *uncounted_note(result.uncounted)]
     if result.uncalled:
         notes.append(Note(f"Never ran: {module_names(result.uncalled, 6)}.", Level.INFO))
+    if any(row.folded for row in result.rows):
+        notes.append(
+            Note("Rows marked xN are N blocks with equal classes and costs; figures are per block.", Level.INFO)
+        )
     return [*notes, *hidden_notes(result.hidden, result.depth, result.tree)]

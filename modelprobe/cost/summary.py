@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, grow
+from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, folded_mark, grow, range_of_names, stem
 from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, mode_facts, model_name, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
@@ -37,10 +36,13 @@ DEFAULT_COLUMNS = ("class", "input", "output", "params", "macs", "share")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A module at its place. `inputs` and `outputs` are the shapes of its first call; `calls` is 0 if it never ran.
+    """A module at its place. `inputs` and `outputs` are the shapes of its first call, one of `shapes` kinds of calls.
+
+    `calls` counts those under every name of the module; 0 if it never ran.
 
     `used` is false for a module that neither ran nor lent its weights to another (`out_proj` of attention does).
     `folded` names further modules that are equal in class, shapes, parameters and MACs; the figures are of the first.
+    `run` of them are neighbours, and they come in a pattern of `every` modules where that is not 0.
     `same_as` names the first place of a module that stands at several.
     """
 
@@ -60,15 +62,16 @@ class Layer:
     same_as: str
     used: bool = True
     folded: tuple[str, ...] = ()
+    run: int = 1
+    every: int = 0
+    shapes: int = 1
 
     @property
     def name(self) -> str:
         """The last segment of the path; of a folded run, the first and the last."""
-        first = self.path.rpartition(".")[2]
-        if not self.folded:
-            return first
-        last = self.folded[-1].rpartition(".")[2]
-        return f"{first}-{last.removeprefix(_stem(first))}"
+        return range_of_names(
+            self.path.rpartition(".")[2], [path.rpartition(".")[2] for path in self.folded[: self.run - 1]]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def _result_bytes(trace: Trace) -> dict[int, int]:
 
 def _layers(trace: Trace) -> list[Layer]:
     rollup, state, first = forward_rollup(trace), state_inside(trace.tree), _first_calls(trace)
+    counts, shapes = calls_of_modules(trace)
     total, unused = trace.macs, set(trace.uncalled)
     layers: list[Layer] = []
     for node in trace.tree.modules:
@@ -188,13 +192,26 @@ def _layers(trace: Trace) -> list[Layer]:
                 flops=cost.flops,
                 activations=cost.activations,
                 share=cost.macs / total if total else 0.0,
-                calls=trace.call_counts.get(node.path, 0),
+                calls=counts.get(node.identity, 0),
                 arguments=node.extra,
                 same_as=trace.tree.aliases.get(node.path, ""),
                 used=unused.isdisjoint(parents(f"{node.path}.")),
+                shapes=max(1, shapes.get(node.identity, 1)),
             )
         )
     return layers
+
+
+def calls_of_modules(trace: Trace) -> tuple[dict[int, int], dict[int, int]]:
+    """How often each module was called under whatever name, and with how many shapes, by its identity."""
+    identities = {node.path: node.identity for node in trace.tree.modules}
+    counts: dict[int, int] = {}
+    shapes: dict[int, set[Hashable]] = {}
+    for call in trace.calls:
+        key = identities.get(call.path, -1)
+        counts[key] = counts.get(key, 0) + 1
+        shapes.setdefault(key, set()).add((call.inputs, call.outputs))
+    return counts, {key: len(found) for key, found in shapes.items()}
 
 
 def _first_calls(trace: Trace) -> dict[str, ModuleCall]:
@@ -209,18 +226,14 @@ def _layer_signature(columns: Sequence[str]) -> Callable[[Layer], Hashable]:
     keys = ["cls", "inputs", "outputs", "parameters", "macs", "calls", "used", *(COLUMNS[name].key for name in columns)]
 
     def signature(layer: Layer) -> Hashable:
-        return (_stem(layer.path.rpartition(".")[2]), bool(layer.same_as), *(getattr(layer, key) for key in keys))
+        return (stem(layer.path.rpartition(".")[2]), bool(layer.same_as), *(getattr(layer, key) for key in keys))
 
     return signature
 
 
-def _stem(name: str) -> str:
-    """`encoder_layer_` of `encoder_layer_11`."""
-    return re.sub(r"\d+$", "", name)
-
-
 def _with_copies(branch: FoldedBranch[Layer], depth: int) -> Layer:
-    return replace(branch.item, depth=depth, folded=tuple(layer.path for layer in branch.copies))
+    copies = tuple(layer.path for layer in branch.copies)
+    return replace(branch.item, depth=depth, folded=copies, run=branch.run, every=branch.every)
 
 
 def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
@@ -254,7 +267,8 @@ def _summary_table(summary: Summary) -> Table:
     def mark(layer: Layer) -> str:
         calls, never = (0, False) if layer.same_as else (layer.calls, not layer.used)
         state = "never ran" if never else ""
-        return row_mark(copies=len(layer.folded), same_as=layer.same_as, calls=calls, state=state)
+        shapes = layer.shapes if calls > 1 else 1
+        return row_mark(copies=folded_mark(layer), same_as=layer.same_as, calls=calls, shapes=shapes, state=state)
 
     return row_table(
         (Column("name", "Layer"), *(COLUMNS[name] for name in summary.columns)),

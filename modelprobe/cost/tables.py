@@ -50,12 +50,14 @@ def row_table(
     )
 
 
-def row_mark(*, uncounted: int = 0, copies: int = 0, same_as: str = "", calls: int = 0, state: str = "") -> str:
+def row_mark(
+    *, uncounted: int = 0, copies: str = "", same_as: str = "", calls: int = 0, shapes: int = 1, state: str = ""
+) -> str:
     """The tag beside a row's name: `x12`, `is layer1`, `called x2`."""
-    marks = [f"x{copies + 1}"] if copies else []
+    marks = [copies] if copies else []
     marks += [f"{uncounted} uncounted"] if uncounted else []
     marks += [f"is {same_as}"] if same_as else []
-    marks += [f"called x{calls}"] if calls > 1 else []
+    marks += [f"called x{calls}" + (f" with {shapes} shapes" if shapes > 1 else "")] if calls > 1 else []
     return ", ".join([*marks, *([state] if state else [])])
 
 

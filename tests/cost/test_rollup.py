@@ -87,7 +87,7 @@ def test_rows_are_chosen_by_depth_or_by_number() -> None:
 
 def test_marks_and_notes() -> None:
     assert row_mark() == ""
-    assert row_mark(uncounted=2, copies=2, same_as="a", calls=2, state="frozen") == (
+    assert row_mark(uncounted=2, copies="x3", same_as="a", calls=2, state="frozen") == (
         "x3, 2 uncounted, is a, called x2, frozen"
     )
     assert hidden_notes(0, 1, True) == []

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from modelprobe.cli.options import (
     COUNTING,
+    OUTPUT,
     DepthOpt,
     FusedOpt,
     IgnoreOpt,
@@ -52,6 +53,14 @@ ConventionOpt = Annotated[
         help="ToolCount as another tool does, to its own integer, without running it.",
     ),
 ]
+FoldRowsOpt = Annotated[
+    bool | None,
+    option(
+        "--fold/--no-fold",
+        panel=OUTPUT,
+        help="Show equal blocks once, as xN. Default: in what is read, not in json and csv.",
+    ),
+]
 CausalOpt = Annotated[
     str,
     option(
@@ -74,6 +83,7 @@ def command(
     causal: CausalOpt = CAUSAL[0],
     mode: ModeOpt = "eval",
     ignore: IgnoreOpt = None,
+    fold: FoldRowsOpt = None,
     depth: DepthOpt = None,
     top: TopOpt = None,
     report: ReportOptions,
@@ -107,5 +117,6 @@ def command(
     from modelprobe.cost.data_dependent import cost_bounds
     from modelprobe.cost.flops import flops_of
 
-    result = flops_of(trace, by=by, depth=depth, top=top)
+    folded = report.is_for_reading() if fold is None else fold
+    result = flops_of(trace, by=by, depth=depth, top=top, folded=folded)
     report.emit(replace(result, ranges=cost_bounds(loaded.model, trace)).report())

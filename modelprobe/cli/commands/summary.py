@@ -12,6 +12,7 @@ from modelprobe.cli.file_options import WEIGHTS, BranchOpt
 from modelprobe.cli.options import (
     OUTPUT,
     DepthOpt,
+    FoldOpt,
     IgnoreOpt,
     ModelOptions,
     ModeOpt,
@@ -37,7 +38,6 @@ ColumnsOpt = Annotated[
         help="What to show: class, input, output, params, macs, share, calls, flops, activations, bytes, arguments.",
     ),
 ]
-FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighboring blocks once, as xN.")]
 AllOpt = Annotated[
     bool, option("--all", panel=WEIGHTS, help="Of a weight file, show every tensor and every other value.")
 ]
