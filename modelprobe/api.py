@@ -20,7 +20,7 @@ from modelprobe.cost.summary import Summary, summary_of
 from modelprobe.cost.training import TrainingResult, frozen_names, training_cost
 from modelprobe.environment import brief
 from modelprobe.errors import BadInput
-from modelprobe.tracing.module_tree import class_name, read_tree, saved_names
+from modelprobe.tracing.module_tree import class_name, read_tree, refuse_what_torch_cannot_walk, saved_names
 from modelprobe.tracing.recorder import trace as _trace
 from modelprobe.tracing.records import Trace
 from modelprobe.tracing.training import record_training
@@ -39,6 +39,7 @@ def trace(
     model's own device, only when the model asks for values. `device="real"` runs it for real from the start.
     Raises ModelRaised when the model raises, with the module and the shapes in flight.
     """
+    refuse_what_torch_cannot_walk(model)
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train" if train else "eval"}
     return _trace(model, *inputs, kwargs=kwargs, device=device, train=train, env=env)
 

@@ -55,14 +55,18 @@ class Target:
         Raises BadInput for arguments that do not fit, ModelRaised for what the constructor itself raises.
         """
         from modelprobe.model import construct
+        from modelprobe.tracing.module_tree import refuse_what_torch_cannot_walk
 
         self.source.check(self.given)
         if self.is_instance:
-            return construct.Built(self.source.make(self.given))
+            existing = self.source.make(self.given)
+            refuse_what_torch_cannot_walk(existing)
+            return construct.Built(existing)
         with as_probe_errors(self.source, self.given), construct.without_warnings(), construct.no_downloads():
             # Imports the library now: some releases compute on import, which the meta device around `make` breaks.
             self.source.constructor()
             module, notes = construct.construct(lambda: self.source.make(self.given), device, seed, self.name)
+        refuse_what_torch_cannot_walk(module)
         if device == "meta":
             if not notes and all(parameter.is_meta for parameter in module.parameters()):
                 construct.buffers_to_meta(module)

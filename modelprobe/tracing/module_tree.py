@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from modelprobe.errors import BadInput
 from modelprobe.tracing.records import ModuleNode, ModuleTree, StateTensor
 
 
@@ -44,6 +45,45 @@ def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
         ]
         stack.extend(reversed(children))
     return found
+
+
+_METHODS = frozenset(
+    f"{prefix}{name}" for prefix in ("", "named_") for name in ("modules", "children", "parameters", "buffers")
+) | {"train", "eval", "apply", "state_dict", "register_forward_hook"}
+
+
+def refuse_what_torch_cannot_walk(model: nn.Module) -> None:
+    """Raises BadInput for a module that hides a method which torch itself walks by, or that holds its own parent."""
+    for path, module in walk(model):
+        hidden = sorted(name for name in _METHODS & module.__dict__.keys() if not callable(module.__dict__[name]))
+        if hidden:
+            where = f"{class_name(model)}.{path}" if path else class_name(model)
+            raise BadInput(
+                f"{where} hides nn.Module's own {hidden[0]}() by an attribute of that name",
+                f"rename self.{hidden[0]}: torch cannot walk the model with it either",
+            )
+    path, above = _loop(model)
+    if path:
+        raise BadInput(
+            f"{path} is {above or 'the model itself'}, which holds it: torch's own train() and eval() never end",
+            "keep the reference out of the modules, for example in a list: self.parent = [parent]",
+        )
+
+
+def _loop(model: nn.Module) -> tuple[str, str]:
+    """The path of a module that holds one above it, and the path of that one; two empty texts without any."""
+    stack: list[tuple[str, nn.Module, dict[int, str]]] = [("", model, {id(model): ""})]
+    seen: set[int] = set()
+    while stack:
+        path, module, above = stack.pop()
+        for name, child in module._modules.items():
+            inner = f"{path}.{name}" if path else name
+            if child is not None and id(child) in above:
+                return inner, above[id(child)]
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                stack.append((inner, child, {**above, id(child): inner}))
+    return "", ""
 
 
 def class_name(module: nn.Module) -> str:

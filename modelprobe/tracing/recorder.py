@@ -241,8 +241,16 @@ def _placed(
     """The arguments as the forward gets them: on meta beside the model's shapes, else copies of one's own."""
     if meta:
         stack.enter_context(on_meta(model))
-        return moved(tuple(args), "meta"), moved(dict(kwargs), "meta")
+        return moved_to_meta(args, kwargs)
     return copied(tuple(args)), copied(dict(kwargs))
+
+
+def moved_to_meta(args: Any, kwargs: Any, leaf: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments on `meta`. Raises NeedsValuesError for layouts that `meta` does not have, as of nested tensors."""
+    try:
+        return moved(tuple(args), "meta", leaf), moved(dict(kwargs), "meta", leaf)
+    except NotImplementedError as error:
+        raise NeedsValuesError("", error) from error
 
 
 def broken_notes(observer: Observer) -> list[Note]:

@@ -37,6 +37,7 @@ from modelprobe.tracing.recorder import (
     Setting,
     broken_notes,
     lazies_ready,
+    moved_to_meta,
     quiet_hooks,
     recorded,
     threads_observed,
@@ -44,7 +45,7 @@ from modelprobe.tracing.recorder import (
 )
 from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved
+from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves
 from modelprobe.tracing.torchscript import is_script
 
 
@@ -148,7 +149,7 @@ def _differentiated(
         parameters = stack.enter_context(own_parameters(model, meta, freeze))
         if meta:
             stack.enter_context(on_meta(model))
-            args, kwargs = moved(tuple(args), "meta", leaf=True), moved(dict(kwargs), "meta", leaf=True)
+            args, kwargs = moved_to_meta(args, kwargs, leaf=True)
         else:
             args, kwargs = copied(tuple(args), leaf=True), copied(dict(kwargs), leaf=True)
         with model_errors(partial(mode_raised, model)):

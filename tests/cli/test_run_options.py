@@ -50,6 +50,34 @@ class Dice(nn.Module):
             x = self.fc(x)
         return x
 
+class HidesModules(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.modules = nn.Linear(4, 4), [1, 2]
+    def forward(self, x):
+        return self.fc(x)
+
+class HidesParameters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.parameters = nn.Linear(4, 4), {"lr": 1}
+    def forward(self, x):
+        return self.fc(x)
+
+class Child(nn.Module):
+    def __init__(self, parent):
+        super().__init__()
+        self.parent, self.fc = parent, nn.Linear(4, 4)
+    def forward(self, x):
+        return self.fc(x)
+
+class Parent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.child = Child(self)
+    def forward(self, x):
+        return self.child(x)
+
 class Normed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -131,3 +159,18 @@ def test_training_mode_and_a_batch_of_one(cli, net) -> None:
     assert "--batch 2" in refused.err
     buffers = cli("buffers", f"{net}:Normed", "--input", "1x3x10x10")
     assert "--batch 2" in buffers.err
+
+
+@pytest.mark.parametrize("command", ["flops", "summary", "training", "params", "buffers"])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("HidesModules", "hides nn.Module's own modules()"),
+        ("HidesParameters", "hides nn.Module's own parameters()"),
+        ("Parent", "child.parent is the model itself"),
+    ],
+)
+def test_what_torch_cannot_walk_is_one_sentence(cli, net, command, name, told) -> None:
+    found = cli(command, f"{net}:{name}")
+    assert (found.code, found.err.count("\n")) == (2, 2)
+    assert told in found.err

@@ -452,3 +452,9 @@ def test_a_sparse_output_in_a_training_step() -> None:
 
     found = record_training(Sparse(3, 5, bias=False), torch.randn(2, 3))
     assert sum(gradient.op.macs for gradient in found.gradients) == 2 * 3 * 5
+
+
+def test_nested_tensors_are_run_for_real() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    given = torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])
+    assert trace(layer, given).macs == 5 * 16

@@ -30,7 +30,7 @@ from modelprobe.model.inputs.declared import (
 from modelprobe.model.inputs.spec import EXAMPLES, InputSpec, bounded, parse_floating, parse_input
 from modelprobe.model.target import Target
 from modelprobe.report.blocks import Level, Note
-from modelprobe.tracing.tensors import given_leaves
+from modelprobe.tracing.tensors import given_leaves, shape_of
 
 # Whole numbers are drawn below this: an index that every table has.
 _SMALL = 2
@@ -327,7 +327,7 @@ def _example_tensor(spec: InputSpec, device: str, generator: torch.Generator) ->
 
 def _shape_and_dtype(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return str(InputSpec(None, tuple(value.shape), str(value.dtype).removeprefix("torch.")))
+        return str(InputSpec(None, shape_of(value), str(value.dtype).removeprefix("torch.")))
     if isinstance(value, (list, tuple)) and value:
         first = value[0]
         if isinstance(first, InputSpec) and all(item == first for item in value):

@@ -11,6 +11,7 @@ from torch import nn
 from modelprobe.errors import BadInput, one_line
 from modelprobe.model.inputs.spec import InputSpec
 from modelprobe.model.user_code.arguments import unknown_setting
+from modelprobe.model.zoo import libraries
 
 _TOKENS = 128
 _SAMPLES = 16_000  # one second of sound
@@ -117,13 +118,12 @@ def make(factory: Any, given: Mapping[str, Any]) -> nn.Module:
                 "--set KEY=VALUE sets what its config takes",
             ) from error
         return model
-    from transformers import AutoConfig
-
     kind = given.get("model_type")
     if not kind:
         raise BadInput(f"{factory.__name__} needs --set model_type=...", "such as --set model_type=bert")
+    auto = libraries.optional("transformers").AutoConfig
     rest = {key: value for key, value in given.items() if key != "model_type"}
-    built: nn.Module = factory.from_config(_configured(type(AutoConfig.for_model(kind)), rest))
+    built: nn.Module = factory.from_config(_configured(type(auto.for_model(kind)), rest))
     return built
 
 
