@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,7 @@ def count_by_convention(
         places = [place for place in places if place.cost.items]
     shown, shown_depth, hidden = choose_rows(places, depth, top, tree=tree)
     parameters = parameters_inside(trace.tree) if tree and by == "module" else None
+    told = (*found.notes, *_unlike_the_tool(trace, convention))
     return ConventionCost(
         model=model_name(trace),
         inputs=input_texts(trace),
@@ -130,9 +131,18 @@ def count_by_convention(
         tree=tree,
         hidden=hidden,
         rows=tuple(_convention_row(place, found.total, by, parameters) for place in shown),
-        notes=(*trace.notes, *(Note(text, Level.INFO) for text in found.notes)),
+        notes=(*trace.notes, *(Note(text, Level.INFO) for text in told)),
         env=trace.env,
     )
+
+
+def _unlike_the_tool(trace: Trace, convention: str) -> Iterator[str]:
+    """What the tool itself treats otherwise than the rules here, where the model has it."""
+    masks = (entry for entry in trace.tree.state if entry.role == "buffer" and entry.path.endswith("_mask"))
+    if convention == "torchinfo" and next(masks, None) is not None:
+        yield "torchinfo itself leaves out weights that a mask of torch.nn.utils.prune hides; here they are counted."
+    if convention == "fvcore" and any(node.home.startswith("torch.jit") for node in trace.tree.modules):
+        yield "fvcore itself does not look into TorchScript inside a model; here its operators are counted."
 
 
 def _convention_rollup(trace: Trace, found: ToolCount) -> Rollup[ToolAmounts]:

@@ -265,3 +265,11 @@ def test_what_a_module_counts_is_parted_over_the_kinds_it_runs() -> None:
     # projections 4 x 3 x 8 x 8, attention 2 heads x 3 x 3 x (4 + 4): the surplus goes to both in proportion
     # scaling 24, projections 576 + 72, scores, softmax and sum 162, the last one 192 + 24: 1,050 in all
     assert parted == {"matmul": 1050 * 768 // (768 + 144), "attention": 1050 - 884}
+
+
+def test_parts_that_the_tool_treats_otherwise_are_said() -> None:
+    pruned = nn.Sequential(nn.Linear(4, 4))
+    nn.utils.prune.l1_unstructured(pruned[0], "weight", 0.5)
+    said = count_by_convention(trace(pruned, torch.zeros(1, 4)), "torchinfo").notes
+    assert [note.text for note in said if "prune" in note.text]
+    assert not count_by_convention(trace(nn.Linear(4, 4), torch.zeros(1, 4)), "torchinfo").notes
