@@ -46,11 +46,21 @@ def _zeros(part: Part) -> Tensor:
 def _join(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     import torch
 
-    return [torch.cat(tensors)]
+    return [torch.cat(tensors, dim=numbers[0] if numbers else 0)]
 
 
 def _third(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     return [tensors[0].chunk(3)[numbers[0]].clone()]
+
+
+def _rows(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
+    """So many rows from a first one on."""
+    start, count = numbers
+    return [tensors[0].narrow(0, start, count).clone()]
+
+
+def _permute(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
+    return [tensors[0].permute(tuple(numbers)).contiguous()]
 
 
 def _reshape(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
@@ -99,6 +109,8 @@ def _cast_tensor(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
 OPS: dict[str, Callable[[Tensors, Sequence[int]], Tensors]] = {
     "join": _join,
     "third": _third,
+    "rows": _rows,
+    "permute": _permute,
     "reshape": _reshape,
     "product": _masked,
     "positions": _positions,

@@ -163,7 +163,7 @@ def _check_bijection(draft: PlanDraft) -> None:
     }
     used: dict[tuple[str, tuple[object, ...]], str] = {}
     for part in draft.parts.values():
-        cut = tuple(step for step in part.steps if step.op == "third")
+        cut = tuple(step for step in part.steps if step.op in ("third", "rows"))
         for source in part.sources:
             first = used.setdefault((source, cut), part.name)
             if first != part.name and not {first, part.name} <= tied:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.checkpoint.keys.rearranged import Convert
 from modelprobe.checkpoint.records import BUFFER, PARAMETER, Branch, Checkpoint
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Expectation:
     modules by path, `grids` the grid of patches (rows, columns) that belongs to a position embedding by its name.
     `strides` are the strides, dilations and groups of convolutions by path, which stand in no weight file.
     `versions` is the `_metadata` of its state_dict. `values` tells whether buffers can be taken from the model itself.
+    `convert` is the library's own conversion of the state_dicts that the authors of the network published.
     """
 
     label: str
@@ -45,6 +49,7 @@ class Expectation:
     strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     versions: Mapping[str, Any] | None = None
     values: bool = False
+    convert: Convert | None = field(default=None, compare=False, repr=False)
 
     @property
     def by_name(self) -> dict[str, ExpectedTensor]:
@@ -75,7 +80,16 @@ def reference_of_model(model: nn.Module, label: str) -> Expectation:
     kinds = {name: type(module).__name__ for name, module in model.named_modules(remove_duplicate=False)}
     versions = getattr(state, "_metadata", None)
     grids, strides = _position_grids(model, expected), _strides(model)
-    return Expectation(label, tuple(expected), frozenset(absent), kinds, grids, strides, versions, values=True)
+    return Expectation(
+        label, tuple(expected), frozenset(absent), kinds, grids, strides, versions, True, _library_conversion(model)
+    )
+
+
+def _library_conversion(model: nn.Module) -> Convert | None:
+    """timm's `checkpoint_filter_fn` of the family that a model is of."""
+    module = sys.modules.get(type(model).__module__)
+    function = getattr(module, "checkpoint_filter_fn", None) if type(model).__module__.startswith("timm.") else None
+    return partial(function, model=model) if function is not None else None
 
 
 def _strides(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -102,7 +102,8 @@ def _next(plan: KeyPlan, request: RepairOptions) -> RepairOptions | None:
     expected = len(kept) + len(lost)
     if len(kept) * 2 <= expected or len(lost) > max(MAX_LOST, MAX_LOST_SHARE * expected):
         return None
-    patterns = drop_patterns({*lost, *leftover}, kept)
+    spoken = [source for part in plan.parts if part.name not in leftover for source in part.sources]
+    patterns = drop_patterns({*lost, *leftover}, [*kept, *spoken])  # --drop goes by both names
     if not patterns or len(patterns) > MAX_PATTERNS or set(patterns) <= set(request.drop):
         return None
     return replace(request, drop=(*request.drop, *patterns))

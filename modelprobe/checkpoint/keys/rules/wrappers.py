@@ -19,6 +19,7 @@ LIGHTNING = ("model", "net", "network", "backbone", "module")
 
 PREFERRED = (
     ("encoder_q", "encoder_k", "MoCo trains the query encoder; the key encoder is its average"),
+    ("base_encoder", "momentum_encoder", "MoCo v3 trains the base encoder; the momentum encoder is its average"),
     ("teacher", "student", "DINO keeps its result in the teacher"),
     ("online_encoder", "target_encoder", "BYOL trains the online encoder; the target is its average"),
     ("model", "model_ema", "the raw weights; the averaged ones are --prefix model_ema"),
