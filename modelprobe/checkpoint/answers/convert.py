@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelprobe.checkpoint.answers.summary_report import model_label
-from modelprobe.checkpoint.write.convert import convert
+from modelprobe.checkpoint.write.convert import convert, merge_adapter
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
@@ -55,10 +55,15 @@ class Conversion(Result):
 
 def convert_weights(
     source: str, out: Path, *, format: str | None = None, branch: str | None = None, shard_size: int | None = None,
-    force: bool = False,
+    force: bool = False, base: str | None = None,
 ) -> Conversion:  # fmt: skip
-    """Convert, and tell what was done. Raises BadInput, and then nothing was written."""
-    done = convert(source, out, format=format, branch=branch, shard_size=shard_size, force=force)
+    """Convert, and tell what was done; with `base`, add the adapter `source` to it. Raises BadInput, and then nothing
+    was written.
+    """
+    if base is None:
+        done = convert(source, out, format=format, branch=branch, shard_size=shard_size, force=force)
+    else:
+        done = merge_adapter(source, base, out, format=format, branch=branch, shard_size=shard_size, force=force)
     entries = (
         *(EntryOutcome(key, "kept") for key in done.kept),
         *(EntryOutcome(text.partition(": ")[0], "changed", text.partition(": ")[2]) for text in done.changed),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from modelprobe.checkpoint.adapters.lora import Lora, describe
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.checkpoint.values.compare import (
@@ -34,13 +35,17 @@ MAX_DIFF_ROWS = 30
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two files: its path and format, the branch that was compared, its tensors and elements."""
+    """One of the two files: its path and format, the branch that was compared, its tensors and elements.
+
+    `adapter` describes a LoRA; beside a file that is none, its tensors are those of its base with it added.
+    """
 
     path: str
     format: str
     branch: str
     tensors: int
     numel: int
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ class WeightsDiff(Result):
     @property
     def differ(self) -> bool:
         """Whether any name, shape or dtype differs, or any value by more than the tolerance."""
-        return any(t.status not in (IDENTICAL, WITHIN) or t.renamed or t.retyped for t in self.tensors)
+        scaled = bool(self.a.adapter and self.b.adapter) and self.a.adapter != self.b.adapter
+        return scaled or any(t.status not in (IDENTICAL, WITHIN) or t.renamed or t.retyped for t in self.tensors)
 
     def report(self) -> Report:
         """Both files, the verdict, structure, values, other entries."""
@@ -116,14 +122,15 @@ def diff_weights(
         tensors = [_tensor_diff(sides, pair, tolerance) for pair in pairs]
     tensors += [_lone(sides.left[name], REMOVED) for name in removed]
     tensors += [_lone(sides.right[name], ADDED) for name in added]
-    left = _side(first, sides.a.name, sides.left)
-    right = _side(second, sides.b.name, sides.right)
+    left = _side(first, sides.a.name, sides.left, sides.adapters[0])
+    right = _side(second, sides.b.name, sides.right, sides.adapters[1])
     others = tuple(other_values(first, second))
     return WeightsDiff(left, right, tolerance, tuple(tensors), others, top or MAX_DIFF_ROWS, sides.not_compared)
 
 
-def _side(found: Checkpoint, branch: str, tensors: Mapping[str, TensorToWrite]) -> Side:
-    return Side(found.path, found.format, branch, len(tensors), sum(tensor.numel for tensor in tensors.values()))
+def _side(found: Checkpoint, branch: str, tensors: Mapping[str, TensorToWrite], lora: Lora | None) -> Side:
+    numel = sum(tensor.numel for tensor in tensors.values())
+    return Side(found.path, found.format, branch, len(tensors), numel, "" if lora is None else describe(lora))
 
 
 def _tensor_diff(sides: Sides, pair: Pair, tolerance: float) -> TensorDiff:
@@ -146,10 +153,7 @@ def _lone(tensor: TensorToWrite, status: str) -> TensorDiff:
 
 def _diff_facts(result: WeightsDiff) -> Facts:
     counts = result.counts
-    items = [
-        Fact(label, side.path, detail=f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors")
-        for label, side in (("A", result.a), ("B", result.b))
-    ]
+    items = [Fact(label, side.path, detail=_side_in_words(side)) for label, side in (("A", result.a), ("B", result.b))]
     lacking = sum(map(len, result.not_compared))
     detail = "" if not lacking else f"{lacking:,} entries could not be compared" if lacking > 1 else NOT_ONE
     items.append(Fact("Result", "different" if result.differ else "identical", detail=detail))
@@ -157,6 +161,11 @@ def _diff_facts(result: WeightsDiff) -> Facts:
     renamed, retyped = sum(t.renamed for t in result.tensors), sum(t.retyped for t in result.tensors)
     items += [Fact(label, n, Unit.COUNT) for label, n in (("Renamed", renamed), ("Retyped", retyped)) if n]
     return Facts(tuple(items))
+
+
+def _side_in_words(side: Side) -> str:
+    adapter = f", LoRA ({side.adapter})" if side.adapter else ""
+    return f"{side.format}, {side.branch or 'the root'}, {side.tensors:,} tensors{adapter}"
 
 
 _ORDER = (IDENTICAL, WITHIN, DIFFERENT, RESHAPED, REMOVED, ADDED)
@@ -251,6 +260,10 @@ def _diff_notes(result: WeightsDiff) -> list[Note]:
     unbounded = sum(t.values.unbounded for t in result.tensors if t.values is not None)
     if unbounded:
         notes.append(Note(f"NaN or infinite on one side only: {unbounded:,} elements.", Level.WARNING))
+    if bool(result.a.adapter) != bool(result.b.adapter):
+        changed = sum(1 for t in result.tensors if t.status not in (IDENTICAL, WITHIN))
+        many = "nothing" if not changed else "1 tensor" if changed == 1 else f"{changed:,} tensors"
+        notes.append(Note(f"The adapter changes {many} of its base; the weights with it added were compared."))
     notes += [note for side, held in zip("AB", result.not_compared, strict=True) for note in _uncompared(side, held)]
     if result.others:
         notes.append(

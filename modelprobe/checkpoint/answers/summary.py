@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.adapters.lora import describe, find_lora
 from modelprobe.checkpoint.answers.checks_report import check_facts, check_notes, check_table, stats_table
 from modelprobe.checkpoint.answers.name_tree import NameRow, name_rows
 from modelprobe.checkpoint.answers.summary_report import (
@@ -98,7 +99,8 @@ class GlobalUse:
 class WeightsSummary(Result):
     """A weight file as it declares itself. Counts of elements take a tied tensor once; `damaged` asks for exit code 1.
 
-    `parameters` and `buffers` are elements whose role is known or guessed by name, `undecided` those of no known role.
+    `adapter` describes the LoRA that the file is, `adapter_base` names what it was trained on. `parameters` and
+    `buffers` are elements whose role is known or guessed by name, `undecided` those of no known role.
     """
 
     path: str
@@ -130,6 +132,8 @@ class WeightsSummary(Result):
     flags: tuple[tuple[str, int], ...]
     code: str
     damaged: bool
+    adapter: str = ""
+    adapter_base: str = ""
     stats: tuple[TensorStats, ...] | None = None
     verification: Verification | None = None
 
@@ -176,6 +180,8 @@ def _summary(
     values = [*_scalar_values(checkpoint.tree, ()), *(Value(k, "metadata", v) for k, v in checkpoint.metadata.items())]
     roles = _elements_by_role(unique)
     rows, left_out = name_rows(named, depth, every)
+    lora = find_lora(checkpoint)
+    lora = lora if lora is not None and lora.layers else None
     return WeightsSummary(
         path=checkpoint.path, format=checkpoint.format, version=checkpoint.version, size=checkpoint.size, branch=chosen,
         alternatives=tuple(other for other in checkpoint.branches if chosen is None or other.path != chosen.path),
@@ -199,6 +205,7 @@ def _summary(
         flags=tuple(sorted(Counter(flag for entry in checkpoint.tensors for flag in entry.flags).items())),
         code=checkpoint.code,
         damaged=checkpoint.damaged,
+        adapter=describe(lora) if lora is not None else "", adapter_base=lora.base if lora is not None else "",
     )  # fmt: skip
 
 

@@ -31,6 +31,10 @@ def facts(result: WeightsSummary) -> tuple[Fact, ...]:
             facts.append(Fact("Buffers", result.buffers, Unit.COUNT, guess))
         if result.undecided:
             facts.append(Fact("Elements", result.undecided, Unit.COUNT, "parameters, inferred from names"))
+    if result.adapter:
+        facts.append(Fact("Adapter", "LoRA", detail=result.adapter))
+    if result.adapter_base:
+        facts.append(Fact("Base", result.adapter_base))
     if result.optimizer_bytes and result.all_bytes:
         facts.append(Fact("Optimizer", result.optimizer_bytes, Unit.BYTES, "training state, not part of the model"))
     if result.wasted_bytes:

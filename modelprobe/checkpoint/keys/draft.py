@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from modelprobe.checkpoint.adapters.lora import Lora
 from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor
 
 EXAMPLES = 3
@@ -77,7 +78,8 @@ class PlanOptions:
     """What a person asked for, and what the file itself says about its origin.
 
     `grid` is the grid that the file's position embedding was learned on, `inputs` are the specs of what both networks
-    are run on for a proof; `lightning`: a LightningModule wrote the file, which lies at `path`.
+    are run on for a proof; `lightning`: a LightningModule wrote the file, which lies at `path`. `lora` is the adapter
+    that the file is.
     """
 
     prefix: str = ""
@@ -89,6 +91,7 @@ class PlanOptions:
     inputs: tuple[str, ...] = ()
     lightning: bool = False
     path: str = ""
+    lora: Lora | None = None
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from modelprobe.checkpoint.adapters.lora import find_lora
 from modelprobe.checkpoint.keys import rules as repairs  # noqa: F401 - enters the rules
 from modelprobe.checkpoint.keys.draft import (
     KEY_RULES,
@@ -98,7 +99,7 @@ def plan_keys(
     found: Checkpoint, branch: Branch, reference: Expectation | None = None, options: PlanOptions | None = None
 ) -> KeyPlan:
     """Try every rule in turn. With a reference they work towards its names; without one only the certain ones do."""
-    options = replace(options or PlanOptions(), path=found.path)
+    options = replace(options or PlanOptions(), path=found.path, lora=find_lora(found))
     keys = {child.key for child in found.tree.children}
     if keys & {"pytorch-lightning_version", "lightning_version"}:
         options = replace(options, lightning=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-Dims = tuple[int, ...]
+Shape = tuple[int, ...]
 Convert = Callable[[dict[str, Any]], Mapping[str, Any]]
 
-MAX_DIMS = 4
+MAX_SOURCE_DIMS = 4
 """Of a source: weights of convolutions have four."""
 
 
@@ -25,19 +25,19 @@ MAX_DIMS = 4
 class Rearranged:
     """An output: its shape, its sources, and the steps (`apply.OPS`) from these to it. Without sources it is zero."""
 
-    shape: Dims
+    shape: Shape
     sources: tuple[str, ...]
-    steps: tuple[tuple[str, Dims], ...] = ()
+    steps: tuple[tuple[str, Shape], ...] = ()
 
 
-def rearranged(convert: Convert, shapes: Mapping[str, Dims]) -> dict[str, Rearranged] | None:
+def rearranged(convert: Convert, shapes: Mapping[str, Shape]) -> dict[str, Rearranged] | None:
     """What `convert` does with tensors of these shapes; None where it raises.
 
     An output is left out when it is anything but elements of its sources in another order: an average, a product.
     """
     import torch
 
-    if any(len(shape) > MAX_DIMS for shape in shapes.values()):
+    if any(len(shape) > MAX_SOURCE_DIMS for shape in shapes.values()):
         return None
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randperm(1 << 22, generator=generator)[: len(shapes)]
@@ -46,7 +46,7 @@ def rearranged(convert: Convert, shapes: Mapping[str, Dims]) -> dict[str, Rearra
     known = {float(tag): name for name, tag in tags.items()}
     try:
         runs = [dict(convert({name: tags[name].expand(shape) for name, shape in shapes.items()}))]
-        for dim in range(MAX_DIMS):
+        for dim in range(MAX_SOURCE_DIMS):
             runs.append(dict(convert({name: _coordinates(shape, dim) for name, shape in shapes.items()})))
     except Exception:  # noqa: BLE001 - the conversion of another library fails in whatever way on names it does not know
         return None
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Tensor:
     return found
 
 
-def _coordinates(shape: Dims, dim: int) -> Tensor:
+def _coordinates(shape: Shape, dim: int) -> Tensor:
     """A tensor of which every element is its own coordinate along one dimension."""
     import torch
 
@@ -75,7 +75,7 @@ def _coordinates(shape: Dims, dim: int) -> Tensor:
     return steps.reshape([-1 if at == dim else 1 for at in range(len(shape))]).expand(shape)
 
 
-def _explained(values: Sequence[Tensor], shapes: Mapping[str, Dims], known: Mapping[float, str]) -> Rearranged | None:
+def _explained(values: Sequence[Tensor], shapes: Mapping[str, Shape], known: Mapping[float, str]) -> Rearranged | None:
     owner, *coordinates = values
     shape = tuple(owner.shape)
     if not owner.numel():
@@ -85,12 +85,14 @@ def _explained(values: Sequence[Tensor], shapes: Mapping[str, Dims], known: Mapp
         return Rearranged(shape, ())
     if low == high:
         source = known.get(low)
-        steps = _steps(coordinates, shapes[source], shape) if source is not None else None
+        steps = _steps_between(coordinates, shapes[source], shape) if source is not None else None
         return Rearranged(shape, (source,), steps) if source is not None and steps is not None else None
-    return _joined(values, shapes, known)
+    return _joined_sources(values, shapes, known)
 
 
-def _joined(values: Sequence[Tensor], shapes: Mapping[str, Dims], known: Mapping[float, str]) -> Rearranged | None:
+def _joined_sources(
+    values: Sequence[Tensor], shapes: Mapping[str, Shape], known: Mapping[float, str]
+) -> Rearranged | None:
     """Several whole sources one after the other, along the dimension in which they differ."""
     owner = values[0]
     for dim in range(owner.dim()):
@@ -101,7 +103,7 @@ def _joined(values: Sequence[Tensor], shapes: Mapping[str, Dims], known: Mapping
         for tag, group in itertools.groupby(rows[:, 0].tolist()):
             count, source = len(list(group)), known.get(tag)
             there = [value.narrow(dim, start, count) for value in values[1:]]
-            if source is None or _steps(there, shapes[source], tuple(there[0].shape)) != ():
+            if source is None or _steps_between(there, shapes[source], tuple(there[0].shape)) != ():
                 return None
             parts.append(source)
             start += count
@@ -109,7 +111,7 @@ def _joined(values: Sequence[Tensor], shapes: Mapping[str, Dims], known: Mapping
     return None
 
 
-def _steps(coordinates: Sequence[Tensor], source: Dims, shape: Dims) -> tuple[tuple[str, Dims], ...] | None:
+def _steps_between(coordinates: Sequence[Tensor], source: Shape, shape: Shape) -> tuple[tuple[str, Shape], ...] | None:
     """The steps from a source to elements of it that have these coordinates; None when none of ours do that."""
     import torch
 

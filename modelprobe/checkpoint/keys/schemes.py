@@ -1,6 +1,6 @@
 """Namings of published code bases, as tables from their names to timm's and torchvision's of the same network.
 
-How to add one: an entry of `SCHEMES`, its patterns in the order in which they are tried, and a case in
+How to add one: an entry of `NAMING_SCHEMES`, its patterns in the order in which they are tried, and a case in
 `tests/checkpoint/keys/rules/test_naming.py`. A pattern matches a whole name; `\\1` is a group of it, `<1+>` the number
 in a group plus one, `<1->` less one.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-LEAF = r"\.(weight|bias)"
+WEIGHT_OR_BIAS = r"\.(weight|bias)"
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,25 @@ _HF_BLOCKS = (
     (_HF_BLOCK + r"attention\.(?:attention\.)?(query|q_proj)\.weight", r"blocks.\1.attn.query.weight"),
     (_HF_BLOCK + r"attention\.(?:attention\.)?(key|k_proj)\.(weight|bias)", r"blocks.\1.attn.key.\3"),
     (_HF_BLOCK + r"attention\.(?:attention\.)?(value|v_proj)\.weight", r"blocks.\1.attn.value.weight"),
-    (_HF_BLOCK + r"attention\.(?:output\.dense|o_proj)" + LEAF, r"blocks.\1.attn.proj.\2"),
-    (_HF_BLOCK + r"(?:intermediate\.dense|mlp\.fc1)" + LEAF, r"blocks.\1.mlp.fc1.\2"),
-    (_HF_BLOCK + r"(?:output\.dense|mlp\.fc2)" + LEAF, r"blocks.\1.mlp.fc2.\2"),
-    (_HF_BLOCK + r"layernorm_before" + LEAF, r"blocks.\1.norm1.\2"),
-    (_HF_BLOCK + r"layernorm_after" + LEAF, r"blocks.\1.norm2.\2"),
+    (_HF_BLOCK + r"attention\.(?:output\.dense|o_proj)" + WEIGHT_OR_BIAS, r"blocks.\1.attn.proj.\2"),
+    (_HF_BLOCK + r"(?:intermediate\.dense|mlp\.fc1)" + WEIGHT_OR_BIAS, r"blocks.\1.mlp.fc1.\2"),
+    (_HF_BLOCK + r"(?:output\.dense|mlp\.fc2)" + WEIGHT_OR_BIAS, r"blocks.\1.mlp.fc2.\2"),
+    (_HF_BLOCK + r"layernorm_before" + WEIGHT_OR_BIAS, r"blocks.\1.norm1.\2"),
+    (_HF_BLOCK + r"layernorm_after" + WEIGHT_OR_BIAS, r"blocks.\1.norm2.\2"),
 )
 _HF_EMBEDDINGS = (
     (r"(?:vit|deit|beit)\.embeddings\.cls_token", "cls_token"),
     (r"(?:vit|deit|beit)\.embeddings\.distillation_token", "dist_token"),
     (r"(?:vit|deit|beit)\.embeddings\.position_embeddings", "pos_embed"),
-    (r"(?:vit|deit|beit)\.embeddings\.patch_embeddings\.projection" + LEAF, r"patch_embed.proj.\1"),
-    (r"(?:vit|deit|beit)\.layernorm" + LEAF, r"norm.\1"),
-    (r"(?:cls_)?classifier" + LEAF, r"head.\1"),
-    (r"distillation_classifier" + LEAF, r"head_dist.\1"),
+    (r"(?:vit|deit|beit)\.embeddings\.patch_embeddings\.projection" + WEIGHT_OR_BIAS, r"patch_embed.proj.\1"),
+    (r"(?:vit|deit|beit)\.layernorm" + WEIGHT_OR_BIAS, r"norm.\1"),
+    (r"(?:cls_)?classifier" + WEIGHT_OR_BIAS, r"head.\1"),
+    (r"distillation_classifier" + WEIGHT_OR_BIAS, r"head_dist.\1"),
 )
 _HF_SWIN = r"swin\.encoder\.layers\.(\d+)\.blocks\.(\d+)\."
 _MM_SWIN = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."
 
-SCHEMES = (
+NAMING_SCHEMES = (
     NamingScheme(
         "ViT and DeiT of transformers",
         r"(?:vit|deit)\.embeddings\.cls_token",
@@ -101,7 +101,7 @@ SCHEMES = (
             (_HF_BLOCK + r"lambda_([12])", r"blocks.\1.gamma_\2"),
             *_HF_BLOCKS,
             *_HF_EMBEDDINGS,
-            (r"beit\.pooler\.layernorm" + LEAF, r"fc_norm.\1"),
+            (r"beit\.pooler\.layernorm" + WEIGHT_OR_BIAS, r"fc_norm.\1"),
         ),
         "norms have an epsilon of 1e-12 there, 1e-6 in timm",
     ),
@@ -109,41 +109,50 @@ SCHEMES = (
         "Swin of transformers",
         r"swin\.embeddings\.patch_embeddings\.projection\.weight",
         (
-            (_HF_SWIN + r"attention\.(?:self\.)?(query|q_proj)" + LEAF, r"layers.\1.blocks.\2.attn.query.\4"),
-            (_HF_SWIN + r"attention\.(?:self\.)?(key|k_proj)" + LEAF, r"layers.\1.blocks.\2.attn.key.\4"),
-            (_HF_SWIN + r"attention\.(?:self\.)?(value|v_proj)" + LEAF, r"layers.\1.blocks.\2.attn.value.\4"),
+            (_HF_SWIN + r"attention\.(?:self\.)?(query|q_proj)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.attn.query.\4"),
+            (_HF_SWIN + r"attention\.(?:self\.)?(key|k_proj)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.attn.key.\4"),
+            (_HF_SWIN + r"attention\.(?:self\.)?(value|v_proj)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.attn.value.\4"),
             (
                 _HF_SWIN + r"attention\.(?:self\.|relative_position_bias\.)?(relative_position_bias_table)",
                 r"layers.\1.blocks.\2.attn.\3",
             ),
-            (_HF_SWIN + r"attention\.(?:output\.dense|o_proj)" + LEAF, r"layers.\1.blocks.\2.attn.proj.\3"),
-            (_HF_SWIN + r"(?:intermediate\.dense|mlp\.fc1)" + LEAF, r"layers.\1.blocks.\2.mlp.fc1.\3"),
-            (_HF_SWIN + r"(?:output\.dense|mlp\.fc2)" + LEAF, r"layers.\1.blocks.\2.mlp.fc2.\3"),
-            (_HF_SWIN + r"layernorm_before" + LEAF, r"layers.\1.blocks.\2.norm1.\3"),
-            (_HF_SWIN + r"layernorm_after" + LEAF, r"layers.\1.blocks.\2.norm2.\3"),
+            (_HF_SWIN + r"attention\.(?:output\.dense|o_proj)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.attn.proj.\3"),
+            (_HF_SWIN + r"(?:intermediate\.dense|mlp\.fc1)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.mlp.fc1.\3"),
+            (_HF_SWIN + r"(?:output\.dense|mlp\.fc2)" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.mlp.fc2.\3"),
+            (_HF_SWIN + r"layernorm_before" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.norm1.\3"),
+            (_HF_SWIN + r"layernorm_after" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.norm2.\3"),
             (r"swin\.encoder\.layers\.(\d+)\.downsample\.(.*)", r"layers.<1+>.downsample.\2"),
-            (r"swin\.embeddings\.patch_embeddings\.projection" + LEAF, r"patch_embed.proj.\1"),
-            (r"swin\.embeddings\.norm" + LEAF, r"patch_embed.norm.\1"),
-            (r"swin\.layernorm" + LEAF, r"norm.\1"),
-            (r"classifier" + LEAF, r"head.fc.\1"),
+            (r"swin\.embeddings\.patch_embeddings\.projection" + WEIGHT_OR_BIAS, r"patch_embed.proj.\1"),
+            (r"swin\.embeddings\.norm" + WEIGHT_OR_BIAS, r"patch_embed.norm.\1"),
+            (r"swin\.layernorm" + WEIGHT_OR_BIAS, r"norm.\1"),
+            (r"classifier" + WEIGHT_OR_BIAS, r"head.fc.\1"),
         ),
     ),
     NamingScheme(
         "ConvNeXt of transformers",
         r"convnext\.embeddings\.patch_embeddings\.weight",
         (
-            (r"convnext\.embeddings\.patch_embeddings" + LEAF, r"stem.0.\1"),
-            (r"convnext\.embeddings\.layernorm" + LEAF, r"stem.1.\1"),
-            (r"convnext\.encoder\.stages\.(\d+)\.downsampling_layer\.([01])" + LEAF, r"stages.\1.downsample.\2.\3"),
-            (r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.dwconv" + LEAF, r"stages.\1.blocks.\2.conv_dw.\3"),
-            (r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layernorm" + LEAF, r"stages.\1.blocks.\2.norm.\3"),
+            (r"convnext\.embeddings\.patch_embeddings" + WEIGHT_OR_BIAS, r"stem.0.\1"),
+            (r"convnext\.embeddings\.layernorm" + WEIGHT_OR_BIAS, r"stem.1.\1"),
             (
-                r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.pwconv([12])" + LEAF,
+                r"convnext\.encoder\.stages\.(\d+)\.downsampling_layer\.([01])" + WEIGHT_OR_BIAS,
+                r"stages.\1.downsample.\2.\3",
+            ),
+            (
+                r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.dwconv" + WEIGHT_OR_BIAS,
+                r"stages.\1.blocks.\2.conv_dw.\3",
+            ),
+            (
+                r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layernorm" + WEIGHT_OR_BIAS,
+                r"stages.\1.blocks.\2.norm.\3",
+            ),
+            (
+                r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.pwconv([12])" + WEIGHT_OR_BIAS,
                 r"stages.\1.blocks.\2.mlp.fc\3.\4",
             ),
             (r"convnext\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer_scale_parameter", r"stages.\1.blocks.\2.gamma"),
-            (r"convnext\.layernorm" + LEAF, r"head.norm.\1"),
-            (r"classifier" + LEAF, r"head.fc.\1"),
+            (r"convnext\.layernorm" + WEIGHT_OR_BIAS, r"head.norm.\1"),
+            (r"classifier" + WEIGHT_OR_BIAS, r"head.fc.\1"),
         ),
         "the last norm has an epsilon of 1e-12 there, 1e-6 in timm",
     ),
@@ -152,28 +161,31 @@ SCHEMES = (
         r"backbone\.layers\.0\.ffn\.layers\.0\.0\.weight",
         (
             (r"backbone\.(cls_token|pos_embed)", r"\1"),
-            (r"backbone\.patch_embed\.projection" + LEAF, r"patch_embed.proj.\1"),
-            (r"backbone\.layers\.(\d+)\.(?:ln|norm)([12])" + LEAF, r"blocks.\1.norm\2.\3"),
-            (r"backbone\.layers\.(\d+)\.attn\.(qkv|proj)" + LEAF, r"blocks.\1.attn.\2.\3"),
-            (r"backbone\.layers\.(\d+)\.ffn\.layers\.0\.0" + LEAF, r"blocks.\1.mlp.fc1.\2"),
-            (r"backbone\.layers\.(\d+)\.ffn\.layers\.1" + LEAF, r"blocks.\1.mlp.fc2.\2"),
-            (r"backbone\.(?:ln|norm)1" + LEAF, r"norm.\1"),
-            (r"head\.layers\.head" + LEAF, r"head.\1"),
+            (r"backbone\.patch_embed\.projection" + WEIGHT_OR_BIAS, r"patch_embed.proj.\1"),
+            (r"backbone\.layers\.(\d+)\.(?:ln|norm)([12])" + WEIGHT_OR_BIAS, r"blocks.\1.norm\2.\3"),
+            (r"backbone\.layers\.(\d+)\.attn\.(qkv|proj)" + WEIGHT_OR_BIAS, r"blocks.\1.attn.\2.\3"),
+            (r"backbone\.layers\.(\d+)\.ffn\.layers\.0\.0" + WEIGHT_OR_BIAS, r"blocks.\1.mlp.fc1.\2"),
+            (r"backbone\.layers\.(\d+)\.ffn\.layers\.1" + WEIGHT_OR_BIAS, r"blocks.\1.mlp.fc2.\2"),
+            (r"backbone\.(?:ln|norm)1" + WEIGHT_OR_BIAS, r"norm.\1"),
+            (r"head\.layers\.head" + WEIGHT_OR_BIAS, r"head.\1"),
         ),
     ),
     NamingScheme(
         "Swin of mmpretrain",
         r"backbone\.stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
         (
-            (r"backbone\.patch_embed\.projection" + LEAF, r"patch_embed.proj.\1"),
-            (r"backbone\.patch_embed\.norm" + LEAF, r"patch_embed.norm.\1"),
+            (r"backbone\.patch_embed\.projection" + WEIGHT_OR_BIAS, r"patch_embed.proj.\1"),
+            (r"backbone\.patch_embed\.norm" + WEIGHT_OR_BIAS, r"patch_embed.norm.\1"),
             (_MM_SWIN + r"attn\.w_msa\.(.*)", r"layers.\1.blocks.\2.attn.\3"),
-            (_MM_SWIN + r"norm([12])" + LEAF, r"layers.\1.blocks.\2.norm\3.\4"),
-            (_MM_SWIN + r"ffn\.layers\.0\.0" + LEAF, r"layers.\1.blocks.\2.mlp.fc1.\3"),
-            (_MM_SWIN + r"ffn\.layers\.1" + LEAF, r"layers.\1.blocks.\2.mlp.fc2.\3"),
-            (r"backbone\.stages\.(\d+)\.downsample\.(norm|reduction)" + LEAF, r"layers.<1+>.downsample.\2.\3"),
-            (r"backbone\.norm3" + LEAF, r"norm.\1"),
-            (r"head\.fc" + LEAF, r"head.fc.\1"),
+            (_MM_SWIN + r"norm([12])" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.norm\3.\4"),
+            (_MM_SWIN + r"ffn\.layers\.0\.0" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.mlp.fc1.\3"),
+            (_MM_SWIN + r"ffn\.layers\.1" + WEIGHT_OR_BIAS, r"layers.\1.blocks.\2.mlp.fc2.\3"),
+            (
+                r"backbone\.stages\.(\d+)\.downsample\.(norm|reduction)" + WEIGHT_OR_BIAS,
+                r"layers.<1+>.downsample.\2.\3",
+            ),
+            (r"backbone\.norm3" + WEIGHT_OR_BIAS, r"norm.\1"),
+            (r"head\.fc" + WEIGHT_OR_BIAS, r"head.fc.\1"),
         ),
         unfolded=r"layers\.\d+\.downsample\.(?:norm|reduction)\.(?:weight|bias)",
     ),
@@ -181,20 +193,23 @@ SCHEMES = (
         "ConvNeXt of mmpretrain",
         r"backbone\.stages\.0\.0\.depthwise_conv\.weight",
         (
-            (r"backbone\.downsample_layers\.0\.([01])" + LEAF, r"stem.\1.\2"),
-            (r"backbone\.downsample_layers\.(\d+)\.([01])" + LEAF, r"stages.\1.downsample.\2.\3"),
-            (r"backbone\.stages\.(\d+)\.(\d+)\.depthwise_conv" + LEAF, r"stages.\1.blocks.\2.conv_dw.\3"),
-            (r"backbone\.stages\.(\d+)\.(\d+)\.norm" + LEAF, r"stages.\1.blocks.\2.norm.\3"),
-            (r"backbone\.stages\.(\d+)\.(\d+)\.pointwise_conv([12])" + LEAF, r"stages.\1.blocks.\2.mlp.fc\3.\4"),
+            (r"backbone\.downsample_layers\.0\.([01])" + WEIGHT_OR_BIAS, r"stem.\1.\2"),
+            (r"backbone\.downsample_layers\.(\d+)\.([01])" + WEIGHT_OR_BIAS, r"stages.\1.downsample.\2.\3"),
+            (r"backbone\.stages\.(\d+)\.(\d+)\.depthwise_conv" + WEIGHT_OR_BIAS, r"stages.\1.blocks.\2.conv_dw.\3"),
+            (r"backbone\.stages\.(\d+)\.(\d+)\.norm" + WEIGHT_OR_BIAS, r"stages.\1.blocks.\2.norm.\3"),
+            (
+                r"backbone\.stages\.(\d+)\.(\d+)\.pointwise_conv([12])" + WEIGHT_OR_BIAS,
+                r"stages.\1.blocks.\2.mlp.fc\3.\4",
+            ),
             (r"backbone\.stages\.(\d+)\.(\d+)\.gamma", r"stages.\1.blocks.\2.gamma"),
-            (r"backbone\.norm3" + LEAF, r"head.norm.\1"),
-            (r"head\.fc" + LEAF, r"head.fc.\1"),
+            (r"backbone\.norm3" + WEIGHT_OR_BIAS, r"head.norm.\1"),
+            (r"head\.fc" + WEIGHT_OR_BIAS, r"head.fc.\1"),
         ),
     ),
     NamingScheme(
         "ResNet of mmpretrain",
         r"backbone\.layer1\.0\.conv1\.weight",
-        ((r"backbone\.((?:conv1|bn1|layer\d)\..*)", r"\1"), (r"head\.fc" + LEAF, r"fc.\1")),
+        ((r"backbone\.((?:conv1|bn1|layer\d)\..*)", r"\1"), (r"head\.fc" + WEIGHT_OR_BIAS, r"fc.\1")),
     ),
     NamingScheme(
         "ResNet of detectron2",
@@ -206,7 +221,7 @@ SCHEMES = (
             (r"(?:backbone\.(?:bottom_up\.)?)?res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"layer<1->.\2.bn\3.\4"),
             (r"(?:backbone\.(?:bottom_up\.)?)?res(\d)\.(\d+)\.shortcut\.(weight)", r"layer<1->.\2.downsample.0.\3"),
             (r"(?:backbone\.(?:bottom_up\.)?)?res(\d)\.(\d+)\.shortcut\.norm\.(.*)", r"layer<1->.\2.downsample.1.\3"),
-            (r"(?:backbone\.(?:bottom_up\.)?)?(?:stem\.fc|linear)" + LEAF, r"fc.\1"),
+            (r"(?:backbone\.(?:bottom_up\.)?)?(?:stem\.fc|linear)" + WEIGHT_OR_BIAS, r"fc.\1"),
         ),
         "the strides are those of the 3x3 convolutions (STRIDE_IN_1X1: False); the file does not say",
     ),

@@ -90,10 +90,10 @@ def _numpy_scalar(dtype: PickleNode, data: PickleNode) -> Described:
 MAX_KEY_PARTS = 16
 
 
-def _is_plain(key: PickleNode, depth: int = 0) -> bool:
+def _is_plain_key(key: PickleNode, depth: int = 0) -> bool:
     """Whether a key is a short text, a number, None, or a tuple of such."""
     if type(key) is tuple:
-        return len(key) <= MAX_KEY_PARTS and depth < 4 and all(_is_plain(part, depth + 1) for part in key)
+        return len(key) <= MAX_KEY_PARTS and depth < 4 and all(_is_plain_key(part, depth + 1) for part in key)
     if type(key) is str:
         return len(key) <= MAX_TEXT_LENGTH
     return key is None or type(key) in (bool, float) or (type(key) is int and abs(key) <= MAX_INT)
@@ -106,7 +106,7 @@ def spelled_keys(keys: Sequence[PickleNode]) -> list[str]:
         return texts
     taken, numbers, names = set(texts), dict[str, int](), dict[tuple[str, object], str]()
     for text, key in zip(texts, keys, strict=True):
-        place = text, _identity(key)
+        place = text, _key_identity(key)
         if place in names:
             continue
         number = numbers.get(text, 0)
@@ -115,14 +115,14 @@ def spelled_keys(keys: Sequence[PickleNode]) -> list[str]:
         names[place] = f"{text}~{number}" if number else text
         taken.add(names[place])
         numbers[text] = number + 1
-    return [names[text, _identity(key)] for text, key in zip(texts, keys, strict=True)]
+    return [names[text, _key_identity(key)] for text, key in zip(texts, keys, strict=True)]
 
 
-def _identity(key: PickleNode) -> object:
+def _key_identity(key: PickleNode) -> object:
     """Equal for two keys that are one to Python."""
     if type(key) is Blob and key.data is not None:
         return key.data
-    return key if type(key) in (str, bytes) or _is_plain(key) else ("node", id(key))
+    return key if type(key) in (str, bytes) or _is_plain_key(key) else ("node", id(key))
 
 
 def key_text(key: PickleNode) -> str:
@@ -136,7 +136,7 @@ def key_text(key: PickleNode) -> str:
         return repr(key.data[:MAX_TEXT_LENGTH])
     if kind == "class":
         return f"<class {value}>"
-    if type(key) is tuple and _is_plain(key):
+    if type(key) is tuple and _is_plain_key(key):
         return repr(key)
     if type(key) in (tuple, list):
         return f"<{type(key).__name__} of {len(key)}>"

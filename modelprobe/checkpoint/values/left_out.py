@@ -25,12 +25,12 @@ def left_in_model(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
     """
     gone = not_saved(found, branch)
     ids = {id(entry) for entry in gone}
-    kept = {_place(entry) for entry in found.tensors_in(branch) if id(entry) not in ids and entry.storage}
-    made = [NotKept(entry.name, _reason(entry)) for entry in gone if _place(entry) not in kept]
+    kept = {_view_of_storage(entry) for entry in found.tensors_in(branch) if id(entry) not in ids and entry.storage}
+    made = [NotKept(entry.name, _reason(entry)) for entry in gone if _view_of_storage(entry) not in kept]
     return (*made, *unlisted_storages(found))
 
 
-def _place(entry: TensorEntry) -> tuple[object, ...]:
+def _view_of_storage(entry: TensorEntry) -> tuple[object, ...]:
     return entry.storage, entry.offset, entry.shape, entry.strides
 
 
@@ -75,13 +75,13 @@ def _beside(tree: Item, branch: Branch) -> Iterator[NotKept]:
     for inside in branch.path:
         for child in item.children:
             if child.key != inside:
-                yield NotKept(".".join((*above, child.key)), f"{_what(child)}, outside {branch.name}")
+                yield NotKept(".".join((*above, child.key)), f"{_entry_in_words(child)}, outside {branch.name}")
         following = item.child(inside)
         if following is None:
             return
         item, above = following, (*above, following.key)
     for path, child in _no_tensors(item, above):
-        yield NotKept(".".join(path), f"{_what(child)}, no tensor")
+        yield NotKept(".".join(path), f"{_entry_in_words(child)}, no tensor")
 
 
 def _no_tensors(item: Item, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Item]]:
@@ -97,7 +97,7 @@ def _no_tensors(item: Item, above: tuple[str, ...]) -> Iterator[tuple[tuple[str,
                 stack.append((where, child))
 
 
-def _what(child: Item) -> str:
+def _entry_in_words(child: Item) -> str:
     if child.kind == "opaque":
         return str(child.value)
     if child.kind == "same":

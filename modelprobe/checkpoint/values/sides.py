@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.adapters.lora import Lora, find_lora
+from modelprobe.checkpoint.adapters.merge import merged_with
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.gather import (
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
 """The plain dtype of the integers in a quantized tensor."""
 
-Tensors = dict[str, TensorToWrite]
+NamedTensors = dict[str, TensorToWrite]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +44,40 @@ class Sides:
     left: Mapping[str, TensorToWrite]
     right: Mapping[str, TensorToWrite]
     not_compared: tuple[tuple[NotKept, ...], tuple[NotKept, ...]]
+    adapters: tuple[Lora | None, Lora | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
     branch: Branch
-    saved: Tensors
-    beside: Tensors
+    saved: NamedTensors
+    beside: NamedTensors
     unread: tuple[NotKept, ...] = ()
+    lora: Lora | None = None
 
 
 def open_sides(a: Checkpoint, b: Checkpoint, stack: ExitStack, branches: Sequence[str] = ()) -> Sides:
     """Both models; `branches` holds one name for both or one for each. Raises BadInput for what cannot be read.
 
-    Attributes, constants and buffers that no state dict has are compared where the other file has them too.
+    Of an adapter and its base the weights with and without it are compared. Attributes, constants and buffers that no
+    state dict has are compared where the other file has them too.
     """
     with hinted(a.path):
         first = _opened(a, stack, branches[0] if branches else None)
     with hinted(b.path):
         second = _opened(b, stack, branches[-1] if branches else None)
+    if (first.lora is None) != (second.lora is None):
+        first, second = _on_base(a, first, b, second, stack), _on_base(b, second, a, first, stack)
     left, alone = _with_beside(first, second)
     right, other = _with_beside(second, first)
-    return Sides(first.branch, second.branch, left, right, ((*first.unread, *alone), (*second.unread, *other)))
+    return Sides(
+        first.branch,
+        second.branch,
+        left,
+        right,
+        ((*first.unread, *alone), (*second.unread, *other)),
+        (first.lora, second.lora),
+    )
 
 
 def _opened(found: Checkpoint, stack: ExitStack, name: str | None) -> _Opened:
@@ -74,8 +88,8 @@ def _opened(found: Checkpoint, stack: ExitStack, name: str | None) -> _Opened:
     branch = chosen_branch(found, name)
     reader = stack.enter_context(TensorReader(found))
     gone = {id(entry) for entry in not_saved(found, branch)}
-    saved: Tensors = {}
-    beside: Tensors = {}
+    saved: NamedTensors = {}
+    beside: NamedTensors = {}
     unread = []
     for listed in found.tensors_in(branch):
         into = beside if id(listed) in gone else saved
@@ -86,10 +100,19 @@ def _opened(found: Checkpoint, stack: ExitStack, name: str | None) -> _Opened:
                 raise
             unread.append(NotKept(listed.name, error.message))
     saved.update({tensor.name: tensor for tensor in tied_before(found, branch, reader)})
-    return _Opened(branch, saved, beside, (*unread, *unlisted_storages(found)))
+    return _Opened(branch, saved, beside, (*unread, *unlisted_storages(found)), find_lora(found))
 
 
-def _to_compare(reader: TensorReader, entry: TensorEntry, start: int) -> Tensors:
+def _on_base(mine: Checkpoint, opened: _Opened, base: Checkpoint, other: _Opened, stack: ExitStack) -> _Opened:
+    """An adapter as what it makes of its base; any other file as it is."""
+    if opened.lora is None:
+        return opened
+    reader = stack.enter_context(TensorReader(mine))
+    merged = merged_with(opened.lora, reader, list(other.saved.values()), base.path)
+    return _Opened(opened.branch, {tensor.name: tensor for tensor in merged.tensors}, {}, (), opened.lora)
+
+
+def _to_compare(reader: TensorReader, entry: TensorEntry, start: int) -> NamedTensors:
     """A tensor by its name in the branch; a quantized one as its integers, and its scale and zero point."""
     name = ".".join(entry.path[start:]) or ONE_TENSOR
     if "quantised" not in entry.flags:
@@ -114,7 +137,7 @@ def _to_compare(reader: TensorReader, entry: TensorEntry, start: int) -> Tensors
     }
 
 
-def _with_beside(mine: _Opened, other: _Opened) -> tuple[Tensors, list[NotKept]]:
+def _with_beside(mine: _Opened, other: _Opened) -> tuple[NamedTensors, list[NotKept]]:
     """The tensors to compare, and those that only this file has and no state dict would."""
     if not mine.saved:
         return mine.beside, []

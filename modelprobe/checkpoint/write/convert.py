@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelprobe.checkpoint.file_names import Format, format_of
@@ -19,6 +19,7 @@ from modelprobe.checkpoint.values.left_out import (
     unlisted_storages,
     with_tensor_counts,
 )
+from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.checkpoint.write.writer import Written, write_shards, write_tensors
@@ -76,6 +77,48 @@ def convert(
         else:
             written = _shards(out, parts, target, shard_size, inputs, force)
     return _conversion(found, parts, target, written)
+
+
+def merge_adapter(
+    source: str | Path,
+    base: str | Path,
+    out: Path,
+    *,
+    format: str | None = None,
+    branch: str | None = None,
+    shard_size: int | None = None,
+    force: bool = False,
+) -> Converted:
+    """Write the weights of `base` with the LoRA adapter `source` added; `branch` is one of the base.
+
+    Raises BadInput, and then has written nothing: where the adapter does not fit, or its scale is not known.
+    """
+    from modelprobe.checkpoint.adapters.lora import describe, find_lora
+    from modelprobe.checkpoint.adapters.merge import merged_with
+
+    target = format_of(out, format)
+    adapter, found = open_checkpoint(source), open_checkpoint(base)
+    lora = find_lora(adapter)
+    if lora is None:
+        raise BadInput(
+            f"{source} is no LoRA adapter", "--merge adds an adapter to its base: convert ADAPTER --merge BASE"
+        )
+    with hinted(base), ExitStack() as stack:
+        parts = gather(found, stack, branch)
+        merged = merged_with(lora, stack.enter_context(TensorReader(adapter)), parts.tensors, str(base))
+        parts = replace(parts, tensors=merged.tensors)
+        inputs = [Path(source), *map(Path, adapter.files), Path(base), *map(Path, found.files)]
+        if shard_size is None:
+            written = _one(out, parts, target, inputs, force)
+        else:
+            written = _shards(out, parts, target, shard_size, inputs, force)
+    done = _conversion(found, parts, target, written)
+    said = (
+        *(f"{name}: LoRA added ({describe(lora)})" for name in merged.changed),
+        *(f"{name}: replaced by the adapter's" for name in merged.replaced),
+        *(f"{name}: added, from the adapter" for name in merged.added),
+    )
+    return replace(done, source=f"{adapter.path} on {found.path}", changed=(*said, *done.changed))
 
 
 def _one(out: Path, parts: Gathered, target: Format, inputs: Sequence[Path], force: bool) -> Written:

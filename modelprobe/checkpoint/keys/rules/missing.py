@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 
+from modelprobe.checkpoint.adapters.lora import describe, fitting_text
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
 from modelprobe.checkpoint.records import BUFFER
@@ -53,9 +55,18 @@ def placeholders(draft: PlanDraft) -> None:
 
 @key_rule("adapters", RuleStage.REQUESTS)
 def adapters(draft: PlanDraft) -> None:
-    """PEFT: weights beside weights, which only its own merge can join."""
+    """PEFT: weights beside weights. LoRA is told with its rank and whether it fits; `convert --merge` joins it."""
+    lora = draft.options.lora
     found = [name for name in draft.parts if ADAPTERS & set(name.split("."))]
-    if found:
+    if lora is not None and lora.layers:
+        reference = draft.reference
+        shapes = {want.name: want.shape for want in draft.expected.values()}
+        fits = f"; {fitting_text(lora, shapes, reference.label)}" if reference is not None else ""
+        base = reference.label if reference is not None and not reference.values else "BASE"
+        command = shlex.join(["modelprobe", "convert", lora.path, "--merge", base, "-o", "merged.safetensors"])
+        text = f"the file is a LoRA adapter, {describe(lora)}{fits}"
+        draft.problem("adapters", text, list(draft.parts), f"`{command}` adds it to the weights of its base")
+    elif found:
         text = f"{len(found):,} tensors belong to adapters of PEFT, such as {found[0]}"
         draft.problem("adapters", text, found, "merge them with peft (merge_and_unload) before this")
 

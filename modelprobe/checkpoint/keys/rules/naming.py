@@ -9,7 +9,7 @@ from dataclasses import replace
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, ValueStep, key_rule
 from modelprobe.checkpoint.keys.name_tree import leading
 from modelprobe.checkpoint.keys.rearranged import Rearranged, rearranged
-from modelprobe.checkpoint.keys.schemes import LUKEMELAS, LUKEMELAS_ASSUMES, SCHEMES, lukemelas_names
+from modelprobe.checkpoint.keys.schemes import LUKEMELAS, LUKEMELAS_ASSUMES, NAMING_SCHEMES, lukemelas_names
 
 Renames = Mapping[str, str]
 
@@ -52,7 +52,7 @@ def _unwrapped(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _namings(names: list[str], draft: PlanDraft) -> Iterator[tuple[str, Renames, str, str]]:
-    for known in SCHEMES:
+    for known in NAMING_SCHEMES:
         found = known.renamed(names)
         if found:
             yield known.name, found, known.assumes, known.unfolded
@@ -77,21 +77,22 @@ def library_conversion(draft: PlanDraft) -> None:
     reference = draft.reference
     if reference is None or reference.convert is None or not draft.missing() or not draft.unexpected():
         return
-    before = _fitting(draft, {name: part.shape for name, part in draft.parts.items()})
+    before = _count_fitting(draft, {name: part.shape for name, part in draft.parts.items()})
     for wrapper, names in _unwrapped(draft.parts):
         parts = {name: draft.parts[f"{wrapper}{name}"] for name in names}
         found = rearranged(reference.convert, {name: part.shape for name, part in parts.items()})
-        if found and _fitting(draft, {name: made.shape for name, made in found.items()}) > before:
-            _carry_out(draft, parts, found)
+        fitting = _count_fitting(draft, {name: made.shape for name, made in (found or {}).items()})
+        if found and fitting > max(before, MIN_HITS * len(draft.expected)):
+            _take_conversion(draft, parts, found)
             return
 
 
-def _fitting(draft: PlanDraft, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _count_fitting(draft: PlanDraft, shapes: Mapping[str, tuple[int, ...]]) -> int:
     expected = draft.expected
     return sum(1 for name, shape in shapes.items() if name in expected and expected[name].shape == shape)
 
 
-def _carry_out(draft: PlanDraft, parts: Mapping[str, Part], found: Mapping[str, Rearranged]) -> None:
+def _take_conversion(draft: PlanDraft, parts: Mapping[str, Part], found: Mapping[str, Rearranged]) -> None:
     rule, made, used, invented = "timm's own conversion", [], set[str](), []
     for name, new in found.items():
         sources = [parts[source] for source in new.sources]
