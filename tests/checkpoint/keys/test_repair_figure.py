@@ -276,12 +276,17 @@ def test_the_other_library_at_length(pair, tmp_path, record_property):
 
 @pytest.mark.parametrize("pair", priced(both_ways(HUGGING.items()), lambda pair: "50" not in pair[1]), ids=paired)
 def test_transformers_names(pair, tmp_path, record_property):
-    """With the file's own network, which is proof; without, where the order alone would settle it, refused."""
+    """With the file's own network, which is proof; without, by names that are known, or where the order alone would
+    settle it, refused.
+    """
     source, target = (resolve(spec if ":" in spec else f"{HERE / 'hugging.py'}:{spec}") for spec in pair)
     options = PlanOptions(inputs=("224" if "vit" in str(pair) else "64",))
     assert crossed(source, target, tmp_path, record_property, source, options) == "equal"
     if "hugging" in source.spec:
         fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, options=options)
-        assert "outputs could not be compared" in refusals(fitted)[0][0]
+        if "resnet" in target.spec:
+            assert "outputs could not be compared" in refusals(fitted)[0][0]
+        else:
+            assert crossed(source, target, tmp_path, record_property) == "equal"
         fitted = fit(open_checkpoint(tmp_path / "x.pth"), target=target, options=PlanOptions(unproven=True))
         assert not refusals(fitted)

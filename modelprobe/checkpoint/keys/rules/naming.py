@@ -35,6 +35,7 @@ def scheme(draft: PlanDraft) -> None:
             moved = {f"{wrapper}{old}": new for old, new in renames.items()}
             if draft.rename(moved, f"names of {title}", f"the names are those of {title}"):
                 _unfold(draft, unfolded)
+                _as_convolutions(draft, moved.values())
                 if assumes:
                     draft.assumed.append(f"{title}: {assumes}")
             return
@@ -69,6 +70,17 @@ def _unfold(draft: PlanDraft, pattern: str) -> None:
             order = (*range(len(above)), *(len(above) + at for at in (2, 1, 0)))  # columns, rows, channels
             turned = part.then("reshape", *above, channels, 2, 2).then("permute", *order).then("reshape", *part.shape)
             draft.parts[name] = replace(turned, shape=part.shape)
+
+
+def _as_convolutions(draft: PlanDraft, names: Iterable[str]) -> None:
+    """A linear layer where the network has a convolution of one pixel, or the other way about."""
+    expected = draft.expected
+    for name in names:
+        part, want = draft.parts.get(name), expected.get(name)
+        if part is None or want is None or part.shape == want.shape:
+            continue
+        if (*part.shape, 1, 1) == want.shape or part.shape == (*want.shape, 1, 1):
+            draft.parts[name] = part.then("reshape", *want.shape, shape=want.shape)
 
 
 @key_rule("timm's own conversion", RuleStage.SPELLING)
