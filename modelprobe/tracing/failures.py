@@ -72,9 +72,11 @@ _READS_VALUES = re.compile(
 def _lacks_kernel(error: BaseException) -> bool:
     """Whether something else than values was missing on `meta`: a kernel, autocast, an address, or a device."""
     text = one_line(error, 10_000)
-    if "Could not run" in text:
-        return _READS_VALUES.search(text) is None
-    return any(word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl"))
+    if _READS_VALUES.search(text):
+        return False
+    return "Could not run" in text or any(
+        word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl")
+    )
 
 
 def by_compiler(error: BaseException | None) -> bool:

@@ -82,7 +82,7 @@ class MetaResults:
         return tuple(made) if known.several else made[0]
 
 
-_NARROW = frozenset({torch.ops.aten._grouped_mm.default})
+_NARROW = frozenset([getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)])  # None before torch 2.8
 """Operators whose kernel for `meta` refuses single precision, which those of real devices take."""
 
 
