@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modelprobe.cost.data_dependent import CostBounds, bounds_table
-from modelprobe.cost.folding import flatten, fold_equal, folded_mark, grow, range_of_names, stem
 from modelprobe.cost.rollup import (
     ITSELF,
     CostPlace,
@@ -44,7 +43,7 @@ class CostRow:
     `share` is of the total MACs (of the total FLOPs when nothing is a MAC). `flops` are 2 per MAC and the rest.
     `same_as` names the first place of a module that stands at several; what it costs stands there. `folded` names the
     modules that are equal to this one, whose figures these are each; `run` of them are neighbours, and they come in a
-    pattern of `every` modules where that is not 0.
+    pattern of `every` modules where that is not 0; `mark` says so as reports do.
     """
 
     name: str
@@ -62,6 +61,7 @@ class CostRow:
     folded: tuple[str, ...] = ()
     run: int = 1
     every: int = 0
+    mark: str = ""
 
     @property
     def intensity(self) -> float | None:
@@ -177,6 +177,7 @@ def flops_of(
 
 def _folded_rows(rows: Sequence[CostRow]) -> list[CostRow]:
     """The tree with one row for equal blocks and for patterns of them."""
+    from modelprobe.cost.folding import flatten, fold_equal, folded_mark, grow, range_of_names, stem
 
     def form(row: CostRow) -> Hashable:
         return (stem(row.name), bool(row.same_as), *(getattr(row, field) for field in _COMPARED))
@@ -185,7 +186,8 @@ def _folded_rows(rows: Sequence[CostRow]) -> list[CostRow]:
     for branch, depth in flatten(fold_equal(grow(rows, lambda row: row.depth), form)):
         copies = tuple(row.name for row in branch.copies)
         name = range_of_names(branch.item.name, copies[: branch.run - 1])
-        found.append(replace(branch.item, name=name, depth=depth, folded=copies, run=branch.run, every=branch.every))
+        row = replace(branch.item, name=name, depth=depth, folded=copies, run=branch.run, every=branch.every)
+        found.append(replace(row, mark=folded_mark(row)))
     return found
 
 
@@ -278,7 +280,7 @@ def _flops_table(result: FlopsResult) -> Table:
 
     def mark(row: CostRow) -> str:
         calls = row.calls if result.tree and by_module and row.name != ITSELF else 0
-        return row_mark(uncounted=row.uncounted, copies=folded_mark(row), same_as=row.same_as, calls=calls)
+        return row_mark(uncounted=row.uncounted, copies=row.mark, same_as=row.same_as, calls=calls)
 
     return row_table(columns, result.rows, tree=result.tree, mark=mark, quiet=lambda row: row.flops == 0)
 
