@@ -184,15 +184,10 @@ def _plain_kernels(model: nn.Module) -> Iterator[None]:
     """No kernel that fuses attention or a whole recurrent layer: which of them there are depends on the device."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn] if recurrent else []
-    before = [backend.enabled for backend in backends]
-    with sdpa_kernel(SDPBackend.MATH):
-        try:
-            for backend in backends:
-                backend.enabled = False
-            yield
-        finally:
-            for backend, enabled in zip(backends, before, strict=True):
-                backend.enabled = enabled
+    with sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+        for backend in backends:  # not by assignment, which `torch.backends.disable_global_flags` forbids
+            stack.enter_context(backend.flags(enabled=False))
+        yield
 
 
 def _forward_with_gradients(

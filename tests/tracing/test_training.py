@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -307,3 +309,13 @@ def test_what_runs_inside_a_higher_order_operator_is_differentiated() -> None:
     # The states before each step come out: the last step leads nowhere, the first starts from nothing learned.
     assert weights(found) == 4 * 64
     assert macs(found) == (4 + 3) * 64
+
+
+def test_a_recurrent_layer_where_backend_flags_are_locked() -> None:
+    code = (
+        "import torch; from torch import nn; torch.backends.disable_global_flags(); "
+        "from modelprobe.tracing.training import record_training; "
+        "found = record_training(nn.LSTM(4, 8), torch.zeros(5, 2, 4)); print(found.forward.macs)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 5 * 2 * 4 * 8 * (4 + 8)

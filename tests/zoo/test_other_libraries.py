@@ -53,6 +53,7 @@ SEGMENTATION = """
 Unet UnetPlusPlus FPN PSPNet DeepLabV3 DeepLabV3Plus Linknet MAnet PAN UPerNet Segformer
 """.split()
 
+# Not among the extras: its package brings a module `thop` of its own, in the place of thop.
 ULTRALYTICS = {"yolov8n.yaml": 4_371_993_600, "yolov8n-cls.yaml": 202_586_112, "yolo11n.yaml": 3_271_251_200}
 """YAML -> MACs at 640 x 640 (224 for the classifier): half of the FLOPs published for detectors, 8.7 G and 6.5 G."""
 
