@@ -169,8 +169,7 @@ def _finish(found: Checkpoint) -> Checkpoint:
 
 def _with_placeholders(found: Checkpoint, branch: Branch) -> Checkpoint:
     """The same, with what to say of parameters that are empty because their values are elsewhere."""
-    empty = sum(entry.shape == (0,) for entry in found.tensors_in(branch)) if found.format != "DeepSpeed ZeRO" else 0
-    if not empty:
+    if found.format == "DeepSpeed ZeRO" or not any(entry.shape == (0,) for entry in found.tensors):
         return found
     from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
 

@@ -185,6 +185,9 @@ class TreeWalk:
 
     def _unique(self, found: list[tuple[PickleNode, PickleNode]], path: tuple[str, ...]) -> list[Child]:
         """Of two equal keys the last counts, as it does in Python."""
+        children = [(key if type(key) is str else key_text(key), value) for key, value in found]
+        if len({key for key, _ in children}) == len(children):
+            return children
         texts = spelled_keys([key for key, _ in found])
         children = [(text, value) for text, (_, value) in zip(texts, found, strict=True)]
         if len({key for key, _ in children}) == len(children):
@@ -196,17 +199,14 @@ class TreeWalk:
         return list(last.items())
 
     def add(
-        self, path: tuple[str, ...], node: PickleNode, role: str | None = None, flags: tuple[str, ...] = ()
+        self,
+        path: tuple[str, ...],
+        node: PickleNode,
+        role: str | None = None,
+        flags: tuple[str, ...] = (),
+        deep: bool = True,
     ) -> bool:
-        """Record the tensor that `node` stands for, and those of its quantizer; False when it is something else."""
-        found = self._add_one(path, node, role, flags)
-        if found and self.tensors[-1].quantizer:  # tensors where each channel has its own scale
-            self.add_below((*path, "quantizer"), scheme_of(node))
-        return found
-
-    def _add_one(
-        self, path: tuple[str, ...], node: PickleNode, role: str | None = None, flags: tuple[str, ...] = ()
-    ) -> bool:
+        """Record the tensor that `node` stands for and, if `deep`, those of its quantizer; False for anything else."""
         if len(self.tensors) >= self.limits.tensors:
             self.notes[f"only the first {self.limits.tensors:,} tensors are listed"] = True
             return type(node) is PendingCall
@@ -214,6 +214,8 @@ class TreeWalk:
         if view is None:
             return False
         self.tensors.append(tensor_entry(self.table, path, view, role or view.role, flags))
+        if view.quantizer and deep:  # tensors where each channel has its own scale
+            self.add_below((*path, "quantizer"), scheme_of(node))
         return True
 
     def add_below(self, path: tuple[str, ...], node: PickleNode) -> None:
@@ -225,7 +227,7 @@ class TreeWalk:
             if self._steps > self.limits.steps:
                 self.notes[f"only the first {self.limits.steps:,} values are listed"] = True
                 return
-            if type(value) is PendingCall and self._add_one(where, value, ATTRIBUTE):
+            if type(value) is PendingCall and self.add(where, value, ATTRIBUTE, deep=False):
                 stack.append(((*where, "quantizer"), scheme_of(value)))
                 continue
             if not is_container(value):
