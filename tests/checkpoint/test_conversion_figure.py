@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy
 import pytest
 import timm
@@ -118,7 +117,7 @@ FORMS: dict[str, Callable[[nn.Module, Path], object]] = {
     "TorchScript frozen": lambda m, p: torch.jit.freeze(script(m)).save(str(p)),
     "safetensors": lambda m, p: save_file({k: v.clone() for k, v in m.state_dict().items()}, p),
     "numpy pickle": lambda m, p: p.write_bytes(pickle.dumps(arrays(m), 2)),
-    "joblib": lambda m, p: joblib.dump(arrays(m), p),
+    "joblib": lambda m, p: pytest.importorskip("joblib").dump(arrays(m), p),
     "npz": write_npz,
     "strays": lambda m, p: torch.save({"model": Strays(), "nested": Outer.Inner(2, 2)}, p),
     "one tensor": lambda m, p: torch.save(next(iter(m.state_dict().values())), p),
@@ -133,7 +132,7 @@ def loaded(form: str, path: Path) -> Any:
     if form == "safetensors":
         return load_file(path)
     if form == "joblib":
-        return joblib.load(path)
+        return pytest.importorskip("joblib").load(path)
     if form == "npz":
         return dict(numpy.load(path))
     if form == "numpy pickle":

@@ -21,6 +21,7 @@ KEEP = 4096  # bytes objects up to this size keep their data
 MAX_MEMO_GAP = 4096
 
 NOT_A_NAME = "the pickle calls something that is not a plain name"
+JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from
@@ -126,6 +127,10 @@ class PickleReader:
 
     def broken(self, why: str) -> BrokenPickle:
         """The error for this place in the pickle."""
+        if JOBLIB in self.globals:  # whose arrays stand between the instructions
+            message = f"{self.feed.name} is a joblib file: arrays that joblib writes into a pickle are not read"
+            hint = "load it with joblib, if you trust it, and save its arrays with numpy.savez"
+            return BrokenPickle(message, hint, tuple(self.globals.values()))
         message = f"{self.feed.name}: the pickle cannot be read at byte {self.base + max(0, self.pos - 1):,}: {why}"
         return BrokenPickle(
             message, "the file is damaged or incomplete: download it again", tuple(self.globals.values())

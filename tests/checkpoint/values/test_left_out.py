@@ -248,6 +248,13 @@ def test_numpy_arrays_of_every_protocol(protocol: int, tmp_path: Path) -> None:
     assert all(numpy.array_equal(loaded[name].numpy(), array) for name, array in arrays.items())
 
 
+def test_a_joblib_file_is_not_called_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("joblib").dump({"w": numpy.ones((3, 4))}, tmp_path / "in.pkl")
+    with pytest.raises(BadInput, match="is a joblib file") as raised:
+        open_checkpoint(tmp_path / "in.pkl")
+    assert "savez" in raised.value.hint
+
+
 def test_an_array_too_long_to_be_kept_as_text(tmp_path: Path) -> None:
     array = numpy.arange(18 << 20, dtype=numpy.uint32).astype(numpy.uint8)  # every byte, more than 16 MiB of them
     (tmp_path / "in.pkl").write_bytes(pickle.dumps({"w": array}, 2))
