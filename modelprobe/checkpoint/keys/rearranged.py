@@ -41,7 +41,7 @@ def rearranged(convert: Convert, shapes: Mapping[str, Shape]) -> dict[str, Rearr
         return None
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randperm(1 << 22, generator=generator)[: len(shapes)]
-    drawn = 1 + numbers.double() / (1 << 22)  # exact in float32; twice or half of one is not another
+    drawn = 1 + numbers.float() / (1 << 22)  # exact in float32; twice or half of one is not another
     tags = dict(zip(shapes, drawn, strict=True))
     known = {float(tag): name for name, tag in tags.items()}
     try:
@@ -70,8 +70,8 @@ def _coordinates(shape: Shape, dim: int) -> Tensor:
     import torch
 
     if dim >= len(shape):
-        return torch.zeros((), dtype=torch.float64).expand(shape)
-    steps = torch.arange(shape[dim], dtype=torch.float64)
+        return torch.zeros(()).expand(shape)
+    steps = torch.arange(shape[dim], dtype=torch.float32)  # exact up to 2**24
     return steps.reshape([-1 if at == dim else 1 for at in range(len(shape))]).expand(shape)
 
 
