@@ -67,7 +67,7 @@ def in_other_dtypes(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def script(model: nn.Module) -> Any:
-    side = next((p.img_size[0] for p in model.modules() if getattr(p, "img_size", None)), 64)
+    side = model.default_cfg["input_size"][-1] if hasattr(model, "default_cfg") else 64
     return torch.jit.trace(model, torch.zeros(1, 3, side, side), check_trace=False)
 
 
