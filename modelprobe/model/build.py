@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelprobe.model.inputs.example import ExampleInputs
     from modelprobe.model.target import Target
     from modelprobe.model.weights.chosen import ModelWeights
+    from modelprobe.tracing.recorder import Follower
     from modelprobe.tracing.records import ModuleTree, Trace
 
 _MOST_FOR_A_GUESS = 2**30
@@ -222,14 +223,17 @@ def fuse_model(loaded: LoadedModel) -> LoadedModel:
 
 
 @stdout_kept()
-def record(loaded: LoadedModel, *, train: bool = False, functions: bool = False) -> Trace:
+def record(
+    loaded: LoadedModel, *, train: bool = False, functions: bool = False, follow: Follower | None = None
+) -> Trace:
     """One recorded forward pass: on `meta`; for real on the CPU with seeded weights when the model needs values.
 
-    `functions` records the calls of torch's Python functions as well.
+    `functions` records the calls of torch's Python functions as well; `follow` watches the forward, as in `trace`.
     """
     from modelprobe.tracing.recorder import trace
 
-    return record_with(loaded, partial(trace, train=train, functions=functions), "train" if train else "eval")
+    recording = partial(trace, train=train, functions=functions, follow=follow)
+    return record_with(loaded, recording, "train" if train else "eval")
 
 
 def record_with(

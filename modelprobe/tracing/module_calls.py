@@ -49,12 +49,14 @@ class _Call:
 class Running:
     """Which module is running: the hooks push and pop here, the observer asks. `ops` tells how many operators ran.
 
-    `seen` tells whether a tensor was given to the forward or made by an operator. `silent` are paths of layers that
-    ran where no operator of theirs was seen. Every followed thread has a stack of its own, see `branch`.
+    `seen` tells whether a tensor was given to the forward or made by an operator. `ended(path, class, output)` is
+    called at the end of every call of a module, which goes by the first of its names. `silent` are paths of layers
+    that ran where no operator of theirs was seen. Every followed thread has a stack of its own, see `branch`.
     """
 
     ops: Callable[[], int]
     seen: Callable[[Tensor], bool] = lambda tensor: True
+    ended: Callable[[str, str, Any], None] = lambda path, cls, output: None
     calls: list[_Call] = field(default_factory=list)
     stack: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -162,6 +164,7 @@ def _hooks(
         here = running.here()
         if here is not None:
             here.leave(out, layer)
+            here.ended(paths[0], cls, out)
 
     return enter, leave
 

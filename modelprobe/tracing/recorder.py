@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import isasyncgen, iscoroutine, isgenerator
@@ -39,6 +39,7 @@ from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leav
 from modelprobe.tracing.torchscript import hidden_operators, is_script
 
 T = TypeVar("T")
+Follower = Callable[[Sequence[Tensor], Running], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,14 @@ class Setting:
 
     `device`: "meta", or "real" where the weights are. `gradients`: under `no_grad` instead of inference mode, for a
     forward that differentiates; composite operators then arrive in parts. `functions`: also the calls of torch's
-    Python functions.
+    Python functions. `follow`: what else watches the forward.
     """
 
     device: str = "meta"
     train: bool = False
     gradients: bool = False
     functions: bool = False
+    follow: Follower | None = None
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -67,6 +69,7 @@ def trace(
     env: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     functions: bool = False,
+    follow: Follower | None = None,
 ) -> Trace:
     """Run `model(*args, **kwargs)` once and return its ledger. The model is left exactly as it was.
 
@@ -74,14 +77,16 @@ def trace(
     flow depends on data, an operator has no kernel for `meta`) is run again where its weights are, with the tensors
     that were given, and a note says so. With `device="real"` it runs where its weights are from the start. A forward
     that differentiates is run again outside inference mode. `train` records a training-mode forward, `functions` also
-    the calls of torch's Python functions (`Trace.functions`). Random numbers are seeded with `env["seed"]`, else 0.
+    the calls of torch's Python functions (`Trace.functions`). `follow` is given the inputs of the forward and what
+    tells which module runs, once for each forward that is tried, and returns a context for it. Random numbers are
+    seeded with `env["seed"]`, else 0.
     Raises ModelRaised when the model raises, with the module and the shapes in flight; BadInput when real values
     are needed and the model or the inputs have none.
     """
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
     said = [*notes, *said, *installed_formulas(), *hidden_operators(model)]
-    setting = Setting(device, train, False, functions, tuple(said), env or {})
+    setting = Setting(device, train, False, functions, follow, tuple(said), env or {})
     return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=recorded))
 
 
@@ -277,7 +282,10 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
             from modelprobe.tracing.torch_functions import numpy_calls
 
             stack.enter_context(numpy_calls(observer.note_leaving))
-        for mode in (modes(), observer, quiet_hooks()):
+        followed: AbstractContextManager[Any] = nullcontext()
+        if setting.follow is not None:
+            followed = setting.follow([tensor for _, tensor in leaves((args, kwargs))], running)
+        for mode in (modes(), observer, followed, quiet_hooks()):
             stack.enter_context(mode)
         return model(*args, **kwargs)
 

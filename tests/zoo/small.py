@@ -14,7 +14,7 @@ from modelprobe.model.construct import parameters_on_meta, without_warnings
 from modelprobe.model.inputs.sizes import resize
 from modelprobe.model.target import Target, resolve
 from modelprobe.model.zoo import libraries
-from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.recorder import Follower, trace
 from modelprobe.tracing.records import Trace
 from modelprobe.vision.images import Photo
 from modelprobe.vision.preprocessing.lookup import Preprocessing, PreprocessingOverrides, preprocessing
@@ -41,7 +41,7 @@ def _parameters(name: str) -> int:
     return sum(parameter.numel() for parameter in resolve(f"timm:{name}").build().module.parameters())
 
 
-def recorded(spec: str, photo: Photo) -> tuple[Target, Preprocessing, Trace]:
+def recorded(spec: str, photo: Photo, follow: Follower | None = None) -> tuple[Target, Preprocessing, Trace]:
     """The network, told to expect the smallest picture that it can be recorded with on meta, and that recording.
 
     Raises what the architecture's own size raises.
@@ -52,12 +52,12 @@ def recorded(spec: str, photo: Photo) -> tuple[Target, Preprocessing, Trace]:
             target = resize(plain, [str(side)])
             model = target.build().module
             seeing = preprocessing(target, model, None, PreprocessingOverrides(f"{side}x{side}", crop=False))
-            return target, seeing, trace(model, *_on_meta(seeing.arguments(photo)))
+            return target, seeing, trace(model, *_on_meta(seeing.arguments(photo)), follow=follow)
         except ProbeError:
             continue
     model = plain.build().module
     seeing = preprocessing(plain, model)
-    return plain, seeing, trace(model, *_on_meta(seeing.arguments(photo)))
+    return plain, seeing, trace(model, *_on_meta(seeing.arguments(photo)), follow=follow)
 
 
 def _on_meta(arguments: Any) -> Any:

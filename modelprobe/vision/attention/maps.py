@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modelprobe.errors import BadInput
-from modelprobe.vision.positions import Attended, attention_weights
+from modelprobe.vision.positions.follow import Attended, attention_weights
 
 CLASS_TOKEN, MEAN = "cls", "mean"
 

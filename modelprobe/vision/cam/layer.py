@@ -21,9 +21,10 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
-from modelprobe.vision.grid import Grid, grid_of
 from modelprobe.vision.logits import logits_of
-from modelprobe.vision.positions import Attended, Positions
+from modelprobe.vision.positions.coordinates import Coordinates
+from modelprobe.vision.positions.follow import Attended, Positions
+from modelprobe.vision.positions.grid import Grid, grid_of
 
 AT_ONCE = 6
 """Layers whose gradients are asked for in one pass backwards."""
@@ -86,15 +87,15 @@ def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
     other: dict[str, str] = {}
     with restored(model), mode_set(model, False), torch.inference_mode():
         image = image.detach().clone()
-        watched = Positions(image, lambda: running[-1] if running else "")
+        watched = Positions([image], Coordinates.exact(image), lambda: running[-1] if running else "")
 
         def leave(path: str, call: int, out: Any) -> None:
             running.pop()
             ran.add(path)
             found = first_tensor(out)
             place = None if found is None else watched.place(found)
-            grid = None if place is None else grid_of(place.here, image.shape[-1])
-            if grid is None:
+            grid = None if place is None else grid_of(place.here, watched.coordinates)
+            if grid is None or len(grid.sizes) > 2 or min(grid.sizes) < 2:  # a line shows nothing
                 other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
             else:
                 weighty = next(model.get_submodule(path).parameters(), None) is not None

@@ -10,7 +10,7 @@ from typing import Any
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.vision.features.layouts import Place
+from modelprobe.vision.features.outputs import LayerOutput
 from modelprobe.vision.features.stats import Stats
 
 MOST_PREVIEWS = 6
@@ -146,14 +146,19 @@ def _joined_statistics(known: LayerFeature, more: LayerFeature) -> LayerFeature:
     return replace(known, stats=known.stats.with_more(more.stats), shape=shape, drawn=())
 
 
+def guess_notes(guessed: Sequence[str]) -> list[Note]:
+    """That the layouts of these layers were not followed; none for none."""
+    if not guessed:
+        return []
+    which = ", ".join(guessed[:4]) + (f" and {len(guessed) - 4} more" if len(guessed) > 4 else "")
+    text = f"The rows and columns of {which} could not be followed through the forward pass: read from sizes and order."
+    return [Note(text, Level.ASSUMED)]
+
+
 def notes_on(layers: Sequence[LayerFeature], pictures: Sequence[PictureFeatures]) -> tuple[Note, ...]:
     """What a reader must know about these figures."""
     notes: list[Note] = []
-    guessed = [layer.name for layer in layers if layer.guessed]
-    if guessed:
-        which = ", ".join(guessed[:4]) + (f" and {len(guessed) - 4} more" if len(guessed) > 4 else "")
-        text = f"The rows and columns of {which} could not be followed through the forward pass: read from their sizes."
-        notes.append(Note(text, Level.ASSUMED))
+    notes += guess_notes([layer.name for layer in layers if layer.guessed])
     wrong = [layer.name for layer in layers if layer.stats.nan or layer.stats.inf]
     if wrong:
         text = f"Not all values are finite: {', '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}. "
@@ -173,7 +178,7 @@ class LayerList(Result):
     """The answer of `features --list`: what can be asked for."""
 
     model: str
-    places: tuple[Place, ...]
+    places: tuple[LayerOutput, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any]
     facts: tuple[Fact, ...] = field(repr=False, default=())
@@ -187,7 +192,7 @@ class LayerList(Result):
             Column("layout", "Layout", priority=1),
             Column("calls", "Calls", Unit.COUNT, priority=3),
         )
-        calls: dict[str, list[Place]] = {}
+        calls: dict[str, list[LayerOutput]] = {}
         for place in self.places:
             calls.setdefault(place.path, []).append(place)
         rows = tuple(_names_of(path, found) for path, found in calls.items())
@@ -197,7 +202,7 @@ class LayerList(Result):
         return Report(title, "modelprobe.features.list/1", (Facts(self.facts), table, *self.notes), data, self.env)
 
     @staticmethod
-    def _plain(path: str, found: Sequence[Place]) -> dict[str, Any]:
+    def _plain(path: str, found: Sequence[LayerOutput]) -> dict[str, Any]:
         outputs = [place for place in found if place.call == 1]
         return {
             "name": path,
@@ -207,7 +212,7 @@ class LayerList(Result):
         }
 
 
-def _names_of(path: str, found: Sequence[Place]) -> Row:
+def _names_of(path: str, found: Sequence[LayerOutput]) -> Row:
     first = [place for place in found if place.call == 1]
     layout = ", ".join(dict.fromkeys(place.layout.describe() for place in first))
     return Row((path, found[0].cls, tuple(place.shape for place in first), layout, max(place.call for place in found)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modelprobe.vision.features.layouts import FRAMES, MAPS, MATRIX, NOTHING, PIECES, TOKENS, VECTOR, Layout
+from modelprobe.vision.features.outputs import FRAMES, NOTHING, PIECES, VECTOR, Layout
 from modelprobe.vision.features.stats import plain_values
 
 FloatArray = NDArray[Any]
@@ -58,47 +58,33 @@ NO_ROW: FloatArray = np.zeros(0, dtype=np.float32)
 
 def layer_maps(tensor: Tensor, layout: Layout) -> LayerMaps:
     """The tensor of one image, arranged as its layout says. Raises ValueError when it is of another shape."""
-    values: FloatArray = plain_values(tensor).numpy()
+    values = plain_values(tensor)
     if layout.kind == NOTHING:
         return LayerMaps(NO_MAPS, NO_MAPS, NO_ROW, False)
     if layout.kind == VECTOR:
-        return LayerMaps(NO_MAPS, NO_MAPS, values.reshape(-1), False)
-    stack = _arranged(values, layout)
-    if layout.kind == MATRIX:
-        thin = max(1, -(-max(stack.shape[0], stack.shape[2]) // MAX_MAP_SIDE))
-        return LayerMaps(stack[::thin, 0, ::thin].T[None], NO_MAPS, NO_ROW, False, "matrix", thin)
-    count, pieces = stack.shape[:2]
-    if layout.kind in (TOKENS, FRAMES) and len(layout.space) == 1:
-        stack = stack[:, :, layout.before : stack.shape[2] - layout.after]
-    stack = stack.reshape(count, pieces, *layout.grid)
+        return LayerMaps(NO_MAPS, NO_MAPS, values.reshape(-1).numpy(), False)
+    if layout.places is None:
+        matrix = _positions_by_channels(values, layout)
+        thin = max(1, -(-max(matrix.shape) // MAX_MAP_SIDE))
+        return LayerMaps(matrix[None, ::thin, ::thin].numpy(), NO_MAPS, NO_ROW, False, "matrix", thin)
+    if tuple(values.shape) != layout.places.shape:
+        raise ValueError(f"{tuple(values.shape)} is not laid out as {layout.said}")
+    stack: FloatArray = layout.places.gather(values).numpy()
     if layout.kind == FRAMES:
-        frames = stack[:, 0]
-        return LayerMaps(frames.mean(axis=1), finite_mean(frames), NO_ROW, layout.covers)
-    if layout.kind == PIECES and pieces > 1:
-        return _pieced(stack, layout)
-    assert layout.kind in (MAPS, TOKENS, PIECES)
-    return LayerMaps(stack[:, 0], NO_MAPS, NO_ROW, layout.covers, "channel" if layout.channels else "map")
+        return LayerMaps(stack.mean(axis=1), finite_mean(stack), NO_ROW, layout.covers)
+    if layout.kind == PIECES:
+        return LayerMaps(finite_mean(stack.reshape(-1, *stack.shape[1:])), NO_MAPS, NO_ROW, False, "piece")
+    return LayerMaps(stack, NO_MAPS, NO_ROW, layout.covers, "channel" if layout.channels else "map")
 
 
-def _arranged(values: FloatArray, layout: Layout) -> FloatArray:
-    """Channels x pieces x space, in this order."""
-    order = (*layout.channels, *layout.pieces, *layout.space)
-    rest = tuple(dim for dim in range(values.ndim) if dim not in order)
-    if any(values.shape[dim] != 1 for dim in rest):
-        raise ValueError(f"{values.shape} is not laid out as {layout.said}")
-    sizes = [prod(values.shape[dim] for dim in group) for group in (layout.channels, layout.pieces)]
-    arranged: FloatArray = values.transpose(*rest, *order).reshape(*sizes, *(values.shape[dim] for dim in layout.space))
-    return arranged
-
-
-def _pieced(stack: FloatArray, layout: Layout) -> LayerMaps:
-    """Windows put side by side as they were cut, where that is known; else a map for each piece."""
-    count, pieces, height, width = stack.shape
-    if len(layout.tiles) == 2 and prod(layout.tiles) == pieces:
-        rows, columns = layout.tiles
-        whole = stack.reshape(count, rows, columns, height, width).transpose(0, 1, 3, 2, 4)
-        return LayerMaps(whole.reshape(count, rows * height, columns * width), NO_MAPS, NO_ROW, False)
-    return LayerMaps(finite_mean(stack), NO_MAPS, NO_ROW, False, "piece")
+def _positions_by_channels(values: Tensor, layout: Layout) -> Tensor:
+    """Positions x channels, in this order."""
+    order = (*layout.positions, *layout.channels)
+    if any(size != 1 for dim, size in enumerate(values.shape) if dim not in order) or max(order) >= values.dim():
+        raise ValueError(f"{tuple(values.shape)} is not laid out as {layout.said}")
+    rest = tuple(dim for dim in range(values.dim()) if dim not in order)
+    count = prod(values.shape[dim] for dim in layout.positions)
+    return values.permute(*rest, *order).reshape(count, -1)
 
 
 def order_of(channels: FloatArray, sort: str) -> list[int]:

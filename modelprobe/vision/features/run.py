@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelprobe.model.build import TargetRequest
     from modelprobe.tracing.capture import Captured
     from modelprobe.vision.features.features import DrawnImage, FeaturesResult, LayerFeature, LayerList, PictureFeatures
-    from modelprobe.vision.features.layouts import Place
+    from modelprobe.vision.features.outputs import LayerOutput
     from modelprobe.vision.images import Photo
 
 
@@ -72,7 +72,7 @@ class FeatureRun:
         self._memory: dict[str, Tensor] = {}
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
-        self._surveys: dict[Any, tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]] = {}
+        self._surveys: dict[Any, tuple[dict[tuple[str, int, int], LayerOutput], tuple[str, int] | None]] = {}
 
     def open(self, file: Path) -> Photo:
         """The image. Raises BadInput."""
@@ -145,16 +145,18 @@ class FeatureRun:
             folder.complete(piece, about, files, plain(layers))
         return PictureFeatures(image, layers, folder=piece if folder is not None else "")
 
-    def _survey(self, arguments: Any) -> tuple[dict[tuple[str, int, int], Place], tuple[str, int] | None]:
+    def _survey(self, arguments: Any) -> tuple[dict[tuple[str, int, int], LayerOutput], tuple[str, int] | None]:
         """Where the outputs of this size of input stand, and the last call that is wanted; recorded on meta."""
         from modelprobe.tracing.recorder import trace
         from modelprobe.tracing.tensors import shapes
-        from modelprobe.vision.features.layouts import layouts
+        from modelprobe.vision.features.outputs import LayerOutputs
 
         size = shapes(arguments)
         if size not in self._surveys:
             wanted = {self.first[path] for path in self.paths}
-            found = [place for place in layouts(trace(self.model.model, *arguments)) if place.path in wanted]
+            outputs = LayerOutputs()
+            trace(self.model.model, *arguments, follow=outputs)
+            found = [output for output in outputs.layouts() if output.path in wanted]
             named = {self.first[path]: path for path in self.paths}
             last = (named[found[-1].path], found[-1].call) if found else None
             self._surveys[size] = {(place.path, place.call, place.index): place for place in found}, last
@@ -181,7 +183,7 @@ class FeatureRun:
         self,
         name: str,
         captured: Captured,
-        places: Mapping[tuple[str, int, int], Place],
+        places: Mapping[tuple[str, int, int], LayerOutput],
         seen: Any,
         picture: str,
         folder: Folder | None,
@@ -189,15 +191,14 @@ class FeatureRun:
         taken: set[str],
     ) -> LayerFeature:
         from modelprobe.vision.features.features import LayerFeature
-        from modelprobe.vision.features.layouts import layout_of
         from modelprobe.vision.features.maps import layer_maps
+        from modelprobe.vision.features.outputs import guessed_layout
         from modelprobe.vision.features.stats import stats_of
 
         tensor, (path, call, index) = captured[name], captured.origins[name]
         place = places.get((self.first[path], call, index))
-        layout = (
-            place.layout if place and place.shape == tuple(tensor.shape) else layout_of(tuple(tensor.shape), (), {})
-        )
+        shape = tuple(tensor.shape)
+        layout = place.layout if place and place.shape == shape else guessed_layout(shape, ())
         drawn: list[DrawnImage] = []
         first = name not in self.previews and len(self.previews) < 6
         if folder is not None or first:
@@ -296,10 +297,14 @@ def _noise(model: ImageModel) -> Photo:
 def list_layers(request: TargetRequest) -> LayerList:
     """The layers that run, with what they put out; recorded on meta, without weights."""
     from modelprobe.model.build import load_model, record
-    from modelprobe.vision.features.features import LayerList
-    from modelprobe.vision.features.layouts import layouts
+    from modelprobe.vision.features.features import LayerList, guess_notes
+    from modelprobe.vision.features.outputs import LayerOutputs
 
     loaded = load_model(replace(request, weights=None))
-    trace = record(loaded)
+    outputs = LayerOutputs()
+    trace = record(loaded, follow=outputs)
     facts = (Fact("Input", ", ".join(str(item) for item in trace.env["inputs"])),)
-    return LayerList(loaded.target.name, layouts(trace), trace.notes, trace.env, facts)
+    found = outputs.layouts()
+    guessed = dict.fromkeys(output.path for output in found if output.layout.how != "operators")
+    notes = (*trace.notes, *guess_notes(list(guessed)))
+    return LayerList(loaded.target.name, found, notes, trace.env, facts)

@@ -275,9 +275,10 @@ def test_the_pictures_of_the_readme_are_those_of_its_command(cli: CommandLine) -
         assert np.abs(made - kept).mean() < 1
 
 
-def test_windows_that_are_read_from_sizes_are_said(cli):
-    """mobilevit unfolds its maps into windows in a way that operator names do not tell."""
-    layer = "stages.2.1.transformer.0.norm1"
-    answer = cli("features", "timm:mobilevit_xxs", "--weights", "random", "--layers", layer, "--image", SHAPES)
+def test_what_is_read_from_sizes_is_said(cli):
+    """A linear layer over positions: whether what it puts out are positions, the operator does not tell."""
+    layer = "blocks.0.mlp_tokens.fc2"
+    answer = cli("features", "timm:mixer_s32_224", "--weights", "random", "--layers", layer, "--image", SHAPES)
     assert answer.code == 0
+    assert "tokens 7x7 (by size)" in cli("features", "timm:mixer_s32_224", "--list").out
     assert f"assumed: The rows and columns of {layer} could not be followed" in " ".join(answer.out.split())

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from modelprobe.vision.features.layouts import MAPS, PIECES, TOKENS, VECTOR, Layout
 from modelprobe.vision.features.maps import layer_maps, order_of
+from modelprobe.vision.features.outputs import MATRIX, PIECES, VECTOR, Layout, guessed_layout
 from modelprobe.vision.features.stats import Stats, stats_of
+from modelprobe.vision.positions.coordinates import Coordinates
+from modelprobe.vision.positions.grid import grid_of
 
 
 def check(found: Stats, values: np.ndarray) -> None:
@@ -83,22 +85,26 @@ def test_merged_over_pictures_as_if_they_were_one() -> None:
 # Arranged as their layouts say
 
 
-def test_channels_last_and_tokens_and_windows() -> None:
+def test_channels_last_and_tokens() -> None:
     first = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
-    plain = layer_maps(first, Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
-    last = layer_maps(first.permute(0, 2, 3, 1), Layout(MAPS, "NHWC", (3,), (1, 2), (), (3, 4)))
     tokens = torch.cat([torch.full((1, 1, 2), 99.0), first.flatten(2).transpose(1, 2)], 1)
-    grid = layer_maps(tokens, Layout(TOKENS, "tokens 3x4 + 1", (2,), (1,), (), (3, 4), 1))
-    whole = torch.arange(2 * 4 * 6.0).reshape(1, 4, 6, 2)
-    windows = whole.reshape(1, 2, 2, 3, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(6, 4, 2)
-    pieces = layer_maps(windows, Layout(PIECES, "6 windows", (2,), (1,), (0,), (2, 2), tiles=(2, 3)))
-    assert np.array_equal(plain.channels, first[0].numpy())
-    assert np.array_equal(last.channels, first[0].numpy())
-    assert np.array_equal(grid.channels, first[0].numpy())
-    assert np.array_equal(pieces.channels, whole[0].permute(2, 0, 1).numpy())
+    for tensor in (first, first.permute(0, 2, 3, 1), tokens):
+        found = layer_maps(tensor, guessed_layout(tuple(tensor.shape), [(3, 4)]))
+        assert np.array_equal(found.channels, first[0].numpy())
     assert layer_maps(torch.ones(1, 7), Layout(VECTOR, "channels", (1,))).row.size == 7
     with pytest.raises(ValueError, match="is not laid out as"):
-        layer_maps(torch.ones(2, 2, 3, 4), Layout(MAPS, "NCHW", (1,), (2, 3), (), (3, 4)))
+        layer_maps(torch.ones(2, 2, 3, 4), guessed_layout((1, 2, 3, 4), [(3, 4)]))
+    with pytest.raises(ValueError, match="is not laid out as"):
+        layer_maps(torch.ones(2, 3, 4), Layout(MATRIX, "positions", (2,), (1,)))
+
+
+def test_several_samples_have_a_map_each() -> None:
+    tensor = torch.rand(2, 5, 3, 4)
+    numbers = Coordinates.scaled([(2, 3, 3, 4)]).numbered((2, 5, 3, 4))
+    grid = grid_of(numbers, Coordinates.scaled([(2, 3, 3, 4)]))
+    found = layer_maps(tensor, Layout(PIECES, "NCHW", (1,), (0, 2, 3), grid))
+    assert (found.unit, found.covers) == ("piece", False)
+    assert np.allclose(found.channels, tensor.mean(1).numpy())
 
 
 def test_order_of_channels() -> None:
