@@ -41,7 +41,9 @@ def _reshaped(numbers: Tensor, shape: torch.Size) -> Tensor:
         else:
             break
     old, new = kept
-    rest = numbers[(..., *[0] * (numbers.dim() - old))].reshape(shape[:new])
+    rest = numbers
+    while rest.dim() > old:
+        rest = rest.select(-1, 0)
     return rest.reshape([*shape[:new], *[1] * (len(shape) - new)]).expand(shape)
 
 
