@@ -39,9 +39,6 @@ samples or parts of the image. `vector`: a number for each channel. `matrix`: po
 LARGEST_KEPT = 2**20
 """Numbers of more bytes are read again where the next layer puts out the same."""
 
-MOST_PREFIX = 16
-"""More class and register tokens than this no model has; a sequence that is longer than a grid by more is no grid."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -206,11 +203,6 @@ def guessed_layout(shape: Shape, grids: Iterable[tuple[int, ...]]) -> Layout:
 
 
 def _grid_of_size(shape: Shape, dim: int, grids: Iterable[tuple[int, ...]]) -> Grid | None:
-    """A sequence along `dim` as one of `grids`, with the fewest tokens in front, or None."""
-    best: Grid | None = None
-    for sizes in grids:
-        extra, places = shape[dim] - prod(sizes), prod(sizes)
-        if 0 <= extra <= min(MOST_PREFIX, places // 2) and (best is None or extra < best.before):
-            order = torch.arange(extra, extra + places)
-            best = Grid(sizes, (dim,), order, shape, before=extra, beside=extra, letters="?")
-    return best
+    """A sequence along `dim`, behind a batch, as one of `grids`; None where none has as many places."""
+    sizes = next((sizes for sizes in grids if prod(sizes) == shape[dim] and len(shape) > 2), None)
+    return None if sizes is None else Grid(sizes, (dim,), torch.arange(shape[dim]), shape, letters="?")

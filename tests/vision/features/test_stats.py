@@ -87,10 +87,12 @@ def test_merged_over_pictures_as_if_they_were_one() -> None:
 
 def test_channels_last_and_tokens() -> None:
     first = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
-    tokens = torch.cat([torch.full((1, 1, 2), 99.0), first.flatten(2).transpose(1, 2)], 1)
+    tokens = first.flatten(2).transpose(1, 2)
     for tensor in (first, first.permute(0, 2, 3, 1), tokens):
         found = layer_maps(tensor, guessed_layout(tuple(tensor.shape), [(3, 4)]))
         assert np.array_equal(found.channels, first[0].numpy())
+    # No class token and no batch are guessed: 13 tokens of 12 places, and boxes, whose number may be any.
+    assert [guessed_layout(shape, [(3, 4)]).how for shape in ((1, 13, 2), (12, 4))] == ["order", "order"]
     assert layer_maps(torch.ones(1, 7), Layout(VECTOR, "channels", (1,))).row.size == 7
     with pytest.raises(ValueError, match="is not laid out as"):
         layer_maps(torch.ones(2, 2, 3, 4), guessed_layout((1, 2, 3, 4), [(3, 4)]))
