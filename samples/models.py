@@ -232,6 +232,34 @@ class DigitCNN(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+class DigitResNet(nn.Module):
+    """Names the digit on a 64 x 64 canvas: residual, its sums written in `forward`, one ReLU for all of them."""
+
+    default_cfg = DIGITS
+
+    def __init__(self, classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.stem, self.relu = nn.Sequential(nn.Conv2d(1, width, 3, 2, 1), nn.BatchNorm2d(width)), nn.ReLU()
+        sizes = [(width, width, 1), (width, 2 * width, 2), (2 * width, 3 * width, 1)]
+        self.main = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
+            )
+            for before, after, stride in sizes
+        )  # fmt: skip
+        self.skip = nn.ModuleList(
+            nn.Identity() if before == after else nn.Conv2d(before, after, 1, stride) for before, after, stride in sizes
+        )
+        self.head = nn.Linear(3 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        for main, skip in zip(self.main, self.skip, strict=True):
+            x = self.relu(main(x) + skip(x))
+        return self.head(x.mean((2, 3)))
+
+
 def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU in place: what most networks are made of."""
     return nn.Sequential(

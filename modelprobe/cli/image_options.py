@@ -77,6 +77,49 @@ LabelsOpt = Annotated[
 ColourMapOpt = Annotated[
     str, option("--cmap", metavar="NAME", panel=IMAGES, help="The color map: viridis, jet, or any of matplotlib's.")
 ]
+ScoresOpt = Annotated[
+    str | None,
+    option(
+        "--scores",
+        metavar="softmax|sigmoid|exp|given|none",
+        panel=IMAGES,
+        help="What makes probabilities of the scores. Default: what the model's output shows, and the report says it.",
+    ),
+]
+OutputNameOpt = Annotated[
+    str | None,
+    option(
+        "--output-name",
+        metavar="NAME|INDEX",
+        panel=IMAGES,
+        help="The output that holds the scores, by name or number from 0, where the model puts out several.",
+    ),
+]
+ImageInputOpt = Annotated[
+    str | None,
+    option(
+        "--input",
+        "-i",
+        metavar="HxW",
+        panel=IMAGES,
+        help="The size that the model is given: 224, 256x320. It is built for it where it must be. Default: its own.",
+    ),
+]
+ImageBatchOpt = Annotated[
+    int, option("--batch", "-b", metavar="N", min=1, panel=RARE, help="Images that are looked at together.")
+]
+ImageDeviceOpt = Annotated[
+    str, option("--device", metavar="DEVICE", panel=MODEL, help="Where the model runs: cpu, cuda, cuda:1, mps.")
+]
+RangeOpt = Annotated[
+    str | None,
+    option(
+        "--range",
+        metavar="LOW,HIGH",
+        panel=RARE,
+        help="The values that become black and white, of images with more than 8 bits. Default: those in the image.",
+    ),
+]
 ListLayersOpt = Annotated[bool, option("--list", panel=IMAGES, help="List what can be asked for, and compute nothing.")]
 DirectoryOpt = Annotated[
     Path | None,
@@ -103,6 +146,7 @@ class ImageModelOptions(ModelOptions):
     """Which model looks, and with which weights."""
 
     weights: WeightsOpt = "pretrained"
+    device: ImageDeviceOpt = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +154,13 @@ class ImageOptions:
     """What it looks at, and how images are prepared."""
 
     image: ImageOpt = None
+    input: ImageInputOpt = None
+    batch: ImageBatchOpt = 8
     resize: ResizeOpt = None
     crop: CropOpt = None
     mean: MeanOpt = None
     std: StdOpt = None
+    range: RangeOpt = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +183,17 @@ def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | N
     """What these options ask for."""
     from modelprobe.model.build import TargetRequest
     from modelprobe.vision.image_model import ImageModelRequest
-    from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+    from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides, parse_range
 
     request = TargetRequest(
-        model.target, model.settings or (), arch=model.arch, unsafe_load=model.unsafe_load, weights=model.weights
+        model.target,
+        model.settings or (),
+        (images.input,) if images.input is not None else (),
+        arch=model.arch,
+        unsafe_load=model.unsafe_load,
+        weights=model.weights,
     )
-    overrides = PreprocessingOverrides(images.resize, images.crop, images.mean, images.std)
-    return ImageModelRequest(request, overrides, labels)
+    overrides = PreprocessingOverrides(
+        images.resize, images.crop, images.mean, images.std, images.input, parse_range(images.range)
+    )
+    return ImageModelRequest(request, overrides, labels, model.device, images.batch)

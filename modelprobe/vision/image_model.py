@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from modelprobe.console import stdout_kept
@@ -31,15 +32,19 @@ class ImageModelRequest:
     request: TargetRequest
     overrides: PreprocessingOverrides = field(default_factory=PreprocessingOverrides)
     labels: Path | None = None
+    device: str = "cpu"
+    batch: int = 8
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A loaded model on the CPU in eval mode, how it takes images, and what its classes are called."""
+    """A loaded model in eval mode on its `device`, `batch` images at a time, how it takes images, and what its classes are called."""
 
     loaded: LoadedModel
     preprocessing: Preprocessing
     labels: Labels
+    device: str = "cpu"
+    batch: int = 8
 
     @property
     def name(self) -> str:
@@ -67,9 +72,20 @@ class ImageModel:
         """What it takes to reproduce an answer."""
         return self.loaded.env
 
+    def arguments(self, picture: Image.Image) -> tuple[Any, ...]:
+        """What `forward` is called with for an image that was resized and cropped: where the model is, of its type."""
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
+
+        def placed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(self.device, dtype if value.is_floating_point() else None)
+            return [placed(item) for item in value]
+
+        return tuple(map(placed, self.preprocessing.arguments_of(picture)))
+
     def image(self, photo: Photo, command: str) -> Tensor:
         """The image [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
-        arguments = self.preprocessing.arguments(photo)
+        arguments = self.arguments(self.preprocessing.seen(photo))
         if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
             taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
             raise BadInput(
@@ -84,9 +100,15 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
     """The target with weights, its preprocessing and its labels. Raises ProbeError for what stands in the way."""
     if asked.labels is not None:
         read_labels(asked.labels)  # a mistake in it is told before weights are fetched
+    if asked.device == "meta":
+        raise BadInput("--device meta computes nothing", "give cpu, or leave --device out")
+    if asked.device != "cpu":
+        from modelprobe.model.devices import checked_device
+
+        checked_device(asked.device)
     loaded = load_model(asked.request)
-    return ImageModel(
-        loaded,
-        preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides),
-        labels_of(loaded.target, loaded.model, loaded.entry, asked.labels),
-    )
+    seeing = preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides)
+    labels = labels_of(loaded.target, loaded.model, loaded.entry, asked.labels)
+    if asked.device != "cpu":
+        loaded.model.to(asked.device)
+    return ImageModel(loaded, seeing, labels, asked.device, asked.batch)

@@ -115,8 +115,10 @@ def _nearest(path: Path) -> str:
 # What is in one?
 
 
-def open_image(path: str | os.PathLike[str]) -> Photo:
+def open_image(path: str | os.PathLike[str], values: tuple[float, float] | None = None) -> Photo:
     """The image in a file, upright, `L` or `RGB`, and notes on what was converted.
+
+    `values` are those that become black and white, of gray images with more than 8 bits.
 
     Raises BadInput for what is missing, empty, truncated, no image, or of more than `MOST_PIXELS` pixels.
     """
@@ -131,7 +133,7 @@ def open_image(path: str | os.PathLike[str]) -> Photo:
             raw = _raw_mode(opened)
             opened.load()
             upright, notes = _upright(opened)
-            picture, more = _plain_mode(upright, raw)
+            picture, more = _plain_mode(upright, raw, values)
             frames = getattr(opened, "n_frames", 1)
     if frames > 1:
         notes = (*notes, Note(f"the first of {frames} frames was taken", Level.ASSUMED))
@@ -225,11 +227,13 @@ def _raw_mode(opened: Image.Image) -> str:
     return ""
 
 
-def _plain_mode(picture: Image.Image, raw: str) -> tuple[Image.Image, tuple[Note, ...]]:
+def _plain_mode(
+    picture: Image.Image, raw: str, values: tuple[float, float] | None
+) -> tuple[Image.Image, tuple[Note, ...]]:
     """The image as `L` or `RGB`, and what was converted."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return _narrowed(picture)
+        return _narrowed(picture, values)
     notes: list[Note] = []
     if "16" in raw and mode in ("L", "LA", "RGB", "RGBA"):
         notes.append(Note("16 bits per channel, read as 8", Level.INFO))
@@ -255,20 +259,33 @@ def _without_alpha(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]
     return page.convert("RGB"), (Note("transparent pixels put on white", Level.INFO),)
 
 
-def _narrowed(picture: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
-    """16- and 32-bit gray as 8-bit gray: 16 bits divided by 257, floats of 0..1 by 1/255, anything else stretched."""
+FEW_BITS = 2**14
+"""16-bit files whose values all lie below hold 8 to 14 bits, as cameras and scanners make them."""
+
+
+def _narrowed(picture: Image.Image, asked: tuple[float, float] | None) -> tuple[Image.Image, tuple[Note, ...]]:
+    """16- and 32-bit gray as 8-bit gray: 16 bits divided by 257, floats of 0..1 by 1/255, anything else stretched.
+
+    Medical and scientific images have 10 to 14 bits in files of 16: divided by 257 they would be black.
+    """
     import numpy as np
 
     values: Any = np.asarray(picture, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if picture.mode == "F" and low >= 0 and high <= 1:
+    if asked is not None:
+        low, high = asked
+        scaled = (np.clip(values, low, high) - low) / (high - low) * 255
+        note = Note(f"values {low:g}..{high:g} made 0..255, as --range says", Level.INFO)
+    elif picture.mode == "F" and low >= 0 and high <= 1:
         scaled, note = values * 255, Note("32-bit floats of 0..1 read as 8 bits", Level.INFO)
-    elif low >= 0 and high <= 65535 and picture.mode != "F":
+    elif low >= 0 and FEW_BITS <= high <= 65535 and picture.mode != "F":
         scaled, note = values / 257, Note("16-bit gray read as 8 bits", Level.INFO)
     else:
         scaled = (values - low) / (high - low or 1.0) * 255
-        note = Note(f"32-bit gray stretched from {low:g}..{high:g} to 8 bits", Level.ASSUMED)
+        bits = "16-bit" if picture.mode.startswith("I;16") or (picture.mode == "I" and 0 <= low <= high < FEW_BITS) else "32-bit"
+        text = f"{bits} gray stretched from {low:g}..{high:g} to 8 bits (--range LOW,HIGH names other values)"
+        note = Note(text, Level.ASSUMED)
     return Image.fromarray(np.rint(scaled).astype(np.uint8)), (note,)
 
 

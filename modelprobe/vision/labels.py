@@ -82,6 +82,10 @@ def labels_of(target: Target, model: nn.Module, weights: Any = None, file: Path 
         weights = weights if weights is not None else libraries.default_weights(target.source.name)
         categories = weights.meta.get("categories") if weights is not None else None
         return Labels(tuple(categories), f"the categories of {weights}") if categories else Labels()
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(named, Mapping) and not all(str(name).startswith("LABEL_") for name in named.values()):
+        names = tuple(str(named.get(index, named.get(str(index), ""))) for index in range(len(named)))
+        return Labels(names, "id2label of its config")
     cfg = data_config(model)
     return _labels_of_config(cfg, isinstance(target.source, ZooSource)) if cfg is not None else Labels()
 

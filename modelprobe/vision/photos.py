@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,7 +32,7 @@ def each_photo(
     for number, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
         with progress(f"{file.name}, {number + 1} of {len(files)}"):
             try:
-                photo = open_image(file)
+                photo = open_image(file, model.preprocessing.values)
             except BadInput as error:
                 problem = problem or error
                 notes.append(Note(f"Not read: {error.message}.", Level.WARNING))
@@ -43,6 +43,21 @@ def each_photo(
     if problem is not None and not good:
         raise problem
     notes.extend(gathered(told))
+
+
+Batched = TypeVar("Batched", bound="tuple[Any, ...]")
+
+
+def in_batches(items: Iterable[Batched], size: int) -> Iterator[list[Batched]]:
+    """Neighbours whose last value, a tensor with a batch of 1, has the same shape, as many as `size` at once."""
+    batch: list[Batched] = []
+    for item in items:
+        if batch and (len(batch) == size or batch[-1][-1].shape != item[-1].shape):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def stems(files: Sequence[Path]) -> list[str]:

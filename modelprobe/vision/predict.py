@@ -15,11 +15,12 @@ from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.tracing.tensors import leaves
+from modelprobe.tracing.failures import model_errors
+from modelprobe.tracing.tensors import shapes
+from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.images import find_images, gathered, open_image
-
-SOFTMAX, SIGMOID, AS_GIVEN = "softmax", "sigmoid", "as given"
+from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,10 @@ class Guess:
     rank: int
     index: int
     label: str
-    probability: float
+    probability: float | None
     score: float
+    area: float | None = None
+    """Of a score at every place: the share of places where the class wins. Score and probability are means there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class PredictResult(Result):
     classes: int
     labels: str
     rule: str
+    scores: str
     predictions: tuple[Prediction, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any]
@@ -60,76 +64,56 @@ class PredictResult(Result):
     def report(self) -> Report:
         """One row for each class of each image; the image's name where there are several."""
         several = len(self.predictions) > 1
+        dense = any(one.area is not None for prediction in self.predictions for one in prediction.guesses)
         columns = (
             *((Column("image", "Image"),) if several else ()),
             Column("label", "Class", wrap=several),
-            Column("probability", "Probability", Unit.SHARE, bar=True),
+            *((Column("area", "Area", Unit.SHARE, bar=True),) if dense else ()),
+            Column("probability", "Probability", Unit.SHARE, bar=not dense),
             Column("index", "Index", Unit.COUNT, priority=2),
             Column("score", "Score", Unit.NUMBER, priority=3),
             Column("rank", "Rank", Unit.COUNT, priority=4),
         )
-        rows = [row for prediction in self.predictions for row in _prediction_rows(prediction, several)]
+        rows = [row for prediction in self.predictions for row in _prediction_rows(prediction, several, dense)]
         blocks: list[Block] = [Facts(self.facts), Table(columns, tuple(rows), key="predictions")]
         title = f"{self.model}: predictions"
         return Report(title, "modelprobe.predict/1", (*blocks, *self.notes), self.to_dict(), self.env)
 
 
-def _prediction_rows(prediction: Prediction, several: bool) -> list[Row]:
+def _prediction_rows(prediction: Prediction, several: bool, dense: bool) -> list[Row]:
     if prediction.error:
-        return [Row((prediction.image, prediction.error, None, None, None, None), quiet=True)]
+        named = (prediction.image,) if several else ()
+        return [Row((*named, prediction.error, *(None,) * (5 if dense else 4)), quiet=True)]
     return [
-        Row((*((prediction.image,) if several else ()), one.label, one.probability, one.index, one.score, one.rank))
+        Row(
+            (
+                *((prediction.image,) if several else ()),
+                one.label,
+                *((one.area,) if dense else ()),
+                one.probability, one.index, one.score, one.rank,
+            )  # fmt: skip
+        )
         for one in prediction.guesses
     ]
 
 
-def scores_of(output: Any, model: str) -> Tensor:
-    """The scores of one image, a vector of one number for each class, float64 on the CPU.
-
-    The first tensor of the output is taken. Raises BadInput when it is no such vector: the model is no classifier.
-    """
-    found = next(iter(leaves(output)), None)
-    if found is None:
-        raise BadInput(f"{model} puts out no tensor: it is no classifier", "`modelprobe features` shows any model")
-    tensor = found[1].detach()
-    flat = tensor.reshape(-1)
-    if tensor.numel() != max(tensor.shape, default=0) or tensor.dim() < 2 or not tensor.is_floating_point():
-        shown = "x".join(map(str, tensor.shape)) or "a single number"
-        raise BadInput(
-            f"{model} is no classifier: it puts out {shown} {str(tensor.dtype).removeprefix('torch.')}",
-            "a classifier puts out one number for each class; `modelprobe features` shows any model",
-        )
-    return flat.to(device="cpu", dtype=torch.float64)
-
-
-def class_probabilities(scores: Tensor) -> tuple[Tensor, str]:
-    """Scores as probabilities, and by which rule: softmax; a lone score's sigmoid; unchanged where they sum to 1."""
-    if len(scores) == 1:
-        return torch.sigmoid(scores), SIGMOID
-    if bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-4:
-        return scores, AS_GIVEN
-    return torch.softmax(scores, 0), SOFTMAX
-
-
-def best(scores: Tensor, labels: Sequence[str], count: int) -> tuple[tuple[Guess, ...], str]:
-    """The `count` classes of the highest score, and the rule. Scores that are not finite make no class the best."""
-    shares, rule = class_probabilities(scores)
+def best(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: int) -> tuple[Guess, ...]:
+    """The `count` classes of the highest scores [classes]. Scores that are not finite make no class the best."""
     order = torch.argsort(torch.nan_to_num(scores, nan=-torch.inf), descending=True, stable=True)[:count].tolist()
-    return (
-        tuple(
-            Guess(rank, index, labels[index], float(shares[index]), float(scores[index]))
-            for rank, index in enumerate(order, 1)
-        ),
-        rule,
+    return tuple(
+        Guess(rank, index, labels[index], None if shares is None else float(shares[index]), float(scores[index]))
+        for rank, index in enumerate(order, 1)
     )
 
 
 @stdout_kept()
-def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) -> PredictResult:
+def predict_images(
+    request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions = ScoreOptions()
+) -> PredictResult:
     """Look at every image in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     files = find_images(images)
     seeing = load_image_model(request)
-    run = PredictionRun(seeing, top)
+    run = PredictionRun(seeing, top, Scores(seeing.model, scores))
     with progress("predicting", len(files)) as advance:
         for file in files:
             try:
@@ -137,18 +121,20 @@ def predict_images(request: ImageModelRequest, images: Sequence[str], top: int) 
             except _UnreadableError as error:
                 if len(files) == 1:
                     raise BadInput(*error.args) from error
-                run.done.append(Prediction(str(file), error=error.args[0]))
+                run.done[file] = Prediction(str(file), error=error.args[0])
             advance()
+        run.flush()
+    done = tuple(run.done[file] for file in files)
     if not run.classes:
         raise BadInput(
-            f"none of {len(files)} images could be looked at; the first: {run.done[0].error}",
+            f"none of {len(files)} images could be looked at; the first: {done[0].error}",
             "give images that Pillow can read",
         )
-    labels, rule = seeing.labels.for_classes(run.classes), " and ".join(sorted(run.rules))
-    notes = (*seeing.notes, *gathered(run.told), *_prediction_notes(run))
+    labels = seeing.labels.for_classes(run.classes)
+    notes = (*seeing.notes, *run.scores.notes, *gathered(run.told), *_prediction_notes(run))
     return PredictResult(
-        seeing.name, seeing.weights.plain(), seeing.preprocessing.describe(), run.classes, labels.source, rule,
-        tuple(run.done), notes, seeing.env, _prediction_facts(seeing, files, run.classes),
+        seeing.name, seeing.weights.plain(), seeing.preprocessing.describe(), run.classes, labels.source,
+        run.scores.rule, run.scores.describe(), done, notes, seeing.env, _prediction_facts(run, files),
     )  # fmt: skip
 
 
@@ -157,41 +143,100 @@ class _UnreadableError(Exception):
 
 
 class PredictionRun:
-    """What is gathered over the images."""
+    """What is gathered over the images: those of one size are looked at together."""
 
-    def __init__(self, seeing: ImageModel, top: int) -> None:
-        self.seeing, self.top, self.classes = seeing, top, 0
-        self.done: list[Prediction] = []
+    def __init__(self, seeing: ImageModel, top: int, scores: Scores) -> None:
+        self.seeing, self.top, self.scores, self.classes = seeing, top, scores, 0
+        self.done: dict[Path, Prediction] = {}
         self.told: list[tuple[Path, Note]] = []
-        self.rules: set[str] = set()
+        self._waiting: list[tuple[Path, tuple[Any, ...]]] = []
 
     def look(self, file: Path) -> None:
         """One image. Raises _UnreadableError for it, other errors for the model."""
         seeing = self.seeing.preprocessing
         try:
-            photo = open_image(file)
-            arguments = seeing.arguments(photo)
+            photo = open_image(file, seeing.values)
+            arguments = self.seeing.arguments(seeing.seen(photo))
         except BadInput as error:
             raise _UnreadableError(error.message, error.hint) from error
-        scores = _scores(self.seeing, arguments)
-        self.classes = len(scores)
-        labels = self.seeing.labels.for_classes(self.classes)
-        guesses, rule = best(scores, [labels.of(index) for index in range(self.classes)], self.top)
-        self.rules.add(rule)
         self.told += [(file, note) for note in seeing.notes_on(photo)]
-        self.done.append(Prediction(str(file), guesses))
+        if self._waiting and shapes(self._waiting[0][1]) != shapes(arguments):
+            self.flush()
+        self._waiting.append((file, arguments))
+        if len(self._waiting) >= self.seeing.batch or not all(isinstance(value, Tensor) for value in arguments):
+            self.flush()
+
+    def flush(self) -> None:
+        """Look at the images that wait."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            rows = self._read(tuple(_joined(values) for values in zip(*(a for _, a in waiting), strict=True)), len(waiting))
+        except (ModelRaised, BadInput):
+            if len(waiting) == 1:
+                raise
+            rows = [row for _, arguments in waiting for row in self._read(arguments, 1)]  # it takes no batch
+        for (file, _), row in zip(waiting, rows, strict=True):
+            self.classes = len(row)
+            if not bool(row.isfinite().any()):
+                self.done[file] = Prediction(str(file), error="every score is NaN or infinite")
+                continue
+            labels = self.seeing.labels.for_classes(self.classes)
+            names = [labels.of(index) for index in range(self.classes)]
+            if row.dim() == 1:
+                guesses = best(row, self.scores.probabilities(row), names, self.top)
+            else:
+                guesses = _best_of_places(row, self.scores.probabilities(row), names, self.top)
+            self.done[file] = Prediction(str(file), guesses)
+
+    def _read(self, arguments: tuple[Any, ...], batch: int) -> list[Tensor]:
+        """The scores of each image, float64 on the CPU; the first time with gradients on: they tell how it was made."""
+        model = self.seeing.model
+        with model_errors(self._raised), differentiable(model) if not self.scores.kind else torch.no_grad():
+            if not self.scores.kind:
+                arguments = tuple(_leaf(value) for value in arguments)
+            out = model(*arguments)
+        found = self.scores.read(out, batch).detach()
+        if self.scores.kind == EMBEDDING:
+            raise BadInput(
+                f"{self.seeing.name} is no classifier: it puts out an embedding of {found.shape[1]} numbers",
+                "`modelprobe features` shows any model; --scores softmax takes the numbers for classes",
+            )
+        return list(found.to(device="cpu", dtype=torch.float64))
+
+    def _raised(self, error: BaseException) -> ProbeError:
+        return ModelRaised(f"{self.seeing.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where")
 
 
-def _scores(seeing: ImageModel, arguments: Any) -> Tensor:
-    try:
-        with torch.no_grad():
-            found = seeing.model(*arguments)
-    except (ProbeError, KeyboardInterrupt, MemoryError):
-        raise
-    except Exception as error:
-        name = seeing.name
-        raise ModelRaised(f"{name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where") from error
-    return scores_of(found, seeing.name)
+def _joined(values: Sequence[Any]) -> Any:
+    return torch.cat(list(values)) if len(values) > 1 else values[0]
+
+
+def _leaf(value: Any) -> Any:
+    """A tensor that gradients are followed from, and that the model may write to."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().clone().requires_grad_() * 1
+    return value
+
+
+def _best_of_places(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: int) -> tuple[Guess, ...]:
+    """Of scores [classes, H, W] the classes that win at most places: their share, and their mean score there."""
+    won = highest(scores[None])[0]
+    area = won.mean((1, 2))
+    order = torch.argsort(area, descending=True, stable=True)[:count].tolist()
+
+    def there(values: Tensor, index: int) -> float:
+        inside = values[index][won[index] > 0]
+        return float(inside.mean() if len(inside) else values[index].mean())
+
+    return tuple(
+        Guess(
+            rank, index, labels[index], None if shares is None else there(shares, index), there(scores, index),
+            float(area[index]),
+        )  # fmt: skip
+        for rank, index in enumerate(order, 1)
+    )
 
 
 def _prediction_notes(run: PredictionRun) -> list[Note]:
@@ -201,23 +246,25 @@ def _prediction_notes(run: PredictionRun) -> list[Note]:
             f"The model has {run.classes:,} classes, {labels.source} {len(labels.names):,} names: they were not used."
         )
         notes.append(Note(text, Level.WARNING))
-    if AS_GIVEN in run.rules:
+    if run.scores.rule == AS_GIVEN and run.scores.kind == SHARES:
         notes.append(Note("The scores sum to 1 already: taken as probabilities, no softmax.", Level.ASSUMED))
-    if SIGMOID in run.rules:
-        notes.append(Note("The model puts out one number: its sigmoid is given as probability.", Level.ASSUMED))
-    errors = [one.error for one in run.done if one.error]
+    elif run.scores.rule in (AS_GIVEN, EXP):
+        notes.append(Note(f"The model puts out {run.scores.kind}: no softmax.", Level.ASSUMED))
+    errors = [one.error for one in run.done.values() if one.error]
     if errors:
         many = "1 image was" if len(errors) == 1 else f"{len(errors):,} images were"
         notes.append(Note(f"{many} left out: {errors[0]}{'; …' if len(errors) > 1 else '.'}", Level.WARNING))
     return notes
 
 
-def _prediction_facts(seeing: ImageModel, files: Sequence[Path], classes: int) -> tuple[Fact, ...]:
+def _prediction_facts(run: PredictionRun, files: Sequence[Path]) -> tuple[Fact, ...]:
+    seeing, classes = run.seeing, run.classes
     named = seeing.labels.for_classes(classes)
     names = named.source or "none known: --labels FILE names them"
     return (
         seeing.weights.fact(),
         Fact("Images", str(files[0]) if len(files) == 1 else f"{len(files):,}"),
         Fact("Classes", f"{classes:,}", detail=names),
+        Fact("Scores", run.scores.describe()),
         Fact("Input", seeing.preprocessing.describe()),
     )

@@ -32,8 +32,9 @@ class Fixed(nn.Module):
 def single(): return Fixed((0.0,))
 def shares(): return Fixed((0.2, 0.5, 0.3))
 def broken(): return Fixed((1.0, float("nan"), 2.0))
+def lost(): return Fixed((float("nan"),) * 3)
 class Dense(Fixed):
-    def forward(self, x): return x
+    def forward(self, x): return x.permute(0, 2, 1, 3)[..., None]
 class Named(Fixed):
     default_cfg = {"input_size": (3, 8, 8), "label_names": ["ant", "bee", "cat"]}
 class Raises(Fixed):
@@ -67,6 +68,8 @@ def test_scores_that_are_no_logits(cli: CommandLine) -> None:
     assert [one["probability"] for one in guesses(cli, "nets.py:shares")] == pytest.approx([0.5, 0.3, 0.2])
     assert "sum to 1 already" in cli("predict", "nets.py:shares", "--image", SHAPES).out
     assert [one["index"] for one in guesses(cli, "nets.py:broken")] == [2, 0, 1]  # NaN is never the best
+    answer = cli("predict", "nets.py:lost", "--image", SHAPES)
+    assert "every score is NaN or infinite" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_the_same_as_by_hand(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("nets.py:Dense", "--image", SHAPES), 2, "Dense is no classifier: it puts out 1x3x8x8 float32"),
+        (("nets.py:Dense", "--image", SHAPES), 2, "Dense is no classifier: it puts out 1x8x3x8x1"),
         (("nets.py:Raises", "--image", SHAPES), 4, "Raises raised ValueError: no such luck"),
         ((CNN,), 2, "which images? --image was not given"),
         ((CNN, "--image", SHAPES, "--labels", "no.txt"), 2, "--labels no.txt cannot be read"),

@@ -12,8 +12,9 @@ import timm
 import torch
 import torchvision
 
-from modelprobe.vision.cam.layer import Choice, choose_layer, lay_out
-from modelprobe.vision.cam.methods import class_map, scores
+from modelprobe.vision.cam.cam import ClassMapper
+from modelprobe.vision.cam.layer import Choice
+from modelprobe.vision.cam.methods import Target
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT
 from tests.zoo.small import built, recorded, smallest
@@ -40,11 +41,7 @@ def look(spec: str) -> Choice:
     if spec.startswith("timm:") and not getattr(built(target), "num_classes", 1):
         target = target.with_given({"num_classes": 10})  # a backbone that is published without a head
     model, image = built(target), seeing.tensor(photo)
-    layout = lay_out(model, image)
-    logits = scores(model, image)
-    best = int(logits.argmax())
-    choice, known = choose_layer(model, image, [best], layout)
-    found = class_map(model, image, best, "gradcam", choice, logits, known)
+    ((found,),), (choice,) = ClassMapper(model, ["gradcam"]).maps(image, lambda row: [Target(int(row.argmax()))])
     grid = choice.layer.grid
     assert tuple(found.raw.shape) == (grid.height, grid.width)
     assert found.map.shape == image.shape[-2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from modelprobe.cli.image_options import (
@@ -10,6 +11,8 @@ from modelprobe.cli.image_options import (
     ImageModelOptions,
     ImageOptions,
     LabelsOpt,
+    OutputNameOpt,
+    ScoresOpt,
     image_model,
 )
 from modelprobe.cli.options import IMAGES, option
@@ -26,7 +29,8 @@ MethodOpt = Annotated[
         "-m",
         metavar="NAME[,NAME]",
         panel=IMAGES,
-        help="gradcam, layercam, guided-gradcam, integrated-gradients, saliency, occlusion. Default: gradcam.",
+        help="gradcam, gradcam++, layercam, hirescam, eigencam, scorecam, guided-gradcam, integrated-gradients, "
+        "saliency, occlusion. Default: gradcam.",
     ),
 ]
 ClassOpt = Annotated[
@@ -36,7 +40,7 @@ ClassOpt = Annotated[
         "-c",
         metavar="CLASS",
         panel=IMAGES,
-        help="The class, by index or label. Repeatable. Default: the top prediction of each image.",
+        help="The class, by index or label; -3 for what speaks against class 3. Repeatable. Default: the top prediction.",
     ),
 ]
 MapLayersOpt = Annotated[
@@ -44,10 +48,29 @@ MapLayersOpt = Annotated[
     option(
         "--layers",
         "-l",
-        metavar="NAME",
+        metavar="NAME[,NAME]",
         panel=IMAGES,
-        help="The layer. Default: chosen by the paths from the image to the scores; the report says why.",
+        help="The layer, or several, whose maps are averaged. Default: chosen by the paths from the image to the scores; the report says why.",
     ),
+]
+AtOpt = Annotated[
+    str | None,
+    option(
+        "--at", metavar="X,Y", panel=IMAGES, help="Of a score at every place: this pixel of what the model sees alone."
+    ),
+]
+MaskOpt = Annotated[
+    Path | None,
+    option(
+        "--mask",
+        metavar="FILE",
+        panel=IMAGES,
+        help="Of a score at every place: the white pixels of this image, of the size that the model sees.",
+    ),
+]
+LikeOpt = Annotated[
+    Path | None,
+    option("--like", metavar="FILE", panel=IMAGES, help="What makes the embedding like that of this other image."),
 ]
 
 
@@ -58,15 +81,29 @@ def command(
     method: MethodOpt = None,
     classes: ClassOpt = None,
     layer: MapLayersOpt = None,
+    scores: ScoresOpt = None,
+    output_name: OutputNameOpt = None,
+    at: AtOpt = None,
+    mask: MaskOpt = None,
+    like: LikeOpt = None,
     labels: LabelsOpt = None,
     cmap: ColourMapOpt = "jet",
     output: DirectoryOptions,
 ) -> None:
     """Class activation maps: which part of an image speaks for a class, by Grad-CAM or another method."""
     from modelprobe.files.directory import check_directory
-    from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of
+    from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of, region_of
+    from modelprobe.vision.scores import ScoreOptions
 
     check_directory(output.output, output.force)
-    asked = CamOptions(methods_of(method or ()), tuple(classes or ()), layer, cmap)
+    asked = CamOptions(
+        methods_of(method or ()),
+        tuple(classes or ()),
+        (layer,) if layer is not None else (),
+        cmap,
+        ScoreOptions(scores, output_name),
+        region_of(at, mask),
+        like,
+    )
     request = image_model(model, images, labels)
     output.emit(cam_of_files(request, asked, images.image or (), output.output, output.force).report())

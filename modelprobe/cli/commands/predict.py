@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from modelprobe.cli.image_options import ImageModelOptions, ImageOptions, LabelsOpt, image_model
+from modelprobe.cli.image_options import ImageModelOptions, ImageOptions, LabelsOpt, OutputNameOpt, ScoresOpt, image_model
 from modelprobe.cli.options import OUTPUT, ReportOptions, option
 from modelprobe.errors import BadInput
 
@@ -20,6 +20,8 @@ def command(
     model: ImageModelOptions,
     images: ImageOptions,
     *,
+    scores: ScoresOpt = None,
+    output_name: OutputNameOpt = None,
     labels: LabelsOpt = None,
     top: TopClassesOpt = 5,
     report: ReportOptions,
@@ -33,4 +35,7 @@ def command(
         raise BadInput("which images? --image was not given", "give a file, a directory or a wildcard")
     from modelprobe.vision.predict import predict_images
 
-    report.emit(predict_images(image_model(model, images, labels), images.image, top).report())
+    from modelprobe.vision.scores import ScoreOptions
+
+    found = predict_images(image_model(model, images, labels), images.image, top, ScoreOptions(scores, output_name))
+    report.emit(found.report())

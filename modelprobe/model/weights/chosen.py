@@ -60,6 +60,10 @@ def _target_and_file(request: TargetRequest) -> tuple[Target, str | None]:
     """The target, and the weight file that is to be loaded into it: the target itself, or what --weights names."""
     file = None if request.weights in (PRETRAINED, RANDOM) else _weight_file(request.weights or "")
     target, found = resolve_target(request)
+    if request.inputs:
+        from modelprobe.model.inputs.sizes import resize
+
+        target = resize(target, request.inputs)
     if file is not None and found is not None:
         raise BadInput(f"{request.target} is a weight file already", "leave --weights out, or name the network itself")
     takes = found is not None and request.weights == PRETRAINED

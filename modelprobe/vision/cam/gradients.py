@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Edge = tuple[Any, int]
 """A node of the autograd graph and which of its outputs."""
@@ -54,19 +56,65 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(wanted)
 
 
+class _KeepGradients(TorchFunctionMode):
+    """In this thread, torch's own switch of gradients does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+class _Skipping:
+    """`torch.inference_mode` asks, while any thread is inside `never_off`, whether it is the one that calls.
+
+    Its switch is no torch function, so no mode can take it. For other threads it works as ever.
+    """
+
+    def __init__(self) -> None:
+        self._here, self._lock, self._threads = threading.local(), threading.Lock(), 0
+        self._own: tuple[Any, Any] = (None, None)
+
+    def __enter__(self) -> None:
+        mode: Any = torch.inference_mode
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                own_enter, own_exit = self._own = mode.__enter__, mode.__exit__
+
+                def enter(entered: Any) -> None:
+                    if getattr(self._here, "depth", 0):
+                        entered._skipped = True
+                    else:
+                        own_enter(entered)
+
+                def leave(entered: Any, *raised: Any) -> None:
+                    if not entered.__dict__.pop("_skipped", False):
+                        own_exit(entered, *raised)
+
+                mode.__enter__, mode.__exit__ = enter, leave
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._here.depth -= 1
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                mode: Any = torch.inference_mode
+                mode.__enter__, mode.__exit__ = self._own
+
+
+_SKIPPING = _Skipping()
+
+
 @contextmanager
 def never_off() -> Iterator[None]:
-    """Inside, `torch.no_grad`, `set_grad_enabled(False)` and `inference_mode` of the model's own code do nothing."""
-    core: Any = torch._C
-    mode: Any = torch.inference_mode
-    own_switch, own_enter, own_exit = core._set_grad_enabled, mode.__enter__, mode.__exit__
-    core._set_grad_enabled = lambda wanted: None
-    mode.__enter__, mode.__exit__ = lambda self: None, lambda self, *raised: None
-    try:
+    """Inside, `torch.no_grad`, `set_grad_enabled(False)` and `inference_mode` of the model's own code do nothing.
+
+    This thread alone is concerned: others keep their gradient mode.
+    """
+    with _SKIPPING, _KeepGradients():
         yield
-    finally:
-        core._set_grad_enabled = own_switch
-        mode.__enter__, mode.__exit__ = own_enter, own_exit
 
 
 @contextmanager

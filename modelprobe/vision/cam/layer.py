@@ -1,57 +1,104 @@
 """The layer of a class activation map, chosen from two forward passes, not from a list of models.
 
-The first follows positions: it tells how every layer lies on the image, and the scores. The second records gradients.
-Chosen is the last layer that (1) lies on the image as a grid, (2) every path from the image to the scores passes
-through, and (3) has a gradient somewhere on that grid. In a convolutional network that is the last map before pooling.
-In a transformer that reads its class token alone it is the input of the last block: behind it, no patch has any
-influence.
+The first records gradients and tells through which values every path from the image to the scores passes: what modules
+put out, and what stands between operators. The second follows positions and tells which of these lie on the image. The
+layer is the last that (1) every path passes through, (2) lies on the image as a grid, and (3) has a gradient somewhere
+on that grid; pooling and views behind it are no layers of their own. In a convolutional network that is the last map
+before pooling, be it a module or a sum in `forward`. In a transformer that reads its class token alone it is the input
+of the last block: behind it, no patch has any influence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.restore import mode_set, restored
+from modelprobe.tracing.tensors import leaves
 from modelprobe.vision.cam.gradients import Edge, Paths, edge_of, gradients, never_off, nothing_zero, with_gradients
-from modelprobe.vision.logits import logits_of
 from modelprobe.vision.positions.coordinates import Coordinates
-from modelprobe.vision.positions.follow import Attended, Positions
+from modelprobe.vision.positions.follow import Attended, Positions, unseen
 from modelprobe.vision.positions.grid import Grid, grid_of
 
 AT_ONCE = 6
-"""Layers whose gradients are asked for in one pass backwards."""
+"""Values whose gradients are asked for in one pass backwards, once the last one had none."""
+
+KEPT_BYTES = 2**29
+"""Of outputs kept until the layer is known; where the layer's own is gone by then, a pass of its own finds it again."""
+
+FAR = 0.5
+"""Where more than this share of the products with weights come behind the layer, its map shows an early stage."""
+
+_PRODUCTS = re.compile(r"Convolution|Addmm|Mm|Bmm|Attention")
+"""Nodes of the graph that most of a network's work is in."""
+
+_RESAMPLING = re.compile(
+    r"View|Reshape|Squeeze|Select|Slice|Alias|Permute|Transpose|TBackward|Copy|Clone|Expand|Pool|Mean|Upsample|Dropout"
+)
+"""Nodes of the graph that hand values on, or make a coarser or finer map of the same."""
+
+MAIN_FUNCTION = "forward"
+"""What the model itself is called in the names of operators."""
+
+
+class At(NamedTuple):
+    """One tensor of a forward pass: output `index` of call `call` of the module at `path`.
+
+    With `operator` it is what a torch function of this name returned while that module ran; `call` counts these. All
+    numbers are from 0.
+    """
+
+    path: str
+    call: int
+    index: int
+    operator: str = ""
+
+    @property
+    def name(self) -> str:
+        """As `--layers` takes it: `layer4`, `layer4.1:add`, `forward:relu#7`."""
+        if not self.operator:
+            return self.path
+        return f"{self.path or MAIN_FUNCTION}:{self.operator}" + (f"#{self.call + 1}" if self.call else "")
 
 
 @dataclass(frozen=True)
 class MapLayer:
-    """One call of a module whose output lies on the image. `call` counts the calls of this module, from 0."""
+    """A tensor of the forward pass that lies on the image as `grid`."""
 
-    path: str
-    call: int
+    at: At
     grid: Grid = field(repr=False)
-    weighty: bool = True
-    """Whether there are parameters in it."""
+
+    @property
+    def path(self) -> str:
+        """The name, as `--layers` takes it."""
+        return self.at.name
+
+    @property
+    def call(self) -> int:
+        """Which call of the module or operator, from 0."""
+        return self.at.call
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """What a run that follows positions tells: the layers on the image, in order, and all paths that ran."""
+    """What a run that follows positions tells: the tensors on the image, in order, and all names that ran."""
 
     layers: tuple[MapLayer, ...]
     ran: frozenset[str]
     other: dict[str, str] = field(default_factory=dict)
-    """Paths whose output is something else, and what."""
+    """Names of tensors that are no grid, and their shapes."""
     attended: tuple[Attended, ...] = ()
-    output: Any = field(default=None, repr=False)
-    """What the model returned."""
 
 
 @dataclass(frozen=True)
@@ -65,60 +112,124 @@ class Choice:
 
 @dataclass(frozen=True)
 class LayerGradients:
-    """The output of a layer on one image, and the gradient of the scores of some classes with respect to it."""
+    """What stands at a layer for a batch, [B, C, h, w], and the gradients of its targets' scores, of the same shape."""
 
     activation: Tensor
-    of_class: Mapping[int, Tensor]
+    gradients: tuple[Tensor, ...]
 
 
-def first_tensor(out: Any) -> Tensor | None:
-    """The tensor that an output is, or that stands first in it."""
-    if isinstance(out, Tensor):
+Targets = Callable[[Any], Sequence[Tensor]]
+"""From an output of the model: for each target the scalar whose gradient is wanted, summed over the batch."""
+
+
+# Watching a forward pass
+
+
+class _Functions(TorchFunctionMode):
+    """Every tensor that a torch function returns in this thread, with the function's name."""
+
+    def __init__(self, see: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name != "__get__" and isinstance(out, (Tensor, tuple, list)):
+            self._see(name.strip("_"), out)
         return out
-    items = list(out.values()) if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
-    return next((found for item in items if (found := first_tensor(item)) is not None), None)
 
 
-def lay_out(model: nn.Module, image: Tensor) -> ImageLayout:
-    """Run `model` once on `image` [1, C, H, W] and follow the pixels. Raises ModelRaised when the model raises."""
+@contextmanager
+def every_output(
+    model: nn.Module, see: Callable[[At, Tensor], None], nothing: Callable[[str, Any], None] | None = None
+) -> Iterator[None]:
+    """Within, `see` is given every tensor that a module puts out or a torch function returns, as it comes.
+
+    `nothing` is given the path and the output of a module that puts out no tensor.
+    """
     running: list[str] = []
+    calls: Counter[tuple[str, str]] = Counter()
+
+    def returned(name: str, out: Any) -> None:
+        path = running[-1] if running else ""
+        found = [out] if isinstance(out, Tensor) else [item for item in out if isinstance(item, Tensor)]
+        if found:
+            call = calls[path, name]
+            calls[path, name] = call + 1
+            with torch._C.DisableTorchFunction():
+                for index, tensor in enumerate(found):
+                    see(At(path, call, index, name), tensor)
+
+    def leave(path: str, call: int, out: Any) -> None:
+        running.pop()
+        with torch._C.DisableTorchFunction():
+            found = [tensor for _, tensor in leaves(out)]
+            for index, tensor in enumerate(found):
+                see(At(path, call, index), tensor)
+            if not found and nothing is not None:
+                nothing(path, out)
+
+    with forward_hooks(model, leave, running.append), _Functions(returned):
+        yield
+
+
+def lay_out(model: nn.Module, images: Tensor, wanted: Collection[At] | None = None) -> ImageLayout:
+    """Run `model` once on `images` [B, C, H, W] and follow the pixels; which of the `wanted` tensors lie on them.
+
+    By default the outputs of all modules are. Raises ModelRaised when the model raises.
+    """
     layers: list[MapLayer] = []
     ran: set[str] = set()
     other: dict[str, str] = {}
-    with restored(model), mode_set(model, False), torch.inference_mode():
-        image = image.detach().clone()
-        watched = Positions([image], Coordinates.exact(image), lambda: running[-1] if running else "")
+    batch = len(images)
+    running: list[str] = []
 
-        def leave(path: str, call: int, out: Any) -> None:
-            running.pop()
-            ran.add(path)
-            found = first_tensor(out)
-            place = None if found is None else watched.place(found)
+    def see(at: At, tensor: Tensor) -> None:
+        ran.add(at.name)
+        if at.operator if wanted is None else at not in wanted:
+            return
+        place = watched.place(tensor)
+        with unseen():
             grid = None if place is None else grid_of(place.here, watched.coordinates)
-            if grid is None or len(grid.sizes) > 2 or min(grid.sizes) < 2:  # a line shows nothing
-                other[path] = type(out).__name__ if found is None else "x".join(map(str, found.shape))
-            else:
-                weighty = next(model.get_submodule(path).parameters(), None) is not None
-                layers.append(MapLayer(path, call, grid, weighty))
+        sizes = () if grid is None else grid.sizes[1:] if batch > 1 and len(grid.sizes) > 2 else grid.sizes
+        if grid is None or len(sizes) != 2 or min(sizes) < 2 or (batch > 1 and grid.sizes[0] != batch):
+            other.setdefault(at.name, "x".join(map(str, tensor.shape)))  # a line shows nothing
+        else:
+            layers.append(MapLayer(at, grid))
 
-        with forward_hooks(model, leave, running.append), model_errors(), watched:
-            output = model(image)
-    return ImageLayout(tuple(layers), frozenset(ran), other, tuple(watched.attended), output)
+    def nothing(path: str, out: Any) -> None:
+        ran.add(path)
+        other[path] = f"{type(out).__name__}, no tensor"
+
+    with restored(model), mode_set(model, False), torch.inference_mode():
+        images = images.detach().clone()
+        coordinates = Coordinates(1, images.shape[-2], images.shape[-1], batch)
+        watched = Positions([images], coordinates, lambda: running[-1] if running else "")
+
+        def leave(*_: Any) -> None:
+            running.pop()
+
+        following = forward_hooks(model, leave, running.append)
+        with following, model_errors(), watched, every_output(model, see, nothing):
+            model(images)
+    return ImageLayout(tuple(layers), frozenset(ran), other, tuple(watched.attended))
 
 
-def choose_layer(
-    model: nn.Module, image: Tensor, classes: Sequence[int], layout: ImageLayout
-) -> tuple[Choice, LayerGradients | None]:
-    """The layer for the first of `classes`, and its gradients for all of them. Raises BadInput when no layer will do.
+# Choosing
 
-    There are no gradients where the output was overwritten later in the forward pass, or where weights that are zero
-    had to be replaced to find the layer: then the map needs a forward pass of its own.
+
+def choose_layer(model: nn.Module, images: Tensor, targets: Targets) -> tuple[Choice, LayerGradients | None]:
+    """The layer for the first of the targets, and the gradients of all of them. Raises BadInput when no layer will do.
+
+    There are no gradients where weights that are zero had to be replaced to find the layer, or where its output was
+    not kept: then the map needs a forward pass of its own, by `at_layer`.
     """
     with model_errors():
-        found = with_gradients(model, lambda: _choice(model, image, classes, layout))
+        found = with_gradients(model, lambda: _choice(model, images, targets))
         if found is None:
             with nothing_zero(model):
-                found = with_gradients(model, lambda: _choice(model, image, classes, layout))
+                found = with_gradients(model, lambda: _choice(model, images, targets))
             found = None if found is None else (found[0], None)
     if found is None:
         raise BadInput(
@@ -128,114 +239,217 @@ def choose_layer(
     return found
 
 
-@dataclass(frozen=True)
-class _LayerOutput:
-    """The output of a candidate, where it stands in the autograd graph, and its version: writes in place raise it."""
+def at_layer(model: nn.Module, images: Tensor, targets: Targets, layer: MapLayer) -> LayerGradients:
+    """What stands at `layer` for `images`, and the gradients of the targets with respect to it; one forward pass."""
 
-    tensor: Tensor
-    edge: Edge
-    version: int
+    def compute() -> LayerGradients:
+        found: list[tuple[Tensor, Edge | None]] = []
 
+        def see(at: At, tensor: Tensor) -> None:
+            if at == layer.at and tuple(tensor.shape) == layer.grid.shape:
+                found.append((tensor.detach().clone(), edge_of(tensor)))
 
-def _choice(
-    model: nn.Module, image: Tensor, classes: Sequence[int], layout: ImageLayout
-) -> tuple[Choice, LayerGradients | None] | None:
-    wanted = {(layer.path, layer.call): layer for layer in layout.layers if layer.path}
-    outputs: dict[tuple[str, int], _LayerOutput] = {}
+        with _differentiated(model, images) as (_, given), every_output(model, see):
+            out = model(given)
+        if not found:
+            raise BadInput(
+                f"the layer {layer.path} puts out another shape for this image", "leave --layers out: one is chosen"
+            )
+        activation, edge = found[0]
+        return _gathered(layer.grid, activation, edge, targets(out), len(images))
 
-    def leave(path: str, call: int, out: Any) -> None:
-        found = first_tensor(out)
-        edge = None if found is None or (path, call) not in wanted else edge_of(found)
-        if found is not None and edge is not None:
-            outputs[path, call] = _LayerOutput(found, edge, found._version)
-
-    with restored(model), mode_set(model, False):
-        pixels = image.detach().clone().requires_grad_()
-        with forward_hooks(model, leave), never_off():
-            logits = logits_of(model(pixels * 1), model)
-        if not logits.requires_grad:
-            raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")
-        score = logits[0, classes[0]]
-        edges = {key: output.edge for key, output in outputs.items()}
-        choice = _chosen(_one_layer_per_tensor(wanted, edges), score, Paths(score, pixels))
-        if choice is None:
-            return None
-        return choice, _gradients_at(outputs[choice.layer.path, choice.layer.call], logits[0], classes)
+    with model_errors():
+        return with_gradients(model, compute)
 
 
-def _gradients_at(output: _LayerOutput, logits: Tensor, classes: Sequence[int]) -> LayerGradients | None:
-    if output.tensor._version != output.version:
+@contextmanager
+def _differentiated(model: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images as a leaf of the graph, and what the model is to be given, in eval mode and with gradients on."""
+    with restored(model), mode_set(model, False), never_off():
+        pixels = images.detach().clone().requires_grad_()
+        yield pixels, pixels * 1  # some models write to their input, which a leaf may not let them
+
+
+class _Passed:
+    """The values of a forward pass by their place in the autograd graph, in the order in which they were made."""
+
+    def __init__(self, weighty: Collection[str]) -> None:
+        self.names: dict[Edge, At] = {}
+        self.order: dict[Edge, int] = {}
+        self._weighty = weighty
+        self._kept: dict[Edge, tuple[Tensor, int]] = {}
+        self._recent: deque[Edge] = deque()
+        self._bytes = 0
+
+    def see(self, at: At, tensor: Tensor) -> None:
+        edge = edge_of(tensor)
+        if edge is None:
+            return
+        known = self.names.get(edge)
+        self.order.setdefault(edge, len(self.order))
+        if known is None or self.rank(at) < self.rank(known):
+            self.names[edge] = at
+        if edge not in self._kept:
+            self._kept[edge] = tensor, tensor._version
+            self._recent.append(edge)
+            self._bytes += tensor.numel() * tensor.element_size()
+            while self._bytes > KEPT_BYTES and len(self._recent) > 1:
+                gone, _ = self._kept.pop(self._recent.popleft())
+                self._bytes -= gone.numel() * gone.element_size()
+
+    def value(self, edge: Edge) -> Tensor | None:
+        """The tensor at `edge`, None where it was not kept or has been written over."""
+        tensor, version = self._kept.get(edge, (None, 0))
+        return tensor.detach() if tensor is not None and tensor._version == version else None
+
+    def rank(self, at: At) -> tuple[bool, bool, int, int]:
+        """Modules first, of these the ones with weights, the outermost."""
+        return bool(at.operator), at.path not in self._weighty, at.path.count("."), len(at.path)
+
+
+def _choice(model: nn.Module, images: Tensor, targets: Targets) -> tuple[Choice, LayerGradients | None] | None:
+    weighty = {path for path, module in model.named_modules() if next(module.parameters(), None) is not None}
+    passed = _Passed(weighty)
+
+    def see(at: At, tensor: Tensor) -> None:
+        if at.path or at.operator:  # what the model itself puts out is no layer
+            passed.see(at, tensor)
+
+    with _differentiated(model, images) as (pixels, given), every_output(model, see):
+        out = model(given)
+    scores = targets(out)
+    if not scores[0].requires_grad:
+        raise BadInput("the scores do not depend on the image by any gradient", "--method occlusion needs none")
+    paths = Paths(scores[0], pixels)
+    answer = _resampled_from(answer_of(targets))
+    choice, edge = _chosen(model, images, passed, scores[0], paths, answer)
+    if choice is None and answer:
+        choice, edge = _chosen(model, images, passed, scores[0], paths, set())
+        if choice is not None:
+            choice = replace(choice, reason=f"of {grid_text(choice.layer)}; only the scores themselves lie on the image")
+    if choice is None:
+        choice, edge = _widest(model, images, passed, scores[0], paths, weighty)
+    if choice is None or edge is None:
         return None
-    of_class = {}
-    for index in classes:
-        (gradient,) = gradients(logits[index], [output.edge])
-        of_class[index] = torch.zeros_like(output.tensor) if gradient is None else gradient
-    return LayerGradients(output.tensor.detach(), of_class)
+    value = passed.value(edge)
+    return choice, None if value is None else _gathered(choice.layer.grid, value, edge, scores, len(images))
 
 
-def _one_layer_per_tensor(
-    wanted: dict[tuple[str, int], MapLayer], edges: dict[tuple[str, int], Edge]
-) -> list[tuple[Edge, MapLayer]]:
-    """One layer for each tensor, the outermost module that puts it out, in the order of the forward pass."""
-    best: dict[Edge, MapLayer] = {}
-    for key, edge in edges.items():
-        layer = wanted[key]
-        known = best.get(edge)
-        if known is None or _layer_rank(layer) < _layer_rank(known):
-            best[edge] = layer
-    return list(best.items())
+def _gathered(
+    grid: Grid, activation: Tensor, edge: Edge | None, scores: Sequence[Tensor], batch: int
+) -> LayerGradients:
+    found = []
+    for score in scores:
+        (gradient,) = (None,) if edge is None or not score.requires_grad else gradients(score, [edge])
+        found.append(on_grid(grid, torch.zeros_like(activation) if gradient is None else gradient, batch))
+    return LayerGradients(on_grid(grid, activation, batch), tuple(found))
 
 
-def _layer_rank(layer: MapLayer) -> tuple[bool, int, int]:
-    """Layers with weights first, then the outermost."""
-    return not layer.weighty, layer.path.count("."), len(layer.path)
+def on_grid(grid: Grid, tensor: Tensor, batch: int) -> Tensor:
+    """[B, C, h, w] of a tensor that lies on a batch of images."""
+    found = grid.gather(tensor)
+    return found.transpose(0, 1) if batch > 1 else found[None]
 
 
-def _chosen(groups: Sequence[tuple[Edge, MapLayer]], score: Tensor, paths: Paths) -> Choice | None:
-    for weighty in (True, False):
-        through = [(edge, layer) for edge, layer in groups if layer.weighty is weighty and paths.through(edge)]
-        layer, silent = _last_with_gradient(through, score)
-        if layer is not None:
-            return Choice(layer, _reason_text(layer, silent))
-    return _widest(groups, score, paths)
+def _chosen(
+    model: nn.Module, images: Tensor, passed: _Passed, score: Tensor, paths: Paths, answer: Collection[Any]
+) -> tuple[Choice | None, Edge | None]:
+    """The last place; `answer` are the nodes of scores that lie on the image themselves."""
+    through = [edge for edge in passed.names if paths.through(edge) and edge[0] not in answer]
+    names = {passed.names[edge] for edge in through}
+    grids = {layer.at: layer for layer in lay_out(model, images, names).layers} if names else {}
+    placed = [(edge, grids[passed.names[edge]]) for edge in through if passed.names[edge] in grids]
+    at, silent = _last_with_gradient(placed, score, len(images))
+    if at is None:
+        return None, None
+    while at and _only_resampled(placed[at][0], placed[at - 1][0]):
+        earlier, later = placed[at - 1][1], placed[at][1]
+        if earlier.grid.sizes == later.grid.sizes and passed.rank(earlier.at)[:2] > passed.rank(later.at)[:2]:
+            break  # the same map, and the later one is a module
+        at -= 1
+    edge, layer = placed[at]
+    products = [passed.order[e] for e in passed.names if _PRODUCTS.search(type(e[0]).__name__)]
+    behind = sum(number > passed.order[edge] for number in products)
+    far = f"{behind} of {len(products)}" if behind > max(2, FAR * len(products)) else ""
+    return Choice(layer, _reason_text(layer, silent, far)), edge
 
 
-def _widest(groups: Sequence[tuple[Edge, MapLayer]], score: Tensor, paths: Paths) -> Choice | None:
-    """Where no layer carries everything (branches that meet behind their pooling): the last that carries most."""
-    counts = {edge: paths.count(edge) for edge, layer in groups if layer.weighty}
+def answer_of(targets: Targets) -> Tensor | None:
+    """The scores of all places, where `targets` reads such: a map of them would be the answer itself."""
+    found = getattr(targets, "dense", None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _resampled_from(answer: Tensor | None) -> set[Any]:
+    """The nodes from an answer back to what it is pooled, enlarged or viewed from, that included."""
+    node, found = None if answer is None else answer.grad_fn, set()
+    while node is not None:
+        found.add(node)
+        following = [child for child, _ in node.next_functions if child is not None]
+        resampled = _RESAMPLING.search(type(node).__name__) and len(following) == 1
+        node = following[0] if resampled else None
+    return found
+
+
+def _only_resampled(later: Edge, earlier: Edge) -> bool:
+    """Whether one value is pooled, enlarged or only viewed to make the other."""
+    node = later[0]
+    while node is not earlier[0]:
+        following = [child for child, _ in node.next_functions if child is not None]
+        if not _RESAMPLING.search(type(node).__name__) or len(following) != 1:
+            return False
+        node = following[0]
+    return True
+
+
+def _widest(
+    model: nn.Module, images: Tensor, passed: _Passed, score: Tensor, paths: Paths, weighty: Collection[str]
+) -> tuple[Choice | None, Edge | None]:
+    """Where no value carries everything (branches that meet behind their pooling): the last that carries most."""
+    edges = {edge: at for edge, at in passed.names.items() if not at.operator and at.path in weighty}
+    grids = {layer.at: layer for layer in lay_out(model, images, set(edges.values())).layers}
+    placed = [(edge, grids[at]) for edge, at in edges.items() if at in grids]
+    counts = {edge: paths.count(edge) for edge, _ in placed}
     most = max(counts.values(), default=0)
-    wide = [(edge, layer) for edge, layer in groups if 10 * counts.get(edge, 0) >= 9 * most > 0]
-    layer, _ = _last_with_gradient(wide, score)
-    if layer is None:
-        layer, _ = _last_with_gradient([entry for entry in groups if entry[1].weighty], score)
-    if layer is None:
-        return None
-    reason = f"of {_grid_text(layer)}; no layer carries everything from the image to the scores, and this one most"
-    return Choice(layer, reason, whole=False)
+    wide = [(edge, layer) for edge, layer in placed if 10 * counts[edge] >= 9 * most > 0]
+    for among in (wide, placed):
+        at, _ = _last_with_gradient(among, score, len(images))
+        if at is not None:
+            edge, layer = among[at]
+            reason = f"of {grid_text(layer)}; no layer carries everything from the image to the scores, and this one most"
+            return Choice(layer, reason, whole=False), edge
+    return None, None
 
 
-def _grid_text(layer: MapLayer) -> str:
+def grid_text(layer: MapLayer) -> str:
+    """`14x14 places (tokens 14x14 + 1)`."""
     return f"{layer.grid.height}x{layer.grid.width} places ({layer.grid.layout})"
 
 
-def _reason_text(layer: MapLayer, silent: Sequence[MapLayer]) -> str:
-    reason = f"the last layer of {_grid_text(layer)} through which everything passes from the image to the scores"
+def _reason_text(layer: MapLayer, silent: Sequence[MapLayer], far: str) -> str:
+    what = "value" if layer.at.operator else "layer"
+    reason = f"the last {what} of {grid_text(layer)} through which everything passes from the image to the scores"
     if silent:
-        reason += f"; behind it, in {silent[0].path}, no place has any influence"
+        name = next((one.path for one in silent if not one.at.operator), silent[0].path)
+        reason += f"; behind it, in {name}, no place has any influence"
+    if far:
+        reason += f"; {far} products with weights come behind it, so its map shows an early stage"
     return reason
 
 
 def _last_with_gradient(
-    found: Sequence[tuple[Edge, MapLayer]], score: Tensor
-) -> tuple[MapLayer | None, list[MapLayer]]:
-    """The last layer with a gradient on its grid, and those behind it that have none."""
+    found: Sequence[tuple[Edge, MapLayer]], score: Tensor, batch: int
+) -> tuple[int | None, list[MapLayer]]:
+    """The index of the last one with a gradient on its grid, and those behind it that have none, the last first."""
     silent: list[MapLayer] = []
-    left = list(found)
+    left, many = len(found), 1
     while left:
-        left, part = left[:-AT_ONCE], left[-AT_ONCE:]
-        values = gradients(score, [edge for edge, _ in part])
-        for (_, layer), value in reversed(list(zip(part, values, strict=True))):
+        first = max(0, left - many)
+        values = gradients(score, [edge for edge, _ in found[first:left]])
+        for at in range(left - 1, first - 1, -1):
+            layer, value = found[at][1], values[at - first]
             if value is not None and bool(layer.grid.gather(value).any()):
-                return layer, silent
+                return at, silent
             silent.append(layer)
+        left, many = first, AT_ONCE
     return None, silent

@@ -22,7 +22,11 @@ from modelprobe.vision.pictures.overlay import overlay
 
 METHOD_NAMES = {
     "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
     "layercam": "Layer-CAM",
+    "hirescam": "HiRes-CAM",
+    "eigencam": "Eigen-CAM",
+    "scorecam": "Score-CAM",
     "guided-gradcam": "Guided Grad-CAM",
     "integrated-gradients": "Integrated gradients",
     "saliency": "Saliency",
@@ -44,12 +48,13 @@ class CamEntry:
     target: int
     label: str
     score: float
-    probability: float
+    probability: float | None
     peak: tuple[int, int]
     size: tuple[int, int]
     layer: str
     grid: tuple[int, ...]
     blank: bool
+    against: bool = False
     heat: str = ""
     overlay: str = ""
     arrays: str = ""
@@ -63,6 +68,7 @@ class CamResult(Result):
     model: str
     weights: Mapping[str, Any]
     preprocessing: str
+    scores: str
     layer: str
     reason: str
     entries: tuple[CamEntry, ...]
@@ -78,6 +84,7 @@ class CamResult(Result):
         facts = [
             self.head,
             Fact("Images", self.preprocessing),
+            Fact("Scores", self.scores),
             *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
             *([Fact("Written to", self.directory)] if self.directory else []),
         ]
@@ -109,6 +116,7 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
         target=found.target,
         label=label,
         score=found.score,
+        against=found.against,
         probability=found.probability,
         peak=(row, column),
         size=(height, width),
@@ -155,22 +163,34 @@ def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
     return "center" if thirds == [1, 1] else f"{vertical} {horizontal}"
 
 
-def remarks_of(found: Sequence[tuple[str, ClassMap]], labels: Sequence[str]) -> tuple[Note, ...]:
-    """What must be said of maps: empty ones, and what their methods remarked, each text once."""
-    notes: dict[Note, None] = {}
-    for (image, item), label in zip(found, labels, strict=True):
-        for remark in item.remarks:
-            notes[Note(f"{METHOD_NAMES[item.method]} of {image}: {remark}.", Level.ASSUMED)] = None
-        if not bool(item.map.any()):
-            why = (
-                "no place speaks for it at that layer"
-                if item.method in LAYERED
-                else "the score does not change with it"
-            )
-            notes[
-                Note(f"{METHOD_NAMES[item.method]} of {image} for {label} is zero everywhere: {why}.", Level.WARNING)
-            ] = None
-    return tuple(notes)
+class Remarks:
+    """What must be said of maps, gathered over images: empty ones, and what their methods remarked."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = {}
+        self._blank: dict[str, list[str]] = {}
+
+    def add(self, image: str, maps: Sequence[ClassMap], labels: Sequence[str]) -> None:
+        """The maps of one image."""
+        for item, label in zip(maps, labels, strict=True):
+            for remark in item.remarks:
+                self._found.setdefault((item.method, remark.partition(":")[0]), []).append(f"{image}: {remark}")
+            if not bool(item.map.any()):
+                self._blank.setdefault(item.method, []).append(f"{image} for {label}")
+
+    def notes(self) -> list[Note]:
+        """One for each kind, with how many it concerns."""
+        notes = []
+        for (method, _), said in self._found.items():
+            more = f" (and of {len(said) - 1:,} more images)" if len(said) > 1 else ""
+            notes.append(Note(f"{METHOD_NAMES[method]} of {said[0]}{more}.", Level.ASSUMED))
+        for method, images in self._blank.items():
+            why = "no place speaks for it at that layer" if method in LAYERED else "the score does not change with it"
+            more = f", and {len(images) - 1:,} more maps," if len(images) > 1 else ""
+            verb = "are" if len(images) > 1 else "is"
+            text = f"{METHOD_NAMES[method]} of {images[0]}{more} {verb} zero everywhere: {why}."
+            notes.append(Note(text, Level.WARNING))
+        return notes
 
 
 # Files
@@ -195,16 +215,16 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
     entries, cells = [], [(f"{drawn.entries[0].image}, as the model sees it", photo)]
     arrays: dict[str, Any] = {}
     for found, entry in zip(drawn.maps, drawn.entries, strict=True):
-        name = f"{drawn.stem}.{entry.target}.{entry.method}"
+        name = f"{drawn.stem}.{_key(entry)}.{entry.method}"
         title, told = f"{METHOD_NAMES[entry.method]} for {entry.label}", _subtitle(entry)
         values = found.map.numpy()
-        shown = found.raw.clamp(min=0).numpy() if entry.method in ("gradcam", "layercam") else values
+        shown = found.raw.clamp(min=0).numpy() if entry.method in LAYERED - {"guided-gradcam"} else values
         limits = ColourLimits(0.0, float(values.max()))
         laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
         (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap)))
         (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
-        cells.append((f"{title}, {entry.probability:.1%}", laid))
-        key = f"{entry.method}.{entry.target}"
+        cells.append((title + _share_text(entry), laid))
+        key = f"{entry.method}.{_key(entry)}"
         arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
         entries.append(
             dataclasses.replace(
@@ -220,10 +240,19 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
     return tuple(entries), comparison
 
 
+def _key(entry: CamEntry) -> str:
+    """The class as `--class` takes it."""
+    return f"-{entry.target}" if entry.against else str(entry.target)
+
+
 def _subtitle(entry: CamEntry) -> str:
     size = f"{entry.grid[0]}x{entry.grid[1]}"
     at = f", {size} at {entry.layer}" if entry.layer and entry.method != "guided-gradcam" else ""
-    return f"{entry.image}: score {entry.score:.3g}, probability {entry.probability:.1%}{at}"
+    return f"{entry.image}: score {entry.score:.3g}{_share_text(entry, 'probability ')}{at}"
+
+
+def _share_text(entry: CamEntry, name: str = "") -> str:
+    return "" if entry.probability is None else f", {name}{entry.probability:.1%}"
 
 
 def _large(seen: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, NAMED, VIDEO, DeclaredInput
 from modelprobe.model.sources import ZooSource
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo.names import TORCHVISION
@@ -39,6 +39,8 @@ def preprocessing(
     """
     cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
     wanted = _preprocessing_of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
+    if wanted is not None and wanted.kind == NAMED:
+        wanted = _one_image(wanted)
     if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR):
         raise _takes_none(target, wanted)
     if isinstance(target.source, ZooSource) and target.source.library == TORCHVISION:
@@ -48,6 +50,17 @@ def preprocessing(
     else:
         found = _assumed(wanted)
     return changed(_checked(found, target), overrides or PreprocessingOverrides())
+
+
+def _one_image(wanted: DeclaredInput) -> DeclaredInput:
+    """Of named arguments that are one image (`pixel_values`), that image; else the same."""
+    for given in wanted.values if isinstance(wanted.values, (list, tuple)) else [wanted.values]:
+        if isinstance(given, Mapping) and len(given) == 1:
+            (value,) = given.values()
+            shape = tuple(getattr(value, "shape", ()))
+            if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 1:
+                return replace(wanted, kind=IMAGE, shape=shape, values=None)
+    return wanted
 
 
 def _takes_none(target: Target, wanted: DeclaredInput | None) -> BadInput:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.images import MOST_PIXELS
 from modelprobe.vision.preprocessing.transform import SHORTER, SQUASH, Preprocessing
 
@@ -20,17 +21,32 @@ class PreprocessingOverrides:
     crop: bool | None = None
     mean: str | None = None
     std: str | None = None
+    size: str | None = None
+    """`--input`: the size that the model is given."""
+    values: tuple[float, float] | None = None
+    """`--range`: the values that become black and white."""
 
 
 def changed(found: Preprocessing, overrides: PreprocessingOverrides) -> Preprocessing:
     said = []
+    if overrides.values is not None:
+        found = replace(found, values=overrides.values)
+        said.append("--range")
+    if overrides.size is not None:
+        found = _sized_to(found, overrides.size)
+        said.append("--input")
     if overrides.crop is not None:
         found = _uncropped(found) if not overrides.crop else _cropped(found)
         said.append("--crop" if overrides.crop else "--no-crop")
     if overrides.resize is not None:
         height, width = parse_resize(overrides.resize)
         lone = "x" not in overrides.resize
-        found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH)
+        notes = found.notes
+        if found.crop is not None and found.crop != (height, width):
+            shown = f"{found.crop[0]}x{found.crop[1]}"
+            text = f"--resize {overrides.resize} resizes; the model is still given the center, {shown}: --input {overrides.resize} changes that."
+            notes = (*notes, Note(text, Level.INFO))
+        found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH, notes=notes)
         said.append("--resize")
     if overrides.mean is not None:
         found = replace(found, mean=parse_numbers(overrides.mean, "mean", found.channels))
@@ -43,6 +59,35 @@ def changed(found: Preprocessing, overrides: PreprocessingOverrides) -> Preproce
     told = overrides.mean is not None or overrides.std is not None
     notes = tuple(note for note in found.notes if not (told and note.text.startswith(UNKNOWN)))
     return replace(found, source=f"{found.source}, changed by {', '.join(said)}", notes=notes)
+
+
+def _sized_to(found: Preprocessing, text: str) -> Preprocessing:
+    """For another size of what the model is given: resized in the same proportion to it. Raises BadInput."""
+    from modelprobe.model.inputs.spec import parse_input
+
+    shape = parse_input(text).shape
+    if len(shape) == 3 and shape[0] != found.channels:
+        raise BadInput(f"--input {text} has {shape[0]} channels, and the model takes {found.channels}", "leave them out")
+    if not 1 <= len(shape) <= 3:
+        raise BadInput(f"--input {text} is no size of an image", "for example --input 224 or 256x320")
+    size = shape[-1] if len(shape) == 1 else shape[-2], shape[-1]
+    if found.crop is None or found.resize is None:
+        return replace(found, fit=SQUASH if found.resize is None else found.fit, resize=size, crop=None if found.resize is None else size)
+    scaled = tuple(round(side * new / old) for side, new, old in zip(found.resize, size, found.crop, strict=True))
+    return replace(found, resize=(scaled[0], scaled[1]), crop=size)
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """`0,4095`. Raises BadInput."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise BadInput(f"--range {text!r} is no range of values", "for example --range 0,4095")
+    return low, high
 
 
 def _uncropped(found: Preprocessing) -> Preprocessing:

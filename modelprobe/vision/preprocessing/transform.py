@@ -55,6 +55,8 @@ class Preprocessing:
     kind: str = IMAGE
     frames: int = 1
     notes: tuple[Note, ...] = ()
+    values: tuple[float, float] | None = None
+    """What becomes black and white, of images with more than 8 bits; None for the values in the image."""
 
     def describe(self) -> str:
         """All of it in one line."""

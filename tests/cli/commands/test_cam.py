@@ -40,6 +40,10 @@ class Talk(nn.Module):
 class Segments(Odd):
     def forward(self, x):
         return {"out": self.conv(x)}
+
+class Volumes(Odd):
+    def forward(self, x):
+        return {"out": self.conv(x)[..., None]}
 """
 
 
@@ -152,9 +156,38 @@ def test_odd_layers_and_labels(cli, odd):
 
 
 def test_what_is_no_classifier(cli, odd):
-    answer = cli("cam", odd.replace(":Odd", ":Segments"), "--image", PICTURE)
+    answer = cli("cam", odd.replace(":Odd", ":Volumes"), "--image", PICTURE)
     assert answer.code == 2
-    assert "Segments is no classifier: it puts out a dict of out" in said(answer)
+    assert "Volumes is no classifier: it puts out a dict of out" in said(answer)
+
+
+def test_options_of_scores(cli, odd, tmp_path):
+    target = odd.replace(":Odd", ":Segments")
+    answer = cli("cam", target, "--image", PICTURE, "--at", "3,4", "--class", "1", "--class", "-1", "-f", "json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert [(one["target"], one["against"], one["label"]) for one in found["entries"]] == [
+        (1, False, "class 1"),
+        (1, True, "not class 1"),
+    ]
+    assert found["scores"].startswith("of the output out: logits of each place")
+    black = tmp_path / "black.png"
+    Image.new("L", (64, 64)).save(black)
+    for arguments, message in (
+        (("--at", "3"), "--at '3' is no place | for example --at 120,80"),
+        (("--at", "999,3"), "--at 999,3 lies outside"),
+        (("--at", "3,4", "--mask", str(black)), "--at and --mask both name places"),
+        (("--mask", str(black)), "has no white pixel"),
+        (("--scores", "tanh"), "--scores 'tanh' is not known"),
+        (("--output-name", "depth"), "there is no output 'depth'"),
+        (("--class", "-99"), "there is no class 99"),
+        (("--device", "meta"), "--device meta computes nothing"),
+        (("--device", "cuda:7"), "--device cuda:7 cannot be used"),
+        (("--input", "4x64x64"), "has 4 channels, and the model takes"),
+    ):
+        answer = cli("cam", target, "--image", PICTURE, *arguments)
+        assert answer.code == 2, answer
+        assert message in said(answer)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from torch import nn
 
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.vision.cam.cam import ClassMapper
+from modelprobe.vision.cam.methods import Target
 from tests.samples import models
 from tests.vision.networks import ClassTokenViT
 
@@ -233,7 +235,8 @@ def test_refusals(cnn, options, message):
 @pytest.mark.parametrize(
     ("forward", "said"),
     [
-        (lambda x: x, "1x1x64x64"),
+        (lambda x: x.sum((2, 3)).long(), "1x1"),
+        (lambda x: x[:, :, None], "1x1x1x64x64"),
         (lambda x: [{"boxes": x}], "a list of 1, first a dict of boxes"),
         (lambda x: x.sum(), "a single number"),
         (lambda x: x.flatten(1).long(), "1x4096"),
@@ -250,24 +253,80 @@ def test_what_is_no_classifier(forward, said):
 
 
 def test_images_that_are_none(cnn):
-    for wrong in (torch.rand(2, 1, 64, 64), torch.rand(64, 64), torch.zeros(1, 64, 64, dtype=torch.uint8)):
-        with pytest.raises(BadInput, match="one image of floats"):
+    for wrong in (torch.rand(0, 1, 64, 64), torch.rand(64, 64), torch.zeros(1, 64, 64, dtype=torch.uint8)):
+        with pytest.raises(BadInput, match="images of floats"):
             modelprobe.cam(cnn, wrong)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam"])
 def test_two_forward_passes_give_the_map_that_captum_gives(method):
-    """One follows positions and gives the scores, one gives the layer, its output and its gradients."""
-    from modelprobe.vision.cam.cam import ClassMapper
-    from modelprobe.vision.cam.methods import class_map, scores
+    """One gives the scores, the layer's output and its gradients, one follows positions; a known layer takes one."""
+    from captum.attr import LayerGradCam
 
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=7).eval()
-    image, calls = torch.rand(1, 3, 96, 96), []
+    images, calls = torch.rand(2, 3, 96, 96), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    (found, other), choice = ClassMapper(model, [method], None).maps(image, lambda logits: [int(logits.argmax()), 3])
+    mapper = ClassMapper(model, [method])
+
+    def classes_of(row):
+        return [Target(int(row.argmax())), Target(3)]
+
+    first, (choice,) = mapper.maps(images[:1], classes_of)
     assert len(calls) == 2
-    for one in (found, other):
-        alone = class_map(model, image, one.target, method, choice, scores(model, image))
-        assert torch.allclose(one.map, alone.map, rtol=1e-4, atol=1e-7)
-        assert one.score == pytest.approx(alone.score, rel=1e-5)
+    assert choice.layer.path == "layer4"
+    again, _ = mapper.maps(images[:1], classes_of)
+    assert len(calls) == 3
+    both, _ = mapper.maps(images, classes_of)
+    for one, other, third in zip(first[0], again[0], both[0], strict=True):
+        torch.testing.assert_close(one.raw, other.raw)
+        torch.testing.assert_close(one.raw, third.raw, rtol=1e-3, atol=1e-6)
+        if method == "gradcam":
+            peer = LayerGradCam(model, model.layer4).attribute(images[:1], one.target)
+            torch.testing.assert_close(one.raw, peer[0, 0].detach(), rtol=1e-4, atol=1e-7)
+
+
+def naive(method, values, gradient, model, image, target):
+    """The maps of newer methods, place by place, as their papers write them."""
+    channels, height, width = values.shape
+    if method == "gradcam++":
+        total = torch.zeros(height, width)
+        for k in range(channels):
+            weight, total_k = 0.0, float(values[k].sum())
+            for g in gradient[k].flatten().tolist():
+                alpha = g**2 / (2 * g**2 + total_k * g**3 + 1e-6) if g else 0.0
+                weight += alpha * max(g, 0.0)
+            total += weight * values[k]
+        return total
+    if method == "hirescam":
+        return torch.stack([values[k] * gradient[k] for k in range(channels)]).sum(0)
+    if method == "eigencam":
+        places = values.reshape(channels, -1).T.double()
+        places = places - places.mean(0)
+        _, axes = torch.linalg.eigh(places.T @ places)
+        return (places @ axes[:, -1]).reshape(height, width).float()
+    scores = []
+    for k in range(channels):
+        mask = nn.functional.interpolate(values[k][None, None], size=(64, 64), mode="bilinear", align_corners=True)[0]
+        mask = (mask - mask.min()) / (mask.max() - mask.min() + 1e-8)
+        with torch.no_grad():
+            scores.append(float(model((image * mask)[None])[0, target]))
+    weights = torch.tensor(scores).softmax(0)
+    return sum(weights[k] * values[k] for k in range(channels))
+
+
+@pytest.mark.parametrize("method", ["gradcam++", "hirescam", "eigencam", "scorecam"])
+def test_newer_methods_as_their_papers_write_them(cnn, vit, method):
+    for model, layer, grid in (
+        (cnn, cnn.features, lambda x: x),
+        (vit, vit.blocks[1], lambda x: x[1:].T.reshape(-1, 8, 8)),
+    ):
+        values, gradient = map(grid, at(layer, model, IMAGE, 5))
+        expected = naive(method, values, gradient, model, IMAGE, 5)
+        found = modelprobe.cam(model, IMAGE, 5, method=method).raw
+        if method == "eigencam":  # of a free sign
+            assert min(float((found - expected).abs().max()), float((found + expected).abs().max())) < 1e-3
+            strength = values.norm(dim=0)
+            assert float(((strength - strength.mean()) * found).sum()) > 0
+        else:
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)

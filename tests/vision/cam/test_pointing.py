@@ -12,6 +12,7 @@ import torch
 
 from modelprobe.model.weights.load import load_state_dict_for
 from modelprobe.vision.cam.cam import ClassMapper
+from modelprobe.vision.cam.methods import Target
 from tests.samples import ROOT, models
 
 _spec = importlib.util.spec_from_file_location("samples_digits", ROOT / "samples" / "digits.py")
@@ -19,8 +20,8 @@ digits = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = digits
 _spec.loader.exec_module(digits)
 
-FIGURES = {"DigitCNN": 0.95, "DigitViT": 0.90}
-FILES = {"DigitCNN": "digit_cnn.pth", "DigitViT": "digit_vit.pth"}
+FIGURES = {"DigitCNN": 0.95, "DigitResNet": 0.95, "DigitViT": 0.90}
+FILES = {"DigitCNN": "digit_cnn.pth", "DigitResNet": "digit_resnet.pth", "DigitViT": "digit_vit.pth"}
 
 
 def trained(name):
@@ -38,10 +39,10 @@ def untrained(name, seed):
 def pointing(model, count, method="gradcam"):
     """The share of canvases on which the map of the top prediction is largest in the digit's quadrant."""
     test = digits.canvases(count, torch.Generator().manual_seed(2026), held_out=True)
-    mapper, hits = ClassMapper(model, [method], None), 0
+    mapper, hits = ClassMapper(model, [method]), 0
     for index in range(count):
         image = test.pictures[index : index + 1]
-        ((one,), _) = mapper.maps(image, lambda logits: [int(logits.argmax())])
+        (((one,),), _) = mapper.maps(image, lambda scores: [Target(int(scores.argmax()))])
         found = one.map
         row, column = divmod(int(found.argmax()), digits.CANVAS)
         hits += 2 * (row >= digits.QUADRANT) + (column >= digits.QUADRANT) == int(test.quadrants[index])
@@ -71,7 +72,7 @@ def test_untrained_networks_are_near_chance(name):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("method", ["layercam", "guided-gradcam", "integrated-gradients", "saliency", "occlusion"])
+@pytest.mark.parametrize("method", ["gradcam++", "layercam", "hirescam", "eigencam", "scorecam", "guided-gradcam", "integrated-gradients", "saliency", "occlusion"])
 def test_the_other_methods_point_too(method):
     found = pointing(trained("DigitCNN"), 50, method)
     print(f"\nDigitCNN, {method}: {found:.0%} of 50 canvases")
