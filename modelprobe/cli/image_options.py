@@ -155,7 +155,6 @@ class ImageOptions:
 
     image: ImageOpt = None
     input: ImageInputOpt = None
-    batch: ImageBatchOpt = 8
     resize: ResizeOpt = None
     crop: CropOpt = None
     mean: MeanOpt = None
@@ -179,7 +178,9 @@ class DirectoryOptions:
         emit(report, self.format, strict=self.strict)
 
 
-def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | None = None) -> ImageModelRequest:
+def image_model(
+    model: ImageModelOptions, images: ImageOptions, labels: Path | None = None, batch: int = 1
+) -> ImageModelRequest:
     """What these options ask for."""
     from modelprobe.model.build import TargetRequest
     from modelprobe.vision.image_model import ImageModelRequest
@@ -196,4 +197,4 @@ def image_model(model: ImageModelOptions, images: ImageOptions, labels: Path | N
     overrides = PreprocessingOverrides(
         images.resize, images.crop, images.mean, images.std, images.input, parse_range(images.range)
     )
-    return ImageModelRequest(request, overrides, labels, model.device, images.batch)
+    return ImageModelRequest(request, overrides, labels, model.device, batch)

@@ -33,18 +33,21 @@ class ImageModelRequest:
     overrides: PreprocessingOverrides = field(default_factory=PreprocessingOverrides)
     labels: Path | None = None
     device: str = "cpu"
-    batch: int = 8
+    batch: int = 1
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A loaded model in eval mode on its `device`, `batch` images at a time, how it takes images, and what its classes are called."""
+    """A loaded model in eval mode on its `device`, how it takes images, and what its classes are called.
+
+    `batch` images are looked at together.
+    """
 
     loaded: LoadedModel
     preprocessing: Preprocessing
     labels: Labels
     device: str = "cpu"
-    batch: int = 8
+    batch: int = 1
 
     @property
     def name(self) -> str:

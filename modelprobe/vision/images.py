@@ -283,7 +283,11 @@ def _narrowed(picture: Image.Image, asked: tuple[float, float] | None) -> tuple[
         scaled, note = values / 257, Note("16-bit gray read as 8 bits", Level.INFO)
     else:
         scaled = (values - low) / (high - low or 1.0) * 255
-        bits = "16-bit" if picture.mode.startswith("I;16") or (picture.mode == "I" and 0 <= low <= high < FEW_BITS) else "32-bit"
+        bits = (
+            "16-bit"
+            if picture.mode.startswith("I;16") or (picture.mode == "I" and 0 <= low <= high < FEW_BITS)
+            else "32-bit"
+        )
         text = f"{bits} gray stretched from {low:g}..{high:g} to 8 bits (--range LOW,HIGH names other values)"
         note = Note(text, Level.ASSUMED)
     return Image.fromarray(np.rint(scaled).astype(np.uint8)), (note,)

@@ -90,8 +90,11 @@ def _prediction_rows(prediction: Prediction, several: bool, dense: bool) -> list
                 *((prediction.image,) if several else ()),
                 one.label,
                 *((one.area,) if dense else ()),
-                one.probability, one.index, one.score, one.rank,
-            )  # fmt: skip
+                one.probability,
+                one.index,
+                one.score,
+                one.rank,
+            )
         )
         for one in prediction.guesses
     ]
@@ -108,12 +111,12 @@ def best(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: in
 
 @stdout_kept()
 def predict_images(
-    request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions = ScoreOptions()
+    request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions | None = None
 ) -> PredictResult:
     """Look at every image in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     files = find_images(images)
     seeing = load_image_model(request)
-    run = PredictionRun(seeing, top, Scores(seeing.model, scores))
+    run = PredictionRun(seeing, top, Scores(seeing.model, scores or ScoreOptions()))
     with progress("predicting", len(files)) as advance:
         for file in files:
             try:
@@ -172,7 +175,9 @@ class PredictionRun:
         if not waiting:
             return
         try:
-            rows = self._read(tuple(_joined(values) for values in zip(*(a for _, a in waiting), strict=True)), len(waiting))
+            rows = self._read(
+                tuple(_joined(values) for values in zip(*(a for _, a in waiting), strict=True)), len(waiting)
+            )
         except (ModelRaised, BadInput):
             if len(waiting) == 1:
                 raise
@@ -206,7 +211,9 @@ class PredictionRun:
         return list(found.to(device="cpu", dtype=torch.float64))
 
     def _raised(self, error: BaseException) -> ProbeError:
-        return ModelRaised(f"{self.seeing.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where")
+        return ModelRaised(
+            f"{self.seeing.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
+        )
 
 
 def _joined(values: Sequence[Any]) -> Any:
@@ -232,9 +239,13 @@ def _best_of_places(scores: Tensor, shares: Tensor | None, labels: Sequence[str]
 
     return tuple(
         Guess(
-            rank, index, labels[index], None if shares is None else there(shares, index), there(scores, index),
+            rank,
+            index,
+            labels[index],
+            None if shares is None else there(shares, index),
+            there(scores, index),
             float(area[index]),
-        )  # fmt: skip
+        )
         for rank, index in enumerate(order, 1)
     )
 

@@ -8,7 +8,7 @@ and `--output-name` overrule. What was taken is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,9 @@ QUERIES = ("class_queries_logits", "masks_queries_logits")
 EMBEDDINGS = ("embeds", "embedding", "embeddings", "pooler_output", "last_hidden_state")
 """Last words of the names that libraries give to outputs which are no scores."""
 
-_CARRY = re.compile(r"View|Reshape|Squeeze|Select|Slice|Alias|Permute|Transpose|TBackward|Copy|Clone|Index|Cat|Stack|Expand|Unbind|Split")
+_CARRY = re.compile(
+    r"View|Reshape|Squeeze|Select|Slice|Alias|Permute|Transpose|TBackward|Copy|Clone|Index|Cat|Stack|Expand|Unbind|Split"
+)
 """Nodes of the graph that hand numbers on as they are."""
 
 UNIT = 1e-3
@@ -90,7 +92,11 @@ class Scores:
         """What the output was taken for, in words."""
         of = f"of the output {self.output}: " if self.output not in ("", self.kind) else ""
         each = " of each place" if self.dense else ""
-        made = {SOFTMAX: ", softmax gives probabilities", SIGMOID: ", sigmoid gives probabilities", EXP: ", exp gives probabilities"}
+        made = {
+            SOFTMAX: ", softmax gives probabilities",
+            SIGMOID: ", sigmoid gives probabilities",
+            EXP: ", exp gives probabilities",
+        }
         return f"{of}{self.kind}{each}{made.get(self.rule, '')}"
 
     def read(self, out: Any, batch: int) -> Tensor:
@@ -134,6 +140,7 @@ class Scores:
             return None
         self.output = name if len(named) > 1 or name else ""
         self.dense = found.dim() == 4
+        assert tensor is not None
         self.kind = self._kind(found, _made_by(tensor), name)
         return found
 
@@ -187,7 +194,10 @@ class Scores:
             if maker in ("Relu", "Softplus", "Exp"):
                 return VALUES  # never negative: no logit
             if not self.dense:
-                text = "The model puts out one number. It was taken as a logit, whose sigmoid is the probability; for a value of another kind give --scores none."
+                text = (
+                    "The model puts out one number. It was taken as a logit, whose sigmoid is the probability; for a "
+                    "value of another kind give --scores none."
+                )
                 self.notes.append(Note(text, Level.ASSUMED))
             return LOGIT
         return LOGITS
@@ -357,5 +367,3 @@ def check_finite(scores: Tensor, name: str) -> None:
             f"{bad:,} of {scores.numel():,} scores of {name} are NaN or infinite",
             "`modelprobe scan FILE` and `summary` look at the weights; half precision may overflow",
         )
-
-

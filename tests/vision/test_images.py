@@ -114,7 +114,12 @@ def test_transparency_is_put_on_white() -> None:
     [
         (np.array([[0, 257, 65535]], np.uint16), None, [0, 1, 255], "16-bit gray read as 8 bits"),
         (np.array([[0, 0.5, 1]], np.float32), None, [0, 128, 255], "32-bit floats of 0..1 read as 8 bits"),
-        (np.array([[-1, 0, 3]], np.float32), None, [0, 64, 255], "32-bit gray stretched from -1..3 to 8 bits (--range LOW,HIGH names other values)"),
+        (
+            np.array([[-1, 0, 3]], np.float32),
+            None,
+            [0, 64, 255],
+            "32-bit gray stretched from -1..3 to 8 bits (--range LOW,HIGH names other values)",
+        ),
     ],
 )
 def test_more_than_eight_bits(values: np.ndarray, mode: str | None, expected: list[int], says: str) -> None:

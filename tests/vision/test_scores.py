@@ -96,7 +96,9 @@ def test_a_score_for_every_place() -> None:
     torch.testing.assert_close(shares, model.dense(model.body(IMAGES)).softmax(1).detach())
     won = highest(found)
     assert torch.equal(won.argmax(1), found.argmax(1))
-    by_hand = torch.stack([found[0, c][found[0].argmax(0) == c].mean() for c in range(4) if (found[0].argmax(0) == c).any()])
+    by_hand = torch.stack(
+        [found[0, c][found[0].argmax(0) == c].mean() for c in range(4) if (found[0].argmax(0) == c).any()]
+    )
     mine = over_places(found)[0][[c for c in range(4) if (found[0].argmax(0) == c).any()]]
     torch.testing.assert_close(mine, by_hand)
 

@@ -12,8 +12,8 @@ import timm
 import torch
 import torchvision
 
-from modelprobe.vision.cam.cam import ClassMapper
 from modelprobe.vision.cam.layer import Choice
+from modelprobe.vision.cam.mapper import ClassMapper
 from modelprobe.vision.cam.methods import Target
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT

@@ -8,6 +8,7 @@ from typing import Annotated
 from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
+    ImageBatchOpt,
     ImageModelOptions,
     ImageOptions,
     LabelsOpt,
@@ -40,7 +41,7 @@ ClassOpt = Annotated[
         "-c",
         metavar="CLASS",
         panel=IMAGES,
-        help="The class, by index or label; -3 for what speaks against class 3. Repeatable. Default: the top prediction.",
+        help="The class, by index or label; -3: what speaks against class 3. Repeatable. Default: the top prediction.",
     ),
 ]
 MapLayersOpt = Annotated[
@@ -50,7 +51,8 @@ MapLayersOpt = Annotated[
         "-l",
         metavar="NAME[,NAME]",
         panel=IMAGES,
-        help="The layer, or several, whose maps are averaged. Default: chosen by the paths from the image to the scores; the report says why.",
+        help="The layer, or several, whose maps are averaged. Default: chosen by the paths from the image to the "
+        "scores; the report says why.",
     ),
 ]
 AtOpt = Annotated[
@@ -88,6 +90,7 @@ def command(
     like: LikeOpt = None,
     labels: LabelsOpt = None,
     cmap: ColourMapOpt = "jet",
+    batch: ImageBatchOpt = 8,
     output: DirectoryOptions,
 ) -> None:
     """Class activation maps: which part of an image speaks for a class, by Grad-CAM or another method."""
@@ -105,5 +108,5 @@ def command(
         region_of(at, mask),
         like,
     )
-    request = image_model(model, images, labels)
+    request = image_model(model, images, labels, batch)
     output.emit(cam_of_files(request, asked, images.image or (), output.output, output.force).report())

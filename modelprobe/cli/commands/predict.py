@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from modelprobe.cli.image_options import ImageModelOptions, ImageOptions, LabelsOpt, OutputNameOpt, ScoresOpt, image_model
+from modelprobe.cli.image_options import (
+    ImageBatchOpt,
+    ImageModelOptions,
+    ImageOptions,
+    LabelsOpt,
+    OutputNameOpt,
+    ScoresOpt,
+    image_model,
+)
 from modelprobe.cli.options import OUTPUT, ReportOptions, option
 from modelprobe.errors import BadInput
 
@@ -23,6 +31,7 @@ def command(
     scores: ScoresOpt = None,
     output_name: OutputNameOpt = None,
     labels: LabelsOpt = None,
+    batch: ImageBatchOpt = 16,
     top: TopClassesOpt = 5,
     report: ReportOptions,
 ) -> None:
@@ -34,8 +43,9 @@ def command(
     if not images.image:
         raise BadInput("which images? --image was not given", "give a file, a directory or a wildcard")
     from modelprobe.vision.predict import predict_images
-
     from modelprobe.vision.scores import ScoreOptions
 
-    found = predict_images(image_model(model, images, labels), images.image, top, ScoreOptions(scores, output_name))
+    found = predict_images(
+        image_model(model, images, labels, batch), images.image, top, ScoreOptions(scores, output_name)
+    )
     report.emit(found.report())

@@ -33,7 +33,7 @@ from modelprobe.vision.attention.result import (
     draw_attention,
     entries_of,
 )
-from modelprobe.vision.cam.layer import lay_out
+from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.images import Photo, find_images
 from modelprobe.vision.photos import Progress, each_photo, write_result

@@ -129,7 +129,13 @@ def layer_maps(method: str, known: LayerGradients, number: int) -> Tensor:
 
 
 def image_map(
-    model: nn.Module, read: Reading, image: Tensor, target: Target, method: str, score: float, known: LayerGradients | None
+    model: nn.Module,
+    read: Reading,
+    image: Tensor,
+    target: Target,
+    method: str,
+    score: float,
+    known: LayerGradients | None,
 ) -> tuple[Tensor, tuple[str, ...]]:
     """The map of a method of `OF_IMAGE` for `image` [1, C, H, W], and its remarks."""
     remarks: list[str] = []
@@ -197,7 +203,8 @@ def eigencam(activation: Tensor, gradient: Tensor) -> Tensor:
     found = (centered @ axes[:, 0, :, None])[..., 0]
     strength = flat.norm(dim=2)
     sign = ((strength - strength.mean(1, keepdim=True)) * found).sum(1, keepdim=True).sign()
-    return (found * torch.where(sign == 0, 1.0, sign)).reshape(activation.shape[0], *activation.shape[2:])
+    oriented: Tensor = found * torch.where(sign == 0, 1.0, sign)
+    return oriented.reshape(activation.shape[0], *activation.shape[2:])
 
 
 # Methods of one image
@@ -274,7 +281,8 @@ def scorecam(scene: Scene, target: int) -> Tensor:
     activation = scene.known.activation.float()
     size = tuple(scene.image.shape[-2:])
     scores = []
-    for part in activation[0].split(MASKS_AT_ONCE):
+    for first in range(0, activation.shape[1], MASKS_AT_ONCE):
+        part = activation[0, first : first + MASKS_AT_ONCE]
         masks = nn.functional.interpolate(part[:, None], size=size, mode="bilinear", align_corners=True)
         low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
         masks = (masks - low) / (high - low + 1e-8)

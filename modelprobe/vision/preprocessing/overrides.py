@@ -44,7 +44,10 @@ def changed(found: Preprocessing, overrides: PreprocessingOverrides) -> Preproce
         notes = found.notes
         if found.crop is not None and found.crop != (height, width):
             shown = f"{found.crop[0]}x{found.crop[1]}"
-            text = f"--resize {overrides.resize} resizes; the model is still given the center, {shown}: --input {overrides.resize} changes that."
+            asked = overrides.resize
+            text = (
+                f"--resize {asked} resizes; the model is still given the center, {shown}: --input {asked} changes that."
+            )
             notes = (*notes, Note(text, Level.INFO))
         found = replace(found, resize=(height, width), fit=SHORTER if lone else SQUASH, notes=notes)
         said.append("--resize")
@@ -67,12 +70,19 @@ def _sized_to(found: Preprocessing, text: str) -> Preprocessing:
 
     shape = parse_input(text).shape
     if len(shape) == 3 and shape[0] != found.channels:
-        raise BadInput(f"--input {text} has {shape[0]} channels, and the model takes {found.channels}", "leave them out")
+        raise BadInput(
+            f"--input {text} has {shape[0]} channels, and the model takes {found.channels}", "leave them out"
+        )
     if not 1 <= len(shape) <= 3:
         raise BadInput(f"--input {text} is no size of an image", "for example --input 224 or 256x320")
     size = shape[-1] if len(shape) == 1 else shape[-2], shape[-1]
     if found.crop is None or found.resize is None:
-        return replace(found, fit=SQUASH if found.resize is None else found.fit, resize=size, crop=None if found.resize is None else size)
+        return replace(
+            found,
+            fit=SQUASH if found.resize is None else found.fit,
+            resize=size,
+            crop=None if found.resize is None else size,
+        )
     scaled = tuple(round(side * new / old) for side, new, old in zip(found.resize, size, found.crop, strict=True))
     return replace(found, resize=(scaled[0], scaled[1]), crop=size)
 

@@ -17,7 +17,7 @@ from modelprobe.vision.attention.maps import (
     rollout,
     weights_of_query,
 )
-from modelprobe.vision.cam.layer import lay_out
+from modelprobe.vision.cam.layout import lay_out
 from tests.vision.networks import ClassTokenViT
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}

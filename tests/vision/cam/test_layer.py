@@ -254,7 +254,7 @@ def test_what_makes_two_embeddings_alike() -> None:
     with torch.no_grad():
         expected = F.cosine_similarity(model(IMAGE), model(other[None]))
     assert found.score == pytest.approx(float(expected), rel=1e-5)
-    with pytest.raises(BadInput, match="an embedding of 10 numbers"):
+    with pytest.raises(BadInput, match="an embedding, 10 numbers"):
         modelprobe.cam(model, IMAGE)
 
 

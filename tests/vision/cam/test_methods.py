@@ -7,7 +7,7 @@ from torch import nn
 
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
-from modelprobe.vision.cam.cam import ClassMapper
+from modelprobe.vision.cam.mapper import ClassMapper
 from modelprobe.vision.cam.methods import Target
 from tests.samples import models
 from tests.vision.networks import ClassTokenViT

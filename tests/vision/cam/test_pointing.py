@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modelprobe.model.weights.load import load_state_dict_for
-from modelprobe.vision.cam.cam import ClassMapper
+from modelprobe.vision.cam.mapper import ClassMapper
 from modelprobe.vision.cam.methods import Target
 from tests.samples import ROOT, models
 
@@ -72,7 +72,20 @@ def test_untrained_networks_are_near_chance(name):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("method", ["gradcam++", "layercam", "hirescam", "eigencam", "scorecam", "guided-gradcam", "integrated-gradients", "saliency", "occlusion"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "gradcam++",
+        "layercam",
+        "hirescam",
+        "eigencam",
+        "scorecam",
+        "guided-gradcam",
+        "integrated-gradients",
+        "saliency",
+        "occlusion",
+    ],
+)
 def test_the_other_methods_point_too(method):
     found = pointing(trained("DigitCNN"), 50, method)
     print(f"\nDigitCNN, {method}: {found:.0%} of 50 canvases")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.vision.cam.layer import lay_out
+from modelprobe.vision.cam.layout import lay_out
 from tests.vision.networks import ClassTokenViT
 
 
