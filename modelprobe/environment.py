@@ -106,7 +106,7 @@ def describe_machine() -> EnvResult:
         modelprobe=__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()}, {platform.machine()})",
         packages=packages,
-        machine=MachineReport(_os(), _cpu(), os.cpu_count(), _usable_cores(), _memory_of_machine()),
+        machine=MachineReport(_os(), _cpu(), os.cpu_count(), _affinity(), _memory_of_machine()),
         torch=_build() if loads else None,
         devices=tuple(_devices()) if loads else (),
         env=brief(),
@@ -169,8 +169,13 @@ def _cpu() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int | None:
+def _affinity() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def usable_cores() -> int:
+    """The processors that this process may use."""
+    return _affinity() or os.cpu_count() or 1
 
 
 def _memory_of_machine() -> int | None:

@@ -18,12 +18,13 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {"_version": set(), "errors": set(), "report": {"rich"}},
     {"environment": ZOOS, "files": set(), "console": {"rich"}},
     {"tracing": {"torch"}, "checkpoint": {"torch", "numpy", "safetensors", "fsspec"}},
-    {"model": {*ZOOS, "numpy", "safetensors", "huggingface_hub"}},
+    {"model": {*ZOOS, "platformdirs", "numpy", "safetensors", "huggingface_hub"}},
     # Other tools are imported inside the functions that ask them, which only a child process calls.
     {
         "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib"},
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors"},
     },
+    {"zoo": {"torch"}},
     {"api": {"torch"}},
     {"guide": set()},
     {"cli": {"typer", "rich"}},

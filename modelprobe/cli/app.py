@@ -22,7 +22,7 @@ from modelprobe import console
 from modelprobe._version import __version__
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
-COST, SEES, FILES, OTHER = "What a model costs", "What a model sees", "Weight files", "Other"
+COST, SEES, FILES, ZOO, OTHER = "What a model costs", "What a model sees", "Weight files", "Many models", "Other"
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
@@ -42,7 +42,9 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("repair", FILES, "Rename and convert keys of a weight file to match a model."),
     ("diff", FILES, "What differs between two weight files, in names and values."),
     ("convert", FILES, "A checkpoint as safetensors or torch file, whole or in shards."),
-    ("models", OTHER, "Names of torchvision and timm models."),
+    ("models", ZOO, "Models of torchvision and timm by name, cost and accuracy."),
+    ("identify", ZOO, "Which network a weight file is of, by names and shapes."),
+    ("index", ZOO, "What models and identify know; adding a package's models."),
     ("env", OTHER, "Versions, devices and memory, for a bug report."),
     ("guide", OTHER, "The chapters of the guide."),
 )

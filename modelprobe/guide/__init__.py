@@ -11,6 +11,7 @@ ORDER = (
     "weight-files",
     "repairs",
     "vision",
+    "many-models",
     "targets-and-inputs",
     "python",
     "accuracy",

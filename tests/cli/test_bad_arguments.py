@@ -67,7 +67,7 @@ def test_a_directory_and_a_file_without_its_suffix(cli, tmp_path, monkeypatch):
 
 def test_a_pattern_of_models(cli):
     assert refused(cli, "models", "resnet5x").startswith("no model matches 'resnet5x' | nearest: resnet50")
-    assert "no model matches '[' | `modelprobe models` lists all names" in refused(cli, "models", "[")
+    assert "no model matches '[' | `modelprobe models` lists all families" in refused(cli, "models", "[")
     assert r"no model matches '\udcff' | " in refused(cli, "models", "\udcff")
 
 

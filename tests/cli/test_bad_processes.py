@@ -96,7 +96,7 @@ def test_a_file_name_that_is_no_text(tmp_path):
     done = run("models", "resnet18", "-o", place)
     assert (done.returncode, done.stdout) == (0, b"")
     assert done.stderr.endswith(rb"\udcff\x1b[31m.json" + b"\n")
-    assert json.loads(open(place, "rb").read())["schema"] == "modelprobe.models/1"  # noqa: SIM115, PTH123 - bytes
+    assert json.loads(open(place, "rb").read())["schema"] == "modelprobe.models/2"  # noqa: SIM115, PTH123 - bytes
 
 
 def on_a_terminal(*arguments, **environment):

@@ -21,6 +21,7 @@ from typing import Any
 
 from modelprobe.cost.other_tools.child import ANSWER, ORDER
 from modelprobe.cost.other_tools.tool import ToolResult
+from modelprobe.environment import usable_cores
 
 PAUSE = 0.02
 """Seconds between two looks at the children."""
@@ -98,7 +99,7 @@ def _start(order: Order, parent: Path, workers: int) -> _Running:
     module, _, function = order.entry.partition(":")
     # `-m` would put the working directory before everything: the child imports from where we do, in the same order.
     code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; {function}({str(folder)!r})"
-    threads = str(max(1, cores() // workers))
+    threads = str(max(1, usable_cores() // workers))
     environment = {**dict.fromkeys(_THREADS, threads), **os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -150,14 +151,6 @@ def _stop(child: _Running) -> None:
         if child.process.stdin is not None:
             child.process.stdin.close()
     child.process.wait()
-
-
-def cores() -> int:
-    """The processors that we may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

@@ -8,8 +8,9 @@ from modelprobe.console import working
 from modelprobe.cost.other_tools import OTHER_TOOLS
 from modelprobe.cost.other_tools.child import ENTRY, order_content
 from modelprobe.cost.other_tools.comparison import ToolComparison, compare_with_tools
-from modelprobe.cost.other_tools.process import Order, ask_all, cores, free_memory
+from modelprobe.cost.other_tools.process import Order, ask_all, free_memory
 from modelprobe.cost.other_tools.tool import Tool, ToolResult
+from modelprobe.environment import usable_cores
 from modelprobe.model.build import TargetRequest, fuse_model, load_model, record
 from modelprobe.model.zoo.published import published
 from modelprobe.report.units import size
@@ -46,7 +47,7 @@ def _results_of(
         else:
             content = order_content(request, tool.ask, fused=fused, on_meta=tool.on_meta)
             orders.append(Order(tool.name, ENTRY, content, needs))
-    workers = max(1, min(len(orders), cores()))
+    workers = max(1, min(len(orders), usable_cores()))
     with working("asking other tools") as show:
         results = ask_all(
             orders,

@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from modelprobe.checkpoint.keys.draft import PlanOptions
 from modelprobe.checkpoint.keys.plan import KeyPlan, plan_keys
 from modelprobe.checkpoint.keys.reference import Expectation, reference_of_model, state_entries
-from modelprobe.checkpoint.records import Branch, Checkpoint, Item
+from modelprobe.checkpoint.own_words import architecture_words
+from modelprobe.checkpoint.records import Branch, Checkpoint
 from modelprobe.errors import ProbeError
 from modelprobe.model.target import Target, resolve
 from modelprobe.model.zoo import names as zoo
@@ -66,7 +66,7 @@ def _settings(wanted: Target) -> list[tuple[str, ...]]:
 
 def candidates(found: Checkpoint, wanted: Target) -> tuple[str, ...]:
     """Names worth a try, in order."""
-    names = [*_named_in_file(found.tree), *_in_file_name(found.path)]
+    names = architecture_words(found)
     known = zoo.zoo_names()
     specs = [f"{origin}:{name}" for name in names for origin in known.origins(name)]
     for origin in (zoo.TORCHVISION, zoo.TIMM):
@@ -74,21 +74,6 @@ def candidates(found: Checkpoint, wanted: Target) -> tuple[str, ...]:
             specs += [f"{origin}:{name}" for name in similar_names(wanted.name, origin)]
     own = f"{wanted.origin}:{wanted.name}"
     return tuple(spec for spec in dict.fromkeys(specs) if spec != own)[:MAX_CANDIDATES_BUILT]
-
-
-def _named_in_file(tree: Item) -> Iterator[str]:
-    """What the file calls its architecture: `arch`, also among `args`."""
-    for item in tree.children:
-        if item.key in ("arch", "model_name", "architecture", "model") and isinstance(item.value, str):
-            yield item.value
-        elif item.key in ("args", "config", "hyper_parameters", "hparams"):
-            yield from _named_in_file(item)
-
-
-def _in_file_name(path: str) -> Iterator[str]:
-    """`resnet50` of `resnet50-0676ba61.pth`."""
-    stem = Path(path).name.partition(".")[0]
-    yield from dict.fromkeys((stem, stem.rpartition("-")[0], stem.rpartition("_")[0]))
 
 
 def similar_names(name: str, origin: str) -> list[str]:

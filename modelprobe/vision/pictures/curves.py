@@ -43,3 +43,31 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def scatter_plot(
+    points: Sequence[tuple[float, float]], front: Curve, labels: Sequence[str], title: str, x: str, y: str
+) -> bytes:
+    """A PNG of `points`, and of `front` as a line with a label at each of its points; a logarithmic x axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    if points:
+        axes.plot(*zip(*points, strict=True), "o", markersize=4, color="0.65")
+    if front.points:
+        axes.plot(*zip(*front.points, strict=True), "o-", markersize=5, label=front.label)
+    for label, at in zip(labels, front.points, strict=True):
+        axes.annotate(label, at, xytext=(4, -9), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

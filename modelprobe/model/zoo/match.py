@@ -1,0 +1,345 @@
+"""Which network of the index has the names and shapes of a weight file: exactly, but for its head, or nearly."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+
+from modelprobe.checkpoint.keys.name_tree import leading
+from modelprobe.checkpoint.keys.reference import is_position
+from modelprobe.checkpoint.keys.schemes import NAMING_SCHEMES
+from modelprobe.checkpoint.wrappers import CERTAIN_WRAPPERS, HINTED, RECOMPUTED_BUFFERS
+from modelprobe.model.zoo.fingerprint import NamedShapes, Profile, TensorShape, profile_of
+from modelprobe.model.zoo.index import Catalogue, IndexedModel
+
+Verdict = Literal["certain", "likely", "unknown"]
+T = TypeVar("T")
+
+UNTOLD = frozenset(("num_batches_tracked", "n_averaged", "total_ops", "total_params", *RECOMPUTED_BUFFERS))
+"""Last words of names that come and go between releases and tools; they are not compared."""
+
+HEAD = re.compile(r"(?:^|\.)(?:heads?|head_\w+|fc\d?|classifier\w*|last_linear|logits|aux\w*|AuxLogits|output)(?:\.|$)")
+PARTIAL = ("module", "model", "net", "network", "backbone", "encoder", *HINTED)
+"""Segments that may stand before some of the names alone."""
+
+MAX_STRIPPED = 3
+MAX_COMPARED = 24
+"""Networks that are compared name by name, after all were compared by their profiles."""
+
+MIN_LIKELY = 0.8
+MIN_SAME = 6
+"""Tensors that must agree in name and shape before anything is said."""
+
+ACCEPTED, OTHER_SHAPE, EXTRA = 0.9, 0.3, 0.5
+"""What a tensor with an explained difference counts, one with an unexplained shape, and what an extra one takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherShape:
+    """A tensor that has one shape in the file and another in the network."""
+
+    name: str
+    file: TensorShape
+    network: TensorShape
+
+
+@dataclass(frozen=True, slots=True)
+class ZooCandidate:
+    """A network and what speaks against it. `score` is 1 when names and shapes are exactly its own.
+
+    `same_as` are the networks that fit just as well: their names and shapes do not tell them apart here. `settings` are
+    constructor arguments that make up for a difference: `num_classes`, `in_chans`. `differences` are those in words.
+    """
+
+    target: str
+    score: float
+    same: int
+    other_shape: tuple[OtherShape, ...] = ()
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    settings: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
+    explained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamingVariant:
+    """The names of a file without what wrappers put there, or in the library's naming; `how` says what was done."""
+
+    names: NamedShapes
+    how: tuple[str, ...] = ()
+    prefix: str = ""
+    scheme: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The networks found, best first, under the naming that led to them. `by_shapes`: the names are none of theirs.
+
+    `ambiguous`: networks that fit equally well have other costs; `by_name`: what the file calls itself tells them
+    apart.
+    """
+
+    verdict: Verdict
+    candidates: tuple[ZooCandidate, ...]
+    variant: NamingVariant
+    by_shapes: bool = False
+    ambiguous: bool = False
+    by_name: bool = False
+
+
+def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str] = ()) -> Match:
+    """The networks that names and shapes are nearest to. `prefer` are names that the file itself gives its network:
+
+    they tell apart what names and shapes do not.
+    """
+    tables = [(model, _told_kinds(profile)) for model, profile in catalogue.profiles()]
+    best: tuple[list[ZooCandidate], NamingVariant] | None = None
+    for variant in naming_variants(names):
+        kinds = _told_kinds(profile_of(variant.names))
+        near = _nearest_profiles(kinds, tables, MAX_COMPARED)
+        found = sorted(
+            (_compared(variant.names, model, catalogue.names(model)) for model in near),
+            key=lambda candidate: (-candidate.score, *_preferred_first(candidate.target, prefer)),
+        )
+        if found and (best is None or found[0].score > best[0][0].score):
+            best = found, variant
+        if best is not None and best[0][0].score == 1:
+            break
+    if best is None or best[0][0].score < MIN_LIKELY:
+        by_shapes = _by_shapes(names, tables, prefer)
+        if by_shapes is not None:
+            return by_shapes
+    if best is None:
+        return Match("unknown", (), NamingVariant(names))
+    return _judged(*best, catalogue, prefer)
+
+
+def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalogue, prefer: Sequence[str]) -> Match:
+    first = found[0]
+    equals = [c.target for c in found[1:] if c.score == first.score and c.explained == first.explained]
+    top = replace(first, same_as=tuple(equals))
+    others = [candidate for candidate in found[1:] if candidate.target not in equals]
+    if first.score < MIN_LIKELY or first.same < MIN_SAME:
+        return Match("unknown", (top, *others), variant)
+    alike = _costs(catalogue, (first.target, *equals)) == 1
+    called = [target for target in (first.target, *equals) if target.partition(":")[2] in prefer]
+    by_name = not alike and bool(called) and _costs(catalogue, called) == 1
+    verdict: Verdict = "certain" if first.explained and (alike or by_name) else "likely"
+    return Match(verdict, (top, *others), variant, ambiguous=not alike, by_name=by_name)
+
+
+def _costs(catalogue: Catalogue, targets: Iterable[str]) -> int:
+    """How many different costs these networks have."""
+    return len({(m.parameters, m.macs) for m in map(catalogue.get, targets) if m is not None})
+
+
+def comparable(names: NamedShapes) -> dict[str, TensorShape]:
+    """The tensors that tell networks apart: no counters, no buffers that are computed, no scales of quantisation."""
+    return {name: tuple(shape) for name, shape in names.items() if not _untold(name, names)}
+
+
+def _untold(name: str, names: Mapping[str, object]) -> bool:
+    module, _, last = name.rpartition(".")
+    return last in UNTOLD or last == "zero_point" or (last == "scale" and f"{module}.zero_point" in names)
+
+
+def _told_kinds(profile: Profile) -> Profile:
+    """The part of a profile that tells networks apart."""
+    scaled = {pattern.rpartition(".")[0] for pattern, _ in profile if pattern.endswith(".zero_point")}
+    return Counter(
+        {
+            kind: count
+            for kind, count in profile.items()
+            if not _is_untold(kind[0]) and not (scaled and kind[0].removesuffix(".scale") in scaled)
+        }
+    )
+
+
+@functools.cache
+def _is_untold(pattern: str) -> bool:
+    return pattern.rpartition(".")[2] in UNTOLD or pattern.endswith(".zero_point")
+
+
+# Namings
+
+
+def naming_variants(names: NamedShapes) -> Iterator[NamingVariant]:
+    """The names as they are, then without wrappers, then in the library's naming of a published code base."""
+    plain = _without_wrappers(names)
+    variants = [plain, *_stripped(plain)]
+    for variant in variants:
+        yield variant
+    for variant in variants:
+        for scheme in NAMING_SCHEMES:
+            renamed = scheme.renamed(list(variant.names))
+            if renamed:
+                moved = {renamed.get(name, name): shape for name, shape in variant.names.items()}
+                how = (*variant.how, f"names of {scheme.name}")
+                yield NamingVariant(_joined_projections(moved), how, variant.prefix, scheme.name)
+
+
+def _without_wrappers(names: NamedShapes) -> NamingVariant:
+    """Without the segments that only wrappers put into names."""
+    found = {
+        ".".join(part for part in name.split(".") if part not in CERTAIN_WRAPPERS): shape
+        for name, shape in names.items()
+    }
+    if len(found) < len(names) or found.keys() == names.keys():
+        return NamingVariant(dict(names))
+    gone = [f"{why} (`{part}.`)" for part, why in CERTAIN_WRAPPERS.items() if any(f"{part}." in name for name in names)]
+    return NamingVariant(found, tuple(gone))
+
+
+def _stripped(variant: NamingVariant) -> Iterator[NamingVariant]:
+    """Without one leading segment more each time; of several, without each that a wrapper may have put there."""
+    for _ in range(MAX_STRIPPED):
+        segment = leading(variant.names)
+        if not segment:
+            break
+        kept = {name[len(segment) + 1 :]: shape for name, shape in variant.names.items()}
+        how = "DataParallel prefix `module.`" if segment == "module" else f"prefix `{segment}.`"
+        variant = NamingVariant(kept, (*variant.how, how), f"{variant.prefix}{segment}.")
+        yield variant
+    counts = Counter(name.split(".", 1)[0] for name in variant.names if "." in name)
+    for segment in dict.fromkeys(PARTIAL):
+        if 2 * counts[segment] > len(variant.names):
+            start = f"{segment}."
+            kept = {name.removeprefix(start): shape for name, shape in variant.names.items()}
+            if len(kept) == len(variant.names):
+                yield NamingVariant(kept, (*variant.how, f"prefix `{start}` of some names"), variant.prefix + start)
+
+
+def _joined_projections(names: Mapping[str, TensorShape]) -> dict[str, TensorShape]:
+    """Query, key and value as the one projection that timm has."""
+    found: dict[str, TensorShape] = {}
+    for name, shape in names.items():
+        match = re.fullmatch(r"(.*\.attn)\.(query|key|value)\.(weight|bias)", name)
+        if match is None:
+            found[name] = shape
+        elif match[2] == "query":
+            found[f"{match[1]}.qkv.{match[3]}"] = (3 * shape[0], *shape[1:])
+    return found
+
+
+# Comparing
+
+
+def _nearest_profiles(
+    kinds: Counter[T], tables: Iterable[tuple[IndexedModel, Counter[T]]], count: int
+) -> list[IndexedModel]:
+    """The networks that share the most tensors with `kinds`, by the share of all that either has."""
+    total = kinds.total()
+    scored = []
+    for place, (model, theirs) in enumerate(tables):
+        shared = sum(min(number, kinds.get(kind, 0)) for kind, number in theirs.items())
+        if shared:
+            scored.append((-shared / (total + theirs.total() - shared), place, model))
+    return [model for _, _, model in sorted(scored, key=lambda entry: entry[:2])[:count]]
+
+
+def _compared(file: NamedShapes, model: IndexedModel, network: NamedShapes) -> ZooCandidate:
+    """A network beside the names of a file: what agrees, what does not, and whether a head or an input explains it."""
+    here, there = comparable(file), comparable(network)
+    same = sum(1 for name, shape in there.items() if here.get(name) == shape)
+    others = tuple(OtherShape(n, here[n], s) for n, s in there.items() if n in here and here[n] != s)
+    missing = tuple(name for name in there if name not in here)
+    extra = tuple(name for name in here if name not in there)
+    settings, said, accepted = _explanation(others, missing, extra, len(there))
+    unexplained = len(others) + len(missing) - accepted
+    points = same + ACCEPTED * accepted + OTHER_SHAPE * max(0, len(others) - accepted)
+    score = points / max(1.0, len(there) + EXTRA * len(extra))
+    few_extra = len(extra) <= 2 + len(there) // 50
+    return ZooCandidate(
+        model.target, round(score, 4), same, others, missing, extra, settings, said,
+        explained=not unexplained and few_extra and same >= MIN_SAME,
+    )  # fmt: skip
+
+
+def _explanation(
+    others: Sequence[OtherShape], missing: Sequence[str], extra: Sequence[str], total: int
+) -> tuple[dict[str, int], tuple[str, ...], int]:
+    """Settings, the differences in words, and how many tensors they explain."""
+    settings: dict[str, int] = {}
+    said: list[str] = []
+    heads = [other for other in others if _is_resized(other, 0) and HEAD.search(other.name)]
+    sizes = {(other.file[0], other.network[0]) for other in heads}
+    accepted = 0
+    if len(sizes) == 1:
+        (classes, usual), accepted = sizes.pop(), len(heads)
+        settings["num_classes"] = classes
+        said.append(f"head of {classes:,} classes instead of {usual:,}")
+    stems = [other for other in others if _is_resized(other, 1) and other.network[1] == 3 and len(other.file) > 3]
+    channels = {other.file[1] for other in stems}
+    if len(channels) == 1:
+        settings["in_chans"] = channels.pop()
+        accepted += len(stems)
+        said.append(f"{settings['in_chans']} input channels instead of 3")
+    lost = [name for name in missing if HEAD.search(name)]
+    if lost and len(lost) <= max(2, total // 10) and not heads:
+        accepted += len(lost)
+        said.append(f"no head ({len(lost)} tensors)")
+    positions = [other for other in others if is_position(other.name)]
+    if positions:
+        said.append("position embedding of another input size")
+    said += _counted(len(others) + len(missing) - accepted - len(positions), "difference", "differences")
+    said += _counted(len(extra), "extra key", "extra keys")
+    return settings, tuple(said), accepted
+
+
+def _counted(number: int, one: str, more: str) -> list[str]:
+    return [f"{number:,} {one if number == 1 else more}"] if number > 0 else []
+
+
+def _is_resized(other: OtherShape, dim: int) -> bool:
+    """Whether the shapes differ in that dimension alone."""
+    if len(other.file) != len(other.network) or len(other.file) <= dim:
+        return False
+    return all(a == b or place == dim for place, (a, b) in enumerate(zip(other.file, other.network, strict=True)))
+
+
+def _by_shapes(
+    names: NamedShapes, tables: Sequence[tuple[IndexedModel, Profile]], prefer: Sequence[str]
+) -> Match | None:
+    """The networks whose shapes are those of the file, whatever the names; never certain."""
+    shapes = Counter(comparable(names).values())
+    theirs = [(model, _shapes_of(profile)) for model, profile in tables]
+    near = _nearest_profiles(shapes, theirs, MAX_COMPARED)
+    held = {model.target: other for model, other in theirs}
+    scored = sorted(
+        ((round(_share(shapes, held[model.target]), 4), model.target) for model in near),
+        key=lambda entry: (-entry[0], *_preferred_first(entry[1], prefer)),
+    )
+    if not scored or scored[0][0] < MIN_LIKELY or shapes.total() < MIN_SAME:
+        return None
+    found = [
+        ZooCandidate(target, score, (shapes & held[target]).total(), differences=("other names, the same shapes",))
+        for score, target in scored
+    ]
+    equals = tuple(c.target for c in found[1:] if c.score == found[0].score)
+    top = replace(found[0], same_as=equals)
+    rest = [candidate for candidate in found[1:] if candidate.target not in equals]
+    return Match("likely", (top, *rest), NamingVariant(names), by_shapes=True)
+
+
+def _share(first: Counter[TensorShape], second: Counter[TensorShape]) -> float:
+    """What two multisets have in common, of all that either has."""
+    return (first & second).total() / max(1, (first | second).total())
+
+
+def _shapes_of(profile: Profile) -> Counter[TensorShape]:
+    found: Counter[TensorShape] = Counter()
+    for (_, shape), count in profile.items():
+        found[shape] += count
+    return found
+
+
+def _preferred_first(target: str, prefer: Sequence[str]) -> tuple[int, int, int, str]:
+    """Among equals: what the file calls itself, then torchvision's, then the shortest name."""
+    origin, _, name = target.partition(":")
+    return (name not in prefer, origin != "torchvision", len(name), name)

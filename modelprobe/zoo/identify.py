@@ -1,0 +1,180 @@
+"""The answer of `modelprobe identify`: which network a weight file belongs to, from its names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelprobe.checkpoint.adapters.lora import Lora, find_lora
+from modelprobe.checkpoint.branches import chosen_branch
+from modelprobe.checkpoint.keys.plan import entries_by_name
+from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.own_words import architecture_words
+from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.model.zoo.fingerprint import TensorShape
+from modelprobe.model.zoo.index import read_catalogue
+from modelprobe.model.zoo.match import Match, Verdict, ZooCandidate, match_network
+from modelprobe.model.zoo.names import TORCHVISION
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, first_few, shape
+from modelprobe.zoo.blueprint import Blueprint, blueprint_of
+
+MAX_CANDIDATES_SHOWN = 3
+MAX_AGAINST = 3
+"""Names shown of those that speak against a network."""
+
+_STATE_OF_OPTIMIZER = re.compile(r".*(?:exp_avg(?:_sq)?|momentum_buffer|max_exp_avg_sq|square_avg|step)")
+_DELTA = re.compile(r".*(?:[._]delta|\.diff(?:_b)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyResult(Result):
+    """What a file is. `verdict` is `certain`, `likely` or `unknown`; `target` is None when it is unknown.
+
+    `kind` is `network`, `adapter`, `optimizer` or `delta`. `candidates` are the nearest networks, each with what speaks
+    against it. `naming` says what was done to the names first. `command` loads the file into the network.
+    """
+
+    path: str
+    branch: str
+    kind: str
+    verdict: Verdict
+    target: str | None
+    tensors: int
+    candidates: tuple[ZooCandidate, ...]
+    naming: tuple[str, ...] = ()
+    by_shapes: bool = False
+    command: str = ""
+    blueprint: Blueprint | None = None
+    notes: tuple[Note, ...] = ()
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def report(self) -> Report:
+        """The verdict, the nearest networks, or what names and shapes imply."""
+        facts = [Fact("File", self.path, detail=f"{self.tensors:,} tensors in {self.branch or 'the root'}")]
+        first = self.candidates[0] if self.candidates else None
+        named = self.target if self.target else f"unknown {self.kind}" if self.kind == "network" else self.kind
+        detail = ", ".join((*(first.differences if first else ()), *self.naming)) if self.target else ""
+        facts.append(Fact("Network", named, detail=detail))
+        facts.append(Fact("Verdict", self.verdict))
+        if self.target and first is not None and first.same_as:
+            count = len(first.same_as)
+            facts.append(
+                Fact("Same names and shapes", first_few(first.same_as, 6), detail=f"{count} more" if count > 6 else "")
+            )
+        if self.command:
+            facts.append(Fact("Loads it", self.command))
+        blocks: list[Block] = [Facts(tuple(facts))]
+        if self.candidates:
+            blocks.append(_candidate_table(self.candidates))
+        if self.blueprint is not None:
+            blocks += self.blueprint.blocks()
+        return self.blocks_report(f"{self.path}: which network", "modelprobe.identify/1", *blocks, *self.notes)
+
+
+def _candidate_table(candidates: tuple[ZooCandidate, ...]) -> Table:
+    columns = (
+        Column("target", "Nearest"),
+        Column("score", "Score", Unit.SHARE),
+        Column("same", "Same", Unit.COUNT, priority=2),
+        Column("other_shape", "Other shape", Unit.COUNT, priority=3),
+        Column("missing", "Missing", Unit.COUNT, priority=1),
+        Column("extra", "Extra", Unit.COUNT, priority=1),
+        Column("against", "Against it", wrap=True, priority=4),
+    )
+    rows = (
+        Row((c.target, c.score, c.same, len(c.other_shape), len(c.missing), len(c.extra), _against(c)))
+        for c in candidates
+    )
+    return Table(columns, tuple(rows), key="candidates")
+
+
+def _against(candidate: ZooCandidate) -> str:
+    """The first names that speak against a network."""
+    said = [f"{o.name} {shape(o.file)}, not {shape(o.network)}" for o in candidate.other_shape[:MAX_AGAINST]]
+    said += [f"no {name}" for name in candidate.missing[: MAX_AGAINST - len(said)]]
+    said += [f"also {name}" for name in candidate.extra[: max(0, MAX_AGAINST - len(said))]]
+    return "; ".join(said)
+
+
+def identify(path: str, branch: str | None = None, env: Mapping[str, Any] | None = None) -> IdentifyResult:
+    """Which network of the index a weight file is of; its header alone is read. Raises BadInput when it cannot be."""
+    found = open_checkpoint(path)
+    lora = find_lora(found)
+    if lora is not None:
+        return _adapter(found, lora, env or {})
+    chosen = chosen_branch(found, branch)
+    names = {name: entry.shape for name, entry in entries_by_name(found, chosen).items()}
+    kind = _kind_of_contents(found, names)
+    if kind != "network":
+        text = {
+            "optimizer": "The file holds the state of an optimizer, and no weights.",
+            "delta": "The file holds differences of weights: they mean something only with their base.",
+        }[kind]
+        return IdentifyResult(
+            path, chosen.name, kind, "unknown", None, len(names), (), notes=(Note(text, Level.WARNING),), env=env or {}
+        )
+    catalogue = read_catalogue()
+    match = match_network(names, catalogue, architecture_words(found))
+    notes = [Note(f"{text[:1].upper()}{text[1:]}.", Level.WARNING) for text in catalogue.problems]
+    others = [b.name for b in found.branches if b.name != chosen.name]
+    if others:
+        notes.append(Note(f"The file also holds {first_few(others, 4)}: --branch chooses.", Level.INFO))
+    unknown = match.verdict == "unknown"
+    top = match.candidates[0] if match.candidates else None
+    return IdentifyResult(
+        path, chosen.name, kind, match.verdict, None if unknown or top is None else top.target, len(names),
+        match.candidates[:MAX_CANDIDATES_SHOWN], match.variant.how, match.by_shapes,
+        "" if unknown or top is None else loading_command(path, top, match),
+        blueprint_of(names) if unknown else None, (*notes, *_verdict_notes(match)), env or {},
+    )  # fmt: skip
+
+
+def _verdict_notes(match: Match) -> Iterator[Note]:
+    if match.verdict == "likely" and match.by_shapes:
+        yield Note("Named by its shapes alone: the names are another library's.", Level.ASSUMED)
+    elif match.verdict == "likely" and match.ambiguous and match.candidates[0].explained:
+        text = "Names and shapes do not tell it from networks of other costs (under the same names and shapes)."
+        yield Note(text, Level.ASSUMED)
+    elif match.by_name:
+        yield Note("Told from others of the same names and shapes by what the file calls itself.", Level.INFO)
+    elif match.verdict == "likely":
+        yield Note("Likely, not certain: what speaks against it is in the table.", Level.ASSUMED)
+    elif match.verdict == "unknown":
+        yield Note("No network of the index has these names and shapes; name it with --arch.", Level.WARNING)
+
+
+def loading_command(path: str, candidate: ZooCandidate, match: Match) -> str:
+    """The command that checks the file against the network, or rewrites it where its names are others."""
+    settings = dict(candidate.settings)
+    if candidate.target.startswith(f"{TORCHVISION}:"):
+        settings.pop("in_chans", None)  # its builders take no such argument
+    given = "".join(f" --set {key}={value}" for key, value in settings.items())
+    renamed = match.variant.how or match.by_shapes
+    written = f" -o {shlex.quote(Path(path).stem + '.repaired.safetensors')}" if renamed else ""
+    verb = "repair" if renamed else "keys"
+    return f"modelprobe {verb} {shlex.quote(path)} --arch {candidate.target}{given}{written}"
+
+
+def _kind_of_contents(found: Checkpoint, names: Mapping[str, TensorShape]) -> str:
+    keys = {child.key for child in found.tree.children}
+    states = sum(1 for name in names if _STATE_OF_OPTIMIZER.fullmatch(name))
+    if {"state", "param_groups"} <= keys or 2 * states > len(names):
+        return "optimizer"
+    return "delta" if 2 * sum(1 for name in names if _DELTA.fullmatch(name)) > len(names) else "network"
+
+
+def _adapter(found: Checkpoint, lora: Lora, env: Mapping[str, Any]) -> IdentifyResult:
+    ranks = ", ".join(map(str, lora.ranks))
+    layers = [layer.module for layer in lora.layers]
+    alphas = sorted({alpha for layer in lora.layers if (alpha := lora.alpha(layer)) is not None})
+    text = f"LoRA of rank {ranks}{f', alpha {alphas[0]:g}' if len(alphas) == 1 else ''}, {len(layers):,} layers: "
+    base = f" Its configuration names {lora.base} as the base." if lora.base else " The file does not name its base."
+    note = Note(f"{text}{first_few(layers, 3)}.{base} `modelprobe summary` shows more.", Level.INFO)
+    name = found.branch.name if found.branch else ""
+    return IdentifyResult(found.path, name, "adapter", "unknown", None, len(found.tensors), (), notes=(note,), env=env)
