@@ -61,6 +61,7 @@ CASES: dict[str, str] = {
     "buffers.attention": f"buffers {M}:TinyAttention",
     "buffers.resnet18": "buffers resnet18 --all",
     "models": "models convnext_*tiny*",
+    "identify": "identify samples/digit_cnn.pth",
     # Weight files
     **{f"summary.{kind}": f"summary {{{kind}}} --all" for kind in map(slug, SEEDS)},
     **{f"scan.{kind}": f"scan {{{kind}}}" for kind in ("torch_zip", "whole", "pickle", "GGUF")},
@@ -190,6 +191,6 @@ def test_there_is_a_case_of_every_command() -> None:
     from modelprobe.cli.app import COMMANDS
 
     used = {case.split()[0] for case in CASES.values()}
-    # `env` shows this machine alone; `reconcile` starts every other tool, and has tests of its own.
-    assert {name for name, *_ in COMMANDS} - used == {"env", "reconcile", "guide"}
+    # `env` and `index` show this machine alone; `reconcile` starts every other tool, and has tests of its own.
+    assert {name for name, *_ in COMMANDS} - used == {"env", "index", "reconcile", "guide"}
     assert {path.stem for path in (GOLDEN / "json").iterdir()} == set(CASES)
