@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelprobe.tracing.formulas import Cost, formula
     from modelprobe.tracing.records import Trace
     from modelprobe.vision.cam.cam import cam
+    from modelprobe.vision.cam.judge import Judgement, judge_map
     from modelprobe.vision.cam.methods import ClassMap
 
 _HOMES = {
@@ -30,6 +31,8 @@ _HOMES = {
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
+    "Judgement": "modelprobe.vision.cam.judge",
+    "judge_map": "modelprobe.vision.cam.judge",
     "open_checkpoint": "modelprobe.checkpoint.open",
     "list_buffers": "modelprobe.api",
     "summarize": "modelprobe.api",
@@ -39,6 +42,7 @@ _HOMES = {
 __all__ = [
     "ClassMap",
     "Cost",
+    "Judgement",
     "ProbeError",
     "Trace",
     "cam",
@@ -47,6 +51,7 @@ __all__ = [
     "count_params",
     "count_training",
     "formula",
+    "judge_map",
     "list_buffers",
     "open_checkpoint",
     "summarize",

@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: two workers' threads would wait for each other
+
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.module_tree import class_name, walk
-from modelprobe.tracing.tensors import leaves
+from modelprobe.tracing.tensors import leaves, with_leaves
 
 WILD = "*?["
 
@@ -68,9 +68,10 @@ def capture(model: nn.Module, layers: str | Sequence[str], *, detach: bool = Tru
     """Within, everything that `layers` put out is kept: `with capture(model, ["layer1"]) as features: model(x)`.
 
     `layers` are names or wildcards, as lists or separated by commas. Each tensor is a copy of what a forward hook sees,
-    so that in-place operators after it change nothing; `detach=False` keeps it in the graph. The hooks are gone
-    afterwards, also when the body raised. Raises BadInput for a name that no module has, and, after the body, for
-    a layer given by its name that never ran or put out no tensor.
+    so that in-place operators after it change nothing. With `detach=False` it stays in the graph, and the model goes on
+    from it: gradients with respect to it can be asked for. The hooks are gone afterwards, also when the body raised.
+    Raises BadInput for a name that no module has, and, after the body, for a layer given by its name that never ran or
+    put out no tensor.
     """
     paths, exact = chosen_layers(model, layers)
     with hooked(model, paths, detach=detach) as found:
@@ -96,16 +97,19 @@ def hooked(
 
     def copied(name: str, tensor: Tensor) -> Tensor:
         if not detach or memory is None:
-            return tensor.detach().clone() if detach else tensor.clone()
+            return tensor.detach().clone() if detach else tensor
         known = memory.get(name)
         if known is not None and _alike(known, tensor):
             return known.copy_(tensor)
         memory[name] = tensor.detach().clone()
         return memory[name]
 
-    def keep(path: str, _call: int, output: Any) -> None:
-        if found.keep(path, output, copied) == (until[1] if until and until[0] == path else 0):
+    def keep(path: str, _call: int, output: Any) -> Any:
+        kept = output if detach else with_leaves(output, torch.clone)
+        if found.keep(path, kept, copied) == (until[1] if until and until[0] == path else 0):
             raise Enough
+        # In the graph a copy of what was captured goes on: what comes after depends on it, and cannot write to it.
+        return None if detach else with_leaves(kept, torch.clone)
 
     with forward_hooks(model, keep, paths=paths):
         yield found

@@ -67,6 +67,31 @@ def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Te
         yield from leaves(getattr(value, "tensors", None), f"{name}.tensors" if name else "tensors", depth + 1)
 
 
+def with_leaves(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with every tensor changed; dicts and dataclasses keep their classes and attributes."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(with_leaves(item, change) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(with_leaves(item, change) for item in value)
+    if isinstance(value, Mapping):
+        found: Any = copy(value)
+        for key, item in value.items():
+            changed = with_leaves(item, change)
+            found[key] = changed
+            for name, attribute in vars(found).items() if hasattr(found, "__dict__") else ():
+                if attribute is item and isinstance(item, Tensor):
+                    found.__dict__[name] = changed
+        return found
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(found, field.name, with_leaves(getattr(value, field.name, None), change))
+        return found
+    return value
+
+
 def shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     """The shapes of all tensors inside `value`, in order."""
     if type(value) is Tensor:  # the common case, without a generator

@@ -70,6 +70,17 @@ def stems(files: Sequence[Path]) -> list[str]:
     return names
 
 
+def noise(model: ImageModel) -> Photo:
+    """Seeded uniform noise of the size that the model is used to."""
+    import numpy as np
+
+    from modelprobe.vision.pictures.colour import coloured
+
+    height, width = model.preprocessing.crop or model.preprocessing.resize or (224, 224)
+    values = np.random.default_rng(model.loaded.request.seed).random((height, width))
+    return Photo(Path("seeded noise"), coloured(values, "gray"))
+
+
 W = TypeVar("W", bound="WrittenResult")
 
 

@@ -25,7 +25,7 @@ LABELS, SHARE = "probabilities of several labels", "one probability"
 VALUES, EMBEDDING = "values", "an embedding"
 
 SOFTMAX, SIGMOID, EXP, AS_GIVEN, NONE = "softmax", "sigmoid", "exp", "as given", "none"
-RULES = {
+RULE_OF = {
     LOGITS: SOFTMAX,
     LABEL_LOGITS: SIGMOID,
     LOGIT: SIGMOID,
@@ -86,7 +86,7 @@ class Scores:
     @property
     def rule(self) -> str:
         """How probabilities are made of the numbers."""
-        return RULES[self.kind]
+        return RULE_OF[self.kind]
 
     def describe(self) -> str:
         """What the output was taken for, in words."""

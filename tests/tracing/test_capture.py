@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import timm
@@ -120,6 +122,51 @@ def test_gradients_on_request() -> None:
     with modelprobe.capture(model, "0") as found:
         model(torch.randn(2, 4))
     assert not found["0"].requires_grad
+
+
+class Attributes(OrderedDict):
+    """As the outputs of transformers: a dict with attributes."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.__dict__.update(given)
+
+
+@dataclass
+class Record:
+    value: Any
+
+
+@pytest.mark.parametrize(
+    ("wrap", "read", "name"),
+    [
+        (lambda y: y, lambda out: out, "body"),
+        (lambda y: (y, "text"), lambda out: out[0], "body[0]"),
+        (lambda y: Attributes(last=y), lambda out: out.last, "body.last"),
+        (lambda y: Attributes(last=y), lambda out: out["last"], "body.last"),
+        (lambda y: Record([y]), lambda out: out.value[0], "body.value[0]"),
+    ],
+)
+def test_the_gradient_of_a_score_with_respect_to_what_was_captured(wrap: Any, read: Any, name: str) -> None:
+    class Body(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return wrap(3 * x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Body()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return read(self.body(x)).mul_(2).square().sum()
+
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    model = Net()
+    with modelprobe.capture(model, "body", detach=False) as found:
+        score = model(x)
+    (gradient,) = torch.autograd.grad(score, found[name])
+    torch.testing.assert_close(found[name], 3 * x)
+    torch.testing.assert_close(gradient, 8 * found[name].detach())  # of (2 v)^2
 
 
 def test_hooks_are_gone_when_the_body_raises() -> None:

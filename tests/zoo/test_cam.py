@@ -14,7 +14,7 @@ import torchvision
 
 from modelprobe.vision.cam.layer import Choice
 from modelprobe.vision.cam.mapper import ClassMapper
-from modelprobe.vision.cam.methods import Target
+from modelprobe.vision.cam.methods import ScoreTarget
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT
 from tests.zoo.small import built, recorded, smallest
@@ -41,7 +41,7 @@ def look(spec: str) -> Choice:
     if spec.startswith("timm:") and not getattr(built(target), "num_classes", 1):
         target = target.with_given({"num_classes": 10})  # a backbone that is published without a head
     model, image = built(target), seeing.tensor(photo)
-    ((found,),), (choice,) = ClassMapper(model, ["gradcam"]).maps(image, lambda row: [Target(int(row.argmax()))])
+    ((found,),), (choice,) = ClassMapper(model, ["gradcam"]).maps(image, lambda row: [ScoreTarget(int(row.argmax()))])
     grid = choice.layer.grid
     assert tuple(found.raw.shape) == (grid.height, grid.width)
     assert found.map.shape == image.shape[-2:]

@@ -74,6 +74,15 @@ LikeOpt = Annotated[
     Path | None,
     option("--like", metavar="FILE", panel=IMAGES, help="What makes the embedding like that of this other image."),
 ]
+JudgeOpt = Annotated[
+    bool,
+    option(
+        "--judge",
+        panel=IMAGES,
+        help="Areas under the class's probability while the map's highest pixels are removed (the smaller the better) "
+        "and inserted (the larger the better): compares maps.",
+    ),
+]
 
 
 def command(
@@ -88,17 +97,21 @@ def command(
     at: AtOpt = None,
     mask: MaskOpt = None,
     like: LikeOpt = None,
+    judge: JudgeOpt = False,
     labels: LabelsOpt = None,
     cmap: ColourMapOpt = "jet",
     batch: ImageBatchOpt = 8,
     output: DirectoryOptions,
 ) -> None:
     """Class activation maps: which part of an image speaks for a class, by Grad-CAM or another method."""
+    from modelprobe.errors import BadInput
     from modelprobe.files.directory import check_directory
     from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of, region_of
     from modelprobe.vision.scores import ScoreOptions
 
     check_directory(output.output, output.force)
+    if judge and like is not None:
+        raise BadInput("--judge needs a class, and --like has none", "leave one of them out")
     asked = CamOptions(
         methods_of(method or ()),
         tuple(classes or ()),
@@ -107,6 +120,7 @@ def command(
         ScoreOptions(scores, output_name),
         region_of(at, mask),
         like,
+        judge,
     )
     request = image_model(model, images, labels, batch)
     output.emit(cam_of_files(request, asked, images.image or (), output.output, output.force).report())

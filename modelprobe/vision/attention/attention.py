@@ -36,7 +36,7 @@ from modelprobe.vision.attention.result import (
 from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.images import Photo, find_images
-from modelprobe.vision.photos import Progress, each_photo, write_result
+from modelprobe.vision.photos import Progress, each_photo, noise, write_result
 from modelprobe.vision.pictures.colour import colour_map
 
 
@@ -69,6 +69,9 @@ def attention_of_files(
 ) -> AttentionResult:
     """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
     colour_map(asked.cmap)  # a mistake in it is told before anything is computed
+    if asked.listed and not images:
+        model = load_image_model(request)
+        return _attention_result(model, asked, tuple(map(block_of, attention_of_image(model, noise(model)))), (), ())
     files = find_images(images)
     model = load_image_model(request)
     return write_result(folder, force, lambda place: run_attention(model, asked, files, place, working))
@@ -91,6 +94,16 @@ def run_attention(
             entries += _shown_query(model, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
         remarks[Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO)] = None
+    return _attention_result(model, asked, blocks, entries, (*notes, *remarks))
+
+
+def _attention_result(
+    model: ImageModel,
+    asked: AttentionOptions,
+    blocks: tuple[AttentionBlock, ...],
+    entries: Sequence[AttentionEntry],
+    notes: Sequence[Note],
+) -> AttentionResult:
     return AttentionResult(
         model=model.name,
         weights=model.weights.plain(),
@@ -99,7 +112,7 @@ def run_attention(
         blocks=blocks,
         entries=tuple(entries),
         listed=asked.listed,
-        notes=(*model.notes, *notes, *remarks),
+        notes=(*model.notes, *notes),
         env=model.env,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from modelprobe.console import working
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.cam.judge import Judgement, judge_map
 from modelprobe.vision.cam.layer import Choice
 from modelprobe.vision.cam.mapper import ClassesOf, ClassMapper, Region, check_class, embedding_of
-from modelprobe.vision.cam.methods import ClassMap, Target, check_method
+from modelprobe.vision.cam.methods import ClassMap, ScoreTarget, check_method
 from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, Remarks, draw_class_maps, entry_of
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.images import Photo, find_images, open_image
@@ -35,6 +36,7 @@ class CamOptions:
     scores: ScoreOptions = field(default_factory=ScoreOptions)
     region: Region | None = None
     like: Path | None = None
+    judge: bool = False
 
 
 def region_of(at: str | None, mask: Path | None) -> Region | None:
@@ -101,24 +103,24 @@ def cam(
     read = target if callable(target) else None
     other = None if like is None else embedding_of(model, like[None] if like.dim() == 3 else like, how)
     mapper = ClassMapper(model, methods_of([method]), names, how, region=region, like=other, read=read)
-    one = Target(0, against) if read is not None or like is not None else None
+    one = ScoreTarget(0, against) if read is not None or like is not None else None
     return _maps_of_tensor(mapper, x, type(model).__name__, one, None if callable(target) else target, against)
 
 
 def _maps_of_tensor(
-    mapper: ClassMapper, x: Tensor, name: str, one: Target | None, target: int | None, against: bool
+    mapper: ClassMapper, x: Tensor, name: str, one: ScoreTarget | None, target: int | None, against: bool
 ) -> Any:
     images = x[None] if x.dim() == 3 else x
     if images.dim() != 4 or not len(images) or not images.is_floating_point():
         shape = "x".join(map(str, x.shape))
         raise BadInput(f"cam takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
 
-    def classes_of(row: Tensor) -> tuple[Target, ...]:
+    def classes_of(row: Tensor) -> tuple[ScoreTarget, ...]:
         if one is not None:
             return (one,)
         chosen = int(row.argmax()) if target is None else target
         check_class(chosen, len(row), name)
-        return (Target(chosen, against),)
+        return (ScoreTarget(chosen, against),)
 
     found, _ = mapper.maps(images, classes_of)
     return found[0][0] if len(images) == 1 else [maps[0] for maps in found]
@@ -143,8 +145,8 @@ def run_cam(
     choices: tuple[Choice, ...] = ()
     for batch in in_batches(run.tensors(each_photo(model, files, progress, notes)), model.batch):
         maps, choices = mapped(run.mapper, torch.cat([image for _, _, image in batch]), run.classes_of)
-        for (stem, photo, _), found in zip(batch, maps, strict=True):
-            run.add(stem, photo, found)
+        for (stem, photo, image), found in zip(batch, maps, strict=True):
+            run.add(stem, photo, found, image)
     return CamResult(
         model=model.name,
         weights=model.weights.plain(),
@@ -183,20 +185,27 @@ class _CamRun:
         for stem, photo in photos:
             yield stem, photo, self.model.image(photo, "cam")
 
-    def classes_of(self, scores: Tensor) -> Sequence[Target]:
+    def classes_of(self, scores: Tensor) -> Sequence[ScoreTarget]:
         """What maps are made for, given the scores of an image."""
         self._labels = self.model.labels.for_classes(len(scores))
-        return (Target(0),) if self.like is not None else _classes(self.model, self._asked.targets, scores)
+        return (ScoreTarget(0),) if self.like is not None else _classes(self.model, self._asked.targets, scores)
 
-    def add(self, stem: str, photo: Photo, maps: tuple[ClassMap, ...]) -> None:
+    def add(self, stem: str, photo: Photo, maps: tuple[ClassMap, ...], image: Tensor) -> None:
         """The maps of an image: listed, and drawn where there is a directory."""
         alike = f"like {self._asked.like}"
         labels = [alike if self.like is not None else self._labels.of(one.target) for one in maps]
         shown = [f"not {label}" if one.against else label for one, label in zip(maps, labels, strict=True)]
         listed = tuple(entry_of(photo.path.name, one, label) for one, label in zip(maps, shown, strict=True))
         self.remarks.add(photo.path.name, maps, shown)
+        judged: tuple[Judgement, ...] = ()
+        if self._asked.judge:
+            judged = tuple(judge_map(self.model.model, image, one.map, one.target, self.scores) for one in maps)
+            listed = tuple(
+                replace(entry, deletion=one.deletion, insertion=one.insertion)
+                for entry, one in zip(listed, judged, strict=True)
+            )
         if self._folder is not None:
-            drawn = ImageMaps(stem, self.model.preprocessing.seen(photo), maps, listed)
+            drawn = ImageMaps(stem, self.model.preprocessing.seen(photo), maps, listed, judged)
             listed, sheet = draw_class_maps(drawn, self._folder, self._asked.cmap)
             self.comparisons += [(photo.path.name, sheet)] if sheet else []
         self.entries += listed
@@ -219,7 +228,7 @@ def mapped(
     return found, choices
 
 
-def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[Target, ...]:
+def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[ScoreTarget, ...]:
     """The classes that `texts` name, by index or label, `-3` for the lower value; the top one when there are none."""
     labels = model.labels.for_classes(len(scores))
     found = []
@@ -227,8 +236,8 @@ def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[T
         against = text.startswith("-") and text[1:].isdecimal()
         index = labels.find(text[1:] if against else text)
         check_class(index, len(scores), model.name)
-        found.append(Target(index, against))
-    return tuple(dict.fromkeys(found)) or (Target(int(scores.argmax())),)
+        found.append(ScoreTarget(index, against))
+    return tuple(dict.fromkeys(found)) or (ScoreTarget(int(scores.argmax())),)
 
 
 def _closing(choices: Sequence[Choice], folder: Path | None) -> list[Note]:

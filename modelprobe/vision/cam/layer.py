@@ -36,7 +36,7 @@ KEPT_BYTES = 2**29
 FAR = 0.5
 """Where more than this share of the products with weights come behind the layer, its map shows an early stage."""
 
-_PRODUCTS = re.compile(r"Convolution|Addmm|Mm|Bmm|Attention")
+_WEIGHED = re.compile(r"Convolution|Addmm|Mm|Bmm|Attention")
 """Nodes of the graph that most of a network's work is in."""
 
 _RESAMPLING = re.compile(
@@ -96,7 +96,7 @@ def at_layer(model: nn.Module, images: Tensor, targets: Targets, layer: MapLayer
             if at == layer.at and tuple(tensor.shape) == layer.grid.shape:
                 found.append((tensor.detach().clone(), edge_of(tensor)))
 
-        with _differentiated(model, images) as (_, given), every_output(model, see):
+        with _with_graph(model, images) as (_, given), every_output(model, see):
             out = model(given)
         if not found:
             raise BadInput(
@@ -110,7 +110,7 @@ def at_layer(model: nn.Module, images: Tensor, targets: Targets, layer: MapLayer
 
 
 @contextmanager
-def _differentiated(model: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _with_graph(model: nn.Module, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The images as a leaf of the graph, and what the model is to be given, in eval mode and with gradients on."""
     with restored(model), mode_set(model, False), never_off():
         pixels = images.detach().clone().requires_grad_()
@@ -162,7 +162,7 @@ def _choice(model: nn.Module, images: Tensor, targets: Targets) -> tuple[Choice,
         if at.path or at.operator:  # what the model itself puts out is no layer
             passed.see(at, tensor)
 
-    with _differentiated(model, images) as (pixels, given), every_output(model, see):
+    with _with_graph(model, images) as (pixels, given), every_output(model, see):
         out = model(given)
     scores = targets(out)
     if not scores[0].requires_grad:
@@ -217,7 +217,7 @@ def _chosen(
             break  # the same map, and the later one is a module
         at -= 1
     edge, layer = placed[at]
-    products = [passed.order[e] for e in passed.names if _PRODUCTS.search(type(e[0]).__name__)]
+    products = [passed.order[e] for e in passed.names if _WEIGHED.search(type(e[0]).__name__)]
     behind = sum(number > passed.order[edge] for number in products)
     far = f"{behind} of {len(products)}" if behind > max(2, FAR * len(products)) else ""
     return Choice(layer, _reason_text(layer, silent, far)), edge

@@ -21,15 +21,15 @@ from modelprobe.vision.cam.methods import (
     AT_LAYER,
     LAYERED,
     ClassMap,
-    Target,
+    ScoreTarget,
     enlarged,
     image_map,
-    layer_maps,
+    maps_at_layer,
     shown_part,
 )
 from modelprobe.vision.scores import EMBEDDING, Reading, Scores, check_finite, highest, likeness, over_places
 
-ClassesOf = Callable[[Tensor], Sequence[Target]]
+ClassesOf = Callable[[Tensor], Sequence[ScoreTarget]]
 """From the scores [classes] of one image to what maps are made for."""
 
 
@@ -136,7 +136,7 @@ class ClassMapper:
                 for layer in known if layered else [None]:
                     alone = None if layer is None else _of_one(layer, at, number)
                     if alone is not None and method in AT_LAYER:
-                        raw = layer_maps(method, alone, 0)[0]
+                        raw = maps_at_layer(method, alone, 0)[0]
                     else:
                         read, image = asked.reading(at), images[at : at + 1]
                         raw, remarks = image_map(self._model, read, image, target, method, score, alone)
@@ -154,7 +154,7 @@ class _Asked:
     def __init__(self, mapper: ClassMapper, images: Tensor, classes_of: ClassesOf) -> None:
         self._mapper, self._images, self._classes_of = mapper, images, classes_of
         self.scores = torch.empty(0)
-        self.targets: list[Sequence[Target]] = []
+        self.targets: list[Sequence[ScoreTarget]] = []
         self.dense: Tensor | None = None
         """The scores of all places in the graph, of the first pass."""
         self._regions: Tensor | None = None

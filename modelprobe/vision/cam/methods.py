@@ -38,7 +38,7 @@ MASKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Target:
+class ScoreTarget:
     """What a map is made for: class `index`, `against` it where the lower value is wanted."""
 
     index: int
@@ -123,7 +123,7 @@ def check_method(name: str) -> None:
         raise BadInput(f"there is no method {name!r}", hint)
 
 
-def layer_maps(method: str, known: LayerGradients, number: int) -> Tensor:
+def maps_at_layer(method: str, known: LayerGradients, number: int) -> Tensor:
     """The maps [B, h, w] of a method of `AT_LAYER` for target `number` of each image."""
     return AT_LAYER[method](known.activation.float(), known.gradients[number].float()).detach()
 
@@ -132,7 +132,7 @@ def image_map(
     model: nn.Module,
     read: Reading,
     image: Tensor,
-    target: Target,
+    target: ScoreTarget,
     method: str,
     score: float,
     known: LayerGradients | None,
@@ -223,7 +223,7 @@ def guided_gradcam(scene: Scene, target: int) -> Tensor:
     if abs(score - scene.score) > 1e-4 * max(1.0, abs(scene.score)):
         raise BadInput("the model needs its ReLUs to work in place, which guided Grad-CAM cannot", "--method gradcam")
     assert scene.known is not None
-    coarse = layer_maps("gradcam", scene.known, 0)[0].clamp(min=0)
+    coarse = maps_at_layer("gradcam", scene.known, 0)[0].clamp(min=0)
     fine = enlarged(coarse, scene.image.shape[-2:])
     guided: Any = GuidedBackprop(scene.scorer).attribute(scene.image, target)
     return (guided[0].float() * fine).abs().amax(0)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from PIL import Image
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
+from modelprobe.vision.cam.judge import Judgement
 from modelprobe.vision.cam.methods import LAYERED, ClassMap
 from modelprobe.vision.pictures.canvas import png, side_by_side
 from modelprobe.vision.pictures.colour import ColourLimits
@@ -55,6 +56,9 @@ class CamEntry:
     grid: tuple[int, ...]
     blank: bool
     against: bool = False
+    deletion: float | None = None
+    """The area under the class's probability while the map's highest pixels are removed first; see `judge`."""
+    insertion: float | None = None
     heat: str = ""
     overlay: str = ""
     arrays: str = ""
@@ -127,6 +131,7 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
 
 
 def _maps_table(entries: Sequence[CamEntry]) -> Table:
+    judged = any(entry.deletion is not None for entry in entries)
     columns = (
         Column("image", "Image"),
         Column("label", "Class"),
@@ -134,6 +139,7 @@ def _maps_table(entries: Sequence[CamEntry]) -> Table:
         Column("score", "Score", Unit.RATIO, priority=1),
         Column("probability", "Probability", Unit.SHARE, bar=True),
         Column("method", "Method"),
+        *((Column("deletion", "Deletion", Unit.RATIO), Column("insertion", "Insertion", Unit.RATIO)) if judged else ()),
         Column("peak", "Peak at", priority=2),
         Column("grid", "Map", Unit.SHAPE, priority=4),
     )
@@ -146,6 +152,7 @@ def _maps_table(entries: Sequence[CamEntry]) -> Table:
                 entry.score,
                 entry.probability,
                 METHOD_NAMES[entry.method],
+                *((entry.deletion, entry.insertion) if judged else ()),
                 "nowhere" if entry.blank else where(entry.peak, entry.size),
                 entry.grid,
             ),
@@ -204,6 +211,8 @@ class ImageMaps:
     seen: Image.Image
     maps: tuple[ClassMap, ...]
     entries: tuple[CamEntry, ...]
+    judged: tuple[Judgement, ...] = ()
+    """The curves of each map, where they were asked for."""
 
 
 def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
@@ -231,6 +240,11 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
                 entry, heat=f"{name}.heat.png", overlay=f"{name}.png", arrays=f"{drawn.stem}.npz", array=key
             )
         )
+    for entry, curve in zip(entries, drawn.judged, strict=False):
+        name = f"{entry.method}.{_key(entry)}"
+        arrays |= {f"{name}.deleted": np.array(curve.deleted), f"{name}.inserted": np.array(curve.inserted)}
+    if drawn.judged:
+        (folder / f"{drawn.stem}.judge.png").write_bytes(_judged_figure(drawn))
     np.savez_compressed(folder / f"{drawn.stem}.npz", **arrays)
     comparison = f"{drawn.stem}.compare.png" if len(entries) > 1 else ""
     if comparison:
@@ -238,6 +252,19 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
         sheet = side_by_side(cells, "Where the model looks", columns=columns)
         (folder / comparison).write_bytes(png(sheet))
     return tuple(entries), comparison
+
+
+def _judged_figure(drawn: ImageMaps) -> bytes:
+    """The curves of all maps of an image."""
+    from modelprobe.vision.pictures.curves import Curve, curves
+
+    lines = []
+    for entry, judged in zip(drawn.entries, drawn.judged, strict=True):
+        for kind, values in (("deletion", judged.deleted), ("insertion", judged.inserted)):
+            name = f"{METHOD_NAMES[entry.method]} for {entry.label}, {kind}"
+            lines.append(Curve(name, (), [(at / (len(values) - 1), value) for at, value in enumerate(values)]))
+    title = f"{drawn.entries[0].image}: the probability as pixels are removed, and inserted"
+    return curves(lines, title, "share of the pixels, the map's highest first", "probability")
 
 
 def _key(entry: CamEntry) -> str:

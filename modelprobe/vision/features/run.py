@@ -13,6 +13,7 @@ from modelprobe.files.directory import CannotWriteError, Folder, file_name, open
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.photos import noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +88,7 @@ class FeatureRun:
         done: list[PictureFeatures] = []
         names: set[str] = set()
         if not files:
-            done.append(self._one(_noise(self.model), "seeded noise", file_name("noise", names), folder, {}))
+            done.append(self._one(noise(self.model), "seeded noise", file_name("noise", names), folder, {}))
         with progress("looking at images", len(files)) as advance:
             for file in files:
                 piece = file_name(file.stem, names)
@@ -127,7 +128,7 @@ class FeatureRun:
         seeing = self.model.preprocessing
         self.told += [(photo.path, note) for note in seeing.notes_on(photo)]
         seen = seeing.seen(photo)
-        arguments = seeing.arguments_of(seen)
+        arguments = self.model.arguments(seen)
         places, until = self._survey(arguments)
         captured = self._captured(arguments, until)
         taken: set[str] = set()
@@ -280,18 +281,6 @@ def _about(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInput(f"there is no image {file}", "check the path") from error
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
-
-
-def _noise(model: ImageModel) -> Photo:
-    """Seeded uniform noise of the size that the model is used to."""
-    import numpy as np
-
-    from modelprobe.vision.images import Photo
-    from modelprobe.vision.pictures.colour import coloured
-
-    height, width = model.preprocessing.crop or model.preprocessing.resize or (224, 224)
-    values = np.random.default_rng(model.loaded.request.seed).random((height, width))
-    return Photo(Path("seeded noise"), coloured(values, "gray"))
 
 
 def list_layers(request: TargetRequest) -> LayerList:

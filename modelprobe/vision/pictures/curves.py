@@ -30,9 +30,11 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     for line in lines:
         points = sorted(line.points)
         (drawn,) = axes.plot(*zip(*(line.path or points), strict=True), label=line.label)
-        axes.plot(*zip(*points, strict=True), "o", markersize=5, color=drawn.get_color())
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", markersize=5, color=drawn.get_color())
     axes.set_ylim(bottom=0)
-    axes.set_xticks(sorted({at for line in lines for at, _ in line.points}))
+    if any(line.points for line in lines):
+        axes.set_xticks(sorted({at for line in lines for at, _ in line.points}))
     axes.yaxis.set_major_formatter(EngFormatter())
     axes.set_title(title)
     axes.set_xlabel(x)

@@ -36,6 +36,9 @@ RESAMPLING = {
 ENLARGED = 8
 """An image enlarged by more than this shows little but its resampling: a warning."""
 
+LITTLE = 0.4
+"""A center crop that shows less than this share of an image is told."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -118,6 +121,11 @@ class Preprocessing:
         if factor > ENLARGED:
             text = f"only {photo.size[1]} x {photo.size[0]} pixels, enlarged {factor:,.0f} times"
             notes.append(Note(text, Level.WARNING))
+        if self.crop is not None and self.fit != LONGER:
+            shown = min(1.0, self.crop[0] / height) * min(1.0, self.crop[1] / width)
+            if shown < LITTLE:
+                text = f"the center that the model is given shows {shown:.0%} of it (--no-crop squeezes all of it in)"
+                notes.append(Note(text, Level.ASSUMED))
         return tuple(notes)
 
     # Geometry

@@ -8,7 +8,7 @@ from torch import nn
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.vision.cam.mapper import ClassMapper
-from modelprobe.vision.cam.methods import Target
+from modelprobe.vision.cam.methods import ScoreTarget
 from tests.samples import models
 from tests.vision.networks import ClassTokenViT
 
@@ -270,7 +270,7 @@ def test_two_forward_passes_give_the_map_that_captum_gives(method):
     mapper = ClassMapper(model, [method])
 
     def classes_of(row):
-        return [Target(int(row.argmax())), Target(3)]
+        return [ScoreTarget(int(row.argmax())), ScoreTarget(3)]
 
     first, (choice,) = mapper.maps(images[:1], classes_of)
     assert len(calls) == 2

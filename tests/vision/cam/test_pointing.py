@@ -12,7 +12,7 @@ import torch
 
 from modelprobe.model.weights.load import load_state_dict_for
 from modelprobe.vision.cam.mapper import ClassMapper
-from modelprobe.vision.cam.methods import Target
+from modelprobe.vision.cam.methods import ScoreTarget
 from tests.samples import ROOT, models
 
 _spec = importlib.util.spec_from_file_location("samples_digits", ROOT / "samples" / "digits.py")
@@ -42,7 +42,7 @@ def pointing(model, count, method="gradcam"):
     mapper, hits = ClassMapper(model, [method]), 0
     for index in range(count):
         image = test.pictures[index : index + 1]
-        (((one,),), _) = mapper.maps(image, lambda scores: [Target(int(scores.argmax()))])
+        (((one,),), _) = mapper.maps(image, lambda scores: [ScoreTarget(int(scores.argmax()))])
         found = one.map
         row, column = divmod(int(found.argmax()), digits.CANVAS)
         hits += 2 * (row >= digits.QUADRANT) + (column >= digits.QUADRANT) == int(test.quadrants[index])
