@@ -35,7 +35,8 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     axes.set_ylim(bottom=0)
     if any(line.points for line in lines):
         axes.set_xticks(sorted({at for line in lines for at, _ in line.points}))
-    axes.yaxis.set_major_formatter(EngFormatter())
+    if any(amount >= 1000 for line in lines for _, amount in (*line.points, *line.path)):
+        axes.yaxis.set_major_formatter(EngFormatter())
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
