@@ -59,7 +59,7 @@ class Attention:
         plain = leading - 1 not in self.over and all(
             dim in self.over or self.source.shape[dim] == 1 for dim in range(leading - 1)
         )
-        found = attention_weights(self.source, heads if plain else None)
+        found = attention_weights(self.source, heads if plain else None).float().cpu()
         order = [dim for dim in range(leading) if dim not in self.over] + list(self.over)
         flat = found.permute(*order, leading, leading + 1).reshape(-1, self.windows, *found.shape[-2:])
         return flat if plain or heads is None else flat[list(heads)]
