@@ -108,6 +108,33 @@ def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | Non
     return buffers_of(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
 
 
+def assert_cost(
+    model: nn.Module | Trace,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    max_macs: int | None = None,
+    max_flops: int | None = None,
+    max_parameters: int | None = None,
+    max_activations: int | None = None,
+) -> None:
+    """Raise AssertionError, with a line for each, when a figure of a forward pass exceeds its limit.
+
+    Raises BadInput when no limit is given: nothing would be checked.
+    """
+    from modelprobe.cost.budgets.check import Budget, check_trace
+
+    given = {"macs": max_macs, "flops": max_flops, "parameters": max_parameters, "activations": max_activations}
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    if not limits:
+        raise BadInput(
+            "assert_cost has no limit to check", "give max_macs, max_flops, max_parameters or max_activations"
+        )
+    recorded = _trace_of(model, inputs, kwargs)
+    breaches = check_trace(recorded.tree.cls, recorded, Budget(limits)).breaches
+    if breaches:
+        raise AssertionError("\n".join(breaches))
+
+
 def _trace_of(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
     if not isinstance(model, Trace):
         return trace(model, *inputs, kwargs=kwargs)

@@ -21,14 +21,14 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {"model": {*ZOOS, "platformdirs", "numpy", "safetensors", "huggingface_hub"}},
     # Other tools are imported inside the functions that ask them, which only a child process calls.
     {
-        "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib"},
+        "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib", "tomli"},
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors"},
     },
     {"zoo": {"torch"}},
     {"api": {"torch"}},
     {"guide": set()},
     {"cli": {"typer", "rich"}},
-    {"__main__": set(), "__init__": ZOOS},
+    {"__main__": set(), "__init__": ZOOS, "pytest_plugin": {"pytest"}},
 )
 ASIDE = {("checkpoint", "files"), ("report", "errors"), ("console", "errors"), ("files", "errors")}
 LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor}

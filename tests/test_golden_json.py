@@ -61,6 +61,8 @@ CASES: dict[str, str] = {
     "buffers.attention": f"buffers {M}:TinyAttention",
     "buffers.resnet18": "buffers resnet18 --all",
     "models": "models convnext_*tiny*",
+    "compare": f"compare {M}:TinyCNN resnet18 --by layer --depth 1",
+    "check": f"check {M}:TinyCNN --max-params 2k",
     "identify": "identify samples/digit_cnn.pth",
     # Weight files
     **{f"summary.{kind}": f"summary {{{kind}}} --all" for kind in map(slug, SEEDS)},

@@ -42,6 +42,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("repair", FILES, "Rename and convert keys of a weight file to match a model."),
     ("diff", FILES, "What differs between two weight files, in names and values."),
     ("convert", FILES, "A checkpoint as safetensors or torch file, whole or in shards."),
+    ("compare", ZOO, "Models side by side, in total or layer by layer."),
+    ("check", ZOO, "Budgets for CI: whether a model has become too dear."),
     ("models", ZOO, "Models of torchvision and timm by name, cost and accuracy."),
     ("identify", ZOO, "Which network a weight file is of, by names and shapes."),
     ("index", ZOO, "What models and identify know; adding a package's models."),

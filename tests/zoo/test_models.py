@@ -10,8 +10,8 @@ import pytest
 
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import index
+from modelprobe.report.amounts import parse_amount, parse_share
 from modelprobe.zoo import models
-from modelprobe.zoo.amounts import parse_amount, parse_share
 from modelprobe.zoo.models import ModelFilter, families_of, find_models, with_front
 
 

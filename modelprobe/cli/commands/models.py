@@ -119,7 +119,7 @@ def command(
             raise BadInput(f"--plot {plot} is not a PNG", "name it with .png")
         check_target(plot, force=report.force)
     from modelprobe.environment import brief
-    from modelprobe.zoo.amounts import parse_amount
+    from modelprobe.report.amounts import parse_amount
     from modelprobe.zoo.models import ModelFilter, find_models
 
     asked = ModelFilter(

@@ -21,7 +21,7 @@ from modelprobe.errors import BadInput
 from modelprobe.files.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from modelprobe.cost.scaling import Scaling
+    from modelprobe.cost.scaling.scaling import Scaling
 
 EXAMPLES = (
     "modelprobe scaling vit_b_16 --input 224,384,512",
@@ -66,7 +66,7 @@ def command(
         raise BadInput("the inputs differ in more than one number: there is no axis to plot against", "drop --plot")
     report.check()
 
-    from modelprobe.cost.scaling_points import measure_scaling
+    from modelprobe.cost.scaling.points import measure_scaling
 
     found = measure_scaling(target_request(model, inputs, device=device), series, batches, fused=fused)
     report.emit((_plotted(found, plot, report.force) if plot is not None else found).report())

@@ -7,6 +7,7 @@ from the library, when its class, every name, shape and plain attribute agree. N
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.file_names import SCHEMES, names_weights
-from modelprobe.checkpoint.keys.plan import plan_keys
+from modelprobe.checkpoint.keys.plan import entries_by_name, plan_keys
 from modelprobe.checkpoint.keys.reference import reference_of_model, state_entries
 from modelprobe.checkpoint.open import open_checkpoint
+from modelprobe.checkpoint.own_words import architecture_words
 from modelprobe.checkpoint.pickle.modules import HOOKS, is_module
 from modelprobe.checkpoint.pickle.nodes import PickleNode, attributes, last_part, object_class, pairs, value_at
 from modelprobe.checkpoint.records import Checkpoint
@@ -63,7 +65,8 @@ def named_target(
 ) -> tuple[Target, Checkpoint | None]:
     """The target that `spec` names, and the listing of the weight file if it is one.
 
-    Raises BadInput for a file of tensors without `arch`, and WouldRunCode for a whole model that cannot be built anew.
+    Without `arch`, a file of tensors is identified. Raises BadInput where that is not certain, and WouldRunCode for a
+    whole model that cannot be built anew.
     """
     if not names_weights(spec):
         for given, option in ((arch is not None, "--arch"), (unsafe, "--unsafe-load")):
@@ -84,8 +87,33 @@ def named_target(
             raise BadInput(f"--arch {arch} is a weight file, not a network", "for example --arch resnet50")
         return resolve(arch, settings), found
     if found.tree.kind != "module":
-        raise BadInput(f"{spec} holds tensors, not a network", "say which network with --arch, such as --arch resnet50")
+        return _identified(found, spec, settings), found
     return _rebuilt(found, settings), found
+
+
+def _identified(found: Checkpoint, spec: str, settings: Sequence[str]) -> Target:
+    """The network of the index with these names and shapes. Raises BadInput, with the nearest, unless it is certain."""
+    from modelprobe.model.zoo.index import read_catalogue
+    from modelprobe.model.zoo.match import match_network
+
+    entries = entries_by_name(found, chosen_branch(found, None))
+    match = match_network({n: entry.shape for n, entry in entries.items()}, read_catalogue(), architecture_words(found))
+    targets = [target for c in match.candidates[:1] for target in (c.target, *c.same_as)]
+    given = dict(match.candidates[0].settings) if match.candidates else {}
+    if "in_chans" in given:  # an argument of timm's factories alone
+        targets = [target for target in targets if target.startswith(f"{zoo.TIMM}:")]
+    if match.verdict != "certain" or not targets:
+        likely = match.verdict != "unknown" and targets
+        hint = f"--arch {targets[0]} is likely" if likely else "say which network with --arch, such as --arch resnet50"
+        raise BadInput(
+            f"{spec} holds tensors, not a network",
+            f"{hint}; `modelprobe identify {shlex.quote(spec)}` shows the nearest",
+        )
+    target = resolve(targets[0], [*(f"{key}={value}" for key, value in given.items()), *settings])
+    differs = "".join(f", {text}" for text in (*match.candidates[0].differences, *match.variant.how))
+    by_name = ", and by what the file calls itself" if match.by_name else ""
+    note = Note(f"{spec} is {targets[0]} by the names and shapes in it{by_name}{differs}.", Level.INFO)
+    return replace(target, notes=(*target.notes, note))
 
 
 def fit_notes(found: Checkpoint, model: nn.Module, target: Target) -> tuple[Note, ...]:

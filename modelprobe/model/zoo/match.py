@@ -31,6 +31,10 @@ MAX_COMPARED = 24
 """Networks that are compared name by name, after all were compared by their profiles."""
 
 MIN_LIKELY = 0.8
+USUAL_CLASSES = (1000, 1001, 11821, 21841, 21843)
+MAX_HEAD = 4
+"""What a head is told by where names say nothing: the classes of ImageNet, and the most tensors that it has."""
+
 MIN_SAME = 6
 """Tensors that must agree in name and shape before anything is said."""
 
@@ -122,7 +126,7 @@ def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str
 
 def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalogue, prefer: Sequence[str]) -> Match:
     first = found[0]
-    equals = [c.target for c in found[1:] if c.score == first.score and c.explained == first.explained]
+    equals = [c.target for c in found[1:] if _fits_as_well(c, first)]
     top = replace(first, same_as=tuple(equals))
     others = [candidate for candidate in found[1:] if candidate.target not in equals]
     if first.score < MIN_LIKELY or first.same < MIN_SAME:
@@ -132,6 +136,16 @@ def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalo
     by_name = not alike and bool(called) and _costs(catalogue, called) == 1
     verdict: Verdict = "certain" if first.explained and (alike or by_name) else "likely"
     return Match(verdict, (top, *others), variant, ambiguous=not alike, by_name=by_name)
+
+
+def _fits_as_well(other: ZooCandidate, first: ZooCandidate) -> bool:
+    """Whether nothing in the file tells two networks apart: where both lack a head, heads may differ."""
+    if first.explained != other.explained:
+        return False
+    if other.score == first.score:
+        return True
+    headless = first.explained and first.missing and other.missing
+    return bool(headless) and (other.same, other.extra, other.settings) == (first.same, first.extra, first.settings)
 
 
 def _costs(catalogue: Catalogue, targets: Iterable[str]) -> int:
@@ -315,7 +329,7 @@ def _by_shapes(
         ((round(_share(shapes, held[model.target]), 4), model.target) for model in near),
         key=lambda entry: (-entry[0], *_preferred_first(entry[1], prefer)),
     )
-    if not scored or scored[0][0] < MIN_LIKELY or shapes.total() < MIN_SAME:
+    if not scored or len(shapes) < MIN_SAME or not _are_all_explained(shapes, held[scored[0][1]]):
         return None
     found = [
         ZooCandidate(target, score, (shapes & held[target]).total(), differences=("other names, the same shapes",))
@@ -325,6 +339,14 @@ def _by_shapes(
     top = replace(found[0], same_as=equals)
     rest = [candidate for candidate in found[1:] if candidate.target not in equals]
     return Match("likely", (top, *rest), NamingVariant(names), by_shapes=True)
+
+
+def _are_all_explained(file: Counter[TensorShape], network: Counter[TensorShape]) -> bool:
+    """Whether two multisets of shapes are equal but for a head: without names, a mere likeness says nothing."""
+    missing, extra = network - file, file - network
+    widths = {shape[1:] for shape in missing}
+    heads = all(len(shape) in (1, 2) and shape[0] in USUAL_CLASSES for shape in missing)
+    return heads and missing.total() <= MAX_HEAD and all(len(s) in (1, 2) and s[1:] in widths for s in extra)
 
 
 def _share(first: Counter[TensorShape], second: Counter[TensorShape]) -> float:

@@ -74,3 +74,25 @@ def scatter_plot(
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str) -> bytes:
+    """A PNG of bars from 0 to 1: for each of `groups` one bar of each of `series`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(series)
+    for place, (label, shares) in enumerate(series):
+        at = [index + (place - (len(series) - 1) / 2) * width for index in range(len(groups))]
+        axes.bar(at, shares, width, label=label)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_title(title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

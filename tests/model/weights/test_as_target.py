@@ -108,7 +108,18 @@ def test_arch_of_the_users_own_file(files: Path, cli: CommandLine, tmp_path: Pat
 def test_tensors_alone_ask_for_arch(command: str, files: Path, cli: CommandLine) -> None:
     answer = cli(command, str(files / "state.pth"))
     assert answer.code == 2
-    assert "holds tensors, not a network | say which network with --arch" in said(answer)
+    assert "holds tensors, not a network | --arch torchvision:resnet18 is likely" in said(answer)
+
+
+def test_tensors_alone_are_identified_when_that_is_certain(files: Path, cli: CommandLine, tmp_path: Path) -> None:
+    """Names and shapes leave resnet18 and resnetblur18, which costs more; the file's name tells."""
+    named = tmp_path / "resnet18-f37072fd.pth"
+    named.write_bytes((files / "state.pth").read_bytes())
+    answer = cli("flops", str(named), "--depth", "0")
+    assert answer.code == 0
+    text = " ".join(answer.out.split())
+    assert "is torchvision:resnet18 by the names and shapes in it, and by what the file calls itself" in text
+    assert "1,814,073,344" in text
 
 
 def test_summary_without_arch_lists_the_file(files: Path, cli: CommandLine) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelprobe.cost.rollup import Tally, add_up, tally_of
-from modelprobe.cost.scaling_law import CostPolynomial, Crossover, attention_macs
+from modelprobe.cost.scaling.law import CostPolynomial, Crossover, attention_macs
 from modelprobe.cost.tables import row_mark
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result

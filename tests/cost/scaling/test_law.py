@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelprobe.cost.scaling_law import Polynomial, crossover, fit_least_degree, through
+from modelprobe.cost.scaling.law import Polynomial, crossover, fit_least_degree, through
 
 COEFFICIENTS = st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5)
 

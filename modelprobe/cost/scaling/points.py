@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelprobe.console import working
-from modelprobe.cost.scaling import Scaling, ScalingPoint, point_of
-from modelprobe.cost.scaling_law import attention_macs, find_crossover, fit_polynomial
+from modelprobe.cost.scaling.law import attention_macs, find_crossover, fit_polynomial
+from modelprobe.cost.scaling.scaling import Scaling, ScalingPoint, point_of
 from modelprobe.model.build import TargetRequest, fuse_model, load_model, record
 from modelprobe.model.inputs.series import Series
 from modelprobe.report.blocks import Level, Note

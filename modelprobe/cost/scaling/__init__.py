@@ -1,0 +1,1 @@
+"""Costs against input size and batch."""
