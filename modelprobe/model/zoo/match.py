@@ -33,7 +33,9 @@ MAX_COMPARED = 24
 MIN_LIKELY = 0.8
 USUAL_CLASSES = (1000, 1001, 11821, 21841, 21843)
 MAX_HEAD = 4
-"""What a head is told by where names say nothing: the classes of ImageNet, and the most tensors that it has."""
+MIN_SHAPES = 12
+"""What a head is told by where names say nothing: the classes of ImageNet, and the most tensors that it has; and how many different
+shapes tell a network without names: all plain transformers of one width have the same ten."""
 
 MIN_SAME = 6
 """Tensors that must agree in name and shape before anything is said."""
@@ -329,7 +331,7 @@ def _by_shapes(
         ((round(_share(shapes, held[model.target]), 4), model.target) for model in near),
         key=lambda entry: (-entry[0], *_preferred_first(entry[1], prefer)),
     )
-    if not scored or len(shapes) < MIN_SAME or not _are_all_explained(shapes, held[scored[0][1]]):
+    if not scored or len(shapes) < MIN_SHAPES or not _are_all_explained(shapes, held[scored[0][1]]):
         return None
     found = [
         ZooCandidate(target, score, (shapes & held[target]).total(), differences=("other names, the same shapes",))
