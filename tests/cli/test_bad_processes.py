@@ -79,7 +79,7 @@ def test_streams_that_are_closed_or_full(redirection, code, says):
     if code:
         assert done.stderr == says
     else:
-        assert done.stdout.startswith("name,origins\n")
+        assert done.stdout.startswith("name,origin,parameters,")
 
 
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
