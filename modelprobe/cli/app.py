@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("check", ZOO, "Budgets for CI: whether a model has become too dear."),
     ("models", ZOO, "Models of torchvision and timm by name, cost and accuracy."),
     ("identify", ZOO, "Which network a weight file is of, by names and shapes."),
+    ("sweep", ZOO, "One question of many models, resumable, on many machines."),
     ("index", ZOO, "What models and identify know; adding a package's models."),
     ("env", OTHER, "Versions, devices and memory, for a bug report."),
     ("guide", OTHER, "The chapters of the guide."),

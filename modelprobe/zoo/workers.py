@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -33,12 +34,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """What became of a job: its `value`, or the `problem` in one line. `seconds` of wall-clock time."""
+    """What became of a job: its `value`, or the `problem` in one line. `seconds` of wall-clock time.
+
+    `died` is whether the process ended by itself, or was ended by somebody else.
+    """
 
     key: str
     value: Any
     problem: str
     seconds: float
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Worker:
             process.stdin.write(json.dumps({"entry": job.entry, "arguments": dict(job.arguments)}) + "\n")
             process.stdin.flush()
         except OSError:
-            return self._lost(job, started, _ending(process))
+            return self._lost(job, started, _ending(process), died=True)
         while True:
             try:
                 line = self._answers.get(timeout=LOOK_EVERY)
@@ -78,7 +83,7 @@ class Worker:
                     return self._lost(job, started, f"stopped at {taken / 2**30:.1f} GiB of memory")
                 continue
             if line is None:
-                return self._lost(job, started, _ending(process))
+                return self._lost(job, started, _ending(process), died=True)
             said = json.loads(line)
             return JobAnswer(job.key, said["value"], said["problem"], time.monotonic() - started)
 
@@ -89,9 +94,9 @@ class Worker:
             process.kill()
             process.wait()
 
-    def _lost(self, job: Job, started: float, problem: str) -> JobAnswer:
+    def _lost(self, job: Job, started: float, problem: str, *, died: bool = False) -> JobAnswer:
         self.stop()
-        return JobAnswer(job.key, None, problem, time.monotonic() - started)
+        return JobAnswer(job.key, None, problem, time.monotonic() - started, died)
 
     def _start(self) -> subprocess.Popen[str]:
         # `-m` would put the working directory before everything: the worker imports from where we do.
@@ -119,6 +124,16 @@ class Worker:
         return process
 
 
+@functools.cache
+def _worker_of_thread(thread: int) -> Worker:
+    return Worker(1)
+
+
+def answer_here(job: Job, limits: JobLimits) -> JobAnswer:
+    """Do a job in a worker of this thread's own, kept for the next: what a machine of a cluster runs."""
+    return _worker_of_thread(threading.get_ident()).answer(job, limits)
+
+
 def run_jobs(jobs: Iterable[Job], count: int, limits: JobLimits) -> Iterator[JobAnswer]:
     """The answers as they come, from `count` workers. No worker outlives this."""
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -133,7 +148,10 @@ def run_jobs(jobs: Iterable[Job], count: int, limits: JobLimits) -> Iterator[Job
     def work(worker: Worker) -> None:
         with suppress(queue.Empty):
             while not closing.is_set():
-                done.put(worker.answer(waiting.get_nowait(), limits))
+                job = waiting.get_nowait()
+                answer = worker.answer(job, limits)
+                # What killed the process may have had nothing to do with the job: it gets one more.
+                done.put(worker.answer(job, limits) if answer.died and not closing.is_set() else answer)
 
     threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
     try:

@@ -34,8 +34,8 @@ MIN_LIKELY = 0.8
 USUAL_CLASSES = (1000, 1001, 11821, 21841, 21843)
 MAX_HEAD = 4
 MIN_SHAPES = 12
-"""What a head is told by where names say nothing: the classes of ImageNet, and the most tensors that it has; and how many different
-shapes tell a network without names: all plain transformers of one width have the same ten."""
+"""Where names say nothing: a head has the classes of ImageNet and few tensors, and a network must have many different
+shapes, since all plain transformers of one width have the same ten."""
 
 MIN_SAME = 6
 """Tensors that must agree in name and shape before anything is said."""
@@ -131,13 +131,18 @@ def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalo
     equals = [c.target for c in found[1:] if _fits_as_well(c, first)]
     top = replace(first, same_as=tuple(equals))
     others = [candidate for candidate in found[1:] if candidate.target not in equals]
-    if first.score < MIN_LIKELY or first.same < MIN_SAME:
+    if first.score < MIN_LIKELY or first.same < MIN_SAME or _lacks_more_than_a_head(first):
         return Match("unknown", (top, *others), variant)
     alike = _costs(catalogue, (first.target, *equals)) == 1
     called = [target for target in (first.target, *equals) if target.partition(":")[2] in prefer]
     by_name = not alike and bool(called) and _costs(catalogue, called) == 1
     verdict: Verdict = "certain" if first.explained and (alike or by_name) else "likely"
     return Match(verdict, (top, *others), variant, ambiguous=not alike, by_name=by_name)
+
+
+def _lacks_more_than_a_head(candidate: ZooCandidate) -> bool:
+    """Whether the file lacks tensors of the network's body: then it is another network."""
+    return any(not HEAD.search(name) for name in candidate.missing)
 
 
 def _fits_as_well(other: ZooCandidate, first: ZooCandidate) -> bool:

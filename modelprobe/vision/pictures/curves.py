@@ -70,7 +70,8 @@ def scatter_plot(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    if front.points:
+        axes.legend(loc="lower right")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

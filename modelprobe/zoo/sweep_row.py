@@ -1,0 +1,27 @@
+"""One row of a sweep, made in a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from modelprobe.model.build import TargetRequest, load_model, record
+
+
+def flops_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:
+    """Costs of a forward pass. Raises ProbeError where the model cannot be built or run."""
+    loaded = load_model(TargetRequest(target, inputs=tuple(inputs), batch=batch))
+    trace = record(loaded)
+    return {
+        "input": [list(ref.shape) for ref in trace.inputs],
+        "parameters": trace.tree.parameter_count(),
+        "macs": trace.macs,
+        "flops": trace.flops,
+        "activations": sum(op.activations for op in trace.ops),
+        "uncounted": len(trace.uncounted),
+    }
+
+
+def params_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:
+    """Parameters alone: nothing is run, and inputs do not matter."""
+    return {"parameters": load_model(TargetRequest(target)).tree.parameter_count()}

@@ -1,0 +1,159 @@
+"""`sweep`: rows, shards, what is refused; kills of a worker and of the whole process; a real local Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import SAMPLES, CommandLine, said
+
+TARGETS = [f"{SAMPLES}:{name}" for name in ("TinyCNN", "TinyAttention", "Shared", "Broken", "Unused")]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(capsys)
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    path = tmp_path / "models.txt"
+    path.write_text("# a comment\n\n" + "\n".join(TARGETS) + "\n", encoding="utf-8")
+    return path
+
+
+def test_one_failure_costs_one_row(cli: CommandLine, listed: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    answer = cli("sweep", str(listed), "--rows", str(rows), "--workers", "2", "-f", "json")
+    assert answer.code == 0
+    found = json.loads(answer.out)
+    assert [row["target"] for row in found["rows"]] == TARGETS
+    assert [bool(row["problem"]) for row in found["rows"]] == [False, False, False, True, False]
+    flops = json.loads(cli("flops", TARGETS[0], "-f", "json").out)
+    assert all(found["rows"][0][key] == flops[key] for key in ("parameters", "macs", "flops", "activations"))
+    before = rows.read_bytes()
+    again = json.loads(cli("sweep", str(listed), "--rows", str(rows), "-f", "json").out)
+    assert (again["resumed"], rows.read_bytes()) == (5, before)
+    retried = json.loads(cli("sweep", str(listed), "--rows", str(rows), "--retry-failed", "-f", "json").out)
+    assert (retried["resumed"], retried["failed"]) == (4, 1)
+
+
+def test_shards_are_all_of_it(cli: CommandLine, listed: Path) -> None:
+    parts = [
+        json.loads(cli("sweep", str(listed), "--what", "params", "--shard", f"{part}/2", "-f", "json").out)["rows"]
+        for part in (1, 2)
+    ]
+    assert sorted(row["target"] for rows in parts for row in rows) == sorted(TARGETS)
+
+
+def test_tables_and_plots(cli: CommandLine, tmp_path: Path) -> None:
+    table, plot = tmp_path / "timm.csv", tmp_path / "sweep.png"
+    assert cli("sweep", "timm:test_vit", "--timm-csv", str(table), "--plot", str(plot)).code == 0
+    head, row = table.read_text(encoding="utf-8").splitlines()
+    assert head == "model,infer_gmacs,infer_macts,infer_img_size,param_count"
+    assert row.startswith("test_vit,0.0")
+    assert row.endswith(",160,0.37")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_refused(cli: CommandLine, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"schema": "modelprobe.sweep/1", "what": "params"}\n', encoding="utf-8")
+    assert "holds rows of something else (what" in said(cli("sweep", TARGETS[0], "--rows", str(rows)))
+    assert "no model matches 'resnet5x' | nearest: resnet50" in said(cli("sweep", "resnet5x"))
+    assert "--shard '3/2' is not I/N" in said(cli("sweep", "resnet18", "--shard", "3/2"))
+    assert "--executor smoke://x is not known" in said(cli("sweep", "resnet18", "--executor", "smoke://x"))
+    empty = tmp_path / "empty.txt"
+    empty.write_text("# nothing\n", encoding="utf-8")
+    assert "lists no model" in said(cli("sweep", str(empty)))
+
+
+def test_an_unreachable_scheduler_is_a_line(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("modelprobe.zoo.executors.CONNECT_SECONDS", 1)
+    assert "no dask cluster answers at 127.0.0.1:9" in said(
+        cli("sweep", TARGETS[0], "--executor", "dask://127.0.0.1:9")
+    )
+
+
+def children_of(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes to kill through /proc")
+def test_kills_lose_and_repeat_no_row(tmp_path: Path) -> None:
+    """The whole process is killed three times, and a worker each time before; then the sweep ends."""
+    rows, list_file = tmp_path / "rows.jsonl", tmp_path / "models.txt"
+    names = [
+        f"timm:{name}" for name in ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet")
+    ]
+    targets = [f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101, 152)] + names
+    list_file.write_text("\n".join(targets), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "modelprobe",
+        "sweep",
+        str(list_file),
+        "--rows",
+        str(rows),
+        "--workers",
+        "2",
+        "-f",
+        "json",
+    ]
+    killed_workers = 0
+    for kept in (1, 4, 7):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if rows.exists() and rows.read_bytes().count(b"\n") - 1 >= kept:
+                break
+            time.sleep(0.02)
+        workers = children_of(process.pid)
+        for worker in workers[:1]:
+            os.kill(worker, signal.SIGKILL)
+            killed_workers += 1
+        process.kill()
+        process.wait()
+        for _ in range(100):  # the workers notice that nobody asks any more
+            if not [w for w in workers if Path(f"/proc/{w}").exists()]:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("a worker outlived its sweep")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert [row["target"] for row in found["rows"]] == targets
+    assert found["failed"] == 0
+    held = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[1:]]
+    assert sorted(row["target"] for row in held) == sorted(targets)
+    assert killed_workers
+
+
+@pytest.mark.slow
+def test_a_real_local_dask_cluster_gives_the_same_rows(cli: CommandLine, listed: Path) -> None:
+    """Two workers in processes of their own; one is killed while the sweep runs."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, worker_class=distributed.Nanny
+    ) as cluster:
+        address = cluster.scheduler_address.removeprefix("tcp://")
+        victim = cluster.workers[0].process.pid
+        import threading
+
+        threading.Timer(1.0, lambda: os.kill(victim, signal.SIGKILL)).start()
+        clustered = json.loads(cli("sweep", str(listed), "--executor", f"dask://{address}", "-f", "json").out)
+    pooled = json.loads(cli("sweep", str(listed), "-f", "json").out)
+    for row in (*clustered["rows"], *pooled["rows"]):
+        row.pop("seconds")
+    assert clustered["rows"] == pooled["rows"]
