@@ -162,6 +162,8 @@ class GlobalEntry:
     count: int = 1
     called: bool = False
     where: str = ""
+    texts: tuple[str, ...] = ()
+    """Some of the texts that it is called with."""
 
     @property
     def spelled(self) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
-from modelprobe.checkpoint.pickle.globals import Trust, trust_of
-from modelprobe.checkpoint.pickle.nested import Executable, inspect
+from modelprobe.checkpoint.pickle.globals import Trust, judged
+from modelprobe.checkpoint.pickle.reader import GIVES_STATE, NOT_A_NAME, SETS_ITEMS
+from modelprobe.checkpoint.scan.inspect import Executable, inspect
 from modelprobe.errors import BadInput, ProbeError
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -31,20 +32,28 @@ class Import:
     trust: Trust
     count: int
     called: bool
+    reason: str = ""
+    """What it could do, of what is suspicious or dangerous."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanProblem:
-    """A file or a part of it that could not be read to the end, or is odd."""
+    """A file or a part of it that could not be read to the end, or is odd.
+
+    `trust` is unknown for what was not read, suspicious for a container that was not, or for what a careful loader
+    would refuse; harmless for a remark.
+    """
 
     file: str
     where: str
     text: str
+    trust: Trust = Trust.UNKNOWN
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScanResult(Result):
-    """What could run. `dangerous` asks for exit code 1; what could not be read is in `problems`, never "clean"."""
+    """What could run; what could not be read is in `problems`, never "clean"."""
 
     path: str
     files: int
@@ -55,26 +64,35 @@ class ScanResult(Result):
     problems: tuple[ScanProblem, ...]
 
     @property
+    def worst(self) -> Trust:
+        """The worst verdict: harmless where everything was read and nothing but rebuilders is named."""
+        found = [*(entry.trust for entry in self.imports), *(problem.trust for problem in self.problems)]
+        return max(found, key=FROM_HARMLESS.index, default=Trust.HARMLESS)
+
+    @property
     def dangerous(self) -> bool:
-        """Whether a name was found that is known to do harm."""
-        return any(found.trust is Trust.DANGEROUS for found in self.imports)
+        """Whether something was found that is known to do harm."""
+        return self.worst is Trust.DANGEROUS
 
     def report(self) -> Report:
         """Counts, then the names by verdict, dangerous ones first."""
-        tables = [table for table in (_imports_table(self), _harmful(self)) if table.rows]
+        tables = [table for table in (_imports_table(self), _harmful(self), _unread_table(self)) if table.rows]
         blocks: list[Block] = [Facts(_scan_facts(self)), *tables, *_scan_notes(self)]
         return Report(
-            f"{self.path}: code that loading could execute", "modelprobe.scan/2", tuple(blocks), self.to_dict()
+            f"{self.path}: code that loading could execute", "modelprobe.scan/3", tuple(blocks), self.to_dict()
         )
 
 
-def scan(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> ScanResult:
-    """Scan a file, or every regular file under a directory. Nothing is imported, called or loaded.
+def scan(*paths: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> ScanResult:
+    """Scan files, and every regular file under directories. Nothing is imported, called or loaded.
 
-    Raises BadInput when `path` itself cannot be read.
+    Raises BadInput when one of `paths` itself cannot be read.
     """
-    target = Path(path)
-    files = list(_files_below(target)) if target.is_dir() else [target]
+    targets = [Path(path) for path in paths]
+    files = [
+        file for target in targets for file in (list(_files_below(target)) if target.is_dir() else [target])
+    ]  # fmt: skip
+    lone = len(targets) == 1 and not targets[0].is_dir()
     imports: dict[tuple[str, str, str], Import] = {}
     code, problems, pickles, nested = [], [], 0, 0
     for file in files:
@@ -83,18 +101,34 @@ def scan(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> S
                 if found.kind == "code":
                     code.append(f"{file}: {found.where}" if len(files) > 1 else found.where)
                     continue
-                pickles += 1
-                nested += found.kind == "nested pickle"
-                _collect(imports, str(file), found)
-                texts = (*((found.error,) if found.error else ()), *found.remarks)
-                problems += [ScanProblem(str(file), found.where, text) for text in texts]
+                problems += _problems_of(str(file), found)
+                if found.kind in ("pickle", "nested pickle"):
+                    pickles += 1
+                    nested += found.kind == "nested pickle"
+                    _collect(imports, str(file), found)
         except ProbeError as error:
-            if not target.is_dir():
+            if lone:
                 raise
-            problems.append(ScanProblem(str(file), "", error.message))
-    order = list(Trust)[::-1]
-    ranked = sorted(imports.values(), key=lambda found: (order.index(found.trust), found.file, found.name))
-    return ScanResult(str(target), len(files), pickles, nested, tuple(code), tuple(ranked), tuple(problems))
+            problems.append(ScanProblem(str(file), "", error.message, unread=True))
+    ranked = sorted(imports.values(), key=lambda found: (-FROM_HARMLESS.index(found.trust), found.file, found.name))
+    shown = ", ".join(map(str, targets))
+    return ScanResult(shown, len(files), pickles, nested, tuple(code), tuple(ranked), tuple(problems))
+
+
+SERIOUS = {NOT_A_NAME: Trust.SUSPICIOUS, SETS_ITEMS: Trust.DANGEROUS, GIVES_STATE: Trust.DANGEROUS}
+"""What is odd in a pickle -> how far it can be trusted: an honest writer sets nothing on what it imports."""
+
+
+def _problems_of(file: str, found: Executable) -> list[ScanProblem]:
+    """What is odd, and what was not read."""
+    problems = []
+    if found.error:
+        trust = Trust.SUSPICIOUS if found.container else Trust.UNKNOWN
+        problems.append(ScanProblem(file, found.where, found.error, trust, unread=True))
+    for text in found.remarks:
+        plain = Trust.SUSPICIOUS if found.kind == "remark" else Trust.HARMLESS
+        problems.append(ScanProblem(file, found.where, text, SERIOUS.get(text, plain)))
+    return problems
 
 
 def _inspected(file: Path, limits: ReadLimits) -> Iterator[Executable]:
@@ -130,11 +164,17 @@ def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Exec
         before = imports.get(key)
         count = entry.count + (before.count if before else 0)
         called = entry.called or (before is not None and before.called)
-        imports[key] = Import(file, found.where, entry.spelled, trust_of(entry.module, entry.name), count, called)
+        verdict = judged(entry.module, entry.name, called=called, texts=entry.texts)
+        name = "a computed name" if entry.spelled == "?.?" else entry.spelled
+        imports[key] = Import(file, found.where, name, verdict.trust, count, called, verdict.reason)
 
+
+FROM_HARMLESS = list(Trust)
+"""From harmless to dangerous."""
 
 TOLD = {
-    Trust.DANGEROUS: ("Dangerous", "are known to be dangerous"),
+    Trust.DANGEROUS: ("Dangerous", "can do harm"),
+    Trust.SUSPICIOUS: ("Suspicious", "no weight file needs"),
     Trust.UNKNOWN: ("Unknown", "are not on any list"),
     Trust.HARMLESS: ("Harmless", "torch and numpy use"),
 }
@@ -150,6 +190,9 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
         files = len({found.file for found in held})
         where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
         facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"imports that {what}{where}"))
+    unread = [problem for problem in result.problems if problem.unread]
+    if unread:
+        facts.append(Fact("Not read", len(unread), Unit.COUNT, "files, or parts of files"))
     if result.code:
         facts.append(Fact("Code", len(result.code), Unit.COUNT, "files of code in archives"))
     return tuple(facts)
@@ -160,6 +203,7 @@ def _imports_table(result: ScanResult) -> Table:
     columns = (
         Column("name", "Imports"),
         Column("trust", "Trust"),
+        Column("reason", "What it does", wrap=True),
         Column("called", "Called", Unit.YESNO, priority=2),
         Column("count", "Times", Unit.COUNT, priority=3),
         *((Column("files", "Files", Unit.COUNT),) if result.files > 1 else ()),
@@ -170,12 +214,12 @@ def _imports_table(result: ScanResult) -> Table:
 
 
 def _import_groups(result: ScanResult) -> list[list[Import]]:
-    """What makes one row: in one file each place, over several files each name."""
-    if result.files < 2:
-        return [[found] for found in result.imports]
-    groups: dict[str, list[Import]] = {}
+    """What makes one row: a name, over all places of the file or files; one that may do harm at each place."""
+    groups: dict[tuple[str, ...], list[Import]] = {}
     for found in result.imports:
-        groups.setdefault(found.name, []).append(found)
+        apart = result.files < 2 and found.trust in (Trust.SUSPICIOUS, Trust.DANGEROUS)
+        key = (found.name, found.where) if apart else (found.name, found.trust.value)
+        groups.setdefault(key, []).append(found)
     return list(groups.values())
 
 
@@ -187,9 +231,19 @@ def _below_folder(file: str, folder: str) -> str:
 def _import_row(held: list[Import], several: bool, folder: str) -> Row:
     first, files = held[0], list(dict.fromkeys(found.file for found in held))
     more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-    where = f"{_below_folder(files[0], folder)}{more}" if several else first.where
+    places = len({found.where for found in held})
+    more_places = f" and {places - 1:,} more" if places > 1 else ""
+    where = f"{_below_folder(files[0], folder)}{more}" if several else f"{first.where}{more_places}"
     called, count = any(found.called for found in held), sum(found.count for found in held)
-    cells = (first.name, first.trust.value, called, count, *((len(files),) if several else ()), where)
+    cells = (
+        first.name,
+        first.trust.value,
+        first.reason or None,
+        called,
+        count,
+        *((len(files),) if several else ()),
+        where,
+    )
     return Row(cells, quiet=first.trust is Trust.HARMLESS)
 
 
@@ -207,6 +261,16 @@ def _harmful(result: ScanResult) -> Table:
     return Table(columns, rows, "Files with dangerous imports", key="dangerous")
 
 
+def _unread_table(result: ScanResult) -> Table:
+    """What was not read, where there is much of it."""
+    unread = [problem for problem in result.problems if problem.unread]
+    columns = (Column("file", "Not read"), Column("where", "Place", priority=1), Column("text", "Why", wrap=True))
+    rows = tuple(
+        Row((_below_folder(one.file, result.path), one.where or None, one.text)) for one in unread
+    )  # fmt: skip
+    return Table(columns, rows if len(rows) > 3 else (), "Not read", key="unread")
+
+
 def _scan_notes(result: ScanResult) -> Iterator[Note]:
     danger = sorted({found.name for found in result.imports if found.trust is Trust.DANGEROUS})
     if danger:
@@ -214,15 +278,29 @@ def _scan_notes(result: ScanResult) -> Iterator[Note]:
             f"Loading this with plain pickle would execute code: {', '.join(danger[:5])}. Nothing was executed.",
             Level.WARNING,
         )
-    elif any(found.trust is Trust.UNKNOWN for found in result.imports):
+    suspect = sorted({found.name for found in result.imports if found.trust is Trust.SUSPICIOUS})
+    if suspect:
+        yield Note(
+            f"No weight file needs {', '.join(suspect[:5])}: load this only where you know who wrote it, and why.",
+            Level.WARNING,
+        )
+    if not danger and not suspect and any(found.trust is Trust.UNKNOWN for found in result.imports):
         yield Note(
             "No import is known to be dangerous. Unknown ones are classes of some package: load only what you trust."
         )
     if result.code:
         more = f" and {len(result.code) - 3} more" if len(result.code) > 3 else ""
         yield Note(f"The archive contains code: {', '.join(result.code[:3])}{more}. It was not read.")
+    unread = [problem for problem in result.problems if problem.unread]
+    several = result.files > 1
     for problem in result.problems:
+        file = f"{_below_folder(problem.file, result.path)}: " if several else ""
         where = f" ({problem.where})" if problem.where else ""
-        yield Note(f"{problem.text}{where}", Level.WARNING)
+        if problem.unread and len(unread) <= 3:
+            yield Note(f"{file}Not read: {problem.text}{where}", Level.WARNING)
+        elif not problem.unread:
+            yield Note(f"{file}{problem.text}{where}", Level.WARNING)
+    if len(unread) > 3:
+        yield Note(f"{len(unread):,} files or parts were not read: nothing is said of them.", Level.WARNING)
     if not result.pickles and not result.code and not result.problems:
-        yield Note("Nothing in it could be executed.")
+        yield Note("It was read, and nothing in it could be executed.")

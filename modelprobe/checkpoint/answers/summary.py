@@ -295,6 +295,6 @@ def _shared_storages(named: Sequence[tuple[str, TensorEntry]], reused: Container
 
 
 def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:
-    order = {Trust.DANGEROUS: 0, Trust.UNKNOWN: 1, Trust.HARMLESS: 2}
+    order = {Trust.DANGEROUS: 0, Trust.SUSPICIOUS: 1, Trust.UNKNOWN: 2, Trust.HARMLESS: 3}
     found = [GlobalUse(g.spelled, trust_of(g.module, g.name), g.count, g.called) for g in checkpoint.globals]
     return tuple(sorted(found, key=lambda use: (order[use.trust], use.name)))

@@ -152,7 +152,7 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
             f"Loading this file with plain pickle would execute code: {', '.join(danger[:5])}. Nothing was executed.",
             Level.WARNING,
         )
-    elif any(use.trust is Trust.UNKNOWN for use in result.globals):
+    elif any(use.trust in (Trust.UNKNOWN, Trust.SUSPICIOUS) for use in result.globals):
         yield Note("torch.load with weights_only=True refuses this file: it imports classes that torch does not allow.")
     if result.code:
         yield Note(f"The file holds {result.code}: loading it executes that. Nothing was executed.")

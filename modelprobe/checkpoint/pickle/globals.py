@@ -1,12 +1,16 @@
-"""How far a name that a pickle imports can be trusted: harmless, unknown or dangerous.
+"""How far a name that a pickle imports can be trusted, and what it could reach.
 
-Nothing is ever resolved: a list of bad names cannot be complete, so what stands on neither list is "unknown", and the
-reader does not need the answer to be safe.
+Nothing is ever resolved. A list of bad names cannot be complete, so the lists here are of what is harmless: what
+torch's own `weights_only` allows, and the rebuilders of well-known libraries. Of the standard library, torch and numpy,
+whatever else is called is at least suspicious; the lists of what is dangerous only say why.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from modelprobe.checkpoint.dtypes import BITS, STORAGE_CLASSES
@@ -17,6 +21,7 @@ class Trust(str, Enum):
 
     HARMLESS = "harmless"
     UNKNOWN = "unknown"
+    SUSPICIOUS = "suspicious"
     DANGEROUS = "dangerous"
 
 
@@ -38,7 +43,7 @@ HARMLESS: dict[str, frozenset[str]] = {
     "torch.jit._pickle": frozenset(
         ("build_intlist build_tensorlist build_doublelist build_boollist build_tensor_from_id restore_type_tag").split()
     ),
-    "torch": frozenset({"Size", "device", "Tensor", "Generator", *BITS, *STORAGE_CLASSES})
+    "torch": frozenset({"Size", "device", "Tensor", "Generator", "ScriptObject", *BITS, *STORAGE_CLASSES})
     | {"per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_affine_float_qparams"}
     | {"strided", "sparse_coo", "preserve_format", "contiguous_format", "channels_last", "LongTensor", "FloatTensor"},
     "torch.cuda": frozenset(STORAGE_CLASSES),
@@ -49,7 +54,22 @@ HARMLESS: dict[str, frozenset[str]] = {
         )
     ),
     "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo"}),
-    "collections": frozenset({"OrderedDict", "Counter", "defaultdict", "deque"}),
+    "collections": frozenset({"OrderedDict", "Counter", "defaultdict", "deque", "ChainMap", "UserDict", "UserList"}),
+    "_collections": frozenset({"OrderedDict", "defaultdict", "deque"}),
+    "array": frozenset({"array", "_array_reconstructor"}),
+    "functools": frozenset({"partial"}),
+    "io": frozenset({"BytesIO", "StringIO"}),
+    "_io": frozenset({"BytesIO", "StringIO"}),
+    "random": frozenset({"Random"}),
+    "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
+    "joblib.numpy_pickle": frozenset({"NumpyArrayWrapper", "NDArrayWrapper", "ZNDArrayWrapper"}),
+    "numpy.ma.core": frozenset({"_mareconstruct", "MaskedArray"}),
+    "numpy.matrixlib.defmatrix": frozenset({"matrix"}),
+    "numpy.random._pickle": frozenset({"__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"}),
+    "sklearn.utils._bunch": frozenset({"Bunch"}),
+    "pandas._libs.internals": frozenset({"_unpickle_block"}),
+    "pandas.core.internals.blocks": frozenset({"new_block"}),
+    "pandas.core.indexes.base": frozenset({"_new_Index"}),
     "builtins": frozenset(
         (
             "set frozenset dict list tuple int float str bytes bytearray complex bool object slice range type "
@@ -71,10 +91,11 @@ HARMLESS: dict[str, frozenset[str]] = {
 for _core in ("numpy.core.", "numpy._core."):
     HARMLESS[f"{_core}multiarray"] = frozenset({"_reconstruct", "scalar"})
     HARMLESS[f"{_core}numeric"] = frozenset({"_frombuffer"})
+    HARMLESS[f"{_core}records"] = frozenset({"recarray", "record"})
 del _core
 
-LAYERS = re.compile(r"torch\.nn\.modules\.\w+|torch\.optim\.\w+|torch\.nn\.parallel\.\w+")
-"""torch's own layers and optimizers: unpickling makes them without running their constructors."""
+LAYERS = re.compile(r"torch\.(nn|optim|ao|quantization|distributions)(\.\w+)+")
+"""torch's own layers, optimizers and observers: unpickling makes them without running their constructors."""
 
 OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle", "commands": "subprocess"}
 
@@ -84,24 +105,60 @@ BUILTINS = frozenset(
         "raw_input breakpoint help map filter reduce exit quit reload memoryview super __build_class__ print dir"
     ).split()
 )
-MODULES = frozenset(
-    (
-        "copyreg extension",
-        *(
-            "os posix nt ntpath posixpath sys subprocess _posixsubprocess shutil socket ssl pty tty fcntl runpy "
-            "importlib imp zipimport pkgutil ctypes _ctypes cffi code codeop pdb bdb timeit cProfile profile pstats "
-            "trace tracemalloc webbrowser urllib urllib2 http httplib httpx requests aiohttp ftplib smtplib "
-            "telnetlib poplib imaplib nntplib xmlrpc socketserver asyncio multiprocessing _winapi winreg _winreg "
-            "msvcrt pickle _pickle dill cloudpickle joblib marshal shelve operator _operator inspect linecache "
-            "atexit signal threading _thread gc tempfile glob fileinput io _io platform getpass pip setuptools "
-            "distutils ensurepip venv idlelib lib2to3 pydoc doctest unittest test cgitb cgi logging site sysconfig "
-            "_osx_support _aix_support _pyrepl antigravity sqlite3 mailcap mimetypes readline rlcompleter tkinter "
-            "turtle zipfile tarfile resource mmap weakref symtable dis ast types builtins _frozen_importlib "
-            "_frozen_importlib_external _bootlocale fabric paramiko psutil IPython"
-        ).split(),
-    )
+RUN, EVALUATE, UNPICKLE, NATIVE = "runs commands", "evaluates code", "unpickles without bounds", "loads native code"
+WRITE, CONNECT, REACH = "opens or writes files", "connects to other machines", "hands out other objects"
+
+ABILITIES = {
+    RUN: (
+        "os posix nt subprocess _posixsubprocess pty commands runpy pdb bdb timeit cProfile profile trace unittest "
+        "test multiprocessing asyncio webbrowser pip setuptools distutils ensurepip venv psutil paramiko fabric "
+        "IPython idlelib cgitb cgi antigravity atexit signal threading _thread platform _osx_support _aix_support "
+        "_pyrepl sched concurrent"
+    ),
+    EVALUATE: (
+        "code codeop importlib imp zipimport pkgutil site doctest pydoc lib2to3 ast dis symtable types "
+        "_frozen_importlib _frozen_importlib_external sympy rlcompleter"
+    ),
+    UNPICKLE: "pickle _pickle dill cloudpickle joblib marshal shelve yaml jsonpickle",
+    NATIVE: "ctypes _ctypes cffi mmap",
+    CONNECT: (
+        "socket ssl urllib urllib2 http httplib httpx requests aiohttp ftplib smtplib telnetlib poplib imaplib "
+        "nntplib xmlrpc socketserver"
+    ),
+    WRITE: (
+        "shutil tempfile glob fileinput io _io ntpath posixpath zipfile tarfile sqlite3 logging linecache fcntl tty "
+        "readline mailcap mimetypes getpass resource winreg _winreg _winapi msvcrt sysconfig _bootlocale tracemalloc "
+        "pstats"
+    ),
+    REACH: "sys operator _operator inspect gc weakref builtins tkinter turtle",
+}
+"""What the functions of a module are for: of these modules every name that is not harmless is dangerous."""
+
+MODULES = {name: ability for ability, names in ABILITIES.items() for name in names.split()}
+MODULES["copyreg extension"] = REACH
+
+WORDS = (
+    (RUN, r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|run_?(code|path|module|string)?$"),
+    (EVALUATE, r"eval|exec$|exec_|compile|sympify|parse_expr|_create_fn|_make_function|dynamic_module|import"),
+    (NATIVE, r"library|dlopen|CDLL|ctypes"),
+    (UNPICKLE, r"unpickle|read_pickle|(un|full_|unsafe_)load|^_?load|_load($|_)|loads$|from_bytes|decode"),
+    (CONNECT, r"urlopen|urlretrieve|download|request|socket|connect|fetch|http"),
+    (WRITE, r"^open|_open$|save|write|dump|tofile|fromfile|from_file|memmap|FileType|remove|unlink|mkdir|rename"),
 )
-"""Top-level modules of which every name that is not listed as harmless counts as dangerous."""
+"""What a function's name says that it does."""
+
+ARGUMENTS = (
+    ("an address", r"\b[a-z]{2,6}://"),
+    ("a command", r"\b(sh|bash|zsh|cmd|powershell|curl|wget|nc|python3?|perl|rm|chmod|touch)\b +\S|/bin/|\$\(|&& |; "),
+    ("code", r"__\w+__|\bimport \w|\blambda\b|\b(exec|eval|open|print|getattr)\("),
+    ("a mode for writing", r"^(w|[wax][bt]|[wax]\+[bt]?|r\+[bt]?|[rwax][bt]\+)$"),
+    ("a path", r"^(/|~|\.\./)|\.\./"),
+)
+"""What a text that a function is given shows."""
+
+HIDING_CODECS = frozenset(
+    "rot13 rot_13 hex hex_codec base64 base64_codec zlib zlib_codec bz2 bz2_codec uu uu_codec".split()
+)
 
 PREFIXES = tuple(
     (
@@ -118,29 +175,88 @@ DANGEROUS_NAMES = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class TrustVerdict:
+    """How far a name can be trusted in this file, and why not further."""
+
+    trust: Trust
+    reason: str = ""
+
+
 def trust_of(module: str, name: str) -> Trust:
-    """The verdict about one imported name."""
+    """The verdict about one imported name, whether it is called or not."""
+    return judged(module, name, called=False).trust
+
+
+def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -> TrustVerdict:
+    """The verdict about a name of a pickle: by what it can reach, whether it is called, and with which texts."""
+    if "?" in (module, name):
+        return TrustVerdict(Trust.DANGEROUS, "a name that the pickle computes, which no honest writer does")
     module = OLD_NAMES.get(module, module)
     if name in HARMLESS.get(module, ()):
-        return Trust.HARMLESS
-    if module == "builtins":
-        return Trust.DANGEROUS if name.partition(".")[0] in BUILTINS or "." in name else Trust.UNKNOWN
-    top = module.partition(".")[0]
-    if top in MODULES or f"{module}.{name}" in DANGEROUS_NAMES:
-        return Trust.DANGEROUS
-    if any(f"{module}.{name}.".startswith(f"{prefix}.") for prefix in PREFIXES):
-        return Trust.DANGEROUS
+        hidden = (module, name) == ("_codecs", "encode") and not HIDING_CODECS.isdisjoint(map(str.lower, texts))
+        return TrustVerdict(Trust.SUSPICIOUS, "decodes hidden text") if hidden else TrustVerdict(Trust.HARMLESS)
+    known = _listed(module, name, called, texts)
+    if known is not None:
+        return known
     if LAYERS.fullmatch(module) and re.fullmatch(r"[A-Z]\w*", name):
-        return Trust.HARMLESS
+        return TrustVerdict(Trust.HARMLESS)
+    if name.startswith("__pyx_unpickle_"):
+        return TrustVerdict(Trust.UNKNOWN)  # how Cython makes an object of a class of the package
+    top = module.partition(".")[0]
+    own = top in sys.stdlib_module_names or top in ("torch", "numpy")
+    if own and not called and (name in MODULES or name.startswith("_")):
+        return TrustVerdict(Trust.DANGEROUS if name in MODULES else Trust.SUSPICIOUS, REACH)
+    return _by_call(own, name, texts, top) if called else TrustVerdict(Trust.UNKNOWN)
+
+
+def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> TrustVerdict | None:
+    """Names that are known, and names that no honest writer gives."""
+    if module == "builtins":
+        first = name.partition(".")[0]
+        if name == "print" and not called:
+            return TrustVerdict(Trust.UNKNOWN)
+        if name == "getattr" and len(texts) == 1 and texts[0].isidentifier() and not texts[0].startswith("_"):
+            return TrustVerdict(Trust.SUSPICIOUS, f"takes an attribute, {texts[0]!r}")
+        if first in BUILTINS or "." in name or name.startswith("__"):
+            return TrustVerdict(Trust.DANGEROUS, EVALUATE if first in ("eval", "exec", "compile") else REACH)
+        return TrustVerdict(Trust.UNKNOWN)
+    top = module.partition(".")[0]
+    if top in MODULES:
+        return TrustVerdict(Trust.DANGEROUS, _by_name(name) or MODULES[top])
+    if f"{module}.{name}" in DANGEROUS_NAMES or any(f"{module}.{name}.".startswith(f"{p}.") for p in PREFIXES):
+        return TrustVerdict(Trust.DANGEROUS, _by_name(name) or EVALUATE)
+    if re.fullmatch(r"__\w+__", name) and name not in ("__newobj__", "__newobj_ex__"):
+        return TrustVerdict(Trust.DANGEROUS, REACH)
     odd = not all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
     if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ()) or _through(name)):
-        return Trust.DANGEROUS  # an attribute path to something its author did not mean to export, or to a method
-    return Trust.UNKNOWN
+        return TrustVerdict(Trust.DANGEROUS, "an attribute path to something that its author did not mean to export")
+    return None
+
+
+def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdict:
+    """Of something that is called and on no list: by whose it is, its name, and the texts that it is given."""
+    told = next((f"is given {what}" for what, shape in ARGUMENTS for text in texts if re.search(shape, text)), "")
+    ability = _by_name(name)
+    function = not re.fullmatch(r"_*[A-Z]\w*", name.rpartition(".")[2])
+    reason = "; ".join(filter(None, (ability, told)))
+    if own and (ability or told):
+        return TrustVerdict(Trust.DANGEROUS, reason)
+    if own:
+        kind = "function" if function else "class"
+        return TrustVerdict(Trust.SUSPICIOUS, f"a {kind} of {top} that no weight file needs is called")
+    if function and ability:
+        return TrustVerdict(Trust.DANGEROUS if told or ability in (RUN, EVALUATE) else Trust.SUSPICIOUS, reason)
+    return TrustVerdict(Trust.SUSPICIOUS, told) if function and told else TrustVerdict(Trust.UNKNOWN)
+
+
+def _by_name(name: str) -> str:
+    """What the name of a function says that it does; empty for a class and where it says nothing."""
+    last = name.rpartition(".")[2]
+    return next((ability for ability, shape in WORDS if re.search(shape, last)), "")
 
 
 def _through(name: str) -> bool:
     """Whether an attribute path ends in what is dangerous: `torch.hub.load` by way of a module that imports torch."""
     parts = name.split(".")[-8:]
-    return any(
-        trust_of(".".join(parts[at:-1]), parts[-1]) is Trust.DANGEROUS for at in range(len(parts) - 1)
-    )  # fmt: skip
+    return any(trust_of(".".join(parts[at:-1]), parts[-1]) is Trust.DANGEROUS for at in range(len(parts) - 1))

@@ -12,13 +12,17 @@ PickleNode = Any
 class Global:
     """A name that unpickling would import."""
 
-    __slots__ = ("called", "count", "module", "name")
+    __slots__ = ("called", "count", "module", "name", "texts", "watched")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
         self.count = 0
         self.called = False
+        self.watched = True
+        """Whether what it is called with matters: not of the rebuilders, which a file may call a million times."""
+        self.texts: tuple[str, ...] = ()
+        """Texts that it is called with."""
 
     @property
     def spelled(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PersistentId, PickleNode, SetNode
-from modelprobe.checkpoint.pickle.reader import U32, U64, PickleReader, op
+from modelprobe.checkpoint.pickle.reader import GIVES_STATE, U32, U64, PickleReader, op
 
 # The most frequent ones first: together they are nine tenths of a state dict.
 
@@ -238,7 +238,7 @@ def build(m: PickleReader) -> None:
     if type(target) is PendingCall:
         target.state = state
     else:
-        m.findings["the pickle gives a state to something that takes none"] = None
+        m.findings[GIVES_STATE] = None
 
 
 @op(b"\x81")

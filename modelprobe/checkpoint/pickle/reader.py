@@ -12,6 +12,7 @@ from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
+from modelprobe.checkpoint.pickle.globals import Trust, trust_of
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
 from modelprobe.errors import BadInput
 
@@ -21,6 +22,12 @@ KEEP = 4096  # bytes objects up to this size keep their data
 MAX_MEMO_GAP = 4096
 
 NOT_A_NAME = "the pickle calls something that is not a plain name"
+SETS_ITEMS = "the pickle sets items on something that takes none"
+GIVES_STATE = "the pickle gives a state to something that takes none"
+HANDING_ON = frozenset({"_rebuild_from_type_v2", "_rebuild_wrapper_subclass", "__newobj__", "__newobj_ex__"})
+"""Rebuilders that call what they are given."""
+
+MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 8, 400, 64
 JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
@@ -53,6 +60,23 @@ class BrokenPickle(BadInput):
     def __init__(self, message: str, hint: str = "", found: tuple[Global, ...] = ()) -> None:
         super().__init__(message, hint)
         self.globals = found
+
+
+def texts_of(known: tuple[str, ...], args: PickleNode) -> tuple[str, ...]:
+    """`known` and the texts among the arguments of a call, those in lists and dicts too, a few of them."""
+    found, left, seen = list(known), [args], 0
+    while left and seen < MOST_VALUES and len(found) < MOST_TEXTS:
+        value = left.pop()
+        seen += 1
+        if type(value) is str:
+            found.append(value[:TEXT_LENGTH])
+        elif type(value) is Blob and value.data is not None:
+            found.append(value.data[:TEXT_LENGTH].decode("utf-8", "replace"))
+        elif type(value) in (tuple, list):
+            left += list(value)[: MOST_VALUES - seen][::-1]
+        elif type(value) is Dict:
+            left += value.pairs[: MOST_VALUES - seen][::-1]
+    return tuple(found[:MOST_TEXTS])
 
 
 class PickleReader:
@@ -232,6 +256,7 @@ class PickleReader:
             if len(self.globals) >= self.limits.globals:
                 raise self.broken(f"it imports more than {self.limits.globals:,} names")
             found = self.globals[module, name] = Global(module, name)
+            found.watched = (module, name) == ("_codecs", "encode") or trust_of(module, name) is not Trust.HARMLESS
         found.count += 1
         return found
 
@@ -240,9 +265,21 @@ class PickleReader:
         self.nodes += 1
         if type(func) is Global:
             func.called = True
+            if func.watched:
+                func.texts = texts_of(func.texts, args)
+            elif func.name in HANDING_ON:
+                self.handed_on(args)
         else:
             self.findings[NOT_A_NAME] = None
         return PendingCall(func, args)
+
+    def handed_on(self, args: PickleNode) -> None:
+        """What a rebuilder is given to call in its turn is called as well."""
+        for value in args[:2] if type(args) is tuple else ():
+            if type(value) is Global:
+                value.called = True
+                if value.watched:
+                    value.texts = texts_of(value.texts, args)
 
     def set_pairs(self, target: PickleNode, flat: list[PickleNode]) -> None:
         """What SETITEM and SETITEMS do, on anything that could take items."""
@@ -253,7 +290,7 @@ class PickleReader:
                 target.pairs = []
             target.pairs.extend(flat)
         else:
-            self.findings["the pickle sets items on something that takes none"] = None
+            self.findings[SETS_ITEMS] = None
 
     def extend(self, target: PickleNode, values: list[PickleNode]) -> None:
         """What APPEND, APPENDS and ADDITEMS do."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelprobe.cli.options import TARGET, ReportOptions
+from modelprobe.cli.options import OUTPUT, TARGET, ReportOptions, one_of, option
 from modelprobe.errors import CheckFailed
 
 EXAMPLES = (
@@ -15,27 +15,55 @@ EXAMPLES = (
     "modelprobe scan samples",
 )
 
-PathArg = Annotated[
-    str,
+FAIL_ON = ("dangerous", "suspicious", "unknown")
+
+PathsArg = Annotated[
+    list[str],
     typer.Argument(
         metavar="FILE|DIR",
-        help="A weight file, or a directory of them.",
+        help="Weight files, and directories of them.",
         show_default=False,
         rich_help_panel=TARGET,
     ),
 ]
 
 
-def command(path: PathArg, *, report: ReportOptions) -> None:
-    """Every name that a pickle would import, dangerous ones first; nested pickles; code in archives. Runs nothing.
+FailOnOpt = Annotated[
+    str,
+    option(
+        "--fail-on",
+        metavar="dangerous|suspicious|unknown",
+        callback=one_of("--fail-on", FAIL_ON),
+        panel=OUTPUT,
+        help="The verdict from which on the exit code is 1. Unknown are classes of other packages, and what was not "
+        "read.",
+    ),
+]
 
-    Exit code 1 when a name is known to be dangerous. A part that could not be read is listed, and is never "clean".
+
+def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ReportOptions) -> None:
+    """What loading a file could run: every name that a pickle imports, judged by what it reaches. Runs nothing.
+
+    Compressed files, archives, texts in base64 and pickles in pickles are opened. What could not be read is listed, and
+    is never "clean". Exit code 1 when something is suspicious or dangerous.
     """
     report.check()
-    from modelprobe.checkpoint.answers.scan import scan
+    from modelprobe.checkpoint.answers.scan import FROM_HARMLESS, scan
+    from modelprobe.checkpoint.pickle.globals import Trust
     from modelprobe.environment import brief
 
-    result = scan(path)
+    result = scan(*paths)
     report.emit(replace(result.report(), env=brief()))
-    if result.dangerous:
-        raise CheckFailed(f"loading {path} would execute dangerous code", "do not load it; the report names the code")
+    if FROM_HARMLESS.index(result.worst) < FROM_HARMLESS.index(Trust(fail_on)):
+        return
+    shown = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
+    if result.worst is Trust.DANGEROUS:
+        raise CheckFailed(f"loading {shown} would execute dangerous code", "do not load it; the report names the code")
+    if result.worst is Trust.SUSPICIOUS:
+        raise CheckFailed(
+            f"{shown} holds what no weight file needs, or what was not read",
+            "the report says what; --fail-on dangerous lets it pass",
+        )
+    raise CheckFailed(
+        f"not everything in {shown} is known to be harmless", "the report says what; --fail-on suspicious lets it pass"
+    )

@@ -131,7 +131,7 @@ def test_buffers_by_name_are_flagged_as_guessed(saved: Saved) -> None:
         ("torch.nn.modules.conv:Conv2d", Trust.HARMLESS),
         ("__builtin__:set", Trust.HARMLESS),
         ("ultralytics.nn.tasks:DetectionModel", Trust.UNKNOWN),
-        ("functools:partial", Trust.UNKNOWN),
+        ("functools:partial", Trust.HARMLESS),
         ("os:system", Trust.DANGEROUS),
         ("posix:system", Trust.DANGEROUS),
         ("builtins:eval", Trust.DANGEROUS),

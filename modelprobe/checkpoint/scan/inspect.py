@@ -1,0 +1,260 @@
+"""The pickles and the code in a file, at whatever place: in an archive, one after another, one in another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
+from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.formats.pickled import global_entries
+from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.nodes import Blob
+from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
+from modelprobe.checkpoint.records import GlobalEntry
+from modelprobe.checkpoint.scan import containers
+from modelprobe.checkpoint.scan.base64 import Memory, decoded
+from modelprobe.checkpoint.scan.texts import in_hdf5, in_text
+from modelprobe.errors import BadInput, ProbeError
+
+MAX_CONSECUTIVE = 64
+MAX_NESTED = 2_000
+MAX_ARCHIVES = 5
+"""Archives in archives that are opened."""
+
+MAX_TEXT = 32 << 20
+"""Bytes of a text that are searched for pickles in base64."""
+
+MAX_INFLATED_BYTES = 64 << 20
+"""Bytes of a compressed pickle up to which what is nested in it is followed."""
+
+CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
+OPENERS = b"\x80(]}c"
+NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
+"""The opcodes that name something to import."""
+
+NUMPY_START = b"\x93NUMPY"
+
+
+_MODULE = re.compile(r"[\w.]+|\?|copyreg extension")
+"""What can be imported: a name of a module, or one that the pickle computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executable:
+    """One thing that could run. `kind`: pickle, nested pickle, code, remark (`remarks` alone), unread.
+
+    `error` when it could be read only in part, or not at all; `container` where that may hold anything.
+    """
+
+    where: str
+    kind: str
+    globals: tuple[GlobalEntry, ...] = ()
+    error: str = ""
+    remarks: tuple[str, ...] = ()
+    container: bool = False
+
+
+def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
+    """Every pickle and piece of code in a file, whatever its format; and what was not read, as `unread`."""
+    head = source.read(0, 512)
+    if not head.strip(b"\0"):
+        yield Executable(where, "unread", error="it is empty" if not head else "it begins with zeros only")
+        return
+    kind = containers.container_kind(head)
+    if kind or head[:4] == b"PK\3\4":
+        if depth >= MAX_ARCHIVES:
+            yield Executable(where, "unread", error=f"archives more than {MAX_ARCHIVES} deep", container=True)
+        elif kind:
+            yield from _parts(source, kind, limits, where, depth)
+        else:
+            yield from _archive(source, limits, where, depth)
+    elif containers.unopened(head):
+        yield Executable(where, "unread", error=f"{containers.unopened(head)} is not opened", container=True)
+    elif head[:6] == NUMPY_START:
+        yield from _object_array(source, head, where, limits)
+    elif head[:1] == OPENERS[:1] and looks_pickled(head):
+        yield from _consecutive(source, where, limits)
+    else:
+        yield from _of_no_magic(source, head, where, limits)
+
+
+def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
+    """What begins like nothing that is known to run: a pickle may begin with any value, and stand behind anything."""
+    found = list(_consecutive(source, where, limits) if looks_pickled(head) else _calling(source, where, limits))
+    found = [one for one in found if not one.error or _calls(one)]  # or it is a text that begins with such a letter
+    yield from found
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        yield from (Executable(where, "remark", remarks=(text,)) for text in in_hdf5(source))
+        return
+    for place, data in decoded(source, 0, min(source.size, MAX_TEXT)) if _reads_as_text(head) and not found else ():
+        yield from _in_base64(data, source.name, f"{where or 'the text'} at byte {place:,}, in base64", limits, 1)
+    yield from (Executable(where, "remark", remarks=(text,)) for text in in_text(source))
+    if not found:
+        why = _why_unread(source, head)
+        if why:
+            yield Executable(where, "unread", error=why)
+
+
+def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth: int) -> Iterator[Executable]:
+    """What is in a compressed file or a tar."""
+    for part in containers.opened(source, kind):
+        spot = f"{where}/{part.name}" if where and part.name else where or part.name
+        if part.risk:
+            yield Executable(spot, "remark", remarks=(part.risk,))
+        if part.unread:
+            yield Executable(spot, "unread", error=part.unread, container=True)
+        if part.name.endswith(CODE):
+            yield Executable(spot, "code")
+        elif part.data is not None and part.data.size:
+            for found in inspect(part.data, limits, spot, depth + 1):
+                if kind != "tar" or found.kind != "unread" or found.container:
+                    yield found
+
+
+def _reads_as_text(head: bytes) -> bool:
+    return b"\0" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) * 20 < len(head)
+
+
+def _why_unread(source: ByteSource, head: bytes) -> str:
+    """Why nothing can be said of a file; empty for formats that hold numbers, texts and no code."""
+    from modelprobe.checkpoint.recognise import Kind, recognise
+
+    try:
+        kind = recognise(source)
+    except BadInput as error:
+        if _reads_as_text(head) and "LFS" not in error.message and "web page" not in error.message:
+            return ""
+        return error.message.removeprefix(f"{source.name} ")
+    return "" if kind is not Kind.PICKLE else "its bytes are of no known format"
+
+
+def looks_pickled(head: bytes) -> bool:
+    """Whether bytes could begin a pickle."""
+    return len(head) > 1 and (head[0] in OPENERS[1:] or (head[0] == OPENERS[0] and head[1] <= 5))
+
+
+def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
+    """The members of a zip: pickles by name and by their first bytes outside the folders that hold raw data, archives,
+
+    texts with pickles in base64, code.
+    """
+    archive = ZipDirectory(source, limits)
+    for name, member in archive.members.items():
+        spot = f"{where}/{name}" if where else name
+        if name.endswith(CODE):
+            yield Executable(spot, "code")
+            continue
+        named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
+        if member.size < 2 or (not named and "/data/" in name and name.rpartition("/")[2].isdigit()):
+            continue
+        try:
+            feed = archive.open(member, limits.pickle_bytes)
+            if isinstance(feed, Inflated) and feed.size <= MAX_INFLATED_BYTES:  # read backwards and forwards
+                feed = Memory(feed.read(0, feed.size), source.name)
+            yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
+        except ProbeError as error:
+            yield Executable(spot, "unread" if not named else "pickle", error=error.message)
+
+
+def _zip_member(
+    feed: ByteSource, spot: str, named: bool, limits: ReadLimits, depth: int, smaller: bool
+) -> Iterator[Executable]:
+    head = feed.read(0, 512)
+    kind = containers.container_kind(head)
+    if head[:6] == NUMPY_START:
+        yield from _object_array(feed, head, spot, limits)
+    elif (kind or head[:4] == b"PK\3\4") and not isinstance(feed, Inflated):
+        yield from inspect(feed, limits, spot, depth + 1) if smaller or kind else ()
+    elif kind or containers.unopened(head):
+        yield Executable(spot, "unread", error="an archive inside an archive that is too large", container=True)
+    elif named or (head[:1] == b"\x80" and looks_pickled(head)):
+        yield from _consecutive(feed, spot, limits)
+    elif _reads_as_text(head) and not isinstance(feed, Inflated):
+        for place, data in decoded(feed, 0, min(feed.size, MAX_TEXT)):
+            yield from _in_base64(data, feed.name, f"{spot} at byte {place:,}, in base64", limits, 1)
+        yield from (Executable(spot, "remark", remarks=(text,)) for text in in_text(feed))
+
+
+def _object_array(feed: ByteSource, head: bytes, name: str, limits: ReadLimits) -> Iterator[Executable]:
+    """An array of Python objects is a pickle behind numpy's header."""
+    start = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
+    if b"|O" in head and start < feed.size:
+        yield from _consecutive(Span(feed, start, feed.size - start), name, limits)
+
+
+def _consecutive(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 0) -> Iterator[Executable]:
+    """The pickles that stand one after the other (a legacy torch file has five), each with those inside it."""
+    at = 0
+    for number in range(MAX_CONSECUTIVE):
+        kind = "nested pickle" if depth else "pickle"
+        try:
+            pickled = read_pickle(feed, at, limits)
+        except BrokenPickle as error:
+            if number == 0 or error.globals:
+                yield Executable(where, kind, global_entries(error.globals, where), error.message)
+            return
+        yield Executable(where, kind, global_entries(pickled.globals, where), "", pickled.findings)
+        if depth < limits.nested:
+            for blob in pickled.blobs[:MAX_NESTED]:
+                yield from _nested_pickles(blob, where, limits, depth + 1)
+            if not isinstance(feed, Inflated):
+                yield from _encoded(feed, at, pickled.end, where, limits, depth + 1)
+        at = pickled.end
+        if not looks_pickled(feed.read(at, 8)):
+            yield from _calling(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
+            return
+
+
+def _encoded(
+    feed: ByteSource, start: int, stop: int, where: str, limits: ReadLimits, depth: int
+) -> Iterator[Executable]:
+    """Texts inside a pickle that are a pickle in base64."""
+    for place, data in decoded(feed, start, stop):
+        yield from _in_base64(data, feed.name, f"{where or 'the pickle'} at byte {place:,}, in base64", limits, depth)
+
+
+def _in_base64(data: bytes, name: str, spot: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """The pickles in what a run of base64 letters stands for, compressed ones too."""
+    span = Memory(data, name)
+    kind = containers.container_kind(data[:512])
+    if data[:1] == b"\x80" and looks_pickled(data):
+        yield from (found for found in _consecutive(span, spot, limits, depth) if found.globals)
+    elif kind and kind != "tar" and depth < MAX_ARCHIVES:
+        for part in containers.opened(span, kind):
+            if part.data is not None:
+                yield from filter(_calls, inspect(part.data, limits, spot, depth + 1))
+    elif any(opcode in data for opcode in NAMING):
+        yield from _calling(span, spot, limits, depth)
+
+
+def _calling(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 0) -> Iterator[Executable]:
+    """What does not look like a pickle is reported as one only if unpickling it would come to a call."""
+    yield from filter(_calls, _consecutive(feed, where, limits, depth))
+
+
+def _calls(found: Executable) -> bool:
+    return any(entry.called and _MODULE.fullmatch(entry.module) for entry in found.globals)
+
+
+def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """Bytes inside a pickle that are a pickle, a torch file or compressed themselves."""
+    if blob.feed is None or isinstance(blob.feed, Inflated) or blob.length < 4:
+        return
+    span = Span(blob.feed, blob.offset, blob.length)
+    head = blob.data[:512] if blob.data is not None else span.read(0, 512)
+    place = f"{where or 'the pickle'} at byte {blob.offset:,}"
+    if head[:1] == b"\x80" and looks_pickled(head):
+        yield from (found for found in _consecutive(span, place, limits, depth) if found.globals or not found.error)
+    elif containers.container_kind(head) or head[:4] == b"PK\3\4":
+        yield from filter(_calls, inspect(span, limits, place, depth))
+    elif head[:1] in (b"c", b"(") and blob.data is not None and b"." in blob.data:
+        yield from (found for found in _consecutive(span, place, limits, depth) if _importable(found))
+    elif blob.data is not None and any(opcode in blob.data for opcode in NAMING):
+        yield from _calling(span, place, limits, depth)
+
+
+def _importable(found: Executable) -> bool:
+    """Whether it names something to import: the source text of a class begins with `c` too."""
+    return any(_MODULE.fullmatch(entry.module) for entry in found.globals)
