@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from modelprobe.zoo.build_index import BuiltIndex, add_to_user_index, build_inde
 from modelprobe.zoo.package_targets import targets_of_package
 
 MAX_PROBLEMS_SHOWN = 20
+MIN_TENSORS = 6
+"""In the state_dict of a network; what has fewer is a part of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def package_added(package: str, workers: int, *, env: Mapping[str, Any]) -> Inde
     else:
         targets = targets_of_package(package)
     built = measure_all(targets, workers)
+    networks = tuple(row for row in built.rows if len(row["state"]) >= MIN_TENSORS)
+    built = replace(built, rows=networks)
     if not built.rows:
         reason = next(iter(built.problems.values()), "")
         raise BadInput(f"no model of {package} could be counted", f"the first: {reason}")

@@ -157,3 +157,21 @@ def test_a_real_local_dask_cluster_gives_the_same_rows(cli: CommandLine, listed:
     for row in (*clustered["rows"], *pooled["rows"]):
         row.pop("seconds")
     assert clustered["rows"] == pooled["rows"]
+
+
+@pytest.mark.slow
+def test_a_real_local_ray_gives_the_same_rows(cli: CommandLine, listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of one node that the test starts; its workers are processes of their own."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        clustered = json.loads(cli("sweep", str(listed), "--executor", "ray://auto", "-f", "json").out)
+    finally:
+        cluster.shutdown()
+    pooled = json.loads(cli("sweep", str(listed), "-f", "json").out)
+    for row in (*clustered["rows"], *pooled["rows"]):
+        row.pop("seconds")
+    assert clustered["rows"] == pooled["rows"]

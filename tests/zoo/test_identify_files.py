@@ -1,0 +1,77 @@
+"""`identify` of files: training runs, half precision, other heads; adapters, optimizers and deltas are named as such."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from tests.command_line import CommandLine
+
+
+@pytest.fixture
+def identified(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Any]:
+    """Save a content, and the JSON that `identify` prints of it."""
+    cli = CommandLine(capsys)
+
+    def ask(content: Any, *arguments: str, name: str = "model.pth") -> Any:
+        torch.save(content, tmp_path / name)
+        answer = cli("identify", str(tmp_path / name), "-f", "json", *arguments)
+        assert answer.code == 0, answer.err
+        return json.loads(answer.out)
+
+    return ask
+
+
+def squeezenet(**settings: Any) -> dict[str, torch.Tensor]:
+    return torchvision.models.squeezenet1_1(**settings).state_dict()
+
+
+def test_a_training_run(identified: Callable[..., Any]) -> None:
+    state = {f"module.{name}": value.half() for name, value in squeezenet(num_classes=7).items()}
+    run = {"epoch": 3, "state_dict": state, "state_dict_ema": dict(state), "optimizer": {"state": {}}}
+    found = identified(run)
+    assert (found["verdict"], found["target"], found["branch"]) == ("certain", "torchvision:squeezenet1_1", "state_dict")
+    assert found["candidates"][0]["settings"] == {"num_classes": 7}
+    assert found["naming"] == ["DataParallel prefix `module.`"]
+    assert "--arch torchvision:squeezenet1_1 --set num_classes=7" in found["command"]
+    assert any("state_dict_ema" in note["text"] for note in found["notes"])
+    assert identified(run, "--branch", "state_dict_ema")["verdict"] == "certain"
+
+
+def test_the_command_works(capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]) -> None:
+    import shlex
+
+    command = identified(squeezenet(num_classes=7))["command"]
+    assert CommandLine(capsys)(*shlex.split(command)[1:]).code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"state": {0: {"exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}}, "param_groups": [{}]}, "optimizer"),
+        ({f"layer{i}.weight.delta": torch.zeros(2, 2) for i in range(8)}, "delta"),
+        (
+            {f"base_model.model.q{i}.lora_{part}.weight": torch.zeros(4, 4) for i in range(4) for part in "AB"},
+            "adapter",
+        ),
+    ],
+)
+def test_what_is_no_network(identified: Callable[..., Any], content: Any, kind: str) -> None:
+    found = identified(content)
+    assert (found["kind"], found["verdict"], found["target"]) == (kind, "unknown", None)
+
+
+def test_an_unknown_network_gets_a_blueprint(identified: Callable[..., Any]) -> None:
+    layer = torch.nn.TransformerEncoderLayer(48, 4, 96)
+    found = identified(torch.nn.TransformerEncoder(layer, 5, enable_nested_tensor=False).state_dict())
+    assert (found["verdict"], found["target"]) == ("unknown", None)
+    assert len(found["candidates"]) <= 3
+    facts = {fact["what"]: fact for fact in found["blueprint"]["facts"]}
+    assert (facts["Numbered blocks"]["value"], facts["Numbered blocks"]["known"]) == ("5 under layers", "confirmed")
+    assert facts["Strides, groups, activations, input"]["known"] == "unknown"
