@@ -22,7 +22,7 @@ CONVOLUTIONS = {nn.Conv1d: "Conv1d", nn.Conv2d: "Conv2d", nn.Conv3d: "Conv3d"}
 
 def kind_of(module: nn.Module) -> str:
     """What the blueprint should call a module; nothing for what it does not classify."""
-    if isinstance(module, BATCH_NORM):
+    if isinstance(module, BATCH_NORM) or "BatchNorm" in type(module).__name__:  # frozen ones are classes of their own
         return "BatchNorm"
     if isinstance(module, NORMS):
         return "Norm" if module.weight is not None else ""

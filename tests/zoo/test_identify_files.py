@@ -36,7 +36,11 @@ def test_a_training_run(identified: Callable[..., Any]) -> None:
     state = {f"module.{name}": value.half() for name, value in squeezenet(num_classes=7).items()}
     run = {"epoch": 3, "state_dict": state, "state_dict_ema": dict(state), "optimizer": {"state": {}}}
     found = identified(run)
-    assert (found["verdict"], found["target"], found["branch"]) == ("certain", "torchvision:squeezenet1_1", "state_dict")
+    assert (found["verdict"], found["target"], found["branch"]) == (
+        "certain",
+        "torchvision:squeezenet1_1",
+        "state_dict",
+    )
     assert found["candidates"][0]["settings"] == {"num_classes": 7}
     assert found["naming"] == ["DataParallel prefix `module.`"]
     assert "--arch torchvision:squeezenet1_1 --set num_classes=7" in found["command"]
