@@ -1,4 +1,4 @@
-"""`identify` of files: training runs, half precision, other heads; adapters, optimizers and deltas are named as such."""
+"""`identify` of files: training runs, half precision, other heads; adapters, optimizers, deltas are named as such."""
 
 from __future__ import annotations
 
