@@ -21,7 +21,8 @@ from modelprobe.checkpoint.answers.summary_report import (
     value_table,
 )
 from modelprobe.checkpoint.branches import chosen_branch
-from modelprobe.checkpoint.pickle.globals import Trust, trust_of
+from modelprobe.checkpoint.pickle.globals import Trust, judged
+from modelprobe.checkpoint.pickle.torch_allows import allowing, refused
 from modelprobe.checkpoint.records import (
     BUFFER,
     PARAMETER,
@@ -85,6 +86,10 @@ class Shared:
     tied: bool
 
 
+LOADED_BY_TORCH = ("torch zip", "torch legacy")
+"""The formats of `torch.save`, of which `torch.load` has an opinion."""
+
+
 @dataclass(frozen=True, slots=True)
 class GlobalUse:
     """A name that ordinary unpickling would import, and how far it can be trusted."""
@@ -127,6 +132,10 @@ class WeightsSummary(Result):
     values: tuple[Value, ...]
     values_left_out: int
     globals: tuple[GlobalUse, ...]
+    refused: tuple[str, ...]
+    """Names for which `torch.load` with `weights_only=True`, its default since 2.6, refuses the file."""
+    allowing: str
+    """The line of Python that makes it take them."""
     wrappers: tuple[Wrapper, ...]
     findings: tuple[Finding, ...]
     flags: tuple[tuple[str, int], ...]
@@ -182,6 +191,9 @@ def _summary(
     rows, left_out = name_rows(named, depth, every)
     lora = find_lora(checkpoint)
     lora = lora if lora is not None and lora.layers else None
+    loadable = checkpoint.format in LOADED_BY_TORCH
+    refusing = refused(checkpoint.globals) if loadable else []
+    sources = checkpoint.format == "torch legacy" and bool(checkpoint.modules)  # stand beside, which no line allows
     return WeightsSummary(
         path=checkpoint.path, format=checkpoint.format, version=checkpoint.version, size=checkpoint.size, branch=chosen,
         alternatives=tuple(other for other in checkpoint.branches if chosen is None or other.path != chosen.path),
@@ -200,6 +212,8 @@ def _summary(
         values=tuple(values if every else values[:MAX_VALUES]),
         values_left_out=0 if every else max(0, len(values) - MAX_VALUES),
         globals=_globals(checkpoint),
+        refused=tuple(entry.spelled for entry in refusing),
+        allowing=allowing(refusing) if refusing and not sources else "",
         wrappers=checkpoint.wrappers if chosen == checkpoint.branch else (),
         findings=checkpoint.findings,
         flags=tuple(sorted(Counter(flag for entry in checkpoint.tensors for flag in entry.flags).items())),
@@ -296,5 +310,8 @@ def _shared_storages(named: Sequence[tuple[str, TensorEntry]], reused: Container
 
 def _globals(checkpoint: Checkpoint) -> tuple[GlobalUse, ...]:
     order = {Trust.DANGEROUS: 0, Trust.SUSPICIOUS: 1, Trust.UNKNOWN: 2, Trust.HARMLESS: 3}
-    found = [GlobalUse(g.spelled, trust_of(g.module, g.name), g.count, g.called) for g in checkpoint.globals]
+    found = [
+        GlobalUse(g.spelled, judged(g.module, g.name, called=g.called, texts=g.texts).trust, g.count, g.called)
+        for g in checkpoint.globals
+    ]
     return tuple(sorted(found, key=lambda use: (order[use.trust], use.name)))

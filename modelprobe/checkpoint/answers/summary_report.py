@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelprobe.checkpoint.answers.name_tree import NameRow
@@ -152,8 +153,15 @@ def notes(result: WeightsSummary) -> Iterator[Note]:
             f"Loading this file with plain pickle would execute code: {', '.join(danger[:5])}. Nothing was executed.",
             Level.WARNING,
         )
-    elif any(use.trust in (Trust.UNKNOWN, Trust.SUSPICIOUS) for use in result.globals):
-        yield Note("torch.load with weights_only=True refuses this file: it imports classes that torch does not allow.")
+    elif result.refused:
+        more = f" and {len(result.refused) - 3} more" if len(result.refused) > 3 else ""
+        line = f"`{result.allowing}` makes it take them; " if result.allowing else ""
+        name = Path(result.path)
+        yield Note(
+            f"torch.load refuses this file with weights_only=True, its default: it imports "
+            f"{', '.join(result.refused[:3])}{more}. {line}"
+            f"`modelprobe convert {name} -o {name.stem}.safetensors` makes it unnecessary."
+        )
     if result.code:
         yield Note(f"The file holds {result.code}: loading it executes that. Nothing was executed.")
     for wrapper in result.wrappers:

@@ -24,6 +24,9 @@ MAX_MEMO_GAP = 4096
 NOT_A_NAME = "the pickle calls something that is not a plain name"
 SETS_ITEMS = "the pickle sets items on something that takes none"
 GIVES_STATE = "the pickle gives a state to something that takes none"
+WATCHED = {("_codecs", "encode"), ("numpy", "dtype")}
+"""Rebuilders whose texts matter: a codec that hides, the kind of a number."""
+
 HANDING_ON = frozenset({"_rebuild_from_type_v2", "_rebuild_wrapper_subclass", "__newobj__", "__newobj_ex__"})
 """Rebuilders that call what they are given."""
 
@@ -69,7 +72,7 @@ def texts_of(known: tuple[str, ...], args: PickleNode) -> tuple[str, ...]:
         value = left.pop()
         seen += 1
         if type(value) is str:
-            found.append(value[:TEXT_LENGTH])
+            found += [value[:TEXT_LENGTH]] if value[:TEXT_LENGTH] not in found else []
         elif type(value) is Blob and value.data is not None:
             found.append(value.data[:TEXT_LENGTH].decode("utf-8", "replace"))
         elif type(value) in (tuple, list):
@@ -256,7 +259,7 @@ class PickleReader:
             if len(self.globals) >= self.limits.globals:
                 raise self.broken(f"it imports more than {self.limits.globals:,} names")
             found = self.globals[module, name] = Global(module, name)
-            found.watched = (module, name) == ("_codecs", "encode") or trust_of(module, name) is not Trust.HARMLESS
+            found.watched = (module, name) in WATCHED or trust_of(module, name) is not Trust.HARMLESS
         found.count += 1
         return found
 
