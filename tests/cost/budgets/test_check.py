@@ -14,8 +14,6 @@ from modelprobe.errors import BadInput
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import models
 
-pytest_plugins = ["modelprobe.pytest_plugin"]
-
 CNN = f"{SAMPLES}:TinyCNN"
 PARAMETERS = 1570  # 3 x 8 x 9; 2 x 8; 8 x 16 x 9 + 16; 16 x 10 + 10
 MACS = 221_184 + 294_912 + 160  # of 32 x 32: 32 x 32 x 8 x 27; 16 x 16 x 16 x 72; 16 x 10
