@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from modelprobe._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from modelprobe.api import count_flops, count_params, count_training, list_buffers, summarize, trace
+    from modelprobe.api import (
+        count_flops,
+        count_params,
+        count_training,
+        estimate_memory,
+        list_buffers,
+        summarize,
+        trace,
+    )
     from modelprobe.checkpoint.open import open_checkpoint
     from modelprobe.errors import ProbeError
     from modelprobe.tracing.capture import capture
@@ -31,6 +39,7 @@ _HOMES = {
     "count_flops": "modelprobe.api",
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
+    "estimate_memory": "modelprobe.api",
     "formula": "modelprobe.tracing.formulas",
     "Judgement": "modelprobe.vision.cam.judge",
     "judge_map": "modelprobe.vision.cam.judge",
@@ -52,6 +61,7 @@ __all__ = [
     "count_flops",
     "count_params",
     "count_training",
+    "estimate_memory",
     "formula",
     "judge_map",
     "list_buffers",

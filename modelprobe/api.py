@@ -14,6 +14,8 @@ from torch import nn
 from modelprobe.cost.buffers import BuffersResult, buffers_of
 from modelprobe.cost.data_dependent import cost_bounds
 from modelprobe.cost.flops import By, FlopsResult, flops_of
+from modelprobe.cost.memory.blocks import record_memory
+from modelprobe.cost.memory.estimate import LIKE, MemoryResult, estimate_of, step_setting
 from modelprobe.cost.params import ParamsResult, parameters_of
 from modelprobe.cost.patterns import split_patterns
 from modelprobe.cost.summary import Summary, summary_of
@@ -79,6 +81,30 @@ def count_training(
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
     return training_cost(found, optimizer=optimizer, by=by, depth=depth, top=top)
+
+
+def estimate_memory(
+    model: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    train: bool = False,
+    optimizer: str = "sgd",
+    freeze: str | Sequence[str] = (),
+    device: str = "cpu",
+    context: int = 0,
+) -> MemoryResult:
+    """Peak bytes of inference, or of a training step (`train`), recorded from shapes alone.
+
+    `device` is whose kernels and allocator are meant, cpu or cuda; none is needed. `optimizer` and `freeze` are of the
+    training step, `context` bytes are outside torch's allocator on a GPU. Raises BadInput, ModelRaised.
+    """
+    if device not in LIKE:
+        raise BadInput(f"memory on {device!r} is not known", f"choose one of {', '.join(LIKE)}")
+    frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
+    step = step_setting(optimizer, frozen, device) if train else None
+    env = {**brief(), "model": class_name(model), "device": "meta", "mode": "train" if train else "eval"}
+    found = record_memory(model, *inputs, kwargs=kwargs, step=step, like=device, env=env)
+    return estimate_of(found, like=device, optimizer=optimizer, context=context)
 
 
 def summarize(

@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
     ("flops", COST, "MACs and FLOPs of a forward pass, and what was not counted."),
     ("training", COST, "MACs and FLOPs of a training step: forward, backward, optimizer."),
+    ("memory", COST, "Peak memory of inference or training, and what is alive then."),
     ("scaling", COST, "MACs against input size and batch, as an exact polynomial."),
     ("reconcile", COST, "What other tools count for the same model, and why it differs."),
     ("summary", COST, "Layers, shapes and costs of a model; contents of a weight file."),

@@ -105,13 +105,13 @@ def record_training(
     """
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
-    _refuse_scripts(model)
+    refuse_scripts(model)
     setting = Setting(device, True, notes=(*notes, *said, *installed_formulas()), env=env or {})
     step = partial(_recorded, freeze=freeze)
     return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=step))
 
 
-def _refuse_scripts(model: nn.Module) -> None:
+def refuse_scripts(model: nn.Module) -> None:
     script = next((path or "the model" for path, module in walk(model) if is_script(module)), None)
     if script is not None:
         raise BadInput(
@@ -163,7 +163,9 @@ def _differentiated(
         observer = GradientObserver(values, running, homes, meta)
         observer.depends_on_input(tensor for _, tensor in given_leaves((args, kwargs)))
         watch(model, running, stack)
-        outputs = _outputs(_forward_with_gradients(model, args, kwargs, observer, running, device), parameters)
+        outputs = outputs_with_gradients(
+            _forward_with_gradients(model, args, kwargs, observer, running, device), parameters
+        )
         _run_backward(model, list(outputs.values()), observer, running, device)
         gradients = {name: parameter.grad is not None for name, parameter in parameters.items()}
         wanting = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -199,7 +201,7 @@ def _forward_with_gradients(
         return model(*args, **kwargs)
 
 
-def _outputs(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def outputs_with_gradients(out: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The outputs that gradients flow from, by name. Raises BadInput when there is none."""
     found: dict[str, Tensor] = {}
     for name, tensor in leaves(out, "output" if isinstance(out, Tensor) else ""):

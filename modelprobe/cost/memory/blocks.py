@@ -1,0 +1,402 @@
+"""Runs a forward pass or training steps, and returns when each block of memory was taken and given back.
+
+A dispatch mode below autograd sees every operator, and so the first tensor on every storage; a weak reference tells
+when the storage is gone. Memory that a kernel takes and frees inside one operator is not seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modelprobe.errors import ModelRaised, ProbeError
+from modelprobe.report.blocks import Note
+from modelprobe.tracing.autograd import LEAF, Numbered
+from modelprobe.tracing.compiler_stand_in import compiler_stand_in
+from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, mode_raised, model_errors
+from modelprobe.tracing.module_calls import watch
+from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
+from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
+from modelprobe.tracing.tensors import copied, given_leaves, leaves
+from modelprobe.tracing.training import outputs_with_gradients, refuse_scripts
+
+
+@dataclass(slots=True)
+class MemoryBlock:
+    """One storage. `made` and `freed` are places in `MemoryTrace.events`, -1 for never; `made_by` is an operator.
+
+    `role` is weight, buffer, input, gradient, optimizer or activation. `kept` says that it outlived the forward in
+    which it was made. `last_used_by` is the last operator that read it.
+    """
+
+    number: int
+    nbytes: int
+    role: str
+    made_by: str
+    module: str
+    phase: str
+    device: str
+    freed: int = -1
+    made: int = -1
+    kept: bool = False
+    last_used_by: str = ""
+    last_used_in: str = ""
+    last_used_phase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvent:
+    """A block is taken (`taken`) or given back, while `operator` of `module` runs in that phase."""
+
+    block: int
+    taken: bool
+    operator: str
+    module: str
+    phase: str
+    step: int
+
+
+@dataclass(frozen=True)
+class MemoryTrace:
+    """Every block of memory of a run, and the order in which they were taken and given back.
+
+    The first `start` events are weights, buffers and inputs. `steps` counts the training steps, 0 for inference.
+    """
+
+    blocks: tuple[MemoryBlock, ...]
+    events: tuple[MemoryEvent, ...]
+    start: int
+    steps: int
+    notes: tuple[Note, ...]
+    env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class StepSetting:
+    """How a training step is run: names of parameters without a gradient, the optimizer made of the others, foreach."""
+
+    freeze: Collection[str] = ()
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
+    steps: int = 2
+
+
+def record_memory(
+    model: nn.Module,
+    *args: Any,
+    device: str = "meta",
+    step: StepSetting | None = None,
+    like: str = "cpu",
+    notes: Sequence[Note] = (),
+    env: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> MemoryTrace:
+    """Run `model(*args, **kwargs)` once without gradients, or the training steps of `step`, and follow its memory.
+
+    `device` is as for `trace`; `like` names the device whose attention kernels are taken: cpu or cuda.
+    Raises BadInput when nothing would train, ModelRaised when the model raises.
+    """
+    model, said = unwrapped(model)
+    if step is not None:
+        refuse_scripts(model)
+    setting = Setting(device, step is not None, notes=(*notes, *said), env=env or {})
+    record = partial(_followed, step=step, like=like)
+    return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
+
+
+_Mode: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
+
+
+class _Follower(_Mode):  # type: ignore[misc]
+    """The dispatch mode; `phase` is set from outside."""
+
+    def __init__(self, running: Numbered, homes: dict[int, str], like: str) -> None:
+        super().__init__()
+        self._like = like
+        self.blocks: list[MemoryBlock] = []
+        self.events: list[MemoryEvent] = []
+        self.phase, self.step = "start", 0
+        self._running, self._homes = running, homes
+        self._known: dict[int, tuple[Any, MemoryBlock]] = {}
+        self._thread = threading.get_ident()
+        self._operator = self._module = ""
+        self.open = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as the observer of a ledger: the base class would import the compiler
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._operator, self._module = str(func.name()).replace("::", ".").partition("/")[0], self._where()
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors_among((args, kwargs) if kwargs else args):
+            block = self._block(tensor, "activation", False)
+            if block is not None:
+                block.last_used_by, block.last_used_in = self._operator, self._module
+                block.last_used_phase = self.phase
+        if self._like == "cpu" and self._operator.startswith("aten.convolution"):
+            self._inside_kernel(_reordered(self._operator, args, out))
+        for tensor in _tensors_among((out,)):
+            self._block(tensor, "activation", True)
+        return out
+
+    def note(self, tensors: Iterable[Tensor], role: str) -> None:
+        """These tensors are weights, inputs, gradients, …, whoever made them."""
+        for tensor in tensors:
+            block = self._block(tensor, role, True)
+            if block is not None:
+                block.role = role
+
+    def _inside_kernel(self, nbytes: int) -> None:
+        """A kernel takes that much and gives it back before it returns."""
+        block = MemoryBlock(
+            len(self.blocks), nbytes, "kernel", self._operator, self._module, self.phase, "cpu", made=len(self.events)
+        )
+        self.blocks.append(block)
+        self._add(block, True)
+        self._freed(block, 0)
+
+    def end_forward(self) -> None:
+        """What is alive now outlives the forward."""
+        for _, block in self._known.values():
+            block.kept = True
+
+    def _block(self, tensor: Tensor, role: str, new: bool) -> MemoryBlock | None:
+        try:
+            memory = tensor.untyped_storage()
+            key, nbytes = memory._cdata, memory.nbytes()
+        except (NotImplementedError, RuntimeError):  # sparse layouts
+            return None
+        known = self._known.get(key)
+        if known is not None and known[1].nbytes == nbytes:
+            return known[1]
+        if known is not None:  # resized in place
+            self._freed(known[1], key)
+        elif not new and nbytes <= 8 and self.phase != "start":
+            return None  # a number that Python made into a tensor
+        block = MemoryBlock(
+            len(self.blocks), nbytes, role, self._operator, self._module, self.phase, tensor.device.type,
+            made=len(self.events),
+        )  # fmt: skip
+        self.blocks.append(block)
+        self._add(block, True)
+        gone = weakref.ref(memory, partial(self._storage_gone, block, key))
+        self._known[key] = (gone, block)
+        return block
+
+    def _storage_gone(self, block: MemoryBlock, key: int, _: Any) -> None:
+        self._freed(block, key)
+
+    def _freed(self, block: MemoryBlock, key: int) -> None:
+        if not self.open or block.freed >= 0:
+            return
+        block.freed = len(self.events)
+        self._add(block, False)
+        known = self._known.get(key)
+        if known is not None and known[1] is block:
+            del self._known[key]
+
+    def _add(self, block: MemoryBlock, taken: bool) -> None:
+        self.events.append(MemoryEvent(block.number, taken, self._operator, self._module, self.phase, self.step))
+
+    def _where(self) -> str:
+        if self.phase != "backward" or self._running.stack:
+            return self._running.where()[0]
+        node: Any = torch._C._current_autograd_node()
+        if node is None:
+            return ""
+        if node.name() == LEAF:
+            return self._homes.get(id(node.variable), "")
+        return self._running.owner(node._sequence_nr(), self._thread)
+
+
+def _reordered(operator: str, args: Sequence[Any], out: Any) -> int:
+    """Bytes that oneDNN takes on a CPU for a convolution, beside its result: copies of operands in blocks of channels.
+
+    Results too are made in blocks and then copied into what is returned. A backward pass computes the gradient of the
+    input first, and holds it while it computes that of the weight. Weights of channels-last tensors are copied once
+    more into that layout.
+    """
+    if args[0].dtype != torch.float32:
+        return 0
+    if not operator.startswith("aten.convolution_backward"):
+        given, weight = args[:2]
+        twice = _nbytes(weight) if _channels_last(given) and not _channels_last(weight) else 0
+        return _nbytes(given) + _nbytes(weight) + twice
+    grad, given, weight = args[:3]
+    last = _channels_last(given) or _channels_last(grad)
+    twice = _nbytes(weight) if last and not _channels_last(weight) else 0
+    dy, x, w = _nbytes(grad), _nbytes(given), _nbytes(weight)
+    first = x if out[0] is not None else 0
+    moments = [max(dy + w + x, 2 * x)] if out[0] is not None else []
+    moments += [first + max(x + dy + w, 2 * w)] if out[1] is not None else []
+    return twice + max(moments, default=0)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_among(value)
+        elif isinstance(value, dict):
+            yield from _tensors_among(value.values())
+
+
+def _followed(
+    model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str
+) -> MemoryTrace:
+    meta = setting.device == "meta"
+    with ExitStack() as stack:
+        stack.enter_context(restored(model))
+        seed_generators(int(setting.env.get("seed", 0)))
+        parameters = stack.enter_context(own_parameters(model, meta, step.freeze if step else ()))
+        if meta:
+            stack.enter_context(on_meta(model))
+            args, kwargs = moved_to_meta(args, kwargs, leaf=step is not None)
+            stack.enter_context(autocast_of_meta())
+            stack.enter_context(fused_attention(like))
+        else:
+            args, kwargs = copied(tuple(args), leaf=step is not None), copied(dict(kwargs), leaf=step is not None)
+        with model_errors(partial(mode_raised, model)):
+            stack.enter_context(mode_set(model, step is not None))
+        run_compiled_parts_eagerly(model, stack)
+        running = Numbered(lambda: 0, lambda tensor: True)
+        homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
+        follower = _Follower(running, homes, like)
+        follower.note(parameters.values(), "weight")
+        follower.note((buffer for buffer in model.buffers() if isinstance(buffer, Tensor)), "buffer")
+        follower.note((tensor for _, tensor in given_leaves((args, kwargs))), "input")
+        start = len(follower.events)
+        watch(model, running, stack)
+        stack.enter_context(compiler_stand_in())
+        stack.enter_context(quiet_hooks())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        explain = partial(explained, model, args, kwargs, setting.device, running)
+        try:
+            if step is None:
+                follower.phase = "forward"
+                with model_errors(explain), torch.no_grad(), follower:
+                    out = model(*args, **kwargs)
+                    del out
+            else:
+                _run_steps(model, args, kwargs, step, parameters, follower, explain)
+        finally:
+            follower.open = False
+    steps = step.steps if step else 0
+    return MemoryTrace(
+        tuple(follower.blocks), tuple(follower.events), start, steps, tuple(setting.notes), dict(setting.env)
+    )
+
+
+def _run_steps(
+    model: nn.Module, args: Any, kwargs: Any, step: StepSetting, parameters: dict[str, nn.Parameter],
+    follower: _Follower, explain: Callable[[BaseException], ProbeError],
+) -> None:  # fmt: skip
+    def backward_raised(error: BaseException) -> ProbeError:
+        if asks_for_values(error):
+            return NeedsValuesError("", error)
+        return ModelRaised(f"the step raised {type(error).__name__}: {error}", "--debug shows the traceback")
+
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    optimizer = step.optimizer(trained) if step.optimizer and trained else None
+    for number in range(step.steps):
+        follower.step, follower.phase = number, "forward"
+        with torch.enable_grad(), follower:
+            with model_errors(explain):
+                out = model(*args, **kwargs)
+            outputs = outputs_with_gradients(out, parameters)
+            loss: Any = sum(tensor.sum() for tensor in outputs.values())
+            follower.end_forward()
+            follower.phase = "backward"
+            with model_errors(backward_raised):
+                loss.backward()
+            gradients = [p.grad for p in parameters.values() if p.grad is not None]
+            follower.note(gradients, "gradient")
+            follower.note((t.grad for _, t in given_leaves((args, kwargs)) if t.grad is not None), "gradient")
+            del gradients
+            follower.phase = "optimizer"
+            if optimizer is not None:
+                with model_errors(backward_raised):
+                    optimizer.step()
+                follower.note((t for state in optimizer.state.values() for _, t in leaves(state)), "optimizer")
+                optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters.values():
+                parameter.grad = None
+            for _, tensor in given_leaves((args, kwargs)):
+                tensor.grad = None
+            del out, outputs, loss
+
+
+def _attention_of_gpu(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    aten: Any = torch.ops.aten
+    found: Tensor
+    if mask is None and query.dtype in (torch.float16, torch.bfloat16):
+        found = aten._scaled_dot_product_flash_attention(query, key, value, dropout, causal, scale=scale)[0]
+        return found
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, 0)
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+    kept = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    kernel = aten._scaled_dot_product_efficient_attention
+    found = kernel(query, key, value, mask, kept, dropout, causal, scale=scale)[0]
+    return found
+
+
+@contextmanager
+def fused_attention(like: str) -> Iterator[None]:
+    """Let attention on `meta` be the kernel that the device would choose; `meta` takes the plain one.
+
+    On the CPU that is flash attention where no dropout is asked for and heads are of one size; on a GPU flash attention
+    for half precision without a mask, and the memory-efficient kernel otherwise.
+    """
+    functional: Any = torch.nn.functional
+    plain = functional.scaled_dot_product_attention
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        four = query.is_meta and query.dim() == key.dim() == value.dim() == 4 and query.is_floating_point()
+        same = four and query.shape[-1] == key.shape[-1] == value.shape[-1] and query.shape[:2] == key.shape[:2]
+        wants = attn_mask is not None and attn_mask.requires_grad
+        if like == "cpu" and same and not dropout_p and not wants and not enable_gqa and 0 not in query.shape:
+            mask = attn_mask
+            if mask is not None and mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, 0)
+            flash: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            found: Tensor = flash(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+            return found
+        if like == "cuda" and same and not enable_gqa and query.shape[-1] % 8 == 0:
+            return _attention_of_gpu(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        result: Tensor = plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return result
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain

@@ -1,0 +1,235 @@
+"""The report of `modelprobe memory`: the peak of a recorded run, its parts, when it is, and what is alive then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelprobe.cost.memory.allocator import simulate
+from modelprobe.cost.memory.blocks import MemoryBlock, MemoryTrace, StepSetting
+from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.result import Result
+from modelprobe.report.units import Unit, size
+
+LIKE = ("cpu", "cuda")
+OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "rmsprop", "adagrad")
+ROLES = {
+    "weight": "weights",
+    "buffer": "buffers",
+    "input": "inputs",
+    "gradient": "gradients",
+    "optimizer": "optimizer_state",
+}
+PARTS = (*ROLES.values(), "saved_activations", "temporaries")
+LARGEST = 10
+CURVE_POINTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class AliveBlock:
+    """One block of memory that is alive at the peak. Paths and operators are empty where there are none."""
+
+    part: str
+    nbytes: int
+    made_by: str
+    made_in: str
+    needed_by: str
+    needed_in: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryResult(Result):
+    """Bytes of one inference or training step. `peak_bytes` is everything alive at the peak, weights included.
+
+    `parts` splits it. `above_start_bytes` is the peak less weights, buffers, inputs and, from the second step on, the
+    optimizer's state. `first_step_peak_bytes` is that of the first step, in which the optimizer makes its state.
+    `reserved_bytes` is what torch's allocator on a GPU takes from the device, None on the CPU; `context_bytes` what
+    stands outside it. `curve` is the largest sum in each of equal stretches of the step.
+    """
+
+    model: str
+    inputs: tuple[str, ...]
+    mode: str
+    device: str
+    optimizer: str
+    peak_bytes: int
+    parts: Mapping[str, int]
+    above_start_bytes: int
+    first_step_peak_bytes: int | None
+    peak_phase: str
+    peak_module: str
+    peak_operator: str
+    reserved_bytes: int | None
+    context_bytes: int
+    alive: tuple[AliveBlock, ...]
+    curve: tuple[int, ...]
+    notes: tuple[Note, ...]
+    largest_batch: int | None = None
+    limit_bytes: int | None = None
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the device has to have: the peak on a CPU; reserved and context on a GPU."""
+        return self.peak_bytes if self.reserved_bytes is None else self.reserved_bytes + self.context_bytes
+
+    def report(self) -> Report:
+        """Facts, the parts, what is alive at the peak, the curve, notes."""
+        return self.blocks_report(
+            f"{self.model}: memory of {'one training step' if self.mode == 'train' else 'inference'}",
+            "modelprobe.memory/1", Facts(_memory_facts(self)), _parts_table(self), _alive_table(self), *self.notes,
+        )  # fmt: skip
+
+
+def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
+    """How a step with that optimizer is recorded. Raises BadInput for an unknown one."""
+    if optimizer not in OPTIMIZERS:
+        raise BadInput(f"the optimizer {optimizer!r} is not known", f"choose one of {', '.join(OPTIMIZERS)}")
+    return StepSetting(freeze, partial(_make_optimizer, optimizer, like == "cuda"))
+
+
+def _make_optimizer(name: str, foreach: bool, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": torch.optim.SGD,
+        "sgd-momentum": partial(torch.optim.SGD, momentum=0.9),
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+        "adagrad": torch.optim.Adagrad,
+    }
+    return classes[name](parameters, foreach=foreach)
+
+
+def estimate_of(
+    trace: MemoryTrace, *, like: str = "cpu", optimizer: str = "sgd", context: int = 0, model: str = ""
+) -> MemoryResult:
+    """The peak of the recorded run on a device of that kind. The last step counts: from then on they are alike."""
+    curve, first, peak, at = _peak_of(trace, like)
+    alive = [block for block in trace.blocks if block.made <= at and (block.freed < 0 or block.freed > at)]
+    alive = [block for block in alive if _lies_there(block, like)]
+    event, last = trace.events[at], max(0, trace.steps - 1)
+    parts = dict.fromkeys(PARTS, 0)
+    for block in alive:
+        parts[_part_of(block)] += block.nbytes
+    reserved = None
+    notes = [*trace.notes, *_notes(trace, like)]
+    if like == "cuda":
+        events = [
+            (e.block, trace.blocks[e.block].nbytes if e.taken else -1)
+            for e in trace.events
+            if _lies_there(trace.blocks[e.block], like)
+        ]
+        allocator = simulate(events)
+        reserved = allocator.peak_reserved
+    held = sum(parts[name] for name in ("weights", "buffers", "inputs")) + (parts["optimizer_state"] if last else 0)
+    name = str(trace.env.get("model", model))
+    largest = sorted(alive, key=lambda block: -block.nbytes)[:LARGEST]
+    return MemoryResult(
+        name, tuple(trace.env.get("inputs", ())), "train" if trace.steps else "eval", like,
+        optimizer if trace.steps else "", peak, parts, peak - held, first if trace.steps else None,
+        event.phase if at >= trace.start else "forward", event.module if at >= trace.start else "",
+        event.operator if at >= trace.start else "", reserved, context if like == "cuda" else 0,
+        tuple(map(_alive, largest)), curve, tuple(notes), env=trace.env,
+    )  # fmt: skip
+
+
+def _peak_of(trace: MemoryTrace, like: str) -> tuple[tuple[int, ...], int, int, int]:
+    """The curve of the last step, the first step's peak, the last one's, and the event at which that is."""
+    now, first, peak, at, last = 0, 0, -1, 0, max(0, trace.steps - 1)
+    sums: list[int] = []
+    for number, event in enumerate(trace.events):
+        block = trace.blocks[event.block]
+        if _lies_there(block, like):
+            now += block.nbytes if event.taken else -block.nbytes
+        if event.step == 0:
+            first = max(first, now)
+        if number >= trace.start - 1 and event.step == last:
+            sums.append(now)
+            if now > peak:
+                peak, at = now, number
+    stretch = max(1, -(-len(sums) // CURVE_POINTS))
+    curve = tuple(max(sums[start : start + stretch]) for start in range(0, len(sums), stretch))
+    return curve, first, max(peak, 0), at
+
+
+def _lies_there(block: MemoryBlock, like: str) -> bool:
+    # On a GPU, what the model makes on the CPU lies there, and so do an optimizer's counts of steps.
+    return like == "cpu" or block.device != "cpu"
+
+
+def _part_of(block: MemoryBlock) -> str:
+    if block.role in ROLES:
+        return ROLES[block.role]
+    return "saved_activations" if block.kept else "temporaries"
+
+
+def _alive(block: MemoryBlock) -> AliveBlock:
+    part = _part_of(block)
+    return AliveBlock(
+        part, block.nbytes, block.made_by if part not in ("weights", "buffers", "inputs") else "", block.module,
+        block.last_used_by, block.last_used_in,
+    )  # fmt: skip
+
+
+def _notes(trace: MemoryTrace, like: str) -> Iterable[Note]:
+    if trace.steps:
+        yield Note(
+            "The step: forward, loss as the sum of the outputs, backward, optimizer, zero_grad(set_to_none=True). The "
+            "second step is shown: the optimizer's state exists, gradients of the step before do not.",
+            Level.INFO,
+        )
+    if like == "cuda":
+        yield Note("Workspaces of cuDNN and cuBLAS are not predicted; --context holds room for them.", Level.INFO)
+    if trace.env.get("device") not in ("meta", None):
+        yield Note("The run was for real, since the model needs values: attention kernels are those here.", Level.INFO)
+
+
+def _memory_facts(result: MemoryResult) -> tuple[Fact, ...]:
+    where = f"{result.peak_phase}, {result.peak_operator}" + (f" in {result.peak_module}" if result.peak_module else "")
+    facts = [
+        Fact("Input", ", ".join(result.inputs) or "none"),
+        Fact("Peak", result.peak_bytes, Unit.BYTES, where),
+        Fact("Above start", result.above_start_bytes, Unit.BYTES, "beside what is there between steps"),
+    ]
+    if result.reserved_bytes is not None:
+        detail = f"torch's caching allocator; {size(result.context_bytes)} of context beside it"
+        facts.append(Fact("Reserved", result.reserved_bytes, Unit.BYTES, detail))
+    if result.largest_batch is not None and result.limit_bytes is not None:
+        facts.append(Fact("Largest batch", result.largest_batch, Unit.COUNT, f"within {size(result.limit_bytes)}"))
+    if result.mode == "train":
+        facts.append(Fact("Optimizer", result.optimizer))
+    facts.append(Fact("Over time", _spark(result.curve)))
+    return tuple(facts)
+
+
+def _spark(curve: Sequence[int]) -> str:
+    top = max(curve, default=0) or 1
+    return "".join("▁▂▃▄▅▆▇█"[min(7, value * 8 // top)] for value in curve)
+
+
+def _parts_table(result: MemoryResult) -> Table:
+    columns = (Column("part", "Part"), Column("bytes", "At the peak", Unit.BYTES), Column("share", "Share", Unit.SHARE))
+    whole = result.peak_bytes or 1
+    rows = [Row((name.replace("_", " "), nbytes, nbytes / whole)) for name, nbytes in result.parts.items() if nbytes]
+    return Table(columns, tuple(rows), "parts", key="part_rows")
+
+
+def _alive_table(result: MemoryResult) -> Table:
+    columns = (
+        Column("part", "Part"),
+        Column("bytes", "Size", Unit.BYTES),
+        Column("made_by", "Made by"),
+        Column("made_in", "In", priority=2),
+        Column("needed_by", "Last needed by", priority=1),
+        Column("needed_in", "In", priority=3),
+    )
+    rows = tuple(
+        Row((b.part.replace("_", " "), b.nbytes, b.made_by, b.made_in, b.needed_by, b.needed_in)) for b in result.alive
+    )
+    return Table(columns, rows, "largest blocks at the peak")
