@@ -28,8 +28,14 @@ def reordered_bytes(operator: str, args: Sequence[Any], out: Any) -> int:
     twice = _nbytes(weight) if last and not _channels_last(weight) else 0
     dy, x, w = _nbytes(grad), _nbytes(given), _nbytes(weight)
     first = x if out[0] is not None else 0
+    channels = given.shape[1]
+    if args[9] == 1 and channels % 16:  # few channels are padded to a block of 16 for the gradient of the weight
+        padded = -(-channels // 16) * 16 / channels
+        wide_x, wide_w = int(x * padded), int(w * padded)
+    else:
+        wide_x, wide_w = x, w
     moments = [max(dy + w + x, 2 * x)] if out[0] is not None else []
-    moments += [first + max(x + dy + w, 2 * w)] if out[1] is not None else []
+    moments += [first + max(wide_x + dy + wide_w, wide_w + w)] if out[1] is not None else []
     return twice + max(moments, default=0)
 
 

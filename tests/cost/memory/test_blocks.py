@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ def encoder() -> nn.Module:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_a_training_step_peaks_as_the_profiler_sees_it(optimizer: type[torch.optim.Optimizer]) -> None:
+def test_a_training_step_peaks_as_the_profiler_sees_it(optimizer: Any) -> None:
     model, given = encoder(), torch.rand(8, 10, 16)
     found = above_start(record_memory(model, given, step=StepSetting(optimizer=optimizer, steps=1)))
     assert found == pytest.approx(real_peak(model, given, optimizer(model.parameters())), rel=1e-3)
