@@ -62,6 +62,8 @@ class ScanResult(Result):
     code: tuple[str, ...]
     imports: tuple[Import, ...]
     problems: tuple[ScanProblem, ...]
+    scanned: tuple[str, ...] = ()
+    """Every file that was looked at."""
 
     @property
     def worst(self) -> Trust:
@@ -112,7 +114,9 @@ def scan(*paths: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) ->
             problems.append(ScanProblem(str(file), "", error.message, unread=True))
     ranked = sorted(imports.values(), key=lambda found: (-FROM_HARMLESS.index(found.trust), found.file, found.name))
     shown = ", ".join(map(str, targets))
-    return ScanResult(shown, len(files), pickles, nested, tuple(code), tuple(ranked), tuple(problems))
+    return ScanResult(
+        shown, len(files), pickles, nested, tuple(code), tuple(ranked), tuple(problems), tuple(map(str, files))
+    )
 
 
 SERIOUS = {NOT_A_NAME: Trust.SUSPICIOUS, SETS_ITEMS: Trust.DANGEROUS, GIVES_STATE: Trust.DANGEROUS}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from modelprobe.cli.options import OUTPUT, TARGET, ReportOptions, one_of, option
+from modelprobe.cli.options import OUTPUT, TARGET, ReportOptions, known_format, one_of, option
 from modelprobe.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from modelprobe.checkpoint.answers.scan import ScanResult
 
 EXAMPLES = (
     "modelprobe scan samples/digit_cnn.pth",
     "modelprobe scan samples",
+    "modelprobe scan samples -f sarif -o scan.sarif",
 )
 
+DOCUMENTS = ("sarif", "cyclonedx")
 FAIL_ON = ("dangerous", "suspicious", "unknown")
 
 PathsArg = Annotated[
@@ -41,7 +47,61 @@ FailOnOpt = Annotated[
 ]
 
 
-def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ReportOptions) -> None:
+def _known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
+    """As for every command, and the two formats of scanners."""
+    return value if value in DOCUMENTS else known_format(value)
+
+
+ScanFormatOpt = Annotated[
+    str | None,
+    option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        callback=_known_format,
+        panel=OUTPUT,
+        help="terminal, json, csv, markdown, html, sarif (2.1.0, for code scanners) or cyclonedx (1.6, an ML-BOM).",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanReportOptions(ReportOptions):
+    """As everywhere, and documents that other programs take."""
+
+    format: ScanFormatOpt = None
+
+    def check(self) -> None:
+        """Raise now what writing would raise about the path later."""
+        if self.format not in DOCUMENTS:
+            super().check()
+        elif self.output is not None:
+            from modelprobe.files.atomic import check_target
+
+            check_target(self.output, force=self.force)
+
+    def emit_scan(self, result: ScanResult) -> None:
+        """Write the report, or the document that was asked for."""
+        from modelprobe.environment import brief
+
+        if self.format not in DOCUMENTS:
+            self.emit(replace(result.report(), env=brief()))
+            return
+        from modelprobe.console import say, write_text
+        from modelprobe.files.atomic import atomic_write
+
+        if self.format == "sarif":
+            from modelprobe.checkpoint.scan.sarif import sarif as document
+        else:
+            from modelprobe.checkpoint.scan.bom import bom as document
+        if self.output is None:
+            write_text(sys.stdout, document(result))
+        else:
+            atomic_write(self.output, document(result), force=self.force)
+            say(f"wrote {self.output}")
+
+
+def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ScanReportOptions) -> None:
     """What loading a file could run: every name that a pickle imports, judged by what it reaches. Runs nothing.
 
     Compressed files, archives, texts in base64 and pickles in pickles are opened. What could not be read is listed, and
@@ -50,10 +110,9 @@ def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: Repor
     report.check()
     from modelprobe.checkpoint.answers.scan import FROM_HARMLESS, scan
     from modelprobe.checkpoint.pickle.globals import Trust
-    from modelprobe.environment import brief
 
     result = scan(*paths)
-    report.emit(replace(result.report(), env=brief()))
+    report.emit_scan(result)
     if FROM_HARMLESS.index(result.worst) < FROM_HARMLESS.index(Trust(fail_on)):
         return
     shown = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
