@@ -46,10 +46,10 @@ def tensors(out: Any) -> torch.Tensor:
 
 
 def real(name: str, train: bool) -> tuple[int, int]:
-    """Allocated and reserved bytes at the peak, of weights, inputs and one pass."""
+    """Allocated and reserved bytes at the peak, of weights, inputs and one pass, above what stood there before."""
     gc.collect()
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()  # the workspaces of cuBLAS
     net, shape = network(name)
     net, images = net.cuda(), torch.rand(shape, device="cuda")
     net.train(train)
@@ -64,7 +64,7 @@ def real(name: str, train: bool) -> tuple[int, int]:
             with torch.no_grad():
                 net(images)
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_reserved()
+    return torch.cuda.max_memory_allocated() - before[0], torch.cuda.max_memory_reserved() - before[1]
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     names = sys.argv[1:] or NETWORKS
     errors: dict[str, list[float]] = {}
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {BATCH}")
-    torch.zeros(8, 8, device="cuda") @ torch.zeros(8, 8, device="cuda")  # the workspace of cuBLAS
+    torch.zeros(8, 8, device="cuda") @ torch.zeros(8, 8, device="cuda")  # which makes the workspaces of cuBLAS
     for name in names:
         for train in (False, True):
             try:
