@@ -24,7 +24,7 @@ def refused(cli, *arguments, code=2):
     ("name", "expected"),
     [
         ("flop", "there is no command 'flop' | did you mean flops?"),
-        ("sumary", "there is no command 'sumary' | did you mean summary?"),
+        ("sumary", "there is no command 'sumary' | did you mean summary"),
         ("xyzzy", "there is no command 'xyzzy' | the commands are flops, training"),
         ("", "there is no command '' | the commands are"),
     ],
