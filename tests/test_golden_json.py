@@ -54,7 +54,7 @@ CASES: dict[str, str] = {
     "training.frozen": "training resnet18 --freeze conv1,bn1,layer[12].* --depth 1 --optimizer sgd-momentum",
     "memory.inference": "memory resnet18 --device cuda --input 64",
     "memory.train": f"memory {M}:TinyCNN --train --optimizer adam --device cuda --batch 4",
-    "memory.fits": f"memory {M}:TinyCNN --fits 700MiB --device cuda",
+    "memory.fits": f"memory {M}:TinyCNN --fits 3GiB --device cuda",
     "summary.structured": f"summary {M}:Structured --columns class,input,output,params,calls,flops,bytes,arguments",
     "summary.recursive": f"summary {M}:Recursive",
     "summary.unused": f"summary {M}:Unused --no-fold",

@@ -38,11 +38,11 @@ MemoryOptimizerOpt = Annotated[
     ),
 ]
 KindOpt = Annotated[
-    str,
+    str | None,
     option(
         "--device",
         metavar="|".join(DEVICE_KINDS),
-        callback=one_of("--device", DEVICE_KINDS),
+        callback=one_of("--device", (None, *DEVICE_KINDS)),
         panel=COUNTING,
         help="Whose kernels and allocator; none is needed. cuda: also what torch's caching allocator reserves.",
     ),
@@ -58,7 +58,7 @@ FitsOpt = Annotated[
 ]
 ContextOpt = Annotated[
     str,
-    option("--context", metavar="SIZE", panel=COUNTING, help="With --device cuda: bytes outside torch's allocator."),
+    option("--context", metavar="SIZE", panel=COUNTING, help="With --device cuda: what is outside torch's allocator."),
 ]
 
 
@@ -70,9 +70,9 @@ def command(
     train: TrainOpt = False,
     optimizer: MemoryOptimizerOpt = "sgd",
     freeze: FreezeOpt = None,
-    device: KindOpt = "cpu",
+    device: KindOpt = None,
     fits: FitsOpt = None,
-    context: ContextOpt = "500MiB",
+    context: ContextOpt = "2150MiB",
     report: ReportOptions,
 ) -> None:
     """Peak memory of inference or a training step, from shapes alone: its parts, when it is, and what is alive then."""
@@ -81,10 +81,11 @@ def command(
         raise BadInput("--fits finds the batch, and --batch gives one", "leave one of them out")
     if not train and (freeze or optimizer != "sgd"):
         raise BadInput("--optimizer and --freeze are of a training step", "add --train")
-    from modelprobe.cost.memory.devices import memory_limit
+    from modelprobe.cost.memory.devices import is_device, memory_limit
     from modelprobe.report.amounts import parse_amount
 
     limit = memory_limit(fits) if fits is not None else None
+    device = device or ("cuda" if fits is not None and is_device(fits) else "cpu")
     outside = parse_amount(context, "--context", of_bytes=True)
     from modelprobe.cost.memory.of_target import fitted, memory_of_target
     from modelprobe.model.build import load_model

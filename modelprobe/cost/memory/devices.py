@@ -17,6 +17,11 @@ DEVICES: dict[str, int] = {
 """Name -> GiB on the data sheet; the driver leaves a little less, which `--context` may hold."""
 
 
+def is_device(text: str) -> bool:
+    """Whether `--fits` names a device of the table."""
+    return text.strip().lower() in DEVICES
+
+
 def memory_limit(text: str) -> int:
     """Bytes from `24GiB`, or of a device from `4090`. Raises BadInput for neither, with the nearest name."""
     name = text.strip().lower()

@@ -47,3 +47,10 @@ def test_wrong_questions_are_one_line(
     said = capsys.readouterr()
     assert not said.out
     assert text in said.err
+
+
+def test_a_device_by_name_is_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "--fits", "a100-40", "--context", "39GiB")
+    assert found["device"] == "cuda"
+    assert found["reserved_bytes"] + found["context_bytes"] <= 40 * 2**30
+    assert asked(capsys, "--fits", "1GiB")["device"] == "cpu"
