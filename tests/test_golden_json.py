@@ -88,6 +88,7 @@ CASES: dict[str, str] = {
     "features": f"features {DIGITS} --layers features.?,head",
     "features.written": f"features {DIGITS} --layers features.0 -o {{tmp}}/seen --save npz",
     "features.list": "features timm:test_vit --list",
+    "images": "images samples/digit_a.png samples/shapes.png",
     "predict": f"predict {DIGITS} --image samples/digit_a.png --top 3",
     "predict.random": "predict timm:test_resnet --weights random --image samples/shapes.png",
     "cam": f"cam {DIGITS} --method gradcam,layercam",

@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("features", SEES, "Layer activations for images: statistics, images, tensors."),
     ("predict", SEES, "Top classes for images, with labels and probabilities."),
     ("cam", SEES, "Class activation maps: where an image speaks for a class."),
+    ("images", SEES, "A directory of images: sizes, broken files, mean and deviation."),
     ("attention", SEES, "Attention maps of transformers: heads, mean, rollout."),
     ("scan", FILES, "Code that loading a weight file could execute."),
     ("keys", FILES, "Which keys of a weight file match a model, and why not."),

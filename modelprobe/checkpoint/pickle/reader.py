@@ -24,7 +24,7 @@ MAX_MEMO_GAP = 4096
 NOT_A_NAME = "the pickle calls something that is not a plain name"
 SETS_ITEMS = "the pickle sets items on something that takes none"
 GIVES_STATE = "the pickle gives a state to something that takes none"
-WATCHED = {("_codecs", "encode"), ("numpy", "dtype")}
+WATCHED_REBUILDERS = {("_codecs", "encode"), ("numpy", "dtype")}
 """Rebuilders whose texts matter: a codec that hides, the kind of a number."""
 
 HANDING_ON = frozenset({"_rebuild_from_type_v2", "_rebuild_wrapper_subclass", "__newobj__", "__newobj_ex__"})
@@ -259,7 +259,7 @@ class PickleReader:
             if len(self.globals) >= self.limits.globals:
                 raise self.broken(f"it imports more than {self.limits.globals:,} names")
             found = self.globals[module, name] = Global(module, name)
-            found.watched = (module, name) in WATCHED or trust_of(module, name) is not Trust.HARMLESS
+            found.watched = (module, name) in WATCHED_REBUILDERS or trust_of(module, name) is not Trust.HARMLESS
         found.count += 1
         return found
 

@@ -35,7 +35,7 @@ def bom(result: ScanResult) -> str:
 
 
 def _component(file: str, result: ScanResult) -> dict[str, Any]:
-    digest = _sha256(Path(file))
+    digest = _digest_of(Path(file))
     verdicts = [one.trust for one in result.imports if one.file == file]
     verdicts += [one.trust for one in result.problems if one.file == file]
     told = {"verdict": max(verdicts, key=FROM_HARMLESS.index, default=Trust.HARMLESS).value}
@@ -57,7 +57,7 @@ def _component(file: str, result: ScanResult) -> dict[str, Any]:
     return component
 
 
-def _sha256(path: Path) -> str:
+def _digest_of(path: Path) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -15,9 +15,9 @@ from modelprobe._version import __version__
 from modelprobe.checkpoint.answers.scan import ScanResult
 from modelprobe.checkpoint.pickle.globals import Trust
 
-SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Trust.DANGEROUS: "error", Trust.SUSPICIOUS: "warning", Trust.UNKNOWN: "note", Trust.HARMLESS: "none"}
-RULES = {
+SARIF_RULES = {
     "dangerous": "Loading the file can run commands or code, unpickle without bounds, connect or write",
     "suspicious": "The file calls, or holds, what no weight file needs",
     "unknown": "The file names a class of another package, whose code loading runs",
@@ -29,32 +29,32 @@ def sarif(result: ScanResult) -> str:
     """The document: one result for each name that is not harmless and each part that was not read."""
     rules = [
         {"id": name, "name": f"{name.title().replace('-', '')}Content", "shortDescription": {"text": text}}
-        for name, text in RULES.items()
+        for name, text in SARIF_RULES.items()
     ]
     driver = {"name": "modelprobe", "version": __version__, "semanticVersion": __version__, "rules": rules}
-    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": list(_results(result))}
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": list(_sarif_results(result))}
+    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
 
 
-def _results(result: ScanResult) -> Iterator[dict[str, Any]]:
+def _sarif_results(result: ScanResult) -> Iterator[dict[str, Any]]:
     for found in result.imports:
         if found.trust is not Trust.HARMLESS:
             what = f": {found.reason}" if found.reason else ""
             called = "calls" if found.called else "names"
-            yield _result(found.trust.value, found.trust, found.file, found.where, f"{called} {found.name}{what}")
+            yield _sarif_result(found.trust.value, found.trust, found.file, found.where, f"{called} {found.name}{what}")
     for problem in result.problems:
         rule = "not-read" if problem.unread else problem.trust.value
-        if rule in RULES:
-            yield _result(rule, problem.trust, problem.file, problem.where, problem.text)
+        if rule in SARIF_RULES:
+            yield _sarif_result(rule, problem.trust, problem.file, problem.where, problem.text)
 
 
-def _result(rule: str, trust: Trust, file: str, where: str, text: str) -> dict[str, Any]:
+def _sarif_result(rule: str, trust: Trust, file: str, where: str, text: str) -> dict[str, Any]:
     place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(Path(file).as_posix())}}}
     if where:
         place["logicalLocations"] = [{"fullyQualifiedName": where}]
     return {
         "ruleId": rule,
-        "ruleIndex": list(RULES).index(rule),
+        "ruleIndex": list(SARIF_RULES).index(rule),
         "level": LEVELS[trust],
         "message": {"text": f"{text} ({where})" if where else text},
         "locations": [place],

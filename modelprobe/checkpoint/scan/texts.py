@@ -23,7 +23,7 @@ LAMBDA = re.compile(rb'"class_name"\s*:\s*"(Lambda|TFOpLambda|SlicingOpLambda)"'
 
 def in_text(source: ByteSource) -> Iterator[str]:
     """Remarks on templates in a text, or in the metadata that stand before the numbers of a file."""
-    for window in _searched(source):
+    for window in _search_parts(source):
         found = TEMPLATE.search(window)
         if found is not None:
             shown = found[0][-80:].decode("utf-8", "replace").replace("\n", " ")
@@ -33,7 +33,7 @@ def in_text(source: ByteSource) -> Iterator[str]:
 
 def in_hdf5(source: ByteSource) -> Iterator[str]:
     """Remarks on the configuration of a Keras model: a Lambda layer is code, which Keras runs when it is loaded."""
-    for window in _searched(source):
+    for window in _search_parts(source):
         found = LAMBDA.search(window)
         if found is not None:
             kind = found[1].decode()
@@ -45,7 +45,7 @@ def in_hdf5(source: ByteSource) -> Iterator[str]:
             return
 
 
-def _searched(source: ByteSource) -> Iterator[bytes]:
+def _search_parts(source: ByteSource) -> Iterator[bytes]:
     """The bytes in parts that overlap a little."""
     for at in range(0, min(source.size, SEARCHED), SEARCH_WINDOW):
         yield source.read(at, SEARCH_WINDOW + 4096)
