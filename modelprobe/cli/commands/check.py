@@ -34,7 +34,6 @@ BUDGET_PANEL = "Budget"
 EXAMPLES = (
     "modelprobe check resnet50 --max-params 26M --max-gmacs 4.2",
     "modelprobe check resnet50 --baseline costs.json --update-baseline",
-    "modelprobe check resnet50 --baseline costs.json --tolerance 1%",
 )
 
 OptionalTargetArg = Annotated[

@@ -14,8 +14,7 @@ ACTIONS = ("show", "build", "add")
 
 EXAMPLES = (
     "modelprobe index show",
-    "modelprobe index build index.zip --workers 2",
-    "modelprobe index add timm",
+    "modelprobe index show -f json",
 )
 
 ActionArg = Annotated[
@@ -53,7 +52,8 @@ def command(action: ActionArg, what: WhatArg = "", *, workers: WorkersOpt = None
         raise BadInput("index show takes nothing more", "leave it out")
     if action != "show" and not what:
         raise BadInput(
-            f"index {action} needs a {'PATH' if action == 'build' else 'PACKAGE'}", EXAMPLES[ACTIONS.index(action)]
+            f"index {action} needs a {'PATH' if action == 'build' else 'PACKAGE'}",
+            "modelprobe index build index.zip" if action == "build" else "modelprobe index add spandrel",
         )
     from modelprobe.environment import brief, usable_cores
 

@@ -21,7 +21,7 @@ QUESTIONS = ("flops", "params")
 EXAMPLES = (
     "modelprobe sweep 'resnet*' --rows resnets.jsonl -f csv",
     "modelprobe sweep 'vit_tiny*' --what params --workers 2",
-    "modelprobe sweep '*' --shard 1/4 --rows shard1.jsonl",
+    "modelprobe sweep 'efficientnet_b*' --shard 1/4 --rows shard1.jsonl",
 )
 
 SweepTargetsArg = Annotated[
