@@ -61,6 +61,9 @@ HARMLESS: dict[str, frozenset[str]] = {
     "io": frozenset({"BytesIO", "StringIO"}),
     "_io": frozenset({"BytesIO", "StringIO"}),
     "random": frozenset({"Random"}),
+    "re": frozenset({"_compile"}),
+    "logging": frozenset({"getLogger"}),
+    "torch.torch_version": frozenset({"TorchVersion"}),
     "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
     "joblib.numpy_pickle": frozenset({"NumpyArrayWrapper", "NDArrayWrapper", "ZNDArrayWrapper"}),
     "numpy.ma.core": frozenset({"_mareconstruct", "MaskedArray"}),
@@ -156,6 +159,9 @@ ARGUMENTS = (
 )
 """What a text that a function is given shows."""
 
+LOUD = ("is given a command", "is given code")
+"""Texts that no class of any package needs either."""
+
 HIDING_CODECS = frozenset(
     "rot13 rot_13 hex hex_codec base64 base64_codec zlib zlib_codec bz2 bz2_codec uu uu_codec".split()
 )
@@ -236,7 +242,8 @@ def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> Trust
 
 def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdict:
     """Of something that is called and on no list: by whose it is, its name, and the texts that it is given."""
-    told = next((f"is given {what}" for what, shape in ARGUMENTS for text in texts if re.search(shape, text)), "")
+    shown = [f"is given {what}" for what, shape in ARGUMENTS if any(re.search(shape, text) for text in texts)]
+    told = next((one for one in shown if one in LOUD), shown[0] if shown else "")
     ability = _by_name(name)
     function = not re.fullmatch(r"_*[A-Z]\w*", name.rpartition(".")[2])
     reason = "; ".join(filter(None, (ability, told)))
@@ -247,7 +254,9 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
         return TrustVerdict(Trust.SUSPICIOUS, f"a {kind} of {top} that no weight file needs is called")
     if function and ability:
         return TrustVerdict(Trust.DANGEROUS if told or ability in (RUN, EVALUATE) else Trust.SUSPICIOUS, reason)
-    return TrustVerdict(Trust.SUSPICIOUS, told) if function and told else TrustVerdict(Trust.UNKNOWN)
+    if told in LOUD or (function and told):
+        return TrustVerdict(Trust.SUSPICIOUS, told)
+    return TrustVerdict(Trust.UNKNOWN)
 
 
 def _by_name(name: str) -> str:

@@ -6,6 +6,7 @@ How to add one: write the function, decorate it with its code, add a case to `te
 from __future__ import annotations
 
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
+from modelprobe.checkpoint.pickle.joblib_arrays import is_wrapper
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PersistentId, PickleNode, SetNode
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, U32, U64, PickleReader, op
 
@@ -237,6 +238,8 @@ def build(m: PickleReader) -> None:
     target = m.stack[-1]
     if type(target) is PendingCall:
         target.state = state
+        if m.joblib and is_wrapper(target):
+            m.joblib_array(state)
     else:
         m.findings[GIVES_STATE] = None
 

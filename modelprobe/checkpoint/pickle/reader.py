@@ -13,6 +13,7 @@ from itertools import repeat
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
 from modelprobe.checkpoint.pickle.globals import Trust, trust_of
+from modelprobe.checkpoint.pickle.joblib_arrays import WRAPPER, array_bytes
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
 from modelprobe.errors import BadInput
 
@@ -31,7 +32,6 @@ HANDING_ON = frozenset({"_rebuild_from_type_v2", "_rebuild_wrapper_subclass", "_
 """Rebuilders that call what they are given."""
 
 MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 8, 400, 64
-JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from
@@ -88,7 +88,7 @@ class PickleReader:
     __slots__ = (
         *("blobs", "refs"),
         *("base", "buf", "end", "feed", "gaps", "globals", "limits", "marks", "memo", "nodes", "pos", "read"),
-        *("soft", "sparse", "stack", "findings", "persistent", "protocol"),
+        *("soft", "sparse", "stack", "findings", "persistent", "protocol", "joblib"),
     )
 
     def __init__(self, feed: ByteSource, start: int, limits: ReadLimits) -> None:
@@ -113,6 +113,8 @@ class PickleReader:
         self.blobs: list[Blob] = []
         self.protocol = 0
         self.end = 0
+        self.joblib = 0
+        """How deep arrays of joblib may still hold pickles, which are read in their turn; 0 reads no array."""
 
     def run(self) -> PickleNode:
         """Read up to STOP and return what stands on the stack then."""
@@ -154,7 +156,7 @@ class PickleReader:
 
     def broken(self, why: str) -> BrokenPickle:
         """The error for this place in the pickle."""
-        if JOBLIB in self.globals:  # whose arrays stand between the instructions
+        if WRAPPER in self.globals and not self.joblib:  # whose arrays stand between the instructions
             message = f"{self.feed.name} is a joblib file: arrays that joblib writes into a pickle are not read"
             hint = "load it with joblib, if you trust it, and save its arrays with numpy.savez"
             return BrokenPickle(message, hint, tuple(self.globals.values()))
@@ -203,14 +205,51 @@ class PickleReader:
         self.nodes += 2
         found = Blob(kind, self.feed, at, length, self.take(length) if length <= KEEP else None)
         self.blobs.append(found)
-        if found.data is not None:
-            return found
+        if found.data is None:
+            self.skip(length)
+        return found
+
+    def skip(self, length: int) -> None:
+        """Step over bytes that are no instructions."""
+        at = self.base + self.pos
+        if length < 0 or length > self.feed.size - at:
+            raise self.broken(f"it announces {length:,} bytes that are not there")
         if self.pos + length <= len(self.buf):
             self.pos += length
         else:
             self.read += self.pos
             self.base, self.buf, self.pos, self.soft = at + length, b"", 0, 0
-        return found
+
+    def joblib_array(self, state: PickleNode) -> None:
+        """Step over the array that stands here, or read the pickle in its place."""
+        try:
+            padded, length = array_bytes(state)
+        except ValueError as error:
+            raise self.broken(str(error)) from None
+        if length is not None:
+            if padded:
+                self.skip(self.take(1)[0])
+            self.skip(length)
+            return
+        inner = PickleReader(self.feed, self.base + self.pos, self.limits)
+        inner.joblib = self.joblib - 1
+        try:
+            inner.run()
+        except BrokenPickle as error:
+            self._also(error.globals)
+            raise self.broken("an array of objects cannot be read") from None
+        self._also(tuple(inner.globals.values()))
+        self.findings.update(inner.findings)
+        self.blobs += inner.blobs
+        self.skip(inner.end - self.base - self.pos)
+
+    def _also(self, found: tuple[Global, ...]) -> None:
+        """Names that a pickle inside this one imports."""
+        for other in found:
+            mine = self.use(other.module, other.name)
+            mine.count += other.count - 1
+            mine.called |= other.called
+            mine.texts = (*mine.texts, *other.texts)[:MOST_TEXTS]
 
     def mark(self) -> int:
         """The height of the stack at the last mark, which is taken away."""
@@ -324,11 +363,16 @@ class Pickled:
         self.end = reader.end
 
 
-def read_pickle(feed: ByteSource, start: int = 0, limits: ReadLimits = DEFAULT_LIMITS) -> Pickled:
-    """Read one pickle from `start`. Raises `BrokenPickle`."""
+def read_pickle(feed: ByteSource, start: int = 0, limits: ReadLimits = DEFAULT_LIMITS, *, joblib: int = 0) -> Pickled:
+    """Read one pickle from `start`. Raises `BrokenPickle`.
+
+    Arrays of joblib end it, whose values would be lost; with `joblib` they are stepped over, pickles in them read that
+    deep.
+    """
     from modelprobe.checkpoint.pickle import opcodes, value_opcodes  # noqa: F401 - they enter their handlers
 
     reader = PickleReader(feed, start, limits)
+    reader.joblib = joblib
     root = reader.run()
     if reader.stack or reader.marks:
         reader.findings["the pickle leaves values on its stack"] = None

@@ -6,18 +6,18 @@ SHA-256, format, tensors, parameters and types of numbers, and the verdict of th
 
 from __future__ import annotations
 
-import hashlib
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from modelprobe._version import __version__
 from modelprobe.checkpoint.answers.scan import FROM_HARMLESS, ScanResult
+from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.pickle.globals import Trust
+from modelprobe.checkpoint.values.checksums import sha256
 from modelprobe.errors import ProbeError
-
-CHUNK = 1 << 20
 
 
 def bom(result: ScanResult) -> str:
@@ -35,7 +35,8 @@ def bom(result: ScanResult) -> str:
 
 
 def _component(file: str, result: ScanResult) -> dict[str, Any]:
-    digest = _digest_of(Path(file))
+    with closing(FileSource(file)) as source:
+        digest = sha256(source)
     verdicts = [one.trust for one in result.imports if one.file == file]
     verdicts += [one.trust for one in result.problems if one.file == file]
     told = {"verdict": max(verdicts, key=FROM_HARMLESS.index, default=Trust.HARMLESS).value}
@@ -55,11 +56,3 @@ def _component(file: str, result: ScanResult) -> dict[str, Any]:
         *({"name": f"modelprobe:{key}", "value": value} for key, value in told.items()),
     ]
     return component
-
-
-def _digest_of(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()

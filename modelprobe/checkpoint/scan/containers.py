@@ -9,6 +9,7 @@ import bz2
 import importlib
 import io
 import lzma
+import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ MAX_INFLATED = 64 << 20
 
 MAX_TAR_MEMBERS = 20_000
 READ_STEP = 1 << 20
+END_BYTES = (1 << 16) + 22
+"""Within which the end of a zip archive stands, its comment before it."""
 
 UNREAD = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -72,6 +75,20 @@ def container_kind(head: bytes) -> str:
 def unopened(head: bytes) -> str:
     """The container that begins so, where it is one that is not opened; or empty."""
     return next((what for at, magic, what in UNREAD if head[at : at + len(magic)] == magic), "")
+
+
+def zip_behind(source: ByteSource) -> ByteSource | None:
+    """The zip archive at the end of a file that begins with something else; readers that look from the end open it."""
+    tail_at = max(0, source.size - END_BYTES)
+    tail = source.read(tail_at, END_BYTES)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        return None
+    length, start = struct.unpack_from("<II", tail, at + 12)
+    first = tail_at + at - length - start
+    if length and first > 0 and source.read(first + start, 4) == b"PK\1\2" and source.read(first, 4) == b"PK\3\4":
+        return Span(source, first, source.size - first)
+    return None
 
 
 def opened(source: ByteSource, kind: str) -> Iterator[Inside]:

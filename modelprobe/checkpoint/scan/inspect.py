@@ -15,7 +15,7 @@ from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.checkpoint.scan import containers
 from modelprobe.checkpoint.scan.base64 import Memory, decoded
-from modelprobe.checkpoint.scan.texts import in_hdf5, in_text
+from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
 
 MAX_CONSECUTIVE = 64
@@ -30,6 +30,7 @@ MAX_INFLATED_BYTES = 64 << 20
 """Bytes of a compressed pickle up to which what is nested in it is followed."""
 
 CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
+PACKAGED = ".data/extern_modules"
 OPENERS = b"\x80(]}c"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 """The opcodes that name something to import."""
@@ -78,6 +79,10 @@ def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int 
         yield from _consecutive(source, where, limits)
     else:
         yield from _of_no_magic(source, head, where, limits)
+    behind = None if kind or head[:4] == b"PK\3\4" else containers.zip_behind(source)
+    if behind is not None and depth < MAX_ARCHIVES:
+        yield Executable(where, "remark", remarks=("a zip archive stands behind other bytes",))
+        yield from _archive(behind, limits, where, depth)
 
 
 def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
@@ -86,7 +91,7 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
     found = [one for one in found if not one.error or _calls(one)]  # or it is a text that begins with such a letter
     yield from found
     if head[:8] == b"\x89HDF\r\n\x1a\n":
-        yield from (Executable(where, "remark", remarks=(text,)) for text in in_hdf5(source))
+        yield from _hdf5(source, where, limits)
         return
     for place, data in decoded(source, 0, min(source.size, MAX_TEXT)) if _reads_as_text(head) and not found else ():
         yield from _in_base64(data, source.name, f"{where or 'the text'} at byte {place:,}, in base64", limits, 1)
@@ -95,6 +100,15 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
         why = _why_unread(source, head)
         if why:
             yield Executable(where, "unread", error=why)
+
+
+def _hdf5(source: ByteSource, where: str, limits: ReadLimits) -> Iterator[Executable]:
+    """Lambda layers of Keras and pickles, looked for in the bytes: attributes stand there as they are."""
+    yield from (Executable(where, "remark", remarks=(text,)) for text in in_text(source))
+    for at in pickles_in(source):
+        spot = f"{where or 'the file'} at byte {at:,}"
+        yield from _calling(Span(source, at, source.size - at), spot, limits)
+    yield Executable(where, "unread", error="HDF5 is searched for pickles and Lambda layers; packed data are not read")
 
 
 def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth: int) -> Iterator[Executable]:
@@ -141,6 +155,8 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
     texts with pickles in base64, code.
     """
     archive = ZipDirectory(source, limits)
+    if any(name.endswith(PACKAGED) for name in archive.members):
+        yield Executable(where, "remark", remarks=("a torch.package archive: its importer runs the code in it",))
     for name, member in archive.members.items():
         spot = f"{where}/{name}" if where else name
         if name.endswith(CODE):
@@ -155,7 +171,7 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
                 feed = Memory(feed.read(0, feed.size), source.name)
             yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
         except ProbeError as error:
-            yield Executable(spot, "unread" if not named else "pickle", error=error.message)
+            yield Executable(spot, "unread" if not named else "pickle", error=error.message, container=True)
 
 
 def _zip_member(
@@ -171,7 +187,11 @@ def _zip_member(
         yield Executable(spot, "unread", error="an archive inside an archive that is too large", container=True)
     elif named or (head[:1] == b"\x80" and looks_pickled(head)):
         yield from _consecutive(feed, spot, limits)
-    elif _reads_as_text(head) and not isinstance(feed, Inflated):
+    elif not isinstance(feed, Inflated):
+        found = list(_calling(feed, spot, limits))
+        yield from found
+        if found or not _reads_as_text(head):
+            return
         for place, data in decoded(feed, 0, min(feed.size, MAX_TEXT)):
             yield from _in_base64(data, feed.name, f"{spot} at byte {place:,}, in base64", limits, 1)
         yield from (Executable(spot, "remark", remarks=(text,)) for text in in_text(feed))
@@ -190,10 +210,11 @@ def _consecutive(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 
     for number in range(MAX_CONSECUTIVE):
         kind = "nested pickle" if depth else "pickle"
         try:
-            pickled = read_pickle(feed, at, limits)
+            pickled = read_pickle(feed, at, limits, joblib=limits.nested)
         except BrokenPickle as error:
             if number == 0 or error.globals:
-                yield Executable(where, kind, global_entries(error.globals, where), error.message)
+                found = global_entries(error.globals, where)
+                yield Executable(where, kind, found, error.message, container=True)  # its end may hold anything
             return
         yield Executable(where, kind, global_entries(pickled.globals, where), "", pickled.findings)
         if depth < limits.nested:

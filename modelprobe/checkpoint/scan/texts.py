@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from itertools import islice
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 
@@ -18,31 +20,55 @@ TEMPLATE = re.compile(
 )
 """A template (jinja's, of chats and prompts) that reaches for Python's own objects."""
 
-LAMBDA = re.compile(rb'"class_name"\s*:\s*"(Lambda|TFOpLambda|SlicingOpLambda)"')
+LAMBDA = re.compile(rb'"class_name"\s*:\s*"(Lambda|TFOpLambda|SlicingOpLambda|__lambda__)"')
+"""Layers and functions of Keras that are code, or name a function that loading calls."""
+
+MODULE = re.compile(rb'"module"\s*:\s*"([A-Za-z_][\w.]*)"[^{}]{0,200}"class_name"\s*:')
+"""A class or function that a configuration of Keras 3 has imported."""
+
+PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]{0,80}\n[A-Za-z_][\w.]{0,80}\n")
+"""Where a pickle may begin, or name what it imports."""
+
+MOST_PLACES = 20_000
 
 
 def in_text(source: ByteSource) -> Iterator[str]:
-    """Remarks on templates in a text, or in the metadata that stand before the numbers of a file."""
+    """Remarks on templates and on configurations of Keras, in a text or in what stands before a file's numbers."""
+    said: set[str] = set()
     for window in _search_parts(source):
-        found = TEMPLATE.search(window)
-        if found is not None:
-            shown = found[0][-80:].decode("utf-8", "replace").replace("\n", " ")
-            yield f"a template that reaches Python's objects: {shown}"
-            return
+        for text in (*_templates(window), *_layers(window)):
+            if text not in said:
+                said.add(text)
+                yield text
 
 
-def in_hdf5(source: ByteSource) -> Iterator[str]:
-    """Remarks on the configuration of a Keras model: a Lambda layer is code, which Keras runs when it is loaded."""
-    for window in _search_parts(source):
-        found = LAMBDA.search(window)
-        if found is not None:
-            kind = found[1].decode()
-            yield (
-                "a Lambda layer: code of Keras, which loading runs"
-                if kind == "Lambda"
-                else f"a {kind} layer of Keras, which names a function that loading calls"
-            )
-            return
+def _templates(window: bytes) -> Iterator[str]:
+    found = TEMPLATE.search(window)
+    if found is not None:
+        shown = found[0][-80:].decode("utf-8", "replace").replace("\n", " ")
+        yield f"a template that reaches Python's objects: {shown}"
+
+
+def _layers(window: bytes) -> Iterator[str]:
+    """A Lambda layer is code, which Keras runs when it is loaded; a module is imported."""
+    found = LAMBDA.search(window)
+    if found is not None:
+        yield f"{found[1].decode()} of Keras: code, or the name of a function, that loading runs"
+    for named in MODULE.finditer(window):
+        top = named[1].decode().partition(".")[0]
+        if top in sys.stdlib_module_names:
+            yield f"a configuration of Keras that imports {named[1].decode()}"
+
+
+def pickles_in(source: ByteSource) -> Iterator[int]:
+    """Places at which a pickle may begin, in a file of another format."""
+    yield from islice(_places(source), MOST_PLACES)
+
+
+def _places(source: ByteSource) -> Iterator[int]:
+    for at in range(0, min(source.size, SEARCHED), SEARCH_WINDOW):
+        window = source.read(at, SEARCH_WINDOW + 256)
+        yield from (at + match.start() for match in PICKLE.finditer(window) if match.start() < SEARCH_WINDOW)
 
 
 def _search_parts(source: ByteSource) -> Iterator[bytes]:

@@ -130,7 +130,7 @@ def _check_name(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     if named is None and blob is None:
         return None
     wanted = named[1] if named else blob[0] if blob else ""
-    good = _sha256(source).startswith(wanted)
+    good = sha256(source).startswith(wanted)
     return _check_of(source.name, NAMED, ["" if good else f"the content does not match {wanted}"], wanted)
 
 
@@ -145,7 +145,7 @@ def _check_sha256_file(checkpoint: Checkpoint, source: FileSource) -> Check | No
         wanted = _hash_in_list(text, Path(source.name).name)
         if wanted is None:
             return _check_of(source.name, SIDECAR, [f"{path.name} names no SHA-256 for this file"], path.name)
-        good = _sha256(source) == wanted
+        good = sha256(source) == wanted
         return _check_of(source.name, SIDECAR, ["" if good else f"the content does not match {path.name}"], path.name)
     return None
 
@@ -159,7 +159,8 @@ def _hash_in_list(text: str, name: str) -> str | None:
     return None
 
 
-def _sha256(source: ByteSource) -> str:
+def sha256(source: ByteSource) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     for at in range(0, source.size, STEP):
         digest.update(source.read(at, STEP))
