@@ -23,9 +23,11 @@ from modelprobe._version import __version__
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
 COST, SEES, FILES, ZOO, OTHER = "What a model costs", "What a model sees", "Weight files", "Many models", "Other"
+FOLDERS = {COST: "cost", SEES: "vision", FILES: "files", ZOO: "zoo", OTHER: "other"}
+"""Panel of `--help` -> the folder of its commands in `cli/commands/`."""
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
-    # name (of its file in `cli/commands/` too), the panel of `--help` it stands in, its line there
+    # name (of its file too), the panel of `--help` it stands in (and with it its folder), its line there
     ("flops", COST, "MACs and FLOPs of a forward pass, and what was not counted."),
     ("training", COST, "MACs and FLOPs of a training step: forward, backward, optimizer."),
     ("memory", COST, "Peak memory of inference or training, and what is alive then."),
@@ -155,7 +157,8 @@ def application(asked: str | None) -> typer.Typer:
 
 def load_command(name: str) -> ModuleType:
     """The file of a command: `command`, whose docstring is its help, and `EXAMPLES`."""
-    return importlib.import_module(f"modelprobe.cli.commands.{name}")
+    folder = next(FOLDERS[panel] for command, panel, _ in COMMANDS if command == name)
+    return importlib.import_module(f"modelprobe.cli.commands.{folder}.{name}")
 
 
 def _not_asked_for() -> None:

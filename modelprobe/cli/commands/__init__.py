@@ -1,1 +1,1 @@
-"""The commands, a file for each."""
+"""The commands, a file for each, in a folder for each panel of `--help`."""

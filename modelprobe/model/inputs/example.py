@@ -14,7 +14,6 @@ from torch import nn
 from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs import first_layer as guess
-from modelprobe.model.inputs import from_function as inputs_file
 from modelprobe.model.inputs.declared import (
     GIVEN,
     IMAGE_PAIR,
@@ -94,7 +93,9 @@ def make_inputs(
     if inputs_from is not None:
         if parsed or batch is not None:
             raise BadInput("--inputs-from says all of the input", "leave out --input and --batch")
-        args, kwargs, notes = inputs_file.load_inputs_function(inputs_from)
+        from modelprobe.model.inputs.from_function import load_inputs_function
+
+        args, kwargs, notes = load_inputs_function(inputs_from)
         return _given_specs(model, args, kwargs, notes, inputs_from, floating)
     floating = floating or _own_dtype(model)
     if parsed:
@@ -109,7 +110,9 @@ def _default(target: Target, model: nn.Module, batch: int | None, floating: str)
     if wanted.kind == GIVEN:
         if batch is not None:
             raise BadInput(f"--batch cannot change {wanted.source}", EXAMPLES)
-        args, kwargs, _ = inputs_file.split_file_function(wanted.values, wanted.source)
+        from modelprobe.model.inputs.from_function import split_file_function
+
+        args, kwargs, _ = split_file_function(wanted.values, wanted.source)
         note = Note(f"the input is {wanted.source}", Level.INFO)
         found = _given_specs(model, args, kwargs, (note,), wanted.source, "")
         return ExampleInputs(found.args, found.kwargs, found.names, True, wanted.source, found.notes)

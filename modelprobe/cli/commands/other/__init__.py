@@ -1,0 +1,1 @@
+"""Commands: the environment and the guide."""

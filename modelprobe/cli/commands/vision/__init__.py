@@ -1,0 +1,1 @@
+"""Commands: what a model sees."""

@@ -1,0 +1,1 @@
+"""Commands: many models."""
