@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         trace,
     )
     from modelprobe.checkpoint.open import open_checkpoint
+    from modelprobe.divergence.of_targets import find_divergence
     from modelprobe.errors import ProbeError
     from modelprobe.tracing.capture import capture
     from modelprobe.tracing.formulas import Cost, formula
@@ -40,6 +41,7 @@ _HOMES = {
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
     "estimate_memory": "modelprobe.api",
+    "find_divergence": "modelprobe.divergence.of_targets",
     "formula": "modelprobe.tracing.formulas",
     "Judgement": "modelprobe.vision.cam.judge",
     "judge_map": "modelprobe.vision.cam.judge",
@@ -62,6 +64,7 @@ __all__ = [
     "count_params",
     "count_training",
     "estimate_memory",
+    "find_divergence",
     "formula",
     "judge_map",
     "list_buffers",

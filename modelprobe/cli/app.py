@@ -22,8 +22,9 @@ from modelprobe import console
 from modelprobe._version import __version__
 from modelprobe.errors import EXIT_CODES, BadInput, ProbeError
 
-COST, SEES, FILES, ZOO, OTHER = "What a model costs", "What a model sees", "Weight files", "Many models", "Other"
-FOLDERS = {COST: "cost", SEES: "vision", FILES: "files", ZOO: "zoo", OTHER: "other"}
+COST, SEES, INSIDE = "What a model costs", "What a model sees", "Inside a run"
+FILES, ZOO, OTHER = "Weight files", "Many models", "Other"
+FOLDERS = {COST: "cost", SEES: "vision", INSIDE: "inside", FILES: "files", ZOO: "zoo", OTHER: "other"}
 """Panel of `--help` -> the folder of its commands in `cli/commands/`."""
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -41,6 +42,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("cam", SEES, "Class activation maps: where an image speaks for a class."),
     ("images", SEES, "A directory of images: sizes, broken files, mean and deviation."),
     ("attention", SEES, "Attention maps of transformers: heads, mean, rollout."),
+    ("diverge", INSIDE, "The first operator where two models, or two runs, part."),
     ("scan", FILES, "Code that loading a weight file could execute."),
     ("keys", FILES, "Which keys of a weight file match a model, and why not."),
     ("repair", FILES, "Rename and convert keys of a weight file to match a model."),

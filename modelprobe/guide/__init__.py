@@ -11,6 +11,7 @@ ORDER = (
     "weight-files",
     "repairs",
     "vision",
+    "inside-a-run",
     "many-models",
     "targets-and-inputs",
     "python",

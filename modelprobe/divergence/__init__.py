@@ -1,0 +1,1 @@
+"""The first operator where two runs part."""

@@ -1,0 +1,141 @@
+"""`diverge` of two targets of the command line: both loaded, given the same weights where they have none, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modelprobe.checkpoint.file_names import names_weights
+from modelprobe.console import stdout_kept, working
+from modelprobe.divergence.find import diverge
+from modelprobe.divergence.result import DivergenceResult
+from modelprobe.divergence.shared_weights import share_weights
+from modelprobe.divergence.watched_run import RunSide
+from modelprobe.environment import brief
+from modelprobe.errors import BadInput
+from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record_with
+from modelprobe.model.target import is_configuration
+from modelprobe.model.weights.chosen import PRETRAINED, RANDOM
+from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.tensors import with_leaves
+
+
+class _Given(NamedTuple):
+    """What a run is given, as the machinery of inputs makes it."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    notes: tuple[Note, ...]
+    env: Mapping[str, Any]
+
+
+def _what_is_given(
+    model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note], env: Any
+) -> _Given:
+    return _Given(args, kwargs, tuple(notes), env)
+
+
+@stdout_kept()
+def diverge_targets(a: TargetRequest, b: TargetRequest, *, train: bool = False) -> DivergenceResult:
+    """Compare two targets on the inputs of the first. Raises ProbeError for what stands in the way."""
+    if train and a.batch is None and not a.inputs and a.inputs_from is None:
+        a = replace(a, batch=2)
+    names = (a.target, b.target) if a.target != b.target else (f"{a.target} (A)", f"{b.target} (B)")
+    first, second = _loaded(a), _loaded(b)
+    notes = [*_same_weights(first, second, names)]
+    for name, loaded in zip(names, (first, second), strict=True):
+        notes += [replace(note, text=f"{name}: {note.text}") for note in loaded.notes if "--weights" not in note.text]
+    models = [_in_dtype(loaded) for loaded in (first, second)]
+    given = record_with(replace(first, model=models[0], notes=()), _what_is_given, "train" if train else "eval")
+    notes += [note for note in given.notes if note not in notes]
+    sides = [
+        RunSide(model, *_inputs_of(loaded, given), train=train, seed=a.seed)
+        for loaded, model in zip((first, second), models, strict=True)
+    ]
+    with working(f"running {names[0]} and {names[1]}"):
+        found = diverge(sides[0], sides[1], names, notes)
+    env = {**brief(), "a": _environment(first), "b": _environment(second), "inputs": given.env.get("inputs", ())}
+    return replace(found, env=env)
+
+
+def _loaded(request: TargetRequest) -> LoadedModel:
+    """The target with the weights that it has itself; nothing is downloaded."""
+    from modelprobe.model.build import resolve_target
+
+    has_own = names_weights(request.target) and not is_configuration(request.target)
+    if not has_own:
+        target, _ = resolve_target(request)
+        has_own = target.is_instance
+    return load_model(replace(request, weights=PRETRAINED if has_own else RANDOM))
+
+
+def _environment(loaded: LoadedModel) -> dict[str, Any]:
+    kept = ("target", "model", "origin", "settings", "seed")
+    dtype = {"dtype": loaded.request.dtype} if loaded.request.dtype else {}
+    return {**{key: loaded.env[key] for key in kept}, **dtype}
+
+
+def _same_weights(first: LoadedModel, second: LoadedModel, names: tuple[str, str]) -> tuple[Note, ...]:
+    assert first.weights is not None
+    assert second.weights is not None
+    if second.weights.kind == RANDOM:
+        random = first.weights.kind == RANDOM
+        said = share_weights(first.model, second.model, (first.target, second.target), names)
+        if not random:
+            return said
+        seed = f"Neither has weights of its own: random ones of seed {first.request.seed} are used."
+        return (Note(seed, Level.INFO), *said)
+    if first.weights.kind == RANDOM:
+        return share_weights(second.model, first.model, (second.target, first.target), names[::-1])
+    return ()
+
+
+def _in_dtype(loaded: LoadedModel) -> nn.Module:
+    if loaded.request.dtype is None:
+        return loaded.model
+    from modelprobe.model.inputs.spec import parse_floating
+
+    return loaded.model.to(getattr(torch, parse_floating(loaded.request.dtype)))
+
+
+def _inputs_of(loaded: LoadedModel, given: _Given) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of A, floating ones in the type that this side computes in."""
+    if loaded.request.dtype is None:
+        return given.args, dict(given.kwargs)
+    wanted = next((p.dtype for p in loaded.model.parameters() if p.is_floating_point()), None)
+
+    def change(tensor: Tensor) -> Tensor:
+        return tensor.to(wanted) if wanted is not None and tensor.is_floating_point() else tensor
+
+    return with_leaves(given.args, change), with_leaves(dict(given.kwargs), change)
+
+
+def find_divergence(
+    a: nn.Module,
+    b: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    train: bool = False,
+    seed: int = 0,
+) -> DivergenceResult:
+    """The first operator at which `a(*inputs, **kwargs)` and `b(*inputs, **kwargs)` part; both are left as they were.
+
+    Both run with the weights that they have, on the CPU or wherever those are. `train` compares a step: forward in
+    training mode, and backward from a fixed random weighting of the outputs. Values of A's operators are kept in a
+    temporary file, so that memory stays at about one forward. The result's `verdict` is `equal` or `diverges`, its
+    `culprit` has `path_a`, `path_b`, `operator`.
+    Raises BadInput when the two have no operator in common, or both raise.
+    """
+    for side, model in (("a", a), ("b", b)):
+        if not isinstance(model, nn.Module):
+            raise BadInput(f"{side} is {type(model).__name__}, no torch.nn.Module", "give two models and their inputs")
+    named = dict(kwargs or {})
+    sides = [RunSide(model, inputs, named, train, seed) for model in (a, b)]
+    labels = (type(a).__name__, type(b).__name__)
+    if labels[0] == labels[1]:
+        labels = (f"{labels[0]} (A)", f"{labels[1]} (B)")
+    return replace(diverge(sides[0], sides[1], labels), env=brief())

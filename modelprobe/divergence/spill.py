@@ -1,0 +1,74 @@
+"""Values of a run kept outside memory: small ones held, all others in a temporary file, read back one at a time."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from io import BufferedRandom
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelprobe.errors import BadInput
+from modelprobe.report.units import size as bytes_text
+
+HELD_BYTES = 4 << 20
+"""Bytes of values that stay in memory; what comes after goes to the file."""
+
+ValueKey = tuple[int, int]
+"""Number of an operator in its run, and of the tensor among what it put out or wrote."""
+
+
+class ValueStore:
+    """The tensors of one run by operator; a context manager, at whose end the file is gone."""
+
+    def __init__(self) -> None:
+        self._held: dict[ValueKey, Tensor] = {}
+        self._places: dict[ValueKey, tuple[int, int, torch.dtype, tuple[int, ...]]] = {}
+        self._file: BufferedRandom | None = None
+        self._room = HELD_BYTES
+        self.written = 0
+
+    def put(self, key: ValueKey, value: Tensor) -> None:
+        """Keep a copy. Raises BadInput when the disk has no room for it."""
+        count = value.numel() * value.element_size()
+        if count <= self._room:
+            self._room -= count
+            self._held[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="modelprobe-")  # noqa: SIM115 - closed with the store
+        if shutil.disk_usage(tempfile.gettempdir()).free < count + (64 << 20):
+            raise BadInput(
+                f"no room in {tempfile.gettempdir()} for the values of a run: {bytes_text(self.written)} are there",
+                "a smaller --input or --batch needs less; TMPDIR=/another/directory puts them elsewhere",
+            )
+        self._places[key] = (self.written, count, value.dtype, tuple(value.shape))
+        self._file.seek(self.written)
+        flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        self._file.write(flat.data)
+        self.written += count
+
+    def get(self, key: ValueKey) -> Tensor | None:
+        """The value, or None when none was kept under that key."""
+        if key in self._held:
+            return self._held[key]
+        if key not in self._places or self._file is None:
+            return None
+        start, count, dtype, shape = self._places[key]
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        self._file.seek(start)
+        data = bytearray(count)
+        self._file.readinto(data)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def __enter__(self) -> ValueStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._held.clear()
+        if self._file is not None:
+            self._file.close()
