@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from modelprobe.divergence.align import StepPairs, between
 from modelprobe.divergence.judge import CapturedCall, Gap, Suspect, gap_between
-from modelprobe.divergence.tape import TapeOp
+from modelprobe.divergence.tape import TapeOp, plain_argument
 
 SAME_VALUES = 4e-7
 """Relative difference up to which operands in float32 are the same."""
@@ -171,7 +172,7 @@ def _own_reason(first: CapturedCall, second: CapturedCall) -> str:
 def _argument_rows(first: CapturedCall, second: CapturedCall) -> tuple[Argument, ...]:
     """The arguments side by side: plain ones as they are, constants with their names."""
     names = _argument_names(second.func)
-    rows = _plain_rows(first.op, second.op, names)
+    rows = _plain_rows(first.op, second.op, names, _defaults(second.func))
     constants = [
         [(_position_of(call, k), o) for k, o in enumerate(call.op.operands) if o.is_constant]
         for call in (first, second)
@@ -204,7 +205,10 @@ def _told(operand: Any) -> str:
     return f"{operand.name or 'constant'} ({shape} {operand.dtype})"
 
 
-def _plain_rows(a: TapeOp, b: TapeOp, names: Sequence[str]) -> list[Argument]:
+def _plain_rows(
+    a: TapeOp, b: TapeOp, names: Sequence[str], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> list[Argument]:
+    """Those that are given on a side at least; the other then has the operator's default."""
     rows: list[Argument] = []
     for position in range(max(len(a.arguments), len(b.arguments))):
         x, y = (side.arguments[position] if position < len(side.arguments) else None for side in (a, b))
@@ -215,6 +219,7 @@ def _plain_rows(a: TapeOp, b: TapeOp, names: Sequence[str]) -> list[Argument]:
         if keywords:
             label = str(keywords[0][0])
             x, y = (value[1] if _is_keyword(value) else value for value in (x, y))
+        x, y = (defaults.get(label) if value is None else value for value in (x, y))
         rows.append(Argument(label, repr(x), repr(y), x != y))
     return rows
 
@@ -237,6 +242,12 @@ def _plain_pairs(a: TapeOp | None, b: TapeOp | None) -> tuple[Argument, ...]:
         pair[side] = repr(value)
         rows.append(Argument(name or f"argument {number}", pair[0], pair[1], False))
     return tuple(rows)
+
+
+def _defaults(func: Any) -> dict[str, Any]:
+    """The operator's own values of arguments that are not given."""
+    schema = getattr(func, "_schema", None)
+    return {} if schema is None else {a.name: plain_argument(a.default_value) for a in schema.arguments}
 
 
 def _argument_names(func: Any) -> tuple[str, ...]:
