@@ -1,7 +1,7 @@
 """Runs a forward pass or training steps, and returns when each block of memory was taken and given back.
 
 A dispatch mode below autograd sees every operator, and so the first tensor on every storage; a weak reference tells
-when the storage is gone. Memory that a kernel takes and frees inside one operator is not seen.
+when the storage is gone. What a CPU kernel takes and frees inside one operator is added from `inside_kernels`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.cost.memory.kernels import fused_attention, reordered_bytes
+from modelprobe.cost.memory.attention_kernels import fused_attention
+from modelprobe.cost.memory.inside_kernels import bytes_inside
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
@@ -152,13 +153,17 @@ class _Follower(_Mode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._operator, self._module = str(func.name()).replace("::", ".").partition("/")[0], self._where()
         out = func(*args, **(kwargs or {}))
+        if self._operator == "aten.convolution" and isinstance(out, Tensor) and out.is_meta:
+            out = _in_format_of_operands(out, args[:2])
         for tensor in _tensors_among((args, kwargs) if kwargs else args):
             block = self._block(tensor, "activation", False)
             if block is not None:
                 block.last_used_by, block.last_used_in = self._operator, self._module
                 block.last_used_phase = self.phase
-        if self._like == "cpu" and self._operator.startswith("aten.convolution"):
-            self._inside_kernel(reordered_bytes(self._operator, args, out))
+        if self._like == "cpu":
+            inside = bytes_inside(self._operator, func, args, kwargs or {})
+            if inside:
+                self._inside_kernel(inside)
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
         return out
@@ -231,6 +236,14 @@ class _Follower(_Mode):  # type: ignore[misc]
         if node.name() == LEAF:
             return self._homes.get(id(node.variable), "")
         return self._running.owner(node._sequence_nr(), self._thread)
+
+
+def _in_format_of_operands(out: Tensor, operands: Sequence[Tensor]) -> Tensor:
+    """A convolution's result on `meta` as devices make it: channels last where the image or the weight is."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(out.dim())
+    if last is None or not any(one.is_contiguous(memory_format=last) and not one.is_contiguous() for one in operands):
+        return out
+    return torch.empty_like(out, memory_format=last)
 
 
 def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from modelprobe.cost.memory.blocks import MemoryTrace, StepSetting, record_memory
 from modelprobe.errors import ModelRaised
+from modelprobe.tracing.tensors import leaves
 
 
 def above_start(trace: MemoryTrace) -> int:
@@ -31,7 +32,9 @@ def real_peak(model: nn.Module, given: torch.Tensor, optimizer: torch.optim.Opti
                 model(given)
         else:
             out = model(given)
-            out.sum().backward()
+            loss: Any = sum(tensor.sum() for _, tensor in leaves(out) if tensor.requires_grad)
+            loss.backward()
+            del loss
             optimizer.step()
     now = peak = 0
     for event in seen.profiler.kineto_results.events():

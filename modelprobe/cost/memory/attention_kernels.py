@@ -1,50 +1,13 @@
-"""What kernels of a device do with memory that `meta` does not show: fused attention, copies that oneDNN makes."""
+"""The attention kernel that a device would choose, on `meta`, which has the plain one alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def reordered_bytes(operator: str, args: Sequence[Any], out: Any) -> int:
-    """Bytes that oneDNN takes on a CPU for a convolution, beside its result: copies of operands in blocks of channels.
-
-    Results too are made in blocks and then copied into what is returned. A backward pass computes the gradient of the
-    input first, and holds it while it computes that of the weight. Weights of channels-last tensors are copied once
-    more into that layout.
-    """
-    if args[0].dtype != torch.float32:
-        return 0
-    if not operator.startswith("aten.convolution_backward"):
-        given, weight = args[:2]
-        twice = _nbytes(weight) if _channels_last(given) and not _channels_last(weight) else 0
-        return _nbytes(given) + _nbytes(weight) + twice
-    grad, given, weight = args[:3]
-    last = _channels_last(given) or _channels_last(grad)
-    twice = _nbytes(weight) if last and not _channels_last(weight) else 0
-    dy, x, w = _nbytes(grad), _nbytes(given), _nbytes(weight)
-    first = x if out[0] is not None else 0
-    channels = given.shape[1]
-    if args[9] == 1 and channels % 16:  # few channels are padded to a block of 16 for the gradient of the weight
-        padded = -(-channels // 16) * 16 / channels
-        wide_x, wide_w = int(x * padded), int(w * padded)
-    else:
-        wide_x, wide_w = x, w
-    moments = [max(dy + w + x, 2 * x)] if out[0] is not None else []
-    moments += [first + max(wide_x + dy + wide_w, wide_w + w)] if out[1] is not None else []
-    return twice + max(moments, default=0)
-
-
-def _channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-
-
-def _nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _attention_of_gpu(
