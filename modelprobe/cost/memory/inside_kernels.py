@@ -114,12 +114,14 @@ def _macs(operator: str, call: Sequence[Any]) -> int:
     """About how much arithmetic the call is."""
     if "attention" in operator:
         query, key = call[-6:-4] if "backward" in operator else call[:2]
-        return 4 * numel(query.shape) * key.shape[2]
+        return int(4 * numel(query.shape) * key.shape[2])
+    image, weight = call[1:3] if "backward" in operator else call[:2]
     if "backward" in operator:
-        return 2 * call[0].shape[0] * numel(call[0].shape[2:]) * numel(call[2].shape)
-    image, weight, _, strides, _, _, transposed = call[:7]
-    places = numel(image.shape[2:]) if transposed else numel(image.shape[2:]) // numel(strides)
-    return image.shape[0] * places * numel(weight.shape)
+        places = 2 * numel(call[0].shape[2:])
+    else:
+        strides, transposed = call[3], call[6]
+        places = numel(image.shape[2:]) if transposed else numel(image.shape[2:]) // numel(strides)
+    return int(image.shape[0] * places * numel(weight.shape))
 
 
 def _estimated(operator: str, call: Sequence[Any]) -> int:
