@@ -54,6 +54,9 @@ CASES: dict[str, str] = {
     "training.frozen": "training resnet18 --freeze conv1,bn1,layer[12].* --depth 1 --optimizer sgd-momentum",
     "memory.inference": "memory resnet18 --device cuda --input 64",
     "memory.train": f"memory {M}:TinyCNN --train --optimizer adam --device cuda --batch 4",
+    "memory.batches": f"memory {M}:TinyCNN --batch 1,4 --device cuda",
+    "memory.plan": "memory resnet18 --input 64 --batch 64 --train --optimizer adam --device cuda --context 0B "
+    "--plan 300MiB",
     "memory.fits": f"memory {M}:TinyCNN --fits 3GiB --device cuda",
     "summary.structured": f"summary {M}:Structured --columns class,input,output,params,calls,flops,bytes,arguments",
     "summary.recursive": f"summary {M}:Recursive",

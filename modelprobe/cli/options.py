@@ -247,16 +247,6 @@ FusedOpt = Annotated[
     ),
 ]
 
-FreezeOpt = Annotated[
-    list[str] | None,
-    option(
-        "--freeze",
-        metavar="PATTERN[,PATTERN]",
-        panel=COUNTING,
-        help="Parameters that do not train: 'conv1,layer1.*'. Modules or parameters, with wildcards. Repeatable.",
-    ),
-]
-
 
 # Groups
 

@@ -30,6 +30,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("adam", 13, 2, "moments m and v, p -= lr m / (sqrt v + eps), with bias corrections"),
         # As Adam (Kingma and Ba 2015), and p *= 1 - lr decay first: 1 (Loshchilov and Hutter 2019).
         Optimizer("adamw", 14, 2, "as adam, and p *= 1 - lr decay"),
+        # v = a v + (1 - a) g g: 4. sqrt(v) + eps: 2. p -= lr g / that: 3 (Hinton 2012, lecture 6e).
+        Optimizer("rmsprop", 9, 1, "v = a v + (1 - a) g g, p -= lr g / (sqrt v + eps)"),
+        # v += g g: 3 as torch writes it. sqrt(v) + eps: 2. p -= lr g / that: 3 (Duchi et al. 2011).
+        Optimizer("adagrad", 8, 1, "v += g g, p -= lr g / (sqrt v + eps)"),
     )
 }
 """Name on the command line -> rule. Source: the algorithms in the documentation of torch.optim."""

@@ -2,8 +2,9 @@
 
 The file lists timm models by name, batch and MiB seen by the driver during training, and an estimate of torch's
 FakeTensor. N names are drawn with a seed (60 by default), one row of each. What the driver sees beyond torch's
-allocator is one constant, the median on one half of the names; the errors are those of the other half. Rows beyond
-the device by FakeTensor's estimate are left out: such runs stopped early.
+allocator is one constant, the median on one half of the names; the errors are those of the other half. Left out are
+rows in which FakeTensor's tensors alone are more than the driver saw, or more than the device has: such runs stopped
+early.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def main() -> None:
         rows = [
             row
             for row in csv.DictReader(file)
-            if LOW <= float(row["measured_mib"]) <= HIGH and float(row["faketensor_estimate_mib"] or 0) <= HIGH
+            if LOW <= float(row["measured_mib"]) <= HIGH
+            and float(row["faketensor_estimate_mib"] or 0) <= min(HIGH, float(row["measured_mib"]))
         ]
     drawn = random.Random(0)
     names = sorted({row["model"] for row in rows} & set(timm.list_models()))

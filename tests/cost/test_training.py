@@ -19,6 +19,8 @@ STEPS = {
     "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, momentum=0.9, foreach=False),
     "adam": lambda parameters: torch.optim.Adam(parameters, foreach=False),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, foreach=False),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, foreach=False),
+    "adagrad": lambda parameters: torch.optim.Adagrad(parameters, foreach=False),
 }
 
 

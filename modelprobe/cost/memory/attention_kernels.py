@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 
 
+def _plain_with_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """torch's plain attention, which adds the mask in place unless somebody watches its operators, as we do."""
+    root = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask.logical_not(), float("-inf"))
+    softmax: Any = torch.ops.aten._safe_softmax
+    query = query * root  # torch keeps this one; what else had a name here would be alive too long
+    return torch.matmul(softmax(torch.matmul(query, key.transpose(-2, -1) * root).add_(mask), -1), value)
+
+
 def _attention_of_gpu(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
 ) -> Tensor:
@@ -42,10 +52,15 @@ def fused_attention(like: str) -> Iterator[None]:
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
+        if like == "cpu" and query.is_meta and query.dim() == 3 and not enable_gqa:  # as torch itself does
+            lifted = attn_mask if attn_mask is None or attn_mask.dim() == 2 else attn_mask.unsqueeze(0)
+            one, two, three = (tensor.unsqueeze(0) for tensor in (query, key, value))
+            return attention(one, two, three, lifted, dropout_p, is_causal, scale).squeeze(0)
         four = query.is_meta and query.dim() == key.dim() == value.dim() == 4 and query.is_floating_point()
         same = four and query.shape[-1] == key.shape[-1] == value.shape[-1] and query.shape[:2] == key.shape[:2]
-        wants = attn_mask is not None and attn_mask.requires_grad
-        if like == "cpu" and same and not dropout_p and not wants and not enable_gqa and 0 not in query.shape:
+        same = same and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+        refused = attn_mask is not None and (attn_mask.requires_grad or attn_mask.dim() not in (2, 4))
+        if like == "cpu" and same and not dropout_p and not refused and not enable_gqa and 0 not in query.shape:
             mask = attn_mask
             if mask is not None and mask.dtype == torch.bool:
                 mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, 0)
@@ -54,6 +69,8 @@ def fused_attention(like: str) -> Iterator[None]:
             return found
         if like == "cuda" and same and not enable_gqa and query.shape[-1] % 8 == 0:
             return _attention_of_gpu(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        if like == "cpu" and attn_mask is not None and query.is_meta and not (dropout_p or is_causal or enable_gqa):
+            return _plain_with_mask(query, key, value, attn_mask, scale)
         result: Tensor = plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.cost.memory.attention_kernels import fused_attention
-from modelprobe.cost.memory.inside_kernels import bytes_inside
-from modelprobe.errors import ModelRaised, ProbeError
+from modelprobe.cost.memory.inside_kernels import bytes_inside, workspace_of_gpu
+from modelprobe.cost.memory.steps import StepSetting, checkpointing, run_steps
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
-from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, explained, mode_raised, model_errors
+from modelprobe.tracing.failures import explained, mode_raised, model_errors
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import copied, given_leaves, leaves
-from modelprobe.tracing.training import outputs_with_gradients, refuse_scripts
+from modelprobe.tracing.tensors import copied, given_leaves
+from modelprobe.tracing.training import refuse_scripts
 
 
 @dataclass(slots=True)
@@ -85,15 +85,6 @@ class MemoryTrace:
     env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True)
-class StepSetting:
-    """How a training step is run: names of parameters without a gradient, the optimizer made of the others, foreach."""
-
-    freeze: Collection[str] = ()
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
-    steps: int = 2
-
-
 def record_memory(
     model: nn.Module,
     *args: Any,
@@ -128,6 +119,9 @@ class _Calls(Numbered):
             self.failure = None
 
 
+FORMAT_KEPT = {"aten.convolution": 2, "aten.constant_pad_nd": 1, "aten.native_group_norm": 1}
+"""Operators that keep channels last on devices but not on `meta` -> how many operands say so."""
+
 _Mode: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
 
 
@@ -153,19 +147,23 @@ class _Follower(_Mode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._operator, self._module = str(func.name()).replace("::", ".").partition("/")[0], self._where()
         out = func(*args, **(kwargs or {}))
-        if self._operator == "aten.convolution" and isinstance(out, Tensor) and out.is_meta:
-            out = _in_format_of_operands(out, args[:2])
+        if self._operator in FORMAT_KEPT:
+            operands = args[: FORMAT_KEPT[self._operator]]
+            if isinstance(out, Tensor):
+                out = _in_format_of_operands(out, operands)
+            else:
+                out = (_in_format_of_operands(out[0], operands), *out[1:])
         for tensor in _tensors_among((args, kwargs) if kwargs else args):
             block = self._block(tensor, "activation", False)
             if block is not None:
                 block.last_used_by, block.last_used_in = self._operator, self._module
                 block.last_used_phase = self.phase
         if self._like == "cpu":
-            inside = bytes_inside(self._operator, func, args, kwargs or {})
-            if inside:
-                self._inside_kernel(inside)
+            self._inside_kernel(bytes_inside(self._operator, func, args, kwargs or {}))
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
+        if self._like == "cuda":
+            self._inside_kernel(workspace_of_gpu(self._operator, args))
         return out
 
     def note(self, tensors: Iterable[Tensor], role: str) -> None:
@@ -177,9 +175,12 @@ class _Follower(_Mode):  # type: ignore[misc]
 
     def _inside_kernel(self, nbytes: int) -> None:
         """A kernel takes that much and gives it back before it returns."""
+        if not nbytes:
+            return
         block = MemoryBlock(
-            len(self.blocks), nbytes, "kernel", self._operator, self._module, self.phase, "cpu", made=len(self.events)
-        )
+            len(self.blocks), nbytes, "kernel", self._operator, self._module, self.phase, self._like,
+            made=len(self.events),
+        )  # fmt: skip
         self.blocks.append(block)
         self._add(block, True)
         self._freed(block, 0)
@@ -239,11 +240,24 @@ class _Follower(_Mode):  # type: ignore[misc]
 
 
 def _in_format_of_operands(out: Tensor, operands: Sequence[Tensor]) -> Tensor:
-    """A convolution's result on `meta` as devices make it: channels last where the image or the weight is."""
+    """A result on `meta` as devices make it: channels last where an operand is."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(out.dim())
-    if last is None or not any(one.is_contiguous(memory_format=last) and not one.is_contiguous() for one in operands):
+    if not out.is_meta or last is None or not any(map(_channels_last, operands)):
         return out
     return torch.empty_like(out, memory_format=last)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    """As torch tells it, by strides alone: slices too."""
+    if tensor.stride(1) == 0 or 0 in tensor.shape:
+        return False
+    least, dims = 0, (1, *range(tensor.dim() - 1, 1, -1), 0)
+    for dim in dims:
+        step, extent = tensor.stride(dim), tensor.shape[dim]
+        if step < least or (dim == 0 and least == tensor.stride(1)):
+            return False
+        least = step * extent if extent > 1 else step
+    return True
 
 
 def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -274,6 +288,8 @@ def _followed(
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, step is not None))
         run_compiled_parts_eagerly(model, stack)
+        if step is not None and step.checkpointed:
+            stack.enter_context(checkpointing(model, step.checkpointed))
         running = _Calls(lambda: 0, lambda tensor: True)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
         follower = _Follower(running, homes, like)
@@ -294,49 +310,10 @@ def _followed(
                     out = model(*args, **kwargs)
                     del out
             else:
-                _run_steps(model, args, kwargs, step, parameters, follower, explain)
+                run_steps(model, args, kwargs, step, parameters, follower, explain)
         finally:
             follower.open = False
     steps = step.steps if step else 0
     return MemoryTrace(
         tuple(follower.blocks), tuple(follower.events), start, steps, tuple(setting.notes), dict(setting.env)
     )
-
-
-def _run_steps(
-    model: nn.Module, args: Any, kwargs: Any, step: StepSetting, parameters: dict[str, nn.Parameter],
-    follower: _Follower, explain: Callable[[BaseException], ProbeError],
-) -> None:  # fmt: skip
-    def backward_raised(error: BaseException) -> ProbeError:
-        if asks_for_values(error):
-            return NeedsValuesError("", error)
-        return ModelRaised(f"the step raised {type(error).__name__}: {error}", "--debug shows the traceback")
-
-    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    optimizer = step.optimizer(trained) if step.optimizer and trained else None
-    for number in range(step.steps):
-        follower.step, follower.phase = number, "forward"
-        with torch.enable_grad(), follower:
-            with model_errors(explain):
-                out = model(*args, **kwargs)
-            outputs = outputs_with_gradients(out, parameters)
-            loss: Any = sum(tensor.sum() for tensor in outputs.values())
-            follower.end_forward()
-            follower.phase = "backward"
-            with model_errors(backward_raised):
-                loss.backward()
-            gradients = [p.grad for p in parameters.values() if p.grad is not None]
-            follower.note(gradients, "gradient")
-            follower.note((t.grad for _, t in given_leaves((args, kwargs)) if t.grad is not None), "gradient")
-            del gradients
-            follower.phase = "optimizer"
-            if optimizer is not None:
-                with model_errors(backward_raised):
-                    optimizer.step()
-                follower.note((t for state in optimizer.state.values() for _, t in leaves(state)), "optimizer")
-                optimizer.zero_grad(set_to_none=True)
-            for parameter in parameters.values():
-                parameter.grad = None
-            for _, tensor in given_leaves((args, kwargs)):
-                tensor.grad = None
-            del out, outputs, loss

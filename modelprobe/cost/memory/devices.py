@@ -22,19 +22,19 @@ def is_device(text: str) -> bool:
     return text.strip().lower() in DEVICES
 
 
-def memory_limit(text: str) -> int:
+def memory_limit(text: str, option: str = "--fits") -> int:
     """Bytes from `24GiB`, or of a device from `4090`. Raises BadInput for neither, with the nearest name."""
     name = text.strip().lower()
     if name in DEVICES:
         return DEVICES[name] * GIB
     try:
-        limit = parse_amount(text, "--fits", of_bytes=True)
+        limit = parse_amount(text, option, of_bytes=True)
     except BadInput as error:
         near = difflib.get_close_matches(name, DEVICES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "a size such as 24GiB, or a device such as 4090 or a100-40"
-        raise BadInput(f"--fits {text!r} is neither a size nor a known device", hint) from error
+        raise BadInput(f"{option} {text!r} is neither a size nor a known device", hint) from error
     if name.isdigit() and limit < 2**20:  # no model fits in that: the name of a card that is not in the table
         near = difflib.get_close_matches(name, DEVICES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}, or {name}GiB?" if near else f"sizes have a unit: {name}GiB"
-        raise BadInput(f"--fits {text!r} is neither a size with a unit nor a known device", hint)
+        raise BadInput(f"{option} {text!r} is neither a size with a unit nor a known device", hint)
     return limit

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from modelprobe.cost.memory.allocator import simulate
-from modelprobe.cost.memory.blocks import MemoryBlock, MemoryTrace, StepSetting
-from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.cost.memory.blocks import MemoryBlock, MemoryTrace
+from modelprobe.cost.memory.steps import StepSetting
+from modelprobe.cost.optimizers import find_optimizer
+from modelprobe.report.blocks import Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, size
 
 LIKE = ("cpu", "cuda")
-OPTIMIZERS = ("sgd", "sgd-momentum", "adam", "adamw", "rmsprop", "adagrad")
 ROLES = {
     "weight": "weights",
     "buffer": "buffers",
@@ -29,6 +30,13 @@ ROLES = {
 PARTS = (*ROLES.values(), "saved_activations", "temporaries")
 LARGEST = 10
 CURVE_POINTS = 60
+
+
+class Moment(NamedTuple):
+    """Bytes alive after one event of a step, in the order of `PARTS`."""
+
+    phase: str
+    parts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class MemoryResult(Result):
     `parts` splits it. `above_start_bytes` is the peak less weights, buffers, inputs and, from the second step on, the
     optimizer's state. `first_step_peak_bytes` is that of the first step, in which the optimizer makes its state.
     `reserved_bytes` is what torch's allocator on a GPU takes from the device, None on the CPU; `context_bytes` what
-    stands outside it. `curve` is the largest sum in each of equal stretches of the step.
+    stands outside it. `curve` is the largest sum in each of equal stretches of the step, `line` every moment of it.
     """
 
     model: str
@@ -72,26 +80,67 @@ class MemoryResult(Result):
     notes: tuple[Note, ...]
     largest_batch: int | None = None
     limit_bytes: int | None = None
+    plot: str | None = None
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    line: tuple[Moment, ...] = field(repr=False, default=())
 
     @property
     def needed_bytes(self) -> int:
         """What the device has to have: the peak on a CPU; reserved and context on a GPU."""
         return self.peak_bytes if self.reserved_bytes is None else self.reserved_bytes + self.context_bytes
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, but the moments of the curve."""
+        return Result.to_dict(replace(self, line=()))
+
     def report(self) -> Report:
         """Facts, the parts, what is alive at the peak, the curve, notes."""
+        drawn = (Figure(Path(self.plot), f"{self.model}: memory over time"),) if self.plot else ()
         return self.blocks_report(
-            f"{self.model}: memory of {'one training step' if self.mode == 'train' else 'inference'}",
-            "modelprobe.memory/1", Facts(_memory_facts(self)), _parts_table(self), _alive_table(self), *self.notes,
+            f"{self.model}: memory of {self.what}", "modelprobe.memory/1", Facts(_memory_facts(self)),
+            _parts_table(self), _alive_table(self), *drawn, *self.notes,
+        )  # fmt: skip
+
+    @property
+    def what(self) -> str:
+        """What was run."""
+        return "one training step" if self.mode == "train" else "inference"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryByBatch(Result):
+    """The memory of several batches, each recorded."""
+
+    batches: tuple[int, ...]
+    results: tuple[MemoryResult, ...]
+    env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def report(self) -> Report:
+        """A row for each batch."""
+        first = self.results[0]
+        columns = (
+            Column("batch", "Batch", Unit.COUNT),
+            Column("peak_bytes", "Peak", Unit.BYTES),
+            Column("above_start_bytes", "Above start", Unit.BYTES, priority=1),
+            *((Column("reserved_bytes", "Reserved", Unit.BYTES),) if first.reserved_bytes is not None else ()),
+            Column("peak_phase", "When", priority=2),
+            Column("peak_module", "In", priority=3),
+        )
+        rows = []
+        for batch, found in zip(self.batches, self.results, strict=True):
+            reserved = () if found.reserved_bytes is None else (found.reserved_bytes,)
+            cells = (batch, found.peak_bytes, found.above_start_bytes, *reserved, found.peak_phase, found.peak_module)
+            rows.append(Row(cells))
+        notes = dict.fromkeys(note for found in self.results for note in found.notes)
+        return self.blocks_report(
+            f"{first.model}: memory of {first.what} by batch", "modelprobe.memory_by_batch/1",
+            Table(columns, tuple(rows), "by batch", key="rows"), *notes,
         )  # fmt: skip
 
 
 def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
     """How a step with that optimizer is recorded. Raises BadInput for an unknown one."""
-    if optimizer not in OPTIMIZERS:
-        raise BadInput(f"the optimizer {optimizer!r} is not known", f"choose one of {', '.join(OPTIMIZERS)}")
-    return StepSetting(freeze, partial(_make_optimizer, optimizer, like == "cuda"))
+    return StepSetting(freeze, partial(_make_optimizer, find_optimizer(optimizer).name, like == "cuda"))
 
 
 def _make_optimizer(name: str, foreach: bool, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -110,7 +159,7 @@ def estimate_of(
     trace: MemoryTrace, *, like: str = "cpu", optimizer: str = "sgd", context: int = 0, model: str = ""
 ) -> MemoryResult:
     """The peak of the recorded run on a device of that kind. The last step counts: from then on they are alike."""
-    curve, first, peak, at = _peak_of(trace, like)
+    line, first, peak, at = _peak_of(trace, like)
     alive = [block for block in trace.blocks if block.made <= at and (block.freed < 0 or block.freed > at)]
     alive = [block for block in alive if _lies_there(block, like)]
     event, last = trace.events[at], max(0, trace.steps - 1)
@@ -135,27 +184,34 @@ def estimate_of(
         optimizer if trace.steps else "", peak, parts, peak - held, first if trace.steps else None,
         event.phase if at >= trace.start else "forward", event.module if at >= trace.start else "",
         event.operator if at >= trace.start else "", reserved, context if like == "cuda" else 0,
-        tuple(map(_alive, largest)), curve, tuple(notes), env=trace.env,
+        tuple(map(_alive, largest)), _curve(line), tuple(notes), env=trace.env, line=line,
     )  # fmt: skip
 
 
-def _peak_of(trace: MemoryTrace, like: str) -> tuple[tuple[int, ...], int, int, int]:
-    """The curve of the last step, the first step's peak, the last one's, and the event at which that is."""
+def _peak_of(trace: MemoryTrace, like: str) -> tuple[tuple[Moment, ...], int, int, int]:
+    """The last step moment by moment, the first step's peak, the last one's, and the event at which that is."""
     now, first, peak, at, last = 0, 0, -1, 0, max(0, trace.steps - 1)
-    sums: list[int] = []
+    parts = dict.fromkeys(PARTS, 0)
+    line: list[Moment] = []
     for number, event in enumerate(trace.events):
         block = trace.blocks[event.block]
         if _lies_there(block, like):
-            now += block.nbytes if event.taken else -block.nbytes
+            change = block.nbytes if event.taken else -block.nbytes
+            now += change
+            parts[_part_of(block)] += change
         if event.step == 0:
             first = max(first, now)
         if number >= trace.start - 1 and event.step == last:
-            sums.append(now)
+            line.append(Moment(event.phase if number >= trace.start else "forward", tuple(parts.values())))
             if now > peak:
                 peak, at = now, number
+    return tuple(line), first, max(peak, 0), at
+
+
+def _curve(line: Sequence[Moment]) -> tuple[int, ...]:
+    sums = [sum(moment.parts) for moment in line]
     stretch = max(1, -(-len(sums) // CURVE_POINTS))
-    curve = tuple(max(sums[start : start + stretch]) for start in range(0, len(sums), stretch))
-    return curve, first, max(peak, 0), at
+    return tuple(max(sums[start : start + stretch]) for start in range(0, len(sums), stretch))
 
 
 def _lies_there(block: MemoryBlock, like: str) -> bool:
@@ -185,7 +241,10 @@ def _notes(trace: MemoryTrace, like: str) -> Iterable[Note]:
             Level.INFO,
         )
     if like == "cuda":
-        yield Note("Workspaces of cuDNN and cuBLAS are not predicted; --context holds room for them.", Level.INFO)
+        yield Note(
+            "Of the workspaces of cuDNN and cuBLAS only Winograd's is predicted; --context has room for others.",
+            Level.INFO,
+        )
     if trace.env.get("device") not in ("meta", None):
         yield Note("The run was for real, since the model needs values: attention kernels are those here.", Level.INFO)
 

@@ -1,8 +1,9 @@
-"""Memory that a CPU kernel takes and gives back before it returns: copies in blocks of channels, im2col, scratch.
+"""Memory that a kernel takes and gives back before it returns: copies in blocks of channels, im2col, workspaces.
 
-How much depends on the processor, the number of threads and the release of oneDNN, so it is measured: each distinct
+On a CPU it depends on the processor, the number of threads and the release of oneDNN, so it is measured: each distinct
 call runs once here on zeros, under torch's allocation events. Batches are measured at two small sizes, from which every
 allocation is continued in a straight line. Calls that would take long are estimated from the sizes of their operands.
+On a GPU the workspace of cuDNN's Winograd kernels is worked out.
 """
 
 from __future__ import annotations
@@ -17,18 +18,23 @@ from torch import Tensor
 
 from modelprobe.tracing.records import numel
 
-BATCHED = {
+BATCHED: dict[str, tuple[int, ...]] = {
     "aten.convolution": (0,),
     "aten.convolution_backward": (0, 1),
+    "aten.max_pool2d_with_indices": (0,),
+    "aten._safe_softmax": (0,),
     "aten._scaled_dot_product_flash_attention_for_cpu": (0, 1, 2),
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": (0, 1, 2, 3, 4, 5),
 }
 """Operator whose kernels take memory of their own -> its arguments whose first dimension is the batch."""
 
+HALF_PRODUCTS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
+"""Products, of which those in half precision take memory -> the places of their factors. Measured as they are."""
+
 SMALL_BATCHES, LARGER_BATCHES = (2, 3), (16, 17)
 """Batches to measure at. From 16 on, and for one, torch chooses other kernels."""
 
-MAX_MACS, MAX_ELEMENTS = 2 * 10**9, 2**26
+MAX_MACS, MAX_ELEMENTS = 2 * 10**9, 2**27
 """The largest call that is measured."""
 
 
@@ -50,24 +56,43 @@ class _TensorLike(NamedTuple):
 
 def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     """The most that the kernel of that call holds at once, its results among it; 0 for kernels that take none."""
-    batched = BATCHED.get(operator)
-    if batched is None:
+    half = operator in HALF_PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16)
+    if operator not in BATCHED and not half:
         return 0
-    call = tuple(_plain(value) for value in args)
-    if any(value is NotImplemented for value in call) or not all(0 not in _shape(value) for value in call):
+    call = tuple(_stand_in(value) for value in args)
+    if any(value is NotImplemented for value in call) or not all(0 not in _shape_of(value) for value in call):
         return 0
-    named = tuple((key, _plain(value)) for key, value in kwargs.items())
+    named = tuple((key, _stand_in(value)) for key, value in kwargs.items())
     return _measured(operator, func, call, named, torch.get_num_threads())
+
+
+def workspace_of_gpu(operator: str, args: Sequence[Any]) -> int:
+    """Bytes of cuDNN's workspace for the gradients of a convolution of 3x3 with stride 1 and one group, else 0.
+
+    Winograd's F(4x4, 3x3) (Lavin and Gray 2016) transforms tiles of 6x6 for every 4x4 places: 36/16 of both operands,
+    and 36 numbers for each of the weight's 9. Published peaks of an A100 agree (`tests.benchmarks.memory_a100`).
+    """
+    if operator != "aten.convolution_backward":
+        return 0
+    grad, image, weight, _, strides, _, dilations, transposed, _, groups = args[:10]
+    plain = groups == 1 and not transposed and set(strides) == set(dilations) == {1}
+    if not plain or tuple(weight.shape[2:]) != (3, 3) or image.shape[1] < 16:
+        return 0
+    numbers = (grad.numel() + image.numel()) * 36 // 16 + weight.numel() * 36 // 9
+    return int(numbers * image.element_size())
 
 
 @lru_cache(maxsize=4096)
 def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any, ...], threads: int) -> int:
-    batched = BATCHED[operator]
-    batch = call[batched[0]].shape[0]
+    batched = BATCHED.get(operator, ())
+    batch = call[batched[0]].shape[0] if batched else 0
     pair = LARGER_BATCHES if batch >= LARGER_BATCHES[0] else SMALL_BATCHES
     at = pair if batch > pair[1] else (batch,)
     calls = [_of_batch(call, batched, size) for size in at]
-    if _macs(operator, calls[-1]) > MAX_MACS or max(numel(_shape(value)) for value in calls[-1]) > MAX_ELEMENTS:
+    if (
+        _arithmetic(operator, calls[-1]) > MAX_MACS
+        or max(numel(_shape_of(value)) for value in calls[-1]) > MAX_ELEMENTS
+    ):
         return _estimated(operator, call)
     try:
         found = [_allocations(func, one, dict(named)) for one in calls]
@@ -84,7 +109,7 @@ def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any,
 def _allocations(func: Callable[..., Any], call: tuple[Any, ...], named: dict[str, Any]) -> list[int]:
     """Bytes taken (positive) and given back, in order, while the call runs; its results are still there at the end."""
     autograd: Any = torch.autograd
-    args = [value.zeros() if isinstance(value, _TensorLike) else _listed(value) for value in call]
+    args = [value.zeros() if isinstance(value, _TensorLike) else _as_argument(value) for value in call]
     options = torch._C._profiler._ExperimentalConfig()
     setting = autograd.ProfilerConfig(autograd.ProfilerState.CPU, False, True, False, False, False, options)
     with torch.no_grad():
@@ -103,15 +128,22 @@ def _peak(allocations: Sequence[int]) -> int:
 
 
 def _of_batch(call: tuple[Any, ...], batched: Sequence[int], batch: int) -> tuple[Any, ...]:
+    if not batched:
+        return call
     whole = call[batched[0]].shape[0]
     return tuple(
-        value.of_batch(batch) if at in batched and _shape(value)[:1] == (whole,) else value
+        value.of_batch(batch) if at in batched and _shape_of(value)[:1] == (whole,) else value
         for at, value in enumerate(call)
     )
 
 
-def _macs(operator: str, call: Sequence[Any]) -> int:
+def _arithmetic(operator: str, call: Sequence[Any]) -> int:
     """About how much arithmetic the call is."""
+    if operator in HALF_PRODUCTS:
+        one, other = (call[at] for at in HALF_PRODUCTS[operator])
+        return numel(one.shape) * int(other.shape[-1])
+    if "pool" in operator or "softmax" in operator:
+        return numel(call[0].shape)
     if "attention" in operator:
         query, key = call[-6:-4] if "backward" in operator else call[:2]
         return int(4 * numel(query.shape) * key.shape[2])
@@ -125,14 +157,14 @@ def _macs(operator: str, call: Sequence[Any]) -> int:
 
 
 def _estimated(operator: str, call: Sequence[Any]) -> int:
-    """Each operand copied once; 0 for attention, which takes little."""
-    if "attention" in operator:
+    """Each operand copied once; 0 for others than convolutions, which take little."""
+    if "convolution" not in operator:
         return 0
     operands = [value for value in call if isinstance(value, _TensorLike)]
     return sum(numel(one.shape) * one.dtype.itemsize for one in operands)
 
 
-def _plain(value: Any) -> Any:
+def _stand_in(value: Any) -> Any:
     """A hashable stand-in for an argument, NotImplemented for one that has none."""
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
@@ -141,9 +173,9 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def _listed(value: Any) -> Any:
+def _as_argument(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shape(value: Any) -> tuple[int, ...]:
+def _shape_of(value: Any) -> tuple[int, ...]:
     return value.shape if isinstance(value, _TensorLike) else (1,)

@@ -1,12 +1,13 @@
-"""Recording the memory of a target that a command was given."""
+"""Recording the memory of a target that a command was given: one run, several batches, the largest that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from modelprobe.console import stdout_kept
+from modelprobe.console import progress, stdout_kept
 from modelprobe.cost.memory.blocks import record_memory
 from modelprobe.cost.memory.estimate import MemoryResult, estimate_of, step_setting
 from modelprobe.cost.memory.fits import largest_batch
@@ -15,50 +16,79 @@ from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
+from modelprobe.report.units import size
 from modelprobe.tracing.failures import LoneValueError
 
 
+@dataclass(frozen=True)
+class MemoryRequest:
+    """What is run: inference, or (`train`) steps with that optimizer, patterns of frozen parameters and a loss.
+
+    `like` is whose kernels and allocator, cpu or cuda; `context` bytes stand outside the allocator. `checkpointed` and
+    `accumulate` are as in `StepSetting`.
+    """
+
+    train: bool = False
+    optimizer: str = "sgd"
+    freeze: Sequence[str] = ()
+    loss: Callable[[Any], Any] | None = None
+    like: str = "cpu"
+    context: int = 0
+    checkpointed: Collection[str] = ()
+    accumulate: int = 1
+
+
 @stdout_kept()
-def memory_of_target(
-    loaded: LoadedModel, *, train: bool, optimizer: str, freeze: Sequence[str], like: str, context: int
-) -> MemoryResult:
+def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
     """The memory of one run; of two examples where batch norm refuses to train on one that nobody asked for."""
-    step = step_setting(optimizer, frozen_names(loaded.model, freeze), like) if train else None
-    recording = partial(record_memory, step=step, like=like)
-    complete = with_targets if train else None
+    step = None
+    if asked.train:
+        step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
+        step = replace(step, loss=asked.loss, checkpointed=asked.checkpointed, accumulate=asked.accumulate)
+    recording = partial(record_memory, step=step, like=asked.like)
+    mode, complete = ("train", with_targets) if asked.train else ("eval", None)
     try:
-        found = record_with(loaded, recording, "train" if train else "eval", complete)
+        found = record_with(loaded, recording, mode, complete)
     except LoneValueError:
-        asked = loaded.request
-        if asked.batch is not None or asked.inputs or asked.inputs_from is not None:
+        given = loaded.request
+        if given.batch is not None or given.inputs or given.inputs_from is not None:
             raise
         text = "A batch of 2 was assumed: batch norm cannot train on the single values of one example."
-        pair = replace(asked, batch=2)
+        pair = replace(given, batch=2)
         loaded = replace(loaded, request=pair, notes=(*loaded.notes, Note(text, Level.ASSUMED)))
-        found = record_with(loaded, recording, "train", complete)
-    return estimate_of(found, like=like, optimizer=optimizer, context=context, model=loaded.target.name)
+        found = record_with(loaded, recording, mode, complete)
+    return estimate_of(
+        found, like=asked.like, optimizer=asked.optimizer, context=asked.context, model=loaded.target.name
+    )
 
 
-@stdout_kept()
-def fitted(
-    loaded: LoadedModel, limit: int, *, train: bool, optimizer: str, freeze: Sequence[str], like: str, context: int
-) -> MemoryResult:
+def of_batch(loaded: LoadedModel, batch: int, asked: MemoryRequest) -> MemoryResult:
+    """The memory of that batch."""
+    return memory_of_target(replace(loaded, request=replace(loaded.request, batch=batch)), asked)
+
+
+def memory_by_batch(loaded: LoadedModel, batches: Sequence[int], asked: MemoryRequest) -> tuple[MemoryResult, ...]:
+    """The memory of each of these batches, each recorded."""
+    with progress("batches", len(batches)) as done:
+        found = []
+        for batch in batches:
+            found.append(of_batch(loaded, batch, asked))
+            done()
+    return tuple(found)
+
+
+def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> MemoryResult:
     """The memory of the largest batch within `limit` bytes. Raises BadInput when the batch is fixed, or none fits."""
     found: dict[int, MemoryResult] = {}
 
     def needed(batch: int) -> int:
-        asked = replace(loaded, request=replace(loaded.request, batch=batch))
-        found[batch] = memory_of_target(
-            asked, train=train, optimizer=optimizer, freeze=freeze, like=like, context=context
-        )
+        found[batch] = of_batch(loaded, batch, asked)
         return found[batch].needed_bytes
 
     if loaded.request.inputs_from is not None:
         raise BadInput("--inputs-from fixes the batch", "--fits needs inputs by shape: give --input")
     state = sum(entry.nbytes for entry in loaded.tree.unique_state())
     if state > limit:
-        from modelprobe.report.units import size
-
         raise BadInput(
             f"weights and buffers alone take {size(state)}, {size(state - limit)} more than {size(limit)}",
             "--dtype bfloat16 halves them",

@@ -23,9 +23,26 @@ _SPEC = re.compile(r"(?P<file>.+\.py):(?P<name>[\w.]+)|(?P<module>[\w.]+):(?P<at
 
 def load_inputs_function(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Note, ...]]:
     """The positional arguments, the named ones, and notes. Raises BadInput, or ModelRaised when the code raises."""
+    value, name, loaded = _found(text, "--inputs-from", _FORM)
+    if callable(value) and not isinstance(value, torch.Tensor):
+        value = _called(value, name, loaded)
+    return split_file_function(value, text)
+
+
+def load_function(text: str, option: str) -> Callable[..., Any]:
+    """The function that `file.py:name` or `module:name` names. Raises BadInput, naming the option."""
+    form = f"it must be file.py:function, such as {option} train.py:loss"
+    value, name, _ = _found(text, option, form)
+    if isinstance(value, type) or not callable(value):
+        raise BadInput(f"{option} {text!r}: {name} is no function", form)
+    found: Callable[..., Any] = value
+    return found
+
+
+def _found(text: str, option: str, form: str) -> tuple[Any, str, pyfile.Loaded]:
     match = _SPEC.fullmatch(text.strip())
     if match is None:
-        raise BadInput(f"--inputs-from {text!r} does not name a function", _FORM)
+        raise BadInput(f"{option} {text!r} does not name a function", form)
     loaded = pyfile.load_file(match["file"]) if match["file"] else pyfile.load_module(match["module"])
     value: Any = loaded.module
     name = match["name"] or match["attribute"]
@@ -35,9 +52,7 @@ def load_inputs_function(text: str) -> tuple[tuple[Any, ...], dict[str, Any], tu
             own = [key for key, found in every if key[0] != "_" and _is_own_function(found, loaded.module)]
             raise BadInput(f"{loaded.label} has no {name!r}", f"it has: {', '.join(own[:12]) or 'no functions'}")
         value = getattr(value, part)
-    if callable(value) and not isinstance(value, torch.Tensor):
-        value = _called(value, name, loaded)
-    return split_file_function(value, text)
+    return value, name, loaded
 
 
 def _called(function: Callable[[], Any], name: str, loaded: pyfile.Loaded) -> Any:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 WIDTH, HEIGHT, DPI = 7.2, 4.5, 125
 """In inches and dots per inch: 900 x 562 pixels."""
 
+BYTE_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -43,6 +45,38 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def stacked_areas(
+    names: Sequence[str], moments: Sequence[Sequence[float]], stretches: Sequence[tuple[str, int]], title: str
+) -> bytes:
+    """A PNG of bytes over time: for each moment one amount of each of `names`, on top of each other.
+
+    `stretches` are names of spans of time and the moment at which each begins.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    top = max(map(sum, moments), default=1)
+    unit, step = next((one for one in BYTE_UNITS if top >= one[1]), BYTE_UNITS[-1])
+    rows = [(name, column) for name, column in zip(names, zip(*moments, strict=True), strict=True) if any(column)]
+    heights = ([amount / step for amount in column] for _, column in rows)
+    axes.stackplot(range(len(moments)), *heights, labels=[name for name, _ in rows], step="post")
+    top /= step
+    for name, start in stretches:
+        axes.axvline(start, color="0.4", linewidth=0.8, linestyle=":")
+        axes.annotate(name, (start, top), xytext=(3, 3), textcoords="offset points", fontsize=8, color="0.3")
+    axes.set_ylim(0, top * 1.08)
+    axes.set_xlim(0, max(1, len(moments) - 1))
+    axes.set_title(title)
+    axes.set_ylabel(unit)
+    axes.set_xlabel("blocks taken and given back, in order")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.options import (
     COUNTING,
+    OUTPUT,
     BatchOpt,
-    FreezeOpt,
     ModelOptions,
     ReportOptions,
     ShapeOptions,
@@ -15,7 +18,11 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
+from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
 from modelprobe.errors import BadInput
+
+if TYPE_CHECKING:
+    from modelprobe.cost.memory.estimate import MemoryResult
 
 EXAMPLES = (
     "modelprobe memory resnet18 --batch 8",
@@ -23,20 +30,9 @@ EXAMPLES = (
     "modelprobe memory resnet18 --train --fits 4090",
 )
 
-OPTIMIZER_NAMES = ("sgd", "sgd-momentum", "adam", "adamw", "rmsprop", "adagrad")
 DEVICE_KINDS = ("cpu", "cuda")
 
 TrainOpt = Annotated[bool, option("--train", panel=COUNTING, help="A training step instead of inference.")]
-MemoryOptimizerOpt = Annotated[
-    str,
-    option(
-        "--optimizer",
-        metavar="|".join(OPTIMIZER_NAMES),
-        callback=one_of("--optimizer", OPTIMIZER_NAMES),
-        panel=COUNTING,
-        help="The optimizer of --train.",
-    ),
-]
 KindOpt = Annotated[
     str | None,
     option(
@@ -62,41 +58,92 @@ ContextOpt = Annotated[
 ]
 
 
+LossOpt = Annotated[
+    str | None,
+    option("--loss", metavar="FILE.py:FUNCTION", panel=COUNTING, help="With --train: the loss of the model's output."),
+]
+PlanOpt = Annotated[
+    str | None,
+    option("--plan", metavar="SIZE|DEVICE", panel=COUNTING, help="What would make it fit, each change recorded."),
+]
+CurveOpt = Annotated[Path | None, option("--plot", metavar="FILE.png", panel=OUTPUT, help="Draw memory over time.")]
+
+
 def command(
     model: ModelOptions,
     inputs: ShapeOptions,
     *,
     batch: BatchOpt = None,
     train: TrainOpt = False,
-    optimizer: MemoryOptimizerOpt = "sgd",
+    optimizer: OptimizerOpt = "sgd",
     freeze: FreezeOpt = None,
+    loss: LossOpt = None,
     device: KindOpt = None,
     fits: FitsOpt = None,
-    context: ContextOpt = "2150MiB",
+    plan: PlanOpt = None,
+    context: ContextOpt = "1750MiB",
+    plot: CurveOpt = None,
     report: ReportOptions,
 ) -> None:
     """Peak memory of inference or a training step, from shapes alone: its parts, when it is, and what is alive then."""
     report.check()
-    if fits is not None and batch is not None:
-        raise BadInput("--fits finds the batch, and --batch gives one", "leave one of them out")
-    if not train and (freeze or optimizer != "sgd"):
-        raise BadInput("--optimizer and --freeze are of a training step", "add --train")
+    from modelprobe.model.inputs.series import parse_batches
+
+    batches = parse_batches(batch)
+    _refuse_together(train, batches, fits, plan, plot, {"--optimizer": optimizer != "sgd", "--freeze": freeze,
+                                                        "--loss": loss})  # fmt: skip
     from modelprobe.cost.memory.devices import is_device, memory_limit
     from modelprobe.report.amounts import parse_amount
 
-    limit = memory_limit(fits) if fits is not None else None
-    device = device or ("cuda" if fits is not None and is_device(fits) else "cpu")
+    wanted = fits or plan
+    limit = memory_limit(wanted, "--fits" if fits else "--plan") if wanted is not None else 0
+    like = device or ("cuda" if wanted is not None and is_device(wanted) else "cpu")
     outside = parse_amount(context, "--context", of_bytes=True)
-    from modelprobe.cost.memory.of_target import fitted, memory_of_target
+    from modelprobe.cost.memory.estimate import MemoryByBatch
+    from modelprobe.cost.memory.of_target import MemoryRequest, memory_by_batch, memory_of_target, memory_that_fits
     from modelprobe.model.build import load_model
+    from modelprobe.model.inputs.from_function import load_function
 
-    loaded = load_model(target_request(model, inputs, batch=batch))
-    if limit is not None:
-        found = fitted(
-            loaded, limit, train=train, optimizer=optimizer, freeze=freeze or (), like=device, context=outside
-        )
+    criterion = load_function(loss, "--loss") if loss is not None else None
+    asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside)
+    loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
+    if plan is not None:
+        from modelprobe.cost.memory.plan import memory_plan
+
+        report.emit(memory_plan(loaded, limit, asked).report())
+    elif len(batches) > 1:
+        results = memory_by_batch(loaded, batches, asked)
+        report.emit(MemoryByBatch(tuple(batches), results, results[-1].env).report())
     else:
-        found = memory_of_target(
-            loaded, train=train, optimizer=optimizer, freeze=freeze or (), like=device, context=outside
-        )
-    report.emit(found.report())
+        found = memory_that_fits(loaded, limit, asked) if fits is not None else memory_of_target(loaded, asked)
+        report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
+
+
+def _refuse_together(
+    train: bool, batches: Sequence[int], fits: str | None, plan: str | None, plot: Path | None,
+    of_training: Mapping[str, object],
+) -> None:  # fmt: skip
+    """Raise BadInput for options that say something about each other."""
+    if fits is not None and batches:
+        raise BadInput("--fits finds the batch, and --batch gives one", "leave one of them out")
+    if plan is not None and (fits is not None or len(batches) > 1):
+        raise BadInput("--plan is for one batch, and asks what fits itself", "leave --fits out, and give one --batch")
+    given = [name for name, value in of_training.items() if value]
+    if given and not train:
+        raise BadInput(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of a training step", "add --train")
+    if plot is not None and (plot.suffix.lower() != ".png" or plan is not None or len(batches) > 1):
+        hint = "name it with .png" if plot.suffix.lower() != ".png" else "leave out --plan, and give one --batch"
+        raise BadInput(f"--plot {plot} draws the curve of one run as a PNG", hint)
+
+
+def _curve_drawn(result: MemoryResult, path: Path, force: bool) -> MemoryResult:
+    from modelprobe.cost.memory.estimate import PARTS
+    from modelprobe.files.atomic import atomic_write
+    from modelprobe.vision.pictures.curves import stacked_areas
+
+    names = [name.replace("_", " ") for name in PARTS]
+    phases = [moment.phase for moment in result.line]
+    starts = [(phase, at) for at, phase in enumerate(phases) if at == 0 or phase != phases[at - 1]]
+    title = f"{result.model}: memory of {result.what}"
+    atomic_write(path, stacked_areas(names, [moment.parts for moment in result.line], starts, title), force=force)
+    return replace(result, plot=str(path))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modelprobe.cli.options import DepthOpt, DtypeOpt, FreezeOpt, ModelOptions, ReportOptions
+from modelprobe.cli.options import DepthOpt, DtypeOpt, ModelOptions, ReportOptions
+from modelprobe.cli.training_options import FreezeOpt
 from modelprobe.model.build import TargetRequest, load_model
 
 EXAMPLES = (

@@ -7,7 +7,6 @@ from typing import Annotated
 from modelprobe.cli.options import (
     COUNTING,
     DepthOpt,
-    FreezeOpt,
     ModelOptions,
     ReportOptions,
     RunOptions,
@@ -16,7 +15,7 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
-from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
 from modelprobe.cost.tables import TRAINING_GROUPINGS
 
 EXAMPLES = (
@@ -25,16 +24,6 @@ EXAMPLES = (
     "modelprobe training resnet18 --freeze 'conv1,bn1,layer[12].*' --depth 1",
 )
 
-OptimizerOpt = Annotated[
-    str,
-    option(
-        "--optimizer",
-        metavar="|".join(OPTIMIZERS),
-        callback=one_of("--optimizer", tuple(OPTIMIZERS)),
-        panel=COUNTING,
-        help="Whose update is counted.",
-    ),
-]
 TrainingByOpt = Annotated[
     str,
     option(

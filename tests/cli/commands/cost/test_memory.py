@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,15 @@ def test_the_largest_batch_fits_and_the_next_does_not(capsys: pytest.CaptureFixt
         (("--train", "--freeze", "*"), "every parameter is frozen"),
         (("--optimizer", "adam"), "add --train"),
         (("--device", "tpu"), "tpu"),
+        (("--plan", "1GiB", "--fits", "1GiB"), "leave --fits out"),
+        (("--plan", "409"), "did you mean 4090"),
+        (("--loss", "x.py:loss"), "add --train"),
+        (("--train", "--loss", "loss"), "it must be file.py:function"),
+        (("--train", "--loss", "samples/models.py:nothing"), "has no 'nothing'"),
+        (("--train", "--loss", "samples/models.py:TinyCNN"), "is no function"),
+        (("--batch", "0"), "0"),
+        (("--batch", "1,2", "--plot", "x.png"), "give one --batch"),
+        (("--plot", "x.jpg"), "name it with .png"),
     ],
 )
 def test_wrong_questions_are_one_line(
@@ -54,3 +64,32 @@ def test_a_device_by_name_is_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["device"] == "cuda"
     assert found["reserved_bytes"] + found["context_bytes"] <= 40 * 2**30
     assert asked(capsys, "--fits", "1GiB")["device"] == "cpu"
+
+
+def test_batches_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "--batch", "1,4")
+    alone = asked(capsys, "--batch", "4")
+    assert found["batches"] == [1, 4]
+    assert found["results"][1]["peak_bytes"] == alone["peak_bytes"]  # type: ignore[index]
+
+
+def test_a_loss_of_ones_own_is_part_of_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def loss(out):\n    wide = out.repeat(1, 500_000)\n    return wide.sin().sum()\n"
+    )
+    plain = asked(capsys, "--train")["peak_bytes"]
+    wide = asked(capsys, "--train", "--loss", f"{tmp_path}/mine.py:loss")["peak_bytes"]
+    assert wide > plain + 4 * 500_000  # type: ignore[operator]
+
+
+def test_the_curve_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "--train", "--plot", f"{tmp_path}/curve.png")
+    assert found["plot"] == f"{tmp_path}/curve.png"
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plan_names_changes_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = asked(capsys, "--train", "--batch", "8", "--optimizer", "adam")["peak_bytes"]
+    found = asked(capsys, "--train", "--batch", "8", "--optimizer", "adam", "--plan", f"{int(str(whole)) * 3 // 4}B")
+    assert not found["fits"]
+    assert any(option["fits"] for option in found["options"])  # type: ignore[attr-defined]
