@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         count_training,
         estimate_memory,
         list_buffers,
+        load_trace,
+        save_trace,
         summarize,
         trace,
     )
@@ -47,6 +49,8 @@ _HOMES = {
     "judge_map": "modelprobe.vision.cam.judge",
     "open_checkpoint": "modelprobe.checkpoint.open",
     "list_buffers": "modelprobe.api",
+    "load_trace": "modelprobe.api",
+    "save_trace": "modelprobe.api",
     "summarize": "modelprobe.api",
     "trace": "modelprobe.api",
 }
@@ -68,7 +72,9 @@ __all__ = [
     "formula",
     "judge_map",
     "list_buffers",
+    "load_trace",
     "open_checkpoint",
+    "save_trace",
     "summarize",
     "trace",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,11 +16,14 @@ from modelprobe.cost.buffers import BuffersResult, buffers_of
 from modelprobe.cost.data_dependent import cost_bounds
 from modelprobe.cost.flops import By, FlopsResult, flops_of
 from modelprobe.cost.memory.blocks import record_memory
-from modelprobe.cost.memory.estimate import LIKE, MemoryResult, estimate_of, step_setting
+from modelprobe.cost.memory.estimate import LIKE, MemoryResult, estimate_of
+from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.params import ParamsResult, parameters_of
 from modelprobe.cost.patterns import split_patterns
 from modelprobe.cost.summary import Summary, summary_of
-from modelprobe.cost.training import TrainingResult, frozen_names, training_cost
+from modelprobe.cost.traces.saved import load_forward, save_run
+from modelprobe.cost.training import TrainingResult, training_cost
+from modelprobe.cost.training_step import frozen_names
 from modelprobe.environment import brief
 from modelprobe.errors import BadInput
 from modelprobe.tracing.module_tree import class_name, read_tree, refuse_what_torch_cannot_walk, saved_names
@@ -107,6 +111,19 @@ def estimate_memory(
     env = {**brief(), "model": class_name(model), "device": "meta", "mode": "train" if train else "eval"}
     found = record_memory(model, *inputs, kwargs=kwargs, step=step, like=device, env=env)
     return estimate_of(found, like=device, optimizer=optimizer, context=context)
+
+
+def save_trace(recorded: Trace, path: str | Path, force: bool = False) -> None:
+    """Keep a recorded forward pass as a file named `.mptrace`, which commands take in place of the model.
+
+    Raises BadInput for another suffix, and where the file exists unless `force`.
+    """
+    save_run(Path(path), force, forward=recorded)
+
+
+def load_trace(path: str | Path) -> Trace:
+    """The forward pass that a trace file holds. Raises BadInput for a file that is none, or that contradicts itself."""
+    return load_forward(str(path))[0]
 
 
 def summarize(

@@ -53,7 +53,9 @@ def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     words, _, rest = command.partition(" | ")
     code = main(shlex.split(words)[1:])
     out = capsys.readouterr().out
-    assert code == (1 if words.startswith(("modelprobe diff ", "modelprobe keys ", "modelprobe diverge ")) else 0), command  # they differ
+    assert code == (1 if words.startswith(("modelprobe diff ", "modelprobe keys ", "modelprobe diverge ")) else 0), (
+        command
+    )  # they differ
     if rest:
         assert rest.startswith("head -"), rest
         out = "".join(out.splitlines(keepends=True)[: int(rest.removeprefix("head -"))])

@@ -52,6 +52,7 @@ CASES: dict[str, str] = {
     "training.cnn": f"training {M}:TinyCNN",
     "training.attention": f"training {M}:TinyAttention --by operator --optimizer adamw",
     "training.frozen": "training resnet18 --freeze conv1,bn1,layer[12].* --depth 1 --optimizer sgd-momentum",
+    "trace": f"trace {M}:TinyCNN",
     "memory.inference": "memory resnet18 --device cuda --input 64",
     "memory.train": f"memory {M}:TinyCNN --train --optimizer adam --device cuda --batch 4",
     "memory.batches": f"memory {M}:TinyCNN --batch 1,4 --device cuda",

@@ -247,6 +247,18 @@ FusedOpt = Annotated[
     ),
 ]
 
+SaveTraceOpt = Annotated[
+    Path | None,
+    option("--save-trace", metavar="FILE.mptrace", panel=OUTPUT, help="Keep the recorded run as a file, a target too."),
+]
+
+TRACE_SUFFIX = ".mptrace"
+
+
+def is_trace_file(target: str) -> bool:
+    """Whether the target is a recorded run."""
+    return target.endswith(TRACE_SUFFIX)
+
 
 # Groups
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from modelprobe.model.detector_heads import VariableHead, stages
 from modelprobe.report.blocks import Column, Row, Table
 from modelprobe.report.units import Unit
-from modelprobe.tracing.recorder import trace as record
 from modelprobe.tracing.records import ModuleCall, ModuleNode, Trace, numel, parents
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelprobe.model.detector_heads import VariableHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class CostBounds:
 
 def cost_bounds(model: nn.Module, trace: Trace) -> tuple[CostBounds, ...]:
     """Every part of `model` whose cost in `trace` depended on the data."""
+    from modelprobe.model.detector_heads import stages
+
     images = sum(len(ref.shape) == 3 for ref in trace.inputs)
     regions = (_head_bounds(model, trace, stage, images) for stage in stages(model))
     return (*(found for found in regions if found is not None), *_experts(trace))
@@ -57,6 +60,11 @@ def _inside(path: str, modules: Iterable[str]) -> bool:
 
 def _macs_of_one(model: nn.Module, stage: VariableHead) -> int:
     """What a head costs for one item, recorded for itself: the image at hand gave it none."""
+    import torch
+    from torch import nn
+
+    from modelprobe.tracing.recorder import trace as record
+
     heads = [model.get_submodule(path) for path in stage.modules]
     example = torch.empty(1, *stage.item, device="meta", dtype=next(model.parameters()).dtype)
     return record(nn.Sequential(*heads), example).macs

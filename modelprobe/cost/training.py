@@ -6,10 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from modelprobe.cost.optimizers import Optimizer, find_optimizer
-from modelprobe.cost.patterns import matching, split_patterns
 from modelprobe.cost.rollup import ITSELF, CostPlace, Rollup, StepCosts, choose_rows, input_texts, model_name
 from modelprobe.cost.tables import (
     ROW_TITLES,
@@ -25,10 +22,8 @@ from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, labelled, size
-from modelprobe.tracing.module_tree import read_tree
-from modelprobe.tracing.prepare import unwrapped
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, Uncounted, parents
-from modelprobe.tracing.training import TrainingTrace
+from modelprobe.tracing.step_records import TrainingTrace
 
 UPDATE = "(optimizer)"
 """The row of the update, which no operator of either pass computes."""
@@ -220,13 +215,6 @@ def _trained(updated: Sequence[StateTensor], inside: bool) -> dict[str, int]:
 def _elements(tree: ModuleTree, names: Collection[str]) -> int:
     """Elements of the parameters that go by these names, each tensor once."""
     return sum(entry.numel for entry in tree.unique_state() if entry.role == "parameter" and entry.path in names)
-
-
-def frozen_names(model: nn.Module, freeze: Sequence[str]) -> frozenset[str]:
-    """The parameters that patterns such as `"layer1.*,bn*"` name. Raises BadInput for one that names nothing."""
-    inner, _ = unwrapped(model)
-    paths = [entry.path for entry in read_tree(inner).state if entry.role == "parameter"]
-    return matching(paths, split_patterns(freeze))
 
 
 def _passes(trace: TrainingTrace) -> tuple[Pass, Pass, Pass, Pass, Pass]:

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from torch import nn
+
 from modelprobe.console import stdout_kept
-from modelprobe.cost.training import frozen_names
+from modelprobe.cost.patterns import matching, split_patterns
 from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.failures import LoneValueError
-from modelprobe.tracing.training import TrainingTrace, record_training
+from modelprobe.tracing.module_tree import read_tree
+from modelprobe.tracing.prepare import unwrapped
+from modelprobe.tracing.step_records import TrainingTrace
+from modelprobe.tracing.training import record_training
 
 
 @stdout_kept()
@@ -31,3 +36,10 @@ def record_training_step(loaded: LoadedModel, freeze: Sequence[str] = ()) -> Tra
     note = Note("A batch of 2 was assumed: batch norm cannot train on the single values of one example.", Level.ASSUMED)
     pair = replace(loaded, request=replace(asked, batch=2), notes=(*loaded.notes, note))
     return record_with(pair, recording, "train", with_targets)
+
+
+def frozen_names(model: nn.Module, freeze: Sequence[str]) -> frozenset[str]:
+    """The parameters that patterns such as `"layer1.*,bn*"` name. Raises BadInput for one that names nothing."""
+    inner, _ = unwrapped(model)
+    paths = [entry.path for entry in read_tree(inner).state if entry.role == "parameter"]
+    return matching(paths, split_patterns(freeze))

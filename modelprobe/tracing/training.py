@@ -10,9 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,49 +42,11 @@ from modelprobe.tracing.recorder import (
     threads_observed,
     where_it_runs,
 )
-from modelprobe.tracing.records import OpCall, Trace, Uncounted, uncounted
+from modelprobe.tracing.records import Trace
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
+from modelprobe.tracing.step_records import GradientOp, TrainingTrace
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves
 from modelprobe.tracing.torchscript import is_script
-
-
-class GradientOp(NamedTuple):
-    """One operator of a backward pass. `op.module` is the module whose forward asked for it.
-
-    `weight_macs` and `weight_flops` are the part that computes gradients of parameters alone; the rest computes those
-    of activations. `recomputation` is a forward that runs again (activation checkpointing). `node` is autograd's name
-    of what was running, empty for none.
-    """
-
-    op: OpCall
-    phase: Literal["backward", "recomputation"]
-    node: str
-    weight_macs: int
-    weight_flops: int
-
-
-@dataclass(frozen=True)
-class TrainingTrace:
-    """One recorded forward, in training mode, and the backward pass from its outputs.
-
-    `summed` names the outputs whose sum stands for the loss, `trained` the parameters that received a gradient (by
-    their first names), `frozen` those that wanted none, `unreached` those that wanted one and got none.
-    `forward_macs` is the forward as autograd saw it, operator by operator.
-    """
-
-    forward: Trace
-    gradients: tuple[GradientOp, ...]
-    summed: tuple[str, ...]
-    trained: frozenset[str]
-    frozen: frozenset[str]
-    unreached: tuple[str, ...]
-    forward_macs: int
-    notes: tuple[Note, ...]
-
-    @property
-    def uncounted(self) -> tuple[Uncounted, ...]:
-        """The operators without a rule, of both passes."""
-        return uncounted((*self.forward.ops, *(step.op for step in self.gradients)))
 
 
 def record_training(

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelprobe.cost.memory.blocks import MemoryTrace, record_memory
+from modelprobe.cost.memory.blocks import record_memory
 from modelprobe.cost.memory.steps import StepSetting
+from modelprobe.tracing.step_records import MemoryTrace
 from tests.cost.memory.test_blocks import above_start, real_peak
 from tests.zoo.test_training import TIMM
 

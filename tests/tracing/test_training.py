@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.tracing.failures import LoneValueError
-from modelprobe.tracing.training import GradientOp, TrainingTrace, record_training
+from modelprobe.tracing.step_records import GradientOp, TrainingTrace
+from modelprobe.tracing.training import record_training
 from tests.samples import models
 from tests.tracing.by_hand import sees_higher_order
 

@@ -11,9 +11,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,58 +29,9 @@ from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
+from modelprobe.tracing.step_records import MemoryBlock, MemoryEvent, MemoryTrace
 from modelprobe.tracing.tensors import copied, given_leaves
 from modelprobe.tracing.training import refuse_scripts
-
-
-@dataclass(slots=True)
-class MemoryBlock:
-    """One storage. `made` and `freed` are places in `MemoryTrace.events`, -1 for never; `made_by` is an operator.
-
-    `role` is weight, buffer, input, gradient, optimizer or activation. `kept` says that it outlived the forward in
-    which it was made. `last_used_by` is the last operator that read it.
-    """
-
-    number: int
-    nbytes: int
-    role: str
-    made_by: str
-    module: str
-    phase: str
-    device: str
-    freed: int = -1
-    made: int = -1
-    kept: bool = False
-    last_used_by: str = ""
-    last_used_in: str = ""
-    last_used_phase: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEvent:
-    """A block is taken (`taken`) or given back, while `operator` of `module` runs in that phase."""
-
-    block: int
-    taken: bool
-    operator: str
-    module: str
-    phase: str
-    step: int
-
-
-@dataclass(frozen=True)
-class MemoryTrace:
-    """Every block of memory of a run, and the order in which they were taken and given back.
-
-    The first `start` events are weights, buffers and inputs. `steps` counts the training steps, 0 for inference.
-    """
-
-    blocks: tuple[MemoryBlock, ...]
-    events: tuple[MemoryEvent, ...]
-    start: int
-    steps: int
-    notes: tuple[Note, ...]
-    env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def record_memory(

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
 from modelprobe.cost.memory.allocator import simulate
-from modelprobe.cost.memory.blocks import MemoryBlock, MemoryTrace
-from modelprobe.cost.memory.steps import StepSetting
-from modelprobe.cost.optimizers import find_optimizer
 from modelprobe.report.blocks import Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, size
+from modelprobe.tracing.step_records import MemoryBlock, MemoryTrace
 
 LIKE = ("cpu", "cuda")
 ROLES = {
@@ -136,23 +130,6 @@ class MemoryByBatch(Result):
             f"{first.model}: memory of {first.what} by batch", "modelprobe.memory_by_batch/1",
             Table(columns, tuple(rows), "by batch", key="rows"), *notes,
         )  # fmt: skip
-
-
-def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
-    """How a step with that optimizer is recorded. Raises BadInput for an unknown one."""
-    return StepSetting(freeze, partial(_make_optimizer, find_optimizer(optimizer).name, like == "cuda"))
-
-
-def _make_optimizer(name: str, foreach: bool, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "sgd": torch.optim.SGD,
-        "sgd-momentum": partial(torch.optim.SGD, momentum=0.9),
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "rmsprop": torch.optim.RMSprop,
-        "adagrad": torch.optim.Adagrad,
-    }
-    return classes[name](parameters, foreach=foreach)
 
 
 def estimate_of(

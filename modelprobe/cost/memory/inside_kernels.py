@@ -60,7 +60,7 @@ def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], k
     if operator not in BATCHED and not half:
         return 0
     call = tuple(_stand_in(value) for value in args)
-    if any(value is NotImplemented for value in call) or not all(0 not in _shape_of(value) for value in call):
+    if any(value is NotImplemented for value in call) or not all(0 not in _extents(value) for value in call):
         return 0
     named = tuple((key, _stand_in(value)) for key, value in kwargs.items())
     return _measured(operator, func, call, named, torch.get_num_threads())
@@ -89,10 +89,7 @@ def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any,
     pair = LARGER_BATCHES if batch >= LARGER_BATCHES[0] else SMALL_BATCHES
     at = pair if batch > pair[1] else (batch,)
     calls = [_of_batch(call, batched, size) for size in at]
-    if (
-        _arithmetic(operator, calls[-1]) > MAX_MACS
-        or max(numel(_shape_of(value)) for value in calls[-1]) > MAX_ELEMENTS
-    ):
+    if _arithmetic(operator, calls[-1]) > MAX_MACS or max(numel(_extents(value)) for value in calls[-1]) > MAX_ELEMENTS:
         return _estimated(operator, call)
     try:
         found = [_allocations(func, one, dict(named)) for one in calls]
@@ -132,7 +129,7 @@ def _of_batch(call: tuple[Any, ...], batched: Sequence[int], batch: int) -> tupl
         return call
     whole = call[batched[0]].shape[0]
     return tuple(
-        value.of_batch(batch) if at in batched and _shape_of(value)[:1] == (whole,) else value
+        value.of_batch(batch) if at in batched and _extents(value)[:1] == (whole,) else value
         for at, value in enumerate(call)
     )
 
@@ -177,5 +174,5 @@ def _as_argument(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shape_of(value: Any) -> tuple[int, ...]:
+def _extents(value: Any) -> tuple[int, ...]:
     return value.shape if isinstance(value, _TensorLike) else (1,)

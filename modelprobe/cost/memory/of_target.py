@@ -9,9 +9,11 @@ from typing import Any
 
 from modelprobe.console import progress, stdout_kept
 from modelprobe.cost.memory.blocks import record_memory
-from modelprobe.cost.memory.estimate import MemoryResult, estimate_of, step_setting
+from modelprobe.cost.memory.estimate import MemoryResult, estimate_of
 from modelprobe.cost.memory.fits import largest_batch
-from modelprobe.cost.training import frozen_names
+from modelprobe.cost.memory.steps import step_setting
+from modelprobe.cost.traces.saved import RecordedMemory
+from modelprobe.cost.training_step import frozen_names
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.model.inputs.training_targets import with_targets
@@ -38,9 +40,20 @@ class MemoryRequest:
     accumulate: int = 1
 
 
-@stdout_kept()
 def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
-    """The memory of one run; of two examples where batch norm refuses to train on one that nobody asked for."""
+    """The memory of one run."""
+    return estimated(recorded_memory(loaded, asked), asked.context, loaded.target.name)
+
+
+def estimated(recorded: RecordedMemory, context: int, model: str = "") -> MemoryResult:
+    """The memory of a recorded run."""
+    like, optimizer = recorded.like, recorded.optimizer
+    return estimate_of(recorded.trace, like=like, optimizer=optimizer, context=context, model=model)
+
+
+@stdout_kept()
+def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory:
+    """The run recorded; of two examples where batch norm refuses to train on one that nobody asked for."""
     step = None
     if asked.train:
         step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
@@ -57,9 +70,7 @@ def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
         pair = replace(given, batch=2)
         loaded = replace(loaded, request=pair, notes=(*loaded.notes, Note(text, Level.ASSUMED)))
         found = record_with(loaded, recording, mode, complete)
-    return estimate_of(
-        found, like=asked.like, optimizer=asked.optimizer, context=asked.context, model=loaded.target.name
-    )
+    return RecordedMemory(found, asked.like, asked.optimizer if asked.train else "")
 
 
 def of_batch(loaded: LoadedModel, batch: int, asked: MemoryRequest) -> MemoryResult:

@@ -162,7 +162,7 @@ def _changed_runs(
     if asked.train:
         for name in CHEAPER_OPTIMIZERS.get(asked.optimizer, ()):
             yield needs(_with_optimizer(start, name))
-        blocks, trace = repeated_blocks(loaded.tree), record(loaded, train=True)
+        blocks, trace = sibling_blocks(loaded.tree), record(loaded, train=True)
         if blocks:
             yield _fewest(lambda count: needs(_checkpointed(start, blocks, count, trace)), len(blocks))
         yield from _accumulated(start, needs)
@@ -260,7 +260,7 @@ def _smaller_batch(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> Pla
     return PlanOption(words, (), found.needed_bytes, before - found.needed_bytes, 0, asked.train, True)
 
 
-def repeated_blocks(tree: ModuleTree) -> tuple[str, ...]:
+def sibling_blocks(tree: ModuleTree) -> tuple[str, ...]:
     """Paths of modules of one class that follow each other in a container, outermost, in order."""
     found: list[str] = []
     holding = _holding(tree)

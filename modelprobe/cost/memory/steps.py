@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modelprobe.cost.optimizers import find_optimizer
 from modelprobe.errors import BadInput, ModelRaised, ProbeError
 from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, model_errors
 from modelprobe.tracing.tensors import given_leaves, leaves
@@ -33,6 +34,23 @@ class StepSetting:
     loss: Callable[[Any], Any] | None = None
     checkpointed: Collection[str] = ()
     accumulate: int = 1
+
+
+def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
+    """How a step with that optimizer is recorded. Raises BadInput for an unknown one."""
+    return StepSetting(freeze, partial(_make_optimizer, find_optimizer(optimizer).name, like == "cuda"))
+
+
+def _make_optimizer(name: str, foreach: bool, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": torch.optim.SGD,
+        "sgd-momentum": partial(torch.optim.SGD, momentum=0.9),
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+        "adagrad": torch.optim.Adagrad,
+    }
+    return classes[name](parameters, foreach=foreach)
 
 
 class StepFollower(Protocol):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from modelprobe.tracing.capture import forward_hooks
 from modelprobe.tracing.failures import model_errors
-from modelprobe.tracing.hooks import forward_hooks
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.tracing.tensors import leaves
 from modelprobe.vision.positions.coordinates import Coordinates

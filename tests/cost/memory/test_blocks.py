@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from modelprobe.cost.memory.blocks import MemoryTrace, record_memory
+from modelprobe.cost.memory.blocks import record_memory
 from modelprobe.cost.memory.steps import StepSetting
 from modelprobe.errors import ModelRaised
+from modelprobe.tracing.step_records import MemoryTrace
 from modelprobe.tracing.tensors import leaves
 
 

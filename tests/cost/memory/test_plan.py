@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from modelprobe.cost.memory.of_target import MemoryRequest
-from modelprobe.cost.memory.plan import MemoryPlan, PlanOption, memory_plan, repeated_blocks
+from modelprobe.cost.memory.plan import MemoryPlan, PlanOption, memory_plan, sibling_blocks
 from modelprobe.errors import BadInput
 from modelprobe.model.build import TargetRequest, load_model
 from modelprobe.tracing.module_tree import read_tree
@@ -137,7 +137,7 @@ def test_blocks_are_the_outermost_neighbours_of_one_class() -> None:
 
     inner = [nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(3)]
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Stage(*inner), nn.Linear(2, 2))
-    assert repeated_blocks(read_tree(net)) == ("2.0", "2.1", "2.2")
+    assert sibling_blocks(read_tree(net)) == ("2.0", "2.1", "2.2")
 
 
 def test_a_loss_that_is_no_number(planned: Any) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from modelprobe.tracing.formulas import RULES, Cost
 from modelprobe.tracing.formulas.backward.recurrent import GRU_CELL_BACKWARD, LSTM_CELL_BACKWARD
-from modelprobe.tracing.training import TrainingTrace, record_training
+from modelprobe.tracing.step_records import TrainingTrace
+from modelprobe.tracing.training import record_training
 
 
 class Learned(nn.Module):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.options import (
     COUNTING,
@@ -15,15 +18,24 @@ from modelprobe.cli.options import (
     ModeOpt,
     ReportOptions,
     RunOptions,
+    SaveTraceOpt,
     TopOpt,
+    is_trace_file,
     one_of,
     option,
     target_request,
 )
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
+from modelprobe.cost.data_dependent import CostBounds, cost_bounds
 from modelprobe.cost.tables import ROW_TITLES
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.series import parse_series
+
+if TYPE_CHECKING:
+    from modelprobe.model.build import TargetRequest
+    from modelprobe.tracing.records import Trace
+
+    Bounds = Callable[[Trace], tuple[CostBounds, ...]]
 
 CAUSAL = ("dense", "exact")
 
@@ -50,7 +62,7 @@ ConventionOpt = Annotated[
         metavar="|".join((OWN_CONVENTION, *CONVENTIONS)),
         callback=one_of("--convention", (OWN_CONVENTION, *CONVENTIONS)),
         panel=COUNTING,
-        help="ToolCount as another tool does, to its own integer, without running it.",
+        help="Count as another tool does, to its own integer, without running it.",
     ),
 ]
 FoldRowsOpt = Annotated[
@@ -86,6 +98,7 @@ def command(
     fold: FoldRowsOpt = None,
     depth: DepthOpt = None,
     top: TopOpt = None,
+    save_trace: SaveTraceOpt = None,
     report: ReportOptions,
 ) -> None:
     """MACs and FLOPs of a forward pass: total, by module, operator, kind or call, and what was not counted."""
@@ -93,20 +106,20 @@ def command(
         raise BadInput(f"--causal exact is not how {convention} counts", "drop either --causal or --convention")
     if len(parse_series(inputs.input or ()).points) > 1:
         raise BadInput("flops counts one size, not a list", "`modelprobe scaling` takes a list in --input")
-    request = target_request(model, inputs)
     report.check()
+    if is_trace_file(model.target):
+        from modelprobe.cli.trace_options import refuse_model_options
 
-    from modelprobe.model.build import fuse_model, load_model, record
-
-    loaded = load_model(request)
-    loaded = fuse_model(loaded) if fused else loaded
-    trace = record(loaded, train=mode == "train", functions=needs_function_calls(convention))
+        refuse_model_options(model, inputs, fused=fused, mode=mode != "eval", save_trace=save_trace is not None)
+        trace, bounds = _kept(model.target, convention)
+    else:
+        trace, bounds = _recorded(target_request(model, inputs), fused, mode, convention, save_trace, report.force)
     if ignore:
-        from modelprobe.cost.left_out import without_modules
+        from modelprobe.cost.traces.edits import without_modules
 
         trace = without_modules(trace, ignore)
     if causal == "exact":
-        from modelprobe.cost.causal import exactly_causal
+        from modelprobe.cost.traces.edits import exactly_causal
 
         trace = exactly_causal(trace)
     if convention != OWN_CONVENTION:
@@ -114,9 +127,37 @@ def command(
 
         report.emit(count_by_convention(trace, convention, by=by, depth=depth, top=top).report())
         return
-    from modelprobe.cost.data_dependent import cost_bounds
     from modelprobe.cost.flops import flops_of
 
     folded = report.is_for_reading() if fold is None else fold
     result = flops_of(trace, by=by, depth=depth, top=top, folded=folded)
-    report.emit(replace(result, ranges=cost_bounds(loaded.model, trace)).report())
+    report.emit(replace(result, ranges=bounds(trace)).report())
+
+
+def _recorded(
+    request: TargetRequest, fused: bool, mode: str, convention: str, save: Path | None, force: bool
+) -> tuple[Trace, Bounds]:
+    """The run of a model, and what tells the bounds of costs in it."""
+    from modelprobe.model.build import fuse_model, load_model, record
+
+    loaded = load_model(request)
+    loaded = fuse_model(loaded) if fused else loaded
+    trace = record(loaded, train=mode == "train", functions=needs_function_calls(convention))
+    if save is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save, force, forward=trace, bounds=cost_bounds(loaded.model, trace))
+    return trace, partial(cost_bounds, loaded.model)
+
+
+def _kept(path: str, convention: str) -> tuple[Trace, Bounds]:
+    """The run that a file holds, and what it says of bounds."""
+    from modelprobe.cost.traces.saved import load_forward
+
+    trace, bounds = load_forward(path)
+    if needs_function_calls(convention) and not trace.functions:
+        raise BadInput(
+            f"{path} holds no calls of functions, which {convention} counts by",
+            f"record it with --convention {convention} --save-trace FILE",
+        )
+    return trace, lambda _: bounds

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 from modelprobe.cli.options import (
     COUNTING,
     OUTPUT,
+    TRACE_SUFFIX,
     BatchOpt,
     ModelOptions,
     ReportOptions,
+    SaveTraceOpt,
     ShapeOptions,
+    is_trace_file,
     one_of,
     option,
     target_request,
@@ -22,7 +25,10 @@ from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
-    from modelprobe.cost.memory.estimate import MemoryResult
+    from modelprobe.cost.memory.estimate import MemoryByBatch, MemoryResult
+    from modelprobe.cost.memory.of_target import MemoryRequest
+    from modelprobe.cost.memory.plan import MemoryPlan
+    from modelprobe.model.build import LoadedModel
 
 EXAMPLES = (
     "modelprobe memory resnet18 --batch 8",
@@ -83,6 +89,7 @@ def command(
     plan: PlanOpt = None,
     context: ContextOpt = "1750MiB",
     plot: CurveOpt = None,
+    save_trace: SaveTraceOpt = None,
     report: ReportOptions,
 ) -> None:
     """Peak memory of inference or a training step, from shapes alone: its parts, when it is, and what is alive then."""
@@ -90,37 +97,83 @@ def command(
     from modelprobe.model.inputs.series import parse_batches
 
     batches = parse_batches(batch)
-    _refuse_together(train, batches, fits, plan, plot, {"--optimizer": optimizer != "sgd", "--freeze": freeze,
-                                                        "--loss": loss})  # fmt: skip
-    from modelprobe.cost.memory.devices import is_device, memory_limit
+    of_training = {"--optimizer": optimizer != "sgd", "--freeze": freeze, "--loss": loss}
+    _refuse_together(train, batches, fits, plan, (plot, save_trace), of_training)
     from modelprobe.report.amounts import parse_amount
 
-    wanted = fits or plan
-    limit = memory_limit(wanted, "--fits" if fits else "--plan") if wanted is not None else 0
-    like = device or ("cuda" if wanted is not None and is_device(wanted) else "cpu")
     outside = parse_amount(context, "--context", of_bytes=True)
-    from modelprobe.cost.memory.estimate import MemoryByBatch
-    from modelprobe.cost.memory.of_target import MemoryRequest, memory_by_batch, memory_of_target, memory_that_fits
+    if is_trace_file(model.target):
+        others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "save": save_trace}
+        found = _of_trace(model, inputs, others, outside)
+        report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
+        return
+    limit, like = _limit(fits, plan, device)
+    from modelprobe.cost.memory.of_target import MemoryRequest
     from modelprobe.model.build import load_model
     from modelprobe.model.inputs.from_function import load_function
 
     criterion = load_function(loss, "--loss") if loss is not None else None
     asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside)
     loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
-    if plan is not None:
-        from modelprobe.cost.memory.plan import memory_plan
+    if plan is not None or len(batches) > 1:
+        report.emit(_of_several(loaded, asked, limit, batches).report())
+        return
+    found = _of_model(loaded, asked, limit, save_trace, report.force)
+    report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
 
-        report.emit(memory_plan(loaded, limit, asked).report())
-    elif len(batches) > 1:
+
+def _limit(fits: str | None, plan: str | None, device: str | None) -> tuple[int, str]:
+    """Bytes that may be taken, 0 for any, and whose kernels and allocator: those of a GPU where one is named."""
+    from modelprobe.cost.memory.devices import is_device, memory_limit
+
+    wanted = fits or plan
+    if wanted is None:
+        return 0, device or "cpu"
+    limit = memory_limit(wanted, "--fits" if fits else "--plan")
+    return limit, device or ("cuda" if is_device(wanted) else "cpu")
+
+
+def _of_several(
+    loaded: LoadedModel, asked: MemoryRequest, limit: int, batches: Sequence[int]
+) -> MemoryPlan | MemoryByBatch:
+    if len(batches) > 1:
+        from modelprobe.cost.memory.estimate import MemoryByBatch
+        from modelprobe.cost.memory.of_target import memory_by_batch
+
         results = memory_by_batch(loaded, batches, asked)
-        report.emit(MemoryByBatch(tuple(batches), results, results[-1].env).report())
-    else:
-        found = memory_that_fits(loaded, limit, asked) if fits is not None else memory_of_target(loaded, asked)
-        report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
+        return MemoryByBatch(tuple(batches), results, results[-1].env)
+    from modelprobe.cost.memory.plan import memory_plan
+
+    return memory_plan(loaded, limit, asked)
+
+
+def _of_trace(
+    model: ModelOptions, inputs: ShapeOptions, others: Mapping[str, object], context: int
+) -> MemoryResult:  # fmt: skip
+    from modelprobe.cli.trace_options import refuse_model_options
+    from modelprobe.cost.memory.estimate import estimate_of
+    from modelprobe.cost.traces.saved import load_memory
+
+    refuse_model_options(model, inputs, **{name: bool(value) for name, value in others.items()})
+    found = load_memory(model.target)
+    return estimate_of(found.trace, like=found.like, optimizer=found.optimizer, context=context)
+
+
+def _of_model(loaded: LoadedModel, asked: MemoryRequest, limit: int, save: Path | None, force: bool) -> MemoryResult:
+    from modelprobe.cost.memory.of_target import estimated, memory_that_fits, recorded_memory
+
+    if limit:
+        return memory_that_fits(loaded, limit, asked)
+    recorded = recorded_memory(loaded, asked)
+    if save is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save, force, memory=recorded)
+    return estimated(recorded, asked.context, loaded.target.name)
 
 
 def _refuse_together(
-    train: bool, batches: Sequence[int], fits: str | None, plan: str | None, plot: Path | None,
+    train: bool, batches: Sequence[int], fits: str | None, plan: str | None, files: Sequence[Path | None],
     of_training: Mapping[str, object],
 ) -> None:  # fmt: skip
     """Raise BadInput for options that say something about each other."""
@@ -131,9 +184,11 @@ def _refuse_together(
     given = [name for name, value in of_training.items() if value]
     if given and not train:
         raise BadInput(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} of a training step", "add --train")
-    if plot is not None and (plot.suffix.lower() != ".png" or plan is not None or len(batches) > 1):
-        hint = "name it with .png" if plot.suffix.lower() != ".png" else "leave out --plan, and give one --batch"
-        raise BadInput(f"--plot {plot} draws the curve of one run as a PNG", hint)
+    for file, suffix in zip(files, (".png", TRACE_SUFFIX), strict=True):
+        if file is not None and file.suffix.lower() != suffix:
+            raise BadInput(f"{file} has another suffix than {suffix}", f"name it with {suffix}")
+        if file is not None and (plan is not None or len(batches) > 1):
+            raise BadInput(f"{file} is to hold one run", "leave out --plan, and give one --batch")
 
 
 def _curve_drawn(result: MemoryResult, path: Path, force: bool) -> MemoryResult:

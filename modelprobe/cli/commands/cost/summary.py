@@ -18,6 +18,8 @@ from modelprobe.cli.options import (
     ModeOpt,
     ReportOptions,
     RunOptions,
+    SaveTraceOpt,
+    is_trace_file,
     option,
     target_request,
 )
@@ -72,20 +74,34 @@ def command(
     branch: BranchOpt = None,
     stats: StatsOpt = False,
     verify: VerifyOpt = False,
+    save_trace: SaveTraceOpt = None,
     report: ReportOptions,
 ) -> None:
     """Layers of a model with shapes, parameters and MACs. Of a weight file, everything in it; no code in it is run."""
     report.check()
-    if names_weights(model.target) and model.arch is None and not model.unsafe_load:
+    trace_file = is_trace_file(model.target)
+    if not trace_file and names_weights(model.target) and model.arch is None and not model.unsafe_load:
         summarize_file(model.target, FileSummaryOptions(depth, all_tensors, branch, stats, verify), report)
         return
     from modelprobe.cost.summary import known_columns, summary_of
-    from modelprobe.model.build import load_model, record
 
     chosen = known_columns(columns or ())
-    trace = record(load_model(target_request(model, inputs)), train=mode == "train")
+    if trace_file:
+        from modelprobe.cli.trace_options import refuse_model_options
+        from modelprobe.cost.traces.saved import load_forward
+
+        refuse_model_options(model, inputs, mode=mode != "eval", save_trace=save_trace is not None)
+        trace, _ = load_forward(model.target)
+    else:
+        from modelprobe.model.build import load_model, record
+
+        trace = record(load_model(target_request(model, inputs)), train=mode == "train")
+    if save_trace is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save_trace, report.force, forward=trace)
     if ignore:
-        from modelprobe.cost.left_out import without_modules
+        from modelprobe.cost.traces.edits import without_modules
 
         trace = without_modules(trace, ignore)
     report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())

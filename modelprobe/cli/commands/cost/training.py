@@ -10,7 +10,9 @@ from modelprobe.cli.options import (
     ModelOptions,
     ReportOptions,
     RunOptions,
+    SaveTraceOpt,
     TopOpt,
+    is_trace_file,
     one_of,
     option,
     target_request,
@@ -45,6 +47,7 @@ def command(
     by: TrainingByOpt = TRAINING_GROUPINGS[0],
     depth: DepthOpt = None,
     top: TopOpt = None,
+    save_trace: SaveTraceOpt = None,
     report: ReportOptions,
 ) -> None:
     """MACs and FLOPs of a training step: the forward in training mode, the backward pass as autograd runs it, what
@@ -52,8 +55,20 @@ def command(
     report.check()
 
     from modelprobe.cost.training import training_cost
-    from modelprobe.cost.training_step import record_training_step
-    from modelprobe.model.build import load_model
 
-    recorded = record_training_step(load_model(target_request(model, inputs)), freeze or ())
+    if is_trace_file(model.target):
+        from modelprobe.cli.trace_options import refuse_model_options
+        from modelprobe.cost.traces.saved import load_training
+
+        refuse_model_options(model, inputs, freeze=bool(freeze), save_trace=save_trace is not None)
+        recorded = load_training(model.target)
+    else:
+        from modelprobe.cost.training_step import record_training_step
+        from modelprobe.model.build import load_model
+
+        recorded = record_training_step(load_model(target_request(model, inputs)), freeze or ())
+    if save_trace is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save_trace, report.force, training=recorded)
     report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())

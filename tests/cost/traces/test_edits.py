@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modelprobe.cost.causal import CAUSAL_ARGUMENT, causal_scores, exactly_causal
+from modelprobe.cost.traces.edits import CAUSAL_ARGUMENT, causal_scores, exactly_causal
 from modelprobe.tracing.formulas import RULES
 from modelprobe.tracing.recorder import trace
 

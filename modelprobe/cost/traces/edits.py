@@ -1,13 +1,17 @@
-"""Causal attention counted exactly. The ledger counts it dense, as every published figure does.
+"""Traces made of traces: without some modules (`--ignore`), and with causal attention counted exactly.
 
-A causal kernel skips the scores above the diagonal: query i sees the keys up to i, so L queries of S keys have
-sum(min(i + 1, S), i < L) scores instead of L x S (for L = S: half of them and half a diagonal).
+The ledger counts causal attention dense, as every published figure does. A causal kernel skips the scores above the
+diagonal: query i sees the keys up to i, so L queries of S keys have sum(min(i + 1, S), i < L) scores instead of L x S
+(for L = S: half of them and half a diagonal).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
+from modelprobe.cost.patterns import matching, split_patterns
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.records import OpCall, Trace
 
@@ -64,3 +68,27 @@ def _exact(op: OpCall) -> OpCall:
     # MACs and FLOPs are both so much for each score: the division leaves nothing.
     scores, dense = causal_scores(queries, keys), queries * keys
     return op._replace(macs=op.macs * scores // dense, flops=op.flops * scores // dense)
+
+
+def without_modules(trace: Trace, patterns: Sequence[str]) -> Trace:
+    """The trace without the operators, parameters and rows of the modules that `patterns` name, and a note on it.
+
+    Raises BadInput for a pattern that names no module.
+    """
+    paths = [node.path for node in trace.tree.modules if node.path]
+    left_out = matching(paths, split_patterns(patterns))
+    kept = [op.module not in left_out for op in trace.ops]
+    before = [0, *accumulate(kept)]  # how many operators are left before each
+    calls = tuple(call._replace(first_op=before[call.first_op], end_op=before[call.end_op]) for call in trace.calls)
+    tree = replace(
+        trace.tree,
+        modules=tuple(node for node in trace.tree.modules if node.path not in left_out),
+        state=tuple(entry for entry in trace.tree.state if entry.path.rpartition(".")[0] not in left_out),
+    )
+    ops = tuple(op for op, keep in zip(trace.ops, kept, strict=True) if keep)
+    spared = trace.macs - sum(op.macs for op in ops)
+    many = "1 module" if len(left_out) == 1 else f"{len(left_out)} modules"
+    parameters = trace.tree.parameter_count() - tree.parameter_count()
+    text = f"Left out by --ignore: {many} with {spared:,} MACs and {parameters:,} parameters."
+    env = {**trace.env, "ignored": list(split_patterns(patterns))}
+    return replace(trace, tree=tree, ops=ops, calls=calls, notes=(*trace.notes, Note(text, Level.INFO)), env=env)

@@ -1,0 +1,1 @@
+"""Recorded runs as such: listed, changed, kept as files."""
