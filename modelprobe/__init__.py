@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         trace,
     )
     from modelprobe.checkpoint.open import open_checkpoint
-    from modelprobe.divergence.of_targets import find_divergence
     from modelprobe.errors import ProbeError
+    from modelprobe.inside.divergence.of_targets import find_divergence
     from modelprobe.tracing.capture import capture
     from modelprobe.tracing.formulas import Cost, formula
     from modelprobe.tracing.records import Trace
@@ -43,7 +43,7 @@ _HOMES = {
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
     "estimate_memory": "modelprobe.api",
-    "find_divergence": "modelprobe.divergence.of_targets",
+    "find_divergence": "modelprobe.inside.divergence.of_targets",
     "formula": "modelprobe.tracing.formulas",
     "Judgement": "modelprobe.vision.cam.judge",
     "judge_map": "modelprobe.vision.cam.judge",

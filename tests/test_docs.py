@@ -25,6 +25,9 @@ DOCUMENTS = (ROOT / "README.md", *chapters().values())
 OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
 """Older releases write some of their own modules with other operators: the commands run, their counts may differ."""
 
+FINDS = tuple(f"modelprobe {command} " for command in ("diff", "keys", "diverge", "health"))
+"""Commands whose examples find something: exit code 1."""
+
 BLOCK = re.compile(r"^```console\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```bash\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -53,9 +56,7 @@ def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     words, _, rest = command.partition(" | ")
     code = main(shlex.split(words)[1:])
     out = capsys.readouterr().out
-    assert code == (1 if words.startswith(("modelprobe diff ", "modelprobe keys ", "modelprobe diverge ")) else 0), (
-        command
-    )  # they differ
+    assert code == (1 if words.startswith(FINDS) else 0), command
     if rest:
         assert rest.startswith("head -"), rest
         out = "".join(out.splitlines(keepends=True)[: int(rest.removeprefix("head -"))])

@@ -22,7 +22,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     # Other tools are imported inside the functions that ask them, which only a child process calls.
     {
         "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib", "tomli"},
-        "divergence": {"torch"},
+        "inside": {"torch", "numpy"},
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors"},
     },
     {"zoo": {"torch"}},

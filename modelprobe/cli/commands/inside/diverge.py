@@ -94,7 +94,7 @@ def command(
     ones.
     """
     report.check()
-    from modelprobe.divergence.of_targets import diverge_targets
+    from modelprobe.inside.divergence.of_targets import diverge_targets
     from modelprobe.model.build import TargetRequest
     from modelprobe.model.inputs.series import parse_batches
     from modelprobe.model.inputs.spec import parse_floating

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelprobe.divergence.culprit import Culprit
+from modelprobe.inside.divergence.culprit import Culprit
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelprobe.divergence.tape import Tape
+from modelprobe.inside.divergence.tape import Tape
 from modelprobe.tracing.autograd import Numbered, where_differentiated
 from modelprobe.tracing.capture import Enough
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in

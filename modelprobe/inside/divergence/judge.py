@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelprobe.divergence.align import StepPairs, between
-from modelprobe.divergence.spill import ValueStore
-from modelprobe.divergence.tape import Tape, TapeOp, flat_tensors, results_of
+from modelprobe.inside.divergence.align import StepPairs, between
+from modelprobe.inside.divergence.spill import ValueStore
+from modelprobe.inside.divergence.tape import Tape, TapeOp, flat_tensors, results_of
 from modelprobe.tracing.capture import Enough
 
 COMPARED_AT_ONCE = 1 << 17
@@ -304,7 +304,7 @@ class CapturingTape(JudgingTape):
 
     def before(self, op: TapeOp, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if op.number == self._at:
-            from modelprobe.divergence.lines import calling_lines
+            from modelprobe.inside.divergence.lines import calling_lines
 
             tensors = [tensor.detach().clone() for tensor in flat_tensors(args, kwargs)]
             self.caught = CapturedCall(op, tensors, func, args, kwargs, calling_lines())

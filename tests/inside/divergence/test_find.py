@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import modelprobe
-from modelprobe.divergence.find import diverge
-from modelprobe.divergence.watched_run import RunSide
 from modelprobe.errors import BadInput
-from tests.divergence.architectures import network
-from tests.divergence.equal_pairs import Extra, channels_last, functional, plain_attention
-from tests.divergence.faults import KINDS, faulty
-from tests.divergence.figures import equal_pairs, faults_found, verdict
+from modelprobe.inside.divergence.find import diverge
+from modelprobe.inside.divergence.watched_run import RunSide
+from tests.inside.divergence.architectures import network
+from tests.inside.divergence.equal_pairs import Extra, channels_last, functional, plain_attention
+from tests.inside.divergence.faults import KINDS, faulty
+from tests.inside.divergence.figures import equal_pairs, faults_found, verdict
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
-from modelprobe.divergence.align import StepPairs, between
-from modelprobe.divergence.judge import CapturedCall, Gap, Suspect, gap_between
-from modelprobe.divergence.tape import TapeOp, plain_argument
+from modelprobe.inside.divergence.align import StepPairs, between
+from modelprobe.inside.divergence.judge import CapturedCall, Gap, Suspect, gap_between
+from modelprobe.inside.divergence.tape import TapeOp, plain_argument
 
 SAME_VALUES = 4e-7
 """Relative difference up to which operands in float32 are the same."""

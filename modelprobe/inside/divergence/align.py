@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelprobe.divergence.tape import TapeOp
+from modelprobe.inside.divergence.tape import TapeOp
 
 _EXCHANGEABLE = frozenset({"matmul", "conv", "norm", "attention", "pooling"})
 """Kinds of which two operators may be the same step under different names, as `mm` and `addmm` are."""

@@ -1,7 +1,7 @@
 """How often `diverge` names the right operator, and how often it raises a false alarm.
 
-`python -m tests.divergence.figures faults 500` puts so many single faults into the networks of `architectures`;
-`python -m tests.divergence.figures equal 200` compares so many pairs that compute the same.
+`python -m tests.inside.divergence.figures faults 500` puts so many single faults into the networks of `architectures`;
+`python -m tests.inside.divergence.figures equal 200` compares so many pairs that compute the same.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from modelprobe.divergence.find import diverge
-from modelprobe.divergence.watched_run import RunSide
 from modelprobe.errors import ProbeError
-from tests.divergence.architectures import NETWORKS, network
-from tests.divergence.equal_pairs import Extra, channels_last, functional, plain_attention
-from tests.divergence.faults import KINDS, Fault, faulty
+from modelprobe.inside.divergence.find import diverge
+from modelprobe.inside.divergence.watched_run import RunSide
+from tests.inside.divergence.architectures import NETWORKS, network
+from tests.inside.divergence.equal_pairs import Extra, channels_last, functional, plain_attention
+from tests.inside.divergence.faults import KINDS, Fault, faulty
 
 
 @dataclass

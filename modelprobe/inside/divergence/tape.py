@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.divergence.spill import ValueStore
+from modelprobe.inside.divergence.spill import ValueStore
 from modelprobe.tracing.dispatch import Operator, describe_operator
 from modelprobe.tracing.module_tree import walk
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from modelprobe.divergence.align import StepPairs, align, between
-from modelprobe.divergence.culprit import Culprit, culprit_of, output_culprit
-from modelprobe.divergence.judge import Call, CapturingTape, JudgingTape, Suspect, gap_between, tolerance_of
-from modelprobe.divergence.result import DivergenceResult, Drift
-from modelprobe.divergence.spill import ValueStore
-from modelprobe.divergence.tape import Tape, TapeOp, flat_tensors
-from modelprobe.divergence.watched_run import RunSide, run_under
 from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.inside.divergence.align import StepPairs, align, between
+from modelprobe.inside.divergence.culprit import Culprit, culprit_of, output_culprit
+from modelprobe.inside.divergence.judge import Call, CapturingTape, JudgingTape, Suspect, gap_between, tolerance_of
+from modelprobe.inside.divergence.result import DivergenceResult, Drift
+from modelprobe.inside.divergence.spill import ValueStore
+from modelprobe.inside.divergence.tape import Tape, TapeOp, flat_tensors
+from modelprobe.inside.divergence.watched_run import RunSide, run_under
 from modelprobe.report.blocks import Level, Note
 
 MAX_INSPECTED = 8

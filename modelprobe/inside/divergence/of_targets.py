@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.console import stdout_kept, working
-from modelprobe.divergence.find import diverge
-from modelprobe.divergence.result import DivergenceResult
-from modelprobe.divergence.shared_weights import share_weights
-from modelprobe.divergence.watched_run import RunSide
 from modelprobe.environment import brief
 from modelprobe.errors import BadInput
+from modelprobe.inside.divergence.find import diverge
+from modelprobe.inside.divergence.result import DivergenceResult
+from modelprobe.inside.divergence.shared_weights import share_weights
+from modelprobe.inside.divergence.watched_run import RunSide
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record_with
 from modelprobe.model.target import is_configuration
 from modelprobe.model.weights.chosen import PRETRAINED, RANDOM

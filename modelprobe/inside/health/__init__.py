@@ -1,0 +1,1 @@
+"""Whether a run or a weight file is well: gradients, activations, layers that were never trained."""
