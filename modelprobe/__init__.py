@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelprobe.checkpoint.open import open_checkpoint
     from modelprobe.errors import ProbeError
     from modelprobe.inside.divergence.of_targets import find_divergence
+    from modelprobe.inside.health.batch_health import check_health
     from modelprobe.tracing.capture import capture
     from modelprobe.tracing.formulas import Cost, formula
     from modelprobe.tracing.records import Trace
@@ -37,6 +38,7 @@ _HOMES = {
     "ProbeError": "modelprobe.errors",
     "Trace": "modelprobe.tracing.records",
     "assert_cost": "modelprobe.api",
+    "check_health": "modelprobe.inside.health.batch_health",
     "capture": "modelprobe.tracing.capture",
     "cam": "modelprobe.vision.cam.cam",
     "count_flops": "modelprobe.api",
@@ -64,6 +66,7 @@ __all__ = [
     "assert_cost",
     "cam",
     "capture",
+    "check_health",
     "count_flops",
     "count_params",
     "count_training",

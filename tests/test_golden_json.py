@@ -71,6 +71,7 @@ CASES: dict[str, str] = {
     "compare": f"compare {M}:TinyCNN resnet18 --by layer --depth 1",
     "check": f"check {M}:TinyCNN --max-params 2k",
     "diverge": f"diverge {M}:TinyCNN {M}:TinyCNN --set-b classes=7 --train",
+    "health.run": f"health {M}:Unused --input 16x4",
     "health.file": "health samples/tiny_ddp.pth",
     "identify": "identify samples/digit_cnn.pth",
     # Weight files

@@ -44,7 +44,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("images", SEES, "A directory of images: sizes, broken files, mean and deviation."),
     ("attention", SEES, "Attention maps of transformers: heads, mean, rollout."),
     ("diverge", INSIDE, "The first operator where two models, or two runs, part."),
-    ("health", INSIDE, "What is wrong with trained weights: never trained, dead, diverged."),
+    ("health", INSIDE, "What is wrong: gradients, dead units, weights never trained."),
     ("scan", FILES, "Code that loading a weight file could execute."),
     ("keys", FILES, "Which keys of a weight file match a model, and why not."),
     ("repair", FILES, "Rename and convert keys of a weight file to match a model."),

@@ -22,6 +22,7 @@ KINDS_BY_GRAVITY = (
     "double softmax",
     "weights collapsed",
     "vanishing gradient",
+    "exploding gradient",
     "saturated",
     "average lags",
 )
