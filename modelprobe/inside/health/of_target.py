@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.console import stdout_kept, working
+from modelprobe.errors import BadInput
 from modelprobe.inside.health.batch_health import BatchHealthResult, batch_health
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record_with
 from modelprobe.model.weights.chosen import PRETRAINED, RANDOM
@@ -64,3 +66,25 @@ def _with_two_examples(loaded: LoadedModel, recording: Any) -> BatchHealthResult
         loaded = replace(loaded, request=pair, notes=(*loaded.notes, Note(text, Level.ASSUMED)))
         found = record_with(loaded, recording, "train")
     return found
+
+
+@stdout_kept()
+def health_of_images(
+    loaded: LoadedModel,
+    images: Sequence[Tensor],
+    notes: Sequence[Note],
+    *,
+    loss: Callable[..., Any] | None = None,
+    rate: float | None = None,
+    optimizer: str = "sgd",
+    show_layers: bool = False,
+) -> BatchHealthResult:
+    """One step on images [1, C, H, W] that were prepared already. Raises BadInput for images of several sizes."""
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        raise BadInput("the images have several sizes, and make no batch", "give images that are prepared to one size")
+    return batch_health(
+        loaded.model, (torch.cat(list(images)),), {}, name=loaded.target.name, loss=loss, rate=rate,
+        optimizer=optimizer, seed=loaded.request.seed, notes=notes, env={**loaded.env, "images": len(images)},
+        show_layers=show_layers,
+    )  # fmt: skip

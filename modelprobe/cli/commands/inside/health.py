@@ -162,10 +162,8 @@ def _of_run(
 
 def _on_images(request: TargetRequest, image: list[str], loss: Any, settings: dict[str, Any]) -> BatchHealthResult:
     """One step on a batch of images, prepared as the model wants them."""
-    import torch
-
     from modelprobe.console import working
-    from modelprobe.inside.health.batch_health import batch_health
+    from modelprobe.inside.health.of_target import health_of_images
     from modelprobe.report.blocks import Note
     from modelprobe.vision.image_model import ImageModelRequest, load_image_model
     from modelprobe.vision.images import find_images
@@ -174,10 +172,6 @@ def _on_images(request: TargetRequest, image: list[str], loss: Any, settings: di
     own = names_weights(request.target)
     asked = replace(request, weights=request.weights or ("pretrained" if own else "random"))
     model = load_image_model(ImageModelRequest(asked))
-    notes: list[Note] = list(model.notes)
-    photos = [model.image(photo, "health") for _, photo in each_photo(model, find_images(image), working, notes)]
-    env = {**model.env, "images": len(photos)}
-    return batch_health(
-        model.model, (torch.cat(photos),), {}, name=model.name, loss=loss, seed=request.seed, notes=notes, env=env,
-        **settings,
-    )  # fmt: skip
+    notes: list[Note] = []
+    images = [model.image(photo, "health") for _, photo in each_photo(model, find_images(image), working, notes)]
+    return health_of_images(model.loaded, images, [*model.notes, *notes], loss=loss, **settings)
