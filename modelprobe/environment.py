@@ -89,7 +89,7 @@ class EnvResult(Result):
         table = Table(columns, rows, "Devices", key="devices")
         notes = tuple(_note(package) for package in self.packages if package.problem)
         return Report(
-            "Environment of modelprobe", "modelprobe.env/1", (*blocks, table, *notes), self.to_dict(), self.env
+            "Environment of modelprobe", "modelprobe.env/1", (*blocks, table, *notes), self.to_dict(), self.env, True
         )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelprobe.checkpoint.file_names import SAVE_FORMATS, SAVE_SUFFIXES
-from modelprobe.cli.options import MODEL, OUTPUT, RARE, TARGET, SetOpt, complete_format, known_format, one_of, option
+from modelprobe.cli.options import MODEL, OUTPUT, RARE, TARGET, SetOpt, one_of, option
+from modelprobe.cli.output import complete_format, known_format
 from modelprobe.report.formats import RENDERERS
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from modelprobe.checkpoint.dtypes import FLOATING_DTYPES
-from modelprobe.checkpoint.file_names import SAVE_FORMATS
+from modelprobe.cli.output import complete_format, known_format
 from modelprobe.errors import BadInput
 from modelprobe.report.formats import RENDERERS
 
@@ -45,20 +45,6 @@ def one_of(option: str, known: Sequence[str | None]) -> Callable[[Any], Any]:
         return value
 
     return chosen
-
-
-def complete_format(incomplete: str) -> list[str]:
-    """The report formats that begin so, for the shell's completion."""
-    return [name for name in RENDERERS if name.startswith(incomplete)]
-
-
-def known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
-    """The callback of every option that names a report format: refuses an unknown one before anything is done."""
-    from modelprobe.cli.output import choose
-
-    if value in SAVE_FORMATS:  # what --format of `repair` and `convert` took in earlier releases
-        raise BadInput(f"{value} is no format of reports", f"--to {value} chooses the format of a weight file")
-    return choose(value, None).name if value is not None else None
 
 
 TargetArg = Annotated[
@@ -103,17 +89,11 @@ UnsafeLoadOpt = Annotated[
 ]
 
 CallOpt = Annotated[
-    str,
-    option("--call", metavar="METHOD", panel=RARE, help="The method to run instead of forward, such as encode."),
+    str, option("--call", metavar="METHOD", panel=RARE, help="The method to run instead of forward, such as encode.")
 ]
 
 RedirectOpt = Annotated[
-    bool,
-    option(
-        "--redirect-device",
-        panel=RARE,
-        help="Keep the model where it is, whatever its code says: .cuda() and device='cuda' do nothing.",
-    ),
+    bool, option("--redirect-device", panel=RARE, help="Keep the model where it is: .cuda() in its code does nothing.")
 ]
 
 SeedOpt = Annotated[
@@ -200,7 +180,14 @@ DepthOpt = Annotated[
     ),
 ]
 
-FoldOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Show equal neighboring blocks once, as xN.")]
+FoldOpt = Annotated[
+    bool | None,
+    option(
+        "--fold/--no-fold",
+        panel=OUTPUT,
+        help="Show equal blocks once, as xN. Default: in what is read, not in json and csv.",
+    ),
+]
 
 TopOpt = Annotated[
     int | None, option("--top", "-n", metavar="N", min=1, panel=OUTPUT, help="Show the N largest rows only.")
@@ -352,6 +339,16 @@ class ReportOptions:
         from modelprobe.cli.output import choose
 
         return choose(self.format, self.output).name not in ("json", "csv")
+
+    def folded(self, given: bool | None) -> bool:
+        """Whether equal blocks are shown once: as given, else in what people read."""
+        return self.is_for_reading() if given is None else given
+
+    def depth(self, given: int | None) -> int | None:
+        """The depth of a tree: what was given, else what a screen holds; for programs all of it."""
+        from modelprobe.cost.rollup import ALL_ROWS
+
+        return ALL_ROWS if given is None and not self.is_for_reading() else given
 
     def emit(self, report: Report) -> None:
         """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer."""

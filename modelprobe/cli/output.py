@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Optional
 
+from modelprobe.checkpoint.file_names import SAVE_FORMATS
 from modelprobe.console import columns, say, style_of, write_text
 from modelprobe.errors import BadInput, Incomplete
 from modelprobe.files.atomic import atomic_write, check_target
@@ -72,3 +74,15 @@ def refuse_if_incomplete(report: Report) -> None:
 
 def _label(level: Level) -> str:
     return "note" if level is Level.INFO else level.value
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """The report formats that begin so, for the shell's completion."""
+    return [name for name in RENDERERS if name.startswith(incomplete)]
+
+
+def known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
+    """The callback of every option that names a report format: refuses an unknown one before anything is done."""
+    if value in SAVE_FORMATS:  # what --format of `repair` and `convert` took in earlier releases
+        raise BadInput(f"{value} is no format of reports", f"--to {value} chooses the format of a weight file")
+    return choose(value, None).name if value is not None else None

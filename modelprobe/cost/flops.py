@@ -40,6 +40,7 @@ By = Literal["module", "operator", "kind", "call"]
 class CostRow:
     """One row: a module with everything inside it, an operator, a kind, or a module call.
 
+    `path` is the module's full one (of the first of equal ones); None where the row is no module.
     `share` is of the total MACs (of the total FLOPs when nothing is a MAC). `flops` are 2 per MAC and the rest.
     `same_as` names the first place of a module that stands at several; what it costs stands there. `folded` names the
     modules that are equal to this one, whose figures these are each; `run` of them are neighbours, and they come in a
@@ -62,6 +63,7 @@ class CostRow:
     run: int = 1
     every: int = 0
     mark: str = ""
+    path: str | None = None
 
     @property
     def intensity(self) -> float | None:
@@ -210,6 +212,7 @@ def _cost_row(place: CostPlace[Tally], total: Tally, parameters: Mapping[str, in
         bytes_moved=cost.bytes_moved,
         uncounted=cost.uncounted,
         same_as=place.same_as,
+        path=place.path,
     )
 
 

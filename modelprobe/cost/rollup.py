@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,7 +181,7 @@ class Rollup(Generic[C]):
         for call, cost in zip(trace.calls, costs, strict=True):
             depth = rows[call.parent].depth + 1 if call.parent >= 0 else 0
             name = (call.path or trace.tree.cls) + (f" #{call.number}" if trace.call_counts[call.path] > 1 else "")
-            rows.append(CostPlace(name, call.cls, depth, 1, cost))
+            rows.append(CostPlace(name, call.cls, depth, 1, cost, call.path))
         return rows
 
     def _groups(
@@ -215,16 +216,22 @@ def forward_rollup(trace: Trace) -> Rollup[Tally]:
     return Rollup(trace, items, Tally(), lambda cost: (-cost.macs, -cost.flops, -cost.bytes_moved))
 
 
+ALL_ROWS = sys.maxsize
+"""The depth that leaves nothing out."""
+
+
 def choose_rows(
     rows: Sequence[R], depth: int | None, top: int | None, *, tree: bool
 ) -> tuple[tuple[R, ...], int | None, int]:
     """The rows to show, to which depth, and how many are left out: the first `top`, or a tree to `depth`.
 
-    Without either a tree is shown as deep as about forty rows go. Rows have a `depth`.
+    Without either a tree is shown as deep as about forty rows go, with `ALL_ROWS` whole. Rows have a `depth`.
     """
     depths: list[int] = [getattr(row, "depth") for row in rows]  # noqa: B009 - R has no bound: rows are of many classes
     if top is not None:
-        return tuple(rows[:top]), depth, max(0, len(rows) - top)
+        return tuple(rows[:top]), depth if depth != ALL_ROWS else None, max(0, len(rows) - top)
+    if depth == ALL_ROWS:
+        depth = max(depths, default=0) if tree else None
     if depth is None and tree:
         depth = fitting_depth(depths)
     shown = tuple(row for row, at in zip(rows, depths, strict=True) if depth is None or at <= depth)

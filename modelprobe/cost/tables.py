@@ -42,6 +42,7 @@ def row_table(
                 depth=row.depth if tree else 0,
                 mark=mark(row),
                 quiet=quiet(row),
+                path=getattr(row, "path", None),
             )
             for row in rows
         ),

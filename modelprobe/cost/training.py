@@ -69,6 +69,7 @@ class TrainingRow:
     trained: int | None
     share: float = 0.0
     same_as: str = ""
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,9 @@ def _training_rows(
         itself, share = top is not None or place.name == ITSELF, getattr(place.cost, part) / whole if whole else 0.0
         trained = None if place.path is None else (own if itself else inside).get(place.path, 0)
         calls = 0 if by == "module" and itself else place.calls
-        return TrainingRow(place.name, place.detail, place.depth, calls, place.cost, trained, share, place.same_as)
+        return TrainingRow(
+            place.name, place.detail, place.depth, calls, place.cost, trained, share, place.same_as, place.path
+        )
 
     rows = [row(place) for place in rollup.rows(by, ranked=top is not None, itself=lambda cost: cost.macs > 0)]
     if by == "module":

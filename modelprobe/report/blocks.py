@@ -66,13 +66,15 @@ class Column:
 class Row:
     """One row; `cells` in the order of the table's columns. `depth` places it in a tree (0 is a root).
 
-    `mark` is a short tag for the reader (`x12`, `reused`, `never ran`); `quiet` rows are drawn dim.
+    `mark` is a short tag for the reader (`x12`, `reused`, `never ran`); `quiet` rows are drawn dim. `path` is the full
+    path of the module that the row is of, for programs; None for what is no module.
     """
 
     cells: tuple[Cell, ...]
     depth: int = 0
     mark: str = ""
     quiet: bool = False
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,17 @@ Block: TypeAlias = "Facts | Table | Note | Figure"
 
 @dataclass(frozen=True)
 class Report:
-    """A whole answer. `data` holds the plain values that JSON prints; `main` names the table that CSV prints."""
+    """A whole answer. `data` holds the plain values that JSON prints; CSV prints the first table.
+
+    With `flat_csv` it prints every fact and every row of every table instead, one in a line.
+    """
 
     title: str
     schema: str
     blocks: tuple[Block, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, Any] = field(default_factory=dict)
+    flat_csv: bool = False
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -216,11 +216,11 @@ def test_freeze(data, patterns, left):
 
 def test_columns_are_those_asked_for_once_and_in_order(cli):
     table = rows(cli("summary", CNN, "--columns", "MACs,params", "--columns", "macs", "-f", "csv"))
-    assert [key for key in table[0] if key != "mark"] == ["depth", "name", "macs", "parameters"]
+    assert [key for key in table[0] if key not in ("mark", "path")] == ["depth", "name", "macs", "parameters"]
 
 
 def test_equal_blocks_are_folded_unless_told_otherwise(data):
-    folded, whole = data("summary", ATTENTION), data("summary", ATTENTION, "--no-fold")
+    folded, whole = data("summary", ATTENTION, "--fold"), data("summary", ATTENTION)
     blocks = [layer for layer in folded["layers"] if layer["cls"] == "AttentionBlock"]
     assert [len(layer["folded"]) for layer in blocks] == [2]
     assert sum(layer["cls"] == "AttentionBlock" for layer in whole["layers"]) == 3

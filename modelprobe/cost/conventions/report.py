@@ -43,6 +43,7 @@ class ConventionRow:
     activations: int
     parameters: int | None
     own_macs: int | None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def _convention_row(
         activations=cost.activations,
         parameters=None if parameters is None else parameters.get(place.path or "", 0),
         own_macs=None if by == "operator" else cost.own_macs,
+        path=place.path,
     )
 
 

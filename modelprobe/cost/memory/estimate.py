@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +82,6 @@ class MemoryResult(Result):
     def needed_bytes(self) -> int:
         """What the device has to have: the peak on a CPU; reserved and context on a GPU."""
         return self.peak_bytes if self.reserved_bytes is None else self.reserved_bytes + self.context_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, but the moments of the curve."""
-        return Result.to_dict(replace(self, line=()))
 
     def report(self) -> Report:
         """Facts, the parts, what is alive at the peak, the curve, notes."""

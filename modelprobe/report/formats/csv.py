@@ -18,7 +18,8 @@ FORMULA = ("=", "+", "-", "@")
 
 def render(report: Report, style: Style) -> str:
     """The first table; of a report without tables, its facts."""
-    rows = _csv_table(report.tables[0]) if report.tables else _csv_facts(report)
+    flat = report.flat_csv or not report.tables
+    rows = _csv_facts(report) if flat else _csv_table(report.tables[0])
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
@@ -28,10 +29,13 @@ def _csv_table(table: Table) -> list[list[str]]:
     keys = [column.key for column in table.columns]
     depth = table.tree and "depth" not in keys
     mark = any(row.mark for row in table.rows) and "mark" not in keys
-    rows = [[*(["depth"] if depth else []), *map(_safe, keys), *(["mark"] if mark else [])]]
+    path = any(row.path is not None for row in table.rows) and "path" not in keys
+    depths, marks, paths = (["depth"] if depth else []), (["mark"] if mark else []), (["path"] if path else [])
+    rows = [[*depths, *map(_safe, keys), *marks, *paths]]
     for row in table.rows:
         cells = [csv_text(cell, column.unit) for cell, column in zip(row.cells, table.columns, strict=True)]
-        rows.append([*([str(row.depth)] if depth else []), *cells, *([_safe(row.mark)] if mark else [])])
+        behind = [*([_safe(row.mark)] if mark else []), *([_safe(row.path or "")] if path else [])]
+        rows.append([*([str(row.depth)] if depth else []), *cells, *behind])
     return rows
 
 
@@ -40,6 +44,15 @@ def _csv_facts(report: Report) -> list[list[str]]:
     for block in report.blocks:
         if isinstance(block, Facts):
             rows += [[_safe(fact.label), csv_text(fact.value, fact.unit), _safe(fact.detail)] for fact in block.items]
+        if isinstance(block, Table):
+            first, *others = block.columns
+            for row in block.rows:
+                name = csv_text(row.cells[0], first.unit)
+                rows += [
+                    [name, csv_text(cell, column.unit), _safe(column.key)]
+                    for cell, column in zip(row.cells[1:], others, strict=True)
+                    if cell not in (None, "")
+                ]
     return rows
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.options import (
     COUNTING,
-    OUTPUT,
     DepthOpt,
+    FoldOpt,
     FusedOpt,
     IgnoreOpt,
     ModelOptions,
@@ -65,14 +65,6 @@ ConventionOpt = Annotated[
         help="Count as another tool does, to its own integer, without running it.",
     ),
 ]
-FoldRowsOpt = Annotated[
-    bool | None,
-    option(
-        "--fold/--no-fold",
-        panel=OUTPUT,
-        help="Show equal blocks once, as xN. Default: in what is read, not in json and csv.",
-    ),
-]
 CausalOpt = Annotated[
     str,
     option(
@@ -95,7 +87,7 @@ def command(
     causal: CausalOpt = CAUSAL[0],
     mode: ModeOpt = "eval",
     ignore: IgnoreOpt = None,
-    fold: FoldRowsOpt = None,
+    fold: FoldOpt = None,
     depth: DepthOpt = None,
     top: TopOpt = None,
     save_trace: SaveTraceOpt = None,
@@ -125,12 +117,11 @@ def command(
     if convention != OWN_CONVENTION:
         from modelprobe.cost.conventions.report import count_by_convention
 
-        report.emit(count_by_convention(trace, convention, by=by, depth=depth, top=top).report())
+        report.emit(count_by_convention(trace, convention, by=by, depth=report.depth(depth), top=top).report())
         return
     from modelprobe.cost.flops import flops_of
 
-    folded = report.is_for_reading() if fold is None else fold
-    result = flops_of(trace, by=by, depth=depth, top=top, folded=folded)
+    result = flops_of(trace, by=by, depth=report.depth(depth), top=top, folded=report.folded(fold))
     report.emit(replace(result, ranges=bounds(trace)).report())
 
 

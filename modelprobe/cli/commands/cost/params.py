@@ -32,7 +32,7 @@ def command(
     result = parameters_of(
         loaded.tree,
         model=loaded.target.name,
-        depth=depth,
+        depth=report.depth(depth),
         freeze=split_patterns(freeze or ()),
         notes=loaded.notes,
         env=loaded.env,

@@ -69,7 +69,7 @@ def command(
     ignore: IgnoreOpt = None,
     depth: DepthOpt = None,
     columns: ColumnsOpt = None,
-    fold: FoldOpt = True,
+    fold: FoldOpt = None,
     all_tensors: AllOpt = False,
     branch: BranchOpt = None,
     stats: StatsOpt = False,
@@ -104,7 +104,7 @@ def command(
         from modelprobe.cost.traces.edits import without_modules
 
         trace = without_modules(trace, ignore)
-    report.emit(summary_of(trace, depth=depth, columns=chosen, folded=fold).report())
+    report.emit(summary_of(trace, depth=report.depth(depth), columns=chosen, folded=report.folded(fold)).report())
 
 
 @dataclass(frozen=True, slots=True)

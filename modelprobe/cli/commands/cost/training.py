@@ -71,4 +71,4 @@ def command(
         from modelprobe.cost.traces.saved import save_run
 
         save_run(save_trace, report.force, training=recorded)
-    report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=depth, top=top).report())
+    report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=report.depth(depth), top=top).report())

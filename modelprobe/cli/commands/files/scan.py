@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from modelprobe.cli.options import OUTPUT, TARGET, ReportOptions, known_format, one_of, option
+from modelprobe.cli.options import OUTPUT, TARGET, ReportOptions, one_of, option
+from modelprobe.cli.output import known_format
 from modelprobe.errors import CheckFailed
 
 if TYPE_CHECKING:

@@ -1,0 +1,66 @@
+"""What programs read is whole: every row, under its full path, whatever fits a screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from modelprobe.cli.app import main
+
+NET = "resnet18"
+MODULES = 68
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*line: str) -> str:
+        assert main(list(line)) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize(("command", "rows"), [("flops", "rows"), ("summary", "layers"), ("training", "rows")])
+def test_every_module_is_there_under_its_path(command: str, rows: str, told: Any) -> None:
+    found = json.loads(told(command, NET, "--input", "64", "-f", "json"))
+    assert len(found[rows]) == MODULES
+    assert found["hidden"] == 0
+    paths = [row["path"] for row in found[rows]]
+    assert len(set(paths)) == MODULES
+    assert "layer4.0.downsample.1" in paths
+    lines = table(told(command, NET, "--input", "64", "-f", "csv"))
+    assert [line["path"] for line in lines] == paths
+
+
+def test_leaves_of_a_csv_add_up(told: Any) -> None:
+    lines = table(told("flops", NET, "--input", "64", "-f", "csv"))
+    paths = [line["path"] for line in lines]
+    leaves = [line for line in lines if not any(path.startswith(f"{line['path']}.") for path in paths if line["path"])]
+    whole = int(lines[0]["macs"])
+    assert sum(int(line["macs"]) for line in leaves if line["path"]) == whole
+
+
+def test_depth_that_is_asked_for_is_kept(told: Any) -> None:
+    assert len(json.loads(told("flops", NET, "--depth", "1", "-f", "json"))["rows"]) == 11
+    assert len(table(told("params", NET, "--depth", "1", "-f", "csv"))) == 8
+
+
+def test_a_screen_shows_less(told: Any) -> None:
+    assert "more rows below depth" in told("training", NET, "--input", "64")
+
+
+def test_every_buffer(told: Any) -> None:
+    assert len(table(told("buffers", NET, "-f", "csv"))) == 60
+
+
+def test_env_says_all_it_knows(told: Any) -> None:
+    facts = {line["fact"] for line in table(told("env", "-f", "csv"))}
+    assert {"modelprobe", "Python", "torch", "OS", "CPU", "cpu"} <= facts
