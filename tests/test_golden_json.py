@@ -65,6 +65,8 @@ CASES: dict[str, str] = {
     "summary.timm": "summary timm:test_vit --depth 3",
     "params.cnn": f"params {M}:TinyCNN --set classes=3",
     "params.frozen": "params resnet18 --depth 1 --freeze conv1,layer[12].*",
+    "params.groups": "params resnet18 --groups --lr fc.*=1e-2",
+    "params.init": f"params {M}:TinyCNN --init",
     "buffers.attention": f"buffers {M}:TinyAttention",
     "buffers.resnet18": "buffers resnet18 --all",
     "models": "models convnext_*tiny*",
