@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelprobe.errors import BadInput, ModelRaised, one_line
+from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.inside.divergence.tape import Tape
 from modelprobe.inside.health.activations import ActivityHooks, LayerActivity, norm_of
 from modelprobe.inside.health.first_bad import BadOperator, first_bad_operator
@@ -26,6 +26,12 @@ from modelprobe.tracing.restore import mode_set, own_parameters, restored, seed_
 from modelprobe.tracing.tensors import copied, given_leaves, leaves
 
 Loss = Callable[..., Any]
+
+
+class LossRaised(ProbeError):
+    """The user's loss raised (exit code 4): it is no question of the model's input."""
+
+    exit_code = 4
 
 
 @dataclass(slots=True)
@@ -68,8 +74,8 @@ def run_batch(
 ) -> BatchRun:
     """Run one step. `loss` gets what the model returns and gives a scalar; without one `assumed_loss` is taken.
 
-    Raises ModelRaised when the model or the loss raises, BadInput for a loss that is no scalar, or that no parameter
-    has a part in.
+    Raises ModelRaised when the model raises, LossRaised when the loss does, BadInput for a loss that is no scalar, or
+    that no parameter has a part in.
     """
     model, _ = unwrapped(model)
     with ExitStack() as stack:
@@ -146,7 +152,7 @@ def loss_of(out: Any, loss: Loss | None) -> tuple[Tensor, str]:
     try:
         value = loss(out)
     except Exception as error:
-        raise ModelRaised(
+        raise LossRaised(
             f"the loss {name} raised {type(error).__name__}: {one_line(error)}",
             "it is called with what the model returns, and nothing else",
         ) from error
