@@ -16,7 +16,7 @@ from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.weights.chosen import ModelWeights
 from modelprobe.report.blocks import Note
-from modelprobe.vision.images import Photo
+from modelprobe.vision.images import Photo, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
 from modelprobe.vision.preprocessing.lookup import Preprocessing, preprocessing
 from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
@@ -75,8 +75,11 @@ class ImageModel:
         """What it takes to reproduce an answer."""
         return self.loaded.env
 
-    def arguments(self, picture: Image.Image) -> tuple[Any, ...]:
-        """What `forward` is called with for an image that was resized and cropped: where the model is, of its type."""
+    def arguments(self, photo: Photo, seen: Image.Image | None = None) -> tuple[Any, ...]:
+        """What `forward` is called with for an image: where the model is, of its type.
+
+        `seen`, what it sees of the image, spares the work of making it again.
+        """
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
 
         def placed(value: Any) -> Any:
@@ -84,11 +87,15 @@ class ImageModel:
                 return value.to(self.device, dtype if value.is_floating_point() else None)
             return [placed(item) for item in value]
 
-        return tuple(map(placed, self.preprocessing.arguments_of(picture)))
+        return tuple(map(placed, self.preprocessing.arguments(photo, seen)))
+
+    def open(self, file: Path) -> Photo:
+        """The image in a file, for this model. Raises BadInput."""
+        return open_image(file, self.preprocessing.values, self.preprocessing.channels)
 
     def image(self, photo: Photo, command: str) -> Tensor:
         """The image [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
-        arguments = self.arguments(self.preprocessing.seen(photo))
+        arguments = self.arguments(photo)
         if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
             taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
             raise BadInput(

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from modelprobe.errors import BadInput, one_line
 from modelprobe.model.zoo.names import natural
 from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.arrays import ARRAY_SUFFIX, Bands, bands_of_image, bands_picture, read_array
 
 MOST_PIXELS = 100_000_000
 """20,000 x 5,000: 300 MB as RGB. Pillow itself warns from 89 million on and refuses from 179 million on."""
@@ -33,11 +34,15 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Photo:
-    """One image, upright, as `L` (gray) or `RGB`. `notes` say what was done to it, without naming the file."""
+    """One image, upright, as `L` (gray) or `RGB`. `notes` say what was done to it, without naming the file.
+
+    Where `bands` are given the model takes those, and `picture` only shows them.
+    """
 
     path: Path
     picture: Image.Image
     notes: tuple[Note, ...] = ()
+    bands: Bands | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,7 +91,9 @@ def _image_files(spec: str) -> list[Path]:
 
 
 def _pictures_in(folder: Path, spec: str) -> list[Path]:
-    pictures = _sorted_by_name(file for file in folder.iterdir() if file.is_file() and _is_picture(file))
+    files = [file for file in folder.iterdir() if file.is_file()]
+    pictures = _sorted_by_name(file for file in files if _is_picture(file))
+    pictures = pictures or _sorted_by_name(file for file in files if file.suffix.lower() == ARRAY_SUFFIX)
     if not pictures:
         raise BadInput(f"the directory {spec} holds no image", f"directories below it: --image '{spec}/**/*'")
     return pictures
@@ -115,14 +122,21 @@ def _nearest(path: Path) -> str:
 # What is in one?
 
 
-def open_image(path: str | os.PathLike[str], values: tuple[float, float] | None = None) -> Photo:
+def open_image(
+    path: str | os.PathLike[str], values: tuple[float, float] | None = None, channels: int | None = None
+) -> Photo:
     """The image in a file, upright, `L` or `RGB`, and notes on what was converted.
 
-    `values` are those that become black and white, of gray images with more than 8 bits.
+    `values` are those that become black and white, of gray images with more than 8 bits and of arrays. `channels` are
+    those of the model: of neither 1 nor 3 of them, and of an array in a .npy file, `bands` hold the values.
 
-    Raises BadInput for what is missing, empty, truncated, no image, or of more than `MOST_PIXELS` pixels.
+    Raises BadInput for what is missing, empty, truncated, no image, of more than `MOST_PIXELS` pixels or of another
+    number of channels.
     """
     path = Path(path)
+    if path.suffix.lower() == ARRAY_SUFFIX and path.is_file():
+        bands, told = read_array(path, channels or 3, values, MOST_PIXELS)
+        return Photo(path, bands_picture(bands), tuple(told), bands)
     with _as_bad_input(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's on sizes (the limit here is ours), broken EXIF, palettes
         if path.stat().st_size == 0:
@@ -133,6 +147,9 @@ def open_image(path: str | os.PathLike[str], values: tuple[float, float] | None 
             raw = _raw_mode(opened)
             opened.load()
             upright, notes = _upright(opened)
+            if channels not in (None, 1, 3):
+                bands, told = bands_of_image(path, opened, upright, channels)
+                return Photo(path, bands_picture(bands), (*notes, *told), bands)
             picture, more = _plain_mode(upright, raw, values)
             frames = getattr(opened, "n_frames", 1)
     if frames > 1:

@@ -12,8 +12,9 @@ from modelprobe.errors import BadInput
 from modelprobe.files.directory import staged_directory
 from modelprobe.report.blocks import Level, Note, Report
 from modelprobe.report.formats import RENDERERS, Style
+from modelprobe.vision.arrays import bands_picture
 from modelprobe.vision.image_model import ImageModel
-from modelprobe.vision.images import Photo, gathered, open_image
+from modelprobe.vision.images import Photo, gathered
 
 Progress = Callable[[str], AbstractContextManager[Any]]
 """Says, while a body runs, what is being done."""
@@ -32,7 +33,7 @@ def each_photo(
     for number, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
         with progress(f"{file.name}, {number + 1} of {len(files)}"):
             try:
-                photo = open_image(file, model.preprocessing.values)
+                photo = model.open(file)
             except BadInput as error:
                 problem = problem or error
                 notes.append(Note(f"Not read: {error.message}.", Level.WARNING))
@@ -77,7 +78,12 @@ def noise(model: ImageModel) -> Photo:
     from modelprobe.vision.pictures.colour import coloured
 
     height, width = model.preprocessing.crop or model.preprocessing.resize or (224, 224)
-    values = np.random.default_rng(model.loaded.request.seed).random((height, width))
+    channels = model.preprocessing.channels
+    random = np.random.default_rng(model.loaded.request.seed)
+    if channels not in (1, 3):
+        bands = random.random((channels, height, width), dtype=np.float32)
+        return Photo(Path("seeded noise"), bands_picture(bands), (), bands)
+    values = random.random((height, width))
     return Photo(Path("seeded noise"), coloured(values, "gray"))
 
 

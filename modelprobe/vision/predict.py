@@ -19,7 +19,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.tensors import shapes
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import find_images, gathered, open_image
+from modelprobe.vision.images import find_images, gathered
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
 
 
@@ -158,8 +158,8 @@ class PredictionRun:
         """One image. Raises _UnreadableError for it, other errors for the model."""
         seeing = self.seeing.preprocessing
         try:
-            photo = open_image(file, seeing.values)
-            arguments = self.seeing.arguments(seeing.seen(photo))
+            photo = self.seeing.open(file)
+            arguments = self.seeing.arguments(photo)
         except BadInput as error:
             raise _UnreadableError(error.message, error.hint) from error
         self.told += [(file, note) for note in seeing.notes_on(photo)]

@@ -170,7 +170,7 @@ class _CamRun:
         self.scores = Scores(model.model, asked.scores)
         self.like: Tensor | None = None
         if asked.like is not None:
-            photo = open_image(asked.like, model.preprocessing.values)
+            photo = model.open(asked.like)
             self.like = embedding_of(model.model, model.image(photo, "cam"), self.scores)
         self.mapper = ClassMapper(
             model.model, asked.methods, asked.layers, self.scores, region=asked.region, like=self.like

@@ -57,7 +57,7 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
     paths, exact = chosen_layers(model.model, asked.layers)
     run_features = FeatureRun(model, paths, exact, asked)
     if len(files) == 1:
-        run_features.open(files[0])  # the only image: what is wrong with it is an error
+        model.open(files[0])  # the only image: what is wrong with it is an error
     folder = open_folder(asked.directory, asked.question(paths), asked.force) if asked.directory is not None else None
     return run_features.at(files, folder)
 
@@ -74,12 +74,6 @@ class FeatureRun:
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
         self._surveys: dict[Any, tuple[dict[tuple[str, int, int], LayerOutput], tuple[str, int] | None]] = {}
-
-    def open(self, file: Path) -> Photo:
-        """The image. Raises BadInput."""
-        from modelprobe.vision.images import open_image
-
-        return open_image(file)
 
     def at(self, files: Sequence[Path], folder: Folder | None) -> FeaturesResult:
         """Every image in turn; one that cannot be looked at is reported, and the others go on."""
@@ -116,7 +110,7 @@ class FeatureRun:
                 return PictureFeatures(str(file), of_json(known["values"]), folder=piece, resumed=True)
             except (KeyError, TypeError, ValueError):
                 pass  # written by another version: done anew
-        return self._one(self.open(file), str(file), piece, folder, about)
+        return self._one(self.model.open(file), str(file), piece, folder, about)
 
     def _one(
         self, photo: Photo, image: str, piece: str, folder: Folder | None, about: Mapping[str, Any]
@@ -128,7 +122,7 @@ class FeatureRun:
         seeing = self.model.preprocessing
         self.told += [(photo.path, note) for note in seeing.notes_on(photo)]
         seen = seeing.seen(photo)
-        arguments = self.model.arguments(seen)
+        arguments = self.model.arguments(photo, seen)
         places, until = self._survey(arguments)
         captured = self._captured(arguments, until)
         taken: set[str] = set()

@@ -58,7 +58,7 @@ def _one_image(wanted: DeclaredInput) -> DeclaredInput:
         if isinstance(given, Mapping) and len(given) == 1:
             (value,) = given.values()
             shape = tuple(getattr(value, "shape", ()))
-            if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 1:
+            if len(shape) == 4 and shape[1] < min(shape[2:]):
                 return replace(wanted, kind=IMAGE, shape=shape, values=None)
     return wanted
 
@@ -173,11 +173,6 @@ def _sized(found: Preprocessing, wanted: DeclaredInput) -> Preprocessing:
 
 
 def _checked(found: Preprocessing, target: Target) -> Preprocessing:
-    if found.channels not in (1, 3):
-        raise BadInput(
-            f"{target.name} takes {found.channels} channels, and an image has 1 or 3",
-            "name a network of 1 or 3 channels, such as --set in_chans=3",
-        )
     if found.interpolation not in RESAMPLING:
         raise BadInput(f"interpolation {found.interpolation!r} is not known", f"known are {', '.join(RESAMPLING)}")
     return found

@@ -21,6 +21,8 @@ from modelprobe.vision.images import MOST_PIXELS, Photo
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from modelprobe.vision.arrays import Bands
+
 SHORTER, SQUASH, LONGER, NEVER = "shorter side", "squash", "longer side", "never"
 """How an image is resized: its shorter side to a length; both sides, whatever the aspect; its longer side, the rest
 padded; not at all."""
@@ -66,7 +68,7 @@ class Preprocessing:
         parts = [_resizing(self.fit, self.resize, self.interpolation)]
         if self.crop is not None:
             parts.append(f"{'padded to' if self.fit == LONGER else 'center'} {self.crop[0]}x{self.crop[1]}")
-        parts.append("gray" if self.channels == 1 else "RGB")
+        parts.append({1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels"))
         if self.plain_values:
             parts.append("values 0..1")
         else:
@@ -79,13 +81,28 @@ class Preprocessing:
         return not any(self.mean) and set(self.std) == {1.0}
 
     def seen(self, photo: Photo) -> Image.Image:
-        """What the model sees: resized and cropped, in its channels, not normalised."""
+        """What the model sees: resized and cropped, in its channels, not normalised.
+
+        Of an image in bands this only shows them.
+        """
+        if photo.bands is not None:
+            return self._geometry(photo.picture)
         wanted = "L" if self.channels == 1 else "RGB"
         return self._geometry(photo.picture if photo.picture.mode == wanted else photo.picture.convert(wanted))
 
-    def tensor(self, photo: Photo) -> Tensor:
-        """1xCxHxW float32, as the model takes it."""
-        return self.tensor_of(self.seen(photo))
+    def tensor(self, photo: Photo, seen: Image.Image | None = None) -> Tensor:
+        """1xCxHxW float32, as the model takes it. `seen` spares the work of making it again."""
+        if photo.bands is not None:
+            return self._tensor_of_bands(photo.bands)
+        return self.tensor_of(seen if seen is not None else self.seen(photo))
+
+    def _tensor_of_bands(self, bands: Bands) -> Tensor:
+        import numpy as np
+        import torch
+
+        values = torch.from_numpy(np.stack([np.array(self._geometry(Image.fromarray(band))) for band in bands]))
+        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return values.sub_(mean).div_(std).unsqueeze(0)
 
     def tensor_of(self, picture: Image.Image) -> Tensor:
         """The tensor of an image that was resized and cropped already."""
@@ -96,13 +113,9 @@ class Preprocessing:
         mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
         return values.to(torch.float32).div(255).sub_(mean).div_(std).unsqueeze(0)
 
-    def arguments(self, photo: Photo) -> tuple[Any, ...]:
+    def arguments(self, photo: Photo, seen: Image.Image | None = None) -> tuple[Any, ...]:
         """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same image twice."""
-        return self.arguments_of(self.seen(photo))
-
-    def arguments_of(self, picture: Image.Image) -> tuple[Any, ...]:
-        """The same for an image that was resized and cropped already."""
-        tensor = self.tensor_of(picture)
+        tensor = self.tensor(photo, seen)
         if self.kind == IMAGES:
             return ([tensor[0]],)
         if self.kind == VIDEO:
@@ -112,9 +125,9 @@ class Preprocessing:
     def notes_on(self, photo: Photo) -> tuple[Note, ...]:
         """What was converted of this image: in the file, and for this model."""
         notes = list(photo.notes)
-        if self.channels == 3 and photo.picture.mode == "L":
+        if self.channels == 3 and photo.picture.mode == "L" and photo.bands is None:
             notes.append(Note("gray, given to the model as three equal channels", Level.INFO))
-        if self.channels == 1 and photo.picture.mode == "RGB":
+        if self.channels == 1 and photo.picture.mode == "RGB" and photo.bands is None:
             notes.append(Note("color, made gray for a model of one channel", Level.INFO))
         height, width = self._resized(photo.size)
         factor = max(height / photo.size[0], width / photo.size[1])
@@ -172,14 +185,11 @@ class Preprocessing:
         """The center; where the image is smaller it is padded, with the mean where that is timm's way, else black."""
         height, width = crop
         if width > picture.width or height > picture.height:
-            colour: Any = (
-                tuple(round(255 * value) for value in self.mean) if self.fit == LONGER else (0,) * self.channels
-            )
-            page = Image.new(
-                picture.mode,
-                (max(width, picture.width), max(height, picture.height)),
-                colour if self.channels > 1 else colour[0],
-            )
+            bands = len(picture.getbands())
+            numbers = self.mean[:bands] if self.fit == LONGER else (0.0,) * bands
+            colour: Any = tuple(number if picture.mode == "F" else round(255 * number) for number in numbers)
+            size = max(width, picture.width), max(height, picture.height)
+            page = Image.new(picture.mode, size, colour if bands > 1 else colour[0])
             page.paste(picture, (max(0, width - picture.width) // 2, max(0, height - picture.height) // 2))
             picture = page
         top, left = _offset(picture.height, height), _offset(picture.width, width)

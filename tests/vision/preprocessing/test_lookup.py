@@ -161,8 +161,12 @@ def test_a_sliver_does_not_fill_the_memory() -> None:
 def test_models_that_take_no_picture() -> None:
     with pytest.raises(BadInput, match="takes no images: its input is 1x16"):
         of(f"{SAMPLES}:TinyAttention")
-    with pytest.raises(BadInput, match="takes 4 channels"):
-        of("timm:resnet18", "in_chans=4")
+
+
+def test_any_number_of_channels() -> None:
+    found = of("timm:resnet18", "in_chans=5")
+    assert (found.channels, len(found.mean), len(found.std)) == (5, 5, 5)
+    assert "5 channels" in found.describe()
 
 
 def test_other_kinds_of_forward() -> None:

@@ -1,0 +1,57 @@
+"""The four commands on a model of four channels."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.command_line import CommandLine, said
+
+FOUR = """
+from torch import nn
+
+class Four(nn.Module):
+    default_cfg = {"input_size": (4, 32, 32), "mean": (0.5,) * 4, "std": (0.25,) * 4, "crop_pct": 1.0}
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(4, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "four.py").write_text(FOUR)
+    np.save("bands.npy", np.random.default_rng(1).random((40, 50, 4), dtype=np.float32))
+    Image.new("RGB", (40, 40)).save("photo.png")
+    return CommandLine(capsys)
+
+
+MODEL = ("four.py:Four", "--weights", "random")
+
+
+def test_cam_and_features_draw_what_an_array_shows(cli, tmp_path):
+    cli("cam", *MODEL, "--image", "bands.npy", "--method", "gradcam,occlusion", "-o", "maps")
+    assert (tmp_path / "maps" / "bands.compare.png").is_file()
+    assert len(list((tmp_path / "maps").glob("bands.*.gradcam.png"))) == 1
+    cli("features", *MODEL, "--layers", "conv", "--image", "bands.npy", "-o", "seen")
+    assert (tmp_path / "seen" / "bands" / "conv.overlay.png").is_file()
+
+
+def test_a_photo_of_three_channels_is_left_out_among_arrays(cli):
+    answer = cli("predict", *MODEL, "--image", "bands.npy", "--image", "photo.png", "-f", "json")
+    assert answer.code == 0
+    found = json.loads(answer.out)["predictions"]
+    assert [bool(one["error"]) for one in found] == [False, True]
+    assert "has 3 channels, and the model takes 4" in found[1]["error"]
+
+
+def test_a_photo_alone_is_a_question(cli):
+    answer = cli("cam", *MODEL, "--image", "photo.png")
+    assert answer.code == 2
+    assert "has 3 channels, and the model takes 4" in said(answer)
