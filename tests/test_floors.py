@@ -23,7 +23,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {
         "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib", "tomli"},
         "inside": {"torch", "numpy"},
-        "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors"},
+        "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors", "av"},
     },
     {"zoo": {"torch"}},
     {"api": {"torch"}},

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from modelprobe.cli.options import IMAGES, MODEL, OUTPUT, RARE, FormatOpt, ModelOptions, StrictOpt, option
+from modelprobe.cli.options import IMAGES, MODEL, OUTPUT, RARE, FormatOpt, ModelOptions, StrictOpt, one_of, option
+from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     from modelprobe.report.blocks import Report
@@ -120,6 +121,39 @@ RangeOpt = Annotated[
         help="The values that become black and white, of images with more than 8 bits. Default: those in the image.",
     ),
 ]
+VideoOpt = Annotated[
+    Path | None,
+    option(
+        "--video",
+        metavar="FILE",
+        panel=IMAGES,
+        help="A video, in place of images or beside them: frames of it, or one clip for a model of videos.",
+    ),
+]
+FramesOpt = Annotated[
+    int | None,
+    option(
+        "--frames",
+        metavar="N",
+        min=1,
+        max=256,
+        panel=IMAGES,
+        help="Frames of the video. Default: as many as the model takes, or 8.",
+    ),
+]
+SamplingOpt = Annotated[
+    str,
+    option(
+        "--sampling",
+        metavar="segments|random|dense",
+        callback=one_of("--sampling", ("segments", "random", "dense")),
+        panel=RARE,
+        help="Which frames: the middle of each of N equal segments, a random one of each, or N consecutive ones.",
+    ),
+]
+FrameSeedOpt = Annotated[
+    int, option("--seed", metavar="N", min=0, panel=RARE, help="Of --sampling random: other frames for another seed.")
+]
 ListLayersOpt = Annotated[bool, option("--list", panel=IMAGES, help="List what can be asked for, and compute nothing.")]
 DirectoryOpt = Annotated[
     Path | None,
@@ -160,6 +194,15 @@ class ImageOptions:
     mean: MeanOpt = None
     std: StdOpt = None
     range: RangeOpt = None
+    video: VideoOpt = None
+    frames: FramesOpt = None
+    sampling: SamplingOpt = "segments"
+    seed: FrameSeedOpt = 0
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to look at."""
+        return bool(self.image) or self.video is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +228,7 @@ def image_model(
     from modelprobe.model.build import TargetRequest
     from modelprobe.vision.image_model import ImageModelRequest
     from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides, parse_range
+    from modelprobe.vision.video import VideoRequest
 
     request = TargetRequest(
         model.target,
@@ -197,4 +241,9 @@ def image_model(
     overrides = PreprocessingOverrides(
         images.resize, images.crop, images.mean, images.std, images.input, parse_range(images.range)
     )
-    return ImageModelRequest(request, overrides, labels, model.device, batch)
+    video = None
+    if images.video is not None:
+        video = VideoRequest(images.video, images.frames, images.sampling, images.seed)
+    elif images.frames is not None or images.sampling != "segments":
+        raise BadInput("--frames and --sampling are of a video", "name one with --video FILE")
+    return ImageModelRequest(request, overrides, labels, model.device, batch, video)

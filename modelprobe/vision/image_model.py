@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.weights.chosen import ModelWeights
 from modelprobe.report.blocks import Note
-from modelprobe.vision.images import Photo, open_image
+from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
 from modelprobe.vision.preprocessing.lookup import Preprocessing, preprocessing
 from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+from modelprobe.vision.video import Clip, VideoRequest, check_video, join_frames, read_clip
 
 TAKEN = {IMAGES: "a list of images", VIDEO: "the frames of a video", IMAGE_PAIR: "two images"}
 """What else a network may be made for, in words."""
@@ -34,6 +35,11 @@ class ImageModelRequest:
     labels: Path | None = None
     device: str = "cpu"
     batch: int = 1
+    video: VideoRequest | None = None
+
+    def find_files(self, images: Sequence[str]) -> list[Path]:
+        """The images that these paths, directories and wildcards name. Raises BadInput, also for none at all."""
+        return find_images(images) if images or self.video is None else []
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class ImageModel:
     labels: Labels
     device: str = "cpu"
     batch: int = 1
+    clip: Clip | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +75,13 @@ class ImageModel:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What has to be said about model, weights and preprocessing."""
-        return (*self.loaded.notes, *self.preprocessing.notes)
+        said = (self.clip.note,) if self.clip is not None else ()
+        return (*self.loaded.notes, *self.preprocessing.notes, *said)
+
+    @property
+    def frame_files(self) -> list[Path]:
+        """The paths of the frames of the video, which `open` takes; none without a video."""
+        return self.clip.files if self.clip is not None else []
 
     @property
     def env(self) -> Mapping[str, Any]:
@@ -90,8 +103,13 @@ class ImageModel:
         return tuple(map(placed, self.preprocessing.arguments(photo, seen)))
 
     def open(self, file: Path) -> Photo:
-        """The image in a file, for this model. Raises BadInput."""
-        return open_image(file, self.preprocessing.values, self.preprocessing.channels)
+        """The image in a file, or a frame of the video, for this model. Raises BadInput."""
+        frame = self.clip.photo_at(file) if self.clip is not None else None
+        return frame or open_image(file, self.preprocessing.values, self.preprocessing.channels)
+
+    def join_frames(self, folder: Path | None) -> list[Note]:
+        """The pictures of the video's frames in `folder` as strips and animations, and a note on them."""
+        return join_frames(self.clip, folder) if self.clip is not None and folder is not None else []
 
     def image(self, photo: Photo, command: str) -> Tensor:
         """The image [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
@@ -110,6 +128,8 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
     """The target with weights, its preprocessing and its labels. Raises ProbeError for what stands in the way."""
     if asked.labels is not None:
         read_labels(asked.labels)  # a mistake in it is told before weights are fetched
+    if asked.video is not None:
+        check_video(asked.video)
     if asked.device == "meta":
         raise BadInput("--device meta computes nothing", "give cpu, or leave --device out")
     if asked.device != "cpu":
@@ -121,4 +141,11 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
     labels = labels_of(loaded.target, loaded.model, loaded.entry, asked.labels)
     if asked.device != "cpu":
         loaded.model.to(asked.device)
-    return ImageModel(loaded, seeing, labels, asked.device, asked.batch)
+    clip = None
+    if asked.video is not None:
+        clip = read_clip(asked.video, seeing.frames if seeing.kind == VIDEO else None)
+        if seeing.kind == VIDEO:  # the note that one image stands for all frames is not true then
+            seeing = replace(
+                seeing, notes=tuple(note for note in seeing.notes if "the image was given" not in note.text)
+            )
+    return ImageModel(loaded, seeing, labels, asked.device, asked.batch, clip)

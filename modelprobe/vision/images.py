@@ -36,13 +36,14 @@ EXIF_ORIENTATION = 0x0112
 class Photo:
     """One image, upright, as `L` (gray) or `RGB`. `notes` say what was done to it, without naming the file.
 
-    Where `bands` are given the model takes those, and `picture` only shows them.
+    Where `bands` are given the model takes those, and `picture` only shows them; `frames` are those of a video.
     """
 
     path: Path
     picture: Image.Image
     notes: tuple[Note, ...] = ()
     bands: Bands | None = None
+    frames: tuple[Image.Image, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.tensors import shapes
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import find_images, gathered
+from modelprobe.vision.images import gathered
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
 
 
@@ -114,8 +114,9 @@ def predict_images(
     request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions | None = None
 ) -> PredictResult:
     """Look at every image in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
-    files = find_images(images)
+    files = request.find_files(images)
     seeing = load_image_model(request)
+    files += seeing.frame_files
     run = PredictionRun(seeing, top, Scores(seeing.model, scores or ScoreOptions()))
     with progress("predicting", len(files)) as advance:
         for file in files:

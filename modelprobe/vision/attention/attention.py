@@ -35,7 +35,7 @@ from modelprobe.vision.attention.result import (
 )
 from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import Photo, find_images
+from modelprobe.vision.images import Photo
 from modelprobe.vision.photos import Progress, each_photo, noise, write_result
 from modelprobe.vision.pictures.colour import colour_map
 
@@ -69,11 +69,12 @@ def attention_of_files(
 ) -> AttentionResult:
     """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
     colour_map(asked.cmap)  # a mistake in it is told before anything is computed
-    if asked.listed and not images:
+    if asked.listed and not images and request.video is None:
         model = load_image_model(request)
         return _attention_result(model, asked, tuple(map(block_of, attention_of_image(model, noise(model)))), (), ())
-    files = find_images(images)
+    files = request.find_files(images)
     model = load_image_model(request)
+    files += model.frame_files
     return write_result(folder, force, lambda place: run_attention(model, asked, files, place, working))
 
 
@@ -94,7 +95,7 @@ def run_attention(
             entries += _shown_query(model, asked, stem, photo, maps, folder)
     if folder is None and not asked.listed:
         remarks[Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO)] = None
-    return _attention_result(model, asked, blocks, entries, (*notes, *remarks))
+    return _attention_result(model, asked, blocks, entries, (*notes, *remarks, *model.join_frames(folder)))
 
 
 def _attention_result(

@@ -19,7 +19,7 @@ from modelprobe.vision.cam.mapper import ClassesOf, ClassMapper, Region, check_c
 from modelprobe.vision.cam.methods import ClassMap, ScoreTarget, check_method
 from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, Remarks, draw_class_maps, entry_of
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import Photo, find_images, open_image
+from modelprobe.vision.images import Photo, open_image
 from modelprobe.vision.photos import Progress, each_photo, in_batches, write_result
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
@@ -131,8 +131,9 @@ def cam_of_files(
 ) -> CamResult:
     """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
     colour_map(asked.cmap)  # a mistake in it is told before anything is computed
-    files = find_images(images)
+    files = request.find_files(images)
     model = load_image_model(request)
+    files += model.frame_files
     return write_result(folder, force, lambda place: run_cam(model, asked, files, place, working))
 
 
@@ -157,7 +158,14 @@ def run_cam(
         reason="; ".join(dict.fromkeys(choice.reason for choice in choices)),
         entries=tuple(run.entries),
         comparisons=tuple(run.comparisons),
-        notes=(*model.notes, *run.scores.notes, *notes, *run.remarks.notes(), *_closing(choices, folder)),
+        notes=(
+            *model.notes,
+            *run.scores.notes,
+            *notes,
+            *run.remarks.notes(),
+            *_closing(choices, folder),
+            *model.join_frames(folder),
+        ),
         env=model.env,
     )
 

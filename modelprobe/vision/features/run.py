@@ -41,19 +41,26 @@ class FeaturesOptions:
         """What decides the contents of the output directory."""
         asked = {**vars(self.model.request), **vars(self.model.overrides)}
         model = {key: str(value) for key, value in asked.items()}
-        return {"command": "features", **model, "layers": list(paths), **vars(self.drawing), "save": self.save}
+        return {
+            "command": "features",
+            **model,
+            "layers": list(paths),
+            **vars(self.drawing),
+            "save": self.save,
+            "video": str(self.model.video),
+        }
 
 
 @stdout_kept()
 def run_features(asked: FeaturesOptions) -> FeaturesResult:
     """Look at every image and say what was seen. Raises ProbeError for what keeps it from looking at any."""
     from modelprobe.tracing.capture import chosen_layers
-    from modelprobe.vision.images import find_images
     from modelprobe.vision.pictures.colour import colour_map
 
     colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
-    files = find_images(asked.images) if asked.images else []
+    files = asked.model.find_files(asked.images) if asked.images else []
     model = load_image_model(asked.model)
+    files += model.frame_files
     paths, exact = chosen_layers(model.model, asked.layers)
     run_features = FeatureRun(model, paths, exact, asked)
     if len(files) == 1:
@@ -221,7 +228,13 @@ class FeatureRun:
 
         layers = over_all(done)
         first = next(picture for picture in done if not picture.error)
-        notes = (*self.model.notes, *gathered(self.told), *self._input_notes(done), *notes_on(layers, done))
+        notes = (
+            *self.model.notes,
+            *gathered(self.told),
+            *self._input_notes(done),
+            *notes_on(layers, done),
+            *self.model.join_frames(folder.path if folder is not None else None),
+        )
         directory = folder.path if folder is not None else Path()
         weights, seeing = self.model.weights.plain(), self.model.preprocessing.describe()
         result = FeaturesResult(
@@ -234,7 +247,7 @@ class FeatureRun:
         return result
 
     def _input_notes(self, done: Sequence[PictureFeatures]) -> Iterator[Note]:
-        if not self.asked.images:
+        if not self.asked.images and self.asked.model.video is None:
             yield Note("No image was given: seeded noise was looked at (--image).", Level.ASSUMED)
         again = sum(picture.resumed for picture in done)
         if again:
@@ -271,7 +284,7 @@ def _drawn(
 def _about(file: Path) -> dict[str, Any]:
     """What tells that an image is still the one that was looked at before."""
     try:
-        state = file.stat()
+        state = (file if file.exists() else file.parent).stat()  # a frame is told by its video
     except OSError as error:
         raise BadInput(f"there is no image {file}", "check the path") from error
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}

@@ -115,6 +115,11 @@ class Preprocessing:
 
     def arguments(self, photo: Photo, seen: Image.Image | None = None) -> tuple[Any, ...]:
         """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same image twice."""
+        if self.kind == VIDEO and photo.frames:
+            import torch
+
+            frames = [self.tensor(Photo(photo.path, frame)) for frame in photo.frames]
+            return (torch.stack(frames, 2),)
         tensor = self.tensor(photo, seen)
         if self.kind == IMAGES:
             return ([tensor[0]],)

@@ -40,12 +40,12 @@ def command(
     One image among several that cannot be read is reported, and the others go on (exit code 0, under --strict 3).
     """
     report.check()
-    if not images.image:
+    if not images.given:
         raise BadInput("which images? --image was not given", "give a file, a directory or a wildcard")
     from modelprobe.vision.predict import predict_images
     from modelprobe.vision.scores import ScoreOptions
 
     found = predict_images(
-        image_model(model, images, labels, batch), images.image, top, ScoreOptions(scores, output_name)
+        image_model(model, images, labels, batch), images.image or (), top, ScoreOptions(scores, output_name)
     )
     report.emit(found.report())
