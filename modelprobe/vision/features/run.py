@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from modelprobe.console import progress, stdout_kept
 from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.files.directory import CannotWriteError, Folder, file_name, open_folder
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
+from modelprobe.vision.features.embed import EMBEDDED, Embeddings, pooled_over_places
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.photos import noise
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from modelprobe.model.build import TargetRequest
     from modelprobe.tracing.capture import Captured
     from modelprobe.vision.features.features import DrawnImage, FeaturesResult, LayerFeature, LayerList, PictureFeatures
-    from modelprobe.vision.features.outputs import LayerOutput
+    from modelprobe.vision.features.outputs import LayerOutput, Layout
     from modelprobe.vision.images import Photo
 
 
@@ -36,6 +40,7 @@ class FeaturesOptions:
     directory: Path | None = None
     save: str | None = None
     force: bool = False
+    embed: bool = False
 
     def question(self, paths: Sequence[str]) -> dict[str, Any]:
         """What decides the contents of the output directory."""
@@ -47,6 +52,7 @@ class FeaturesOptions:
             "layers": list(paths),
             **vars(self.drawing),
             "save": self.save,
+            "embed": self.embed,
             "video": str(self.model.video),
         }
 
@@ -77,6 +83,7 @@ class FeatureRun:
         from modelprobe.tracing.capture import first_names
 
         self.first = first_names(model.model)
+        self.embeddings = Embeddings()
         self._memory: dict[str, Tensor] = {}
         self.previews: dict[str, Any] = {}
         self.told: list[tuple[Path, Note]] = []
@@ -114,8 +121,12 @@ class FeatureRun:
             from modelprobe.vision.features.features import PictureFeatures, of_json
 
             try:
-                return PictureFeatures(str(file), of_json(known["values"]), folder=piece, resumed=True)
-            except (KeyError, TypeError, ValueError):
+                layers = of_json(known["values"])
+                if self.asked.embed and folder is not None:
+                    with np.load(folder.path / piece / EMBEDDED) as held:
+                        self.embeddings.add(str(file), piece, dict(held))
+                return PictureFeatures(str(file), layers, folder=piece, resumed=True)
+            except (KeyError, TypeError, ValueError, OSError):
                 pass  # written by another version: done anew
         return self._one(self.model.open(file), str(file), piece, folder, about)
 
@@ -134,6 +145,8 @@ class FeatureRun:
         captured = self._captured(arguments, until)
         taken: set[str] = set()
         files = [self._save(captured, folder, piece)] if folder is not None and self.asked.save is not None else []
+        if self.asked.embed and folder is not None:
+            files.append(self._embed(captured, places, image, folder, piece))
         if folder is not None:
             from modelprobe.vision.pictures.canvas import png
 
@@ -194,13 +207,11 @@ class FeatureRun:
     ) -> LayerFeature:
         from modelprobe.vision.features.features import LayerFeature
         from modelprobe.vision.features.maps import layer_maps
-        from modelprobe.vision.features.outputs import guessed_layout
         from modelprobe.vision.features.stats import stats_of
 
         tensor, (path, call, index) = captured[name], captured.origins[name]
         place = places.get((self.first[path], call, index))
-        shape = tuple(tensor.shape)
-        layout = place.layout if place and place.shape == shape else guessed_layout(shape, ())
+        layout = self._layout(name, captured, places)
         drawn: list[DrawnImage] = []
         first = name not in self.previews and len(self.previews) < 6
         if folder is not None or first:
@@ -213,6 +224,29 @@ class FeatureRun:
             layout.describe(), layout.how != "operators", stats_of(tensor, layout.channels),
             tuple(drawn),
         )  # fmt: skip
+
+    def _layout(self, name: str, captured: Captured, places: Mapping[tuple[str, int, int], LayerOutput]) -> Layout:
+        from modelprobe.vision.features.outputs import guessed_layout
+
+        tensor, (path, call, index) = captured[name], captured.origins[name]
+        place = places.get((self.first[path], call, index))
+        shape = tuple(tensor.shape)
+        return place.layout if place and place.shape == shape else guessed_layout(shape, ())
+
+    def _embed(
+        self,
+        captured: Captured,
+        places: Mapping[tuple[str, int, int], LayerOutput],
+        image: str,
+        folder: Folder,
+        piece: str,
+    ) -> str:
+        vectors = {name: pooled_over_places(captured[name], self._layout(name, captured, places)) for name in captured}
+        out = io.BytesIO()
+        np.savez(out, allow_pickle=False, **vectors)
+        folder.write(f"{piece}/{EMBEDDED}", out.getvalue())
+        self.embeddings.add(image, piece, vectors)
+        return EMBEDDED
 
     def _save(self, captured: Mapping[str, Tensor], folder: Folder, piece: str) -> str:
         from modelprobe.vision.features.tensor_files import serialised
@@ -233,6 +267,7 @@ class FeatureRun:
             *gathered(self.told),
             *self._input_notes(done),
             *notes_on(layers, done),
+            *(self.embeddings.write(folder) if self.asked.embed and folder is not None else ()),
             *self.model.join_frames(folder.path if folder is not None else None),
         )
         directory = folder.path if folder is not None else Path()

@@ -48,6 +48,20 @@ SaveOpt = Annotated[
     ),
 ]
 
+EmbedOpt = Annotated[
+    bool,
+    option(
+        "--embed",
+        panel=OUTPUT,
+        help="Write one array of all images, their means over places at each layer (embeddings.npz, .npy), and a page "
+        "of nearest neighbors, into the directory of -o.",
+    ),
+]
+PcaOpt = Annotated[
+    bool,
+    option("--pca", panel=IMAGES, help="Draw the first three principal components of the channels as colors too."),
+]
+
 
 def command(
     model: ImageModelOptions,
@@ -59,6 +73,8 @@ def command(
     sort: SortOpt = SORTS[0],
     cmap: ColourMapOpt = "viridis",
     save: SaveOpt = None,
+    embed: EmbedOpt = False,
+    pca: PcaOpt = False,
     output: DirectoryOptions,
 ) -> None:
     """Layer activations for images: statistics, channel grids, heat maps over the image, tensors as files.
@@ -76,6 +92,8 @@ def command(
         raise BadInput("which layers? --layers was not given", "--list shows them; --layers '*' takes all of them")
     if save is not None and output.output is None:
         raise BadInput("--save needs a directory to write to", "give one with -o DIR")
-    drawing = Drawing(channels, sort, cmap)
-    asked = FeaturesOptions(request, images.image or (), layers, drawing, output.output, save, output.force)
+    if (embed or pca) and output.output is None:
+        raise BadInput(f"--{'embed' if embed else 'pca'} needs a directory to write to", "give one with -o DIR")
+    drawing = Drawing(channels, sort, cmap, pca)
+    asked = FeaturesOptions(request, images.image or (), layers, drawing, output.output, save, output.force, embed)
     output.emit(run_features(asked).report())

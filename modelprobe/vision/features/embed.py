@@ -1,0 +1,128 @@
+"""Embeddings of many images: one array for each layer, and a page of each image's nearest neighbors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.features.gallery import gallery_page, shot
+from modelprobe.vision.features.stats import plain_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modelprobe.files.directory import Folder
+    from modelprobe.vision.features.outputs import Layout
+
+NEAREST = 5
+MOST_ON_PAGE = 500
+EMBEDDED = "embedding.npz"
+"""One image's vectors, in its directory."""
+
+NEIGHBORS_STYLE = (
+    "<style>.near{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.8rem;margin:.6rem 0 0}"
+    ".near figure{width:100%}.near img{width:100%}.near figcaption{font-size:.75rem;overflow-wrap:anywhere}"
+    ".near>div:first-child{outline:2px solid var(--accent);outline-offset:3px}</style>"
+)
+
+
+def pooled_over_places(tensor: Tensor, layout: Layout) -> NDArray[np.float32]:
+    """One number for each channel: the mean over all others; of what has no channels, or is a vector, all numbers."""
+    values = plain_values(tensor).float()
+    others = tuple(dim for dim in range(values.dim()) if dim not in layout.channels)
+    if layout.channels and layout.positions and others:
+        values = values.mean(others)
+    flat: NDArray[np.float32] = values.reshape(-1).numpy()
+    return flat
+
+
+def nearest_of(vectors: NDArray[Any], count: int = NEAREST) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each row the `count` others of the largest cosine similarity, and that similarity; a row of zeros is like
+    none."""
+    held = vectors.astype(np.float64)
+    held = held / np.maximum(np.linalg.norm(held, axis=1, keepdims=True), np.finfo(float).tiny)
+    count = min(count, len(held) - 1)
+    order, alike = np.zeros((len(held), count), np.int64), np.zeros((len(held), count))
+    for first in range(0, len(held), 256):  # so that 100,000 images need no matrix of all pairs
+        rows = held[first : first + 256] @ held.T
+        rows[range(len(rows)), range(first, first + len(rows))] = -np.inf
+        part = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+        order[first : first + len(rows)], alike[first : first + len(rows)] = part, np.take_along_axis(rows, part, 1)
+    return order, alike
+
+
+@dataclass
+class Embeddings:
+    """What is gathered over the images: their names, their directories, and a vector for each layer."""
+
+    names: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    layers: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+
+    def add(self, name: str, piece: str, vectors: Mapping[str, NDArray[Any]]) -> None:
+        """One image. Raises BadInput where a layer's vector is longer or shorter than that of the first image."""
+        for layer, vector in vectors.items():
+            known = self.layers.get(layer)
+            if (known is None and self.names) or (known and known[0].shape != vector.shape):
+                raise BadInput(f"{layer} has {len(vector)} numbers for {name}, and others for {self.names[0]}",
+                               "give all images one size, with --input or --no-crop")  # fmt: skip
+            self.layers.setdefault(layer, []).append(vector)
+        self.names.append(name)
+        self.pieces.append(piece)
+
+    def write(self, folder: Folder) -> list[Note]:
+        """`embeddings.npz` (`names`, and an array [images, numbers] for each layer), `embeddings.npy` of a single
+        layer, and `neighbors.html`. Returns what to say of them."""
+        arrays = {layer: np.stack(vectors) for layer, vectors in self.layers.items()}
+        out = io.BytesIO()
+        key = "names"
+        while key in arrays:  # a layer may be called so
+            key += "_"
+        np.savez(out, allow_pickle=False, **{key: np.array(self.names), **arrays})
+        folder.write("embeddings.npz", out.getvalue())
+        shapes = ", ".join(f"{layer} {len(array)}x{array.shape[1]}" for layer, array in list(arrays.items())[:4])
+        if len(arrays) == 1:
+            out = io.BytesIO()
+            np.save(out, next(iter(arrays.values())), allow_pickle=False)
+            folder.write("embeddings.npy", out.getvalue())
+        text = f"Embeddings, the mean over the places of an image: embeddings.npz ({shapes}), rows as in its names."
+        notes = [Note(text, Level.INFO)]
+        if len(self.names) > 1:
+            layer = list(arrays)[-1]
+            folder.write("neighbors.html", self._page(layer, arrays[layer]))
+            notes.append(Note(f"Nearest neighbors by the cosine of {layer}: neighbors.html.", Level.INFO))
+        return notes
+
+    def _page(self, layer: str, vectors: NDArray[Any]) -> str:
+        order, alike = nearest_of(vectors)
+        more = len(self.names) - MOST_ON_PAGE
+        head = f"<p>The first of each row, then the images whose {_text(layer)} is most like it (cosine).</p>"
+        if more > 0:
+            head += f"<p>The first {MOST_ON_PAGE:,} of {len(self.names):,} images; embeddings.npz has all.</p>"
+        rows = [
+            self._neighbors(index, order[index], alike[index]) for index in range(min(len(self.names), MOST_ON_PAGE))
+        ]
+        return gallery_page("Nearest neighbors", NEIGHBORS_STYLE + head + "\n".join(rows))
+
+    def _neighbors(self, index: int, others: Sequence[int] | NDArray[Any], alike: NDArray[Any]) -> str:
+        cells = [self._cell(index, "")]
+        cells += [self._cell(int(other), f"{share:.3f}") for other, share in zip(others, alike, strict=True)]
+        return f'<section><div class="near">{"".join(cells)}</div></section>'
+
+    def _cell(self, index: int, said: str) -> str:
+        name = self.names[index]
+        picture = shot(f"{self.pieces[index]}/seen.png", name).replace("</figure>", "")
+        return f"<div>{picture}<figcaption>{said} {_text(name)}</figcaption></figure></div>"
+
+
+def _text(name: str) -> str:
+    from modelprobe.report.formats.html import esc
+
+    return str(esc(name))
