@@ -17,6 +17,10 @@ ON_PURPOSE = {"command", "EXAMPLES", "T"}
 """The interface of the files in `cli/commands/`; `T` is a type variable, as everywhere."""
 
 
+PRESCRIBED = {"__pycache__", "__init__.py", "__main__.py", "py.typed"}
+"""Names that Python itself asks for: no entries of ours."""
+
+
 @dataclass(frozen=True)
 class House:
     """Top-level names and the files they stand in, lines by file, functions by length, entries by folder."""
@@ -47,7 +51,7 @@ def survey(root: Path = ROOT) -> House:
                 functions[f"{where}:{node.name}"] = (node.end_lineno or node.lineno) - node.lineno + 1
     folders = [root, *(path for path in root.rglob("*") if path.is_dir() and path.name != "__pycache__")]
     entries = {
-        folder.relative_to(root).as_posix(): len([e for e in folder.iterdir() if e.name != "__pycache__"])
+        folder.relative_to(root).as_posix(): len([e for e in folder.iterdir() if e.name not in PRESCRIBED])
         for folder in folders
     }
     return House(dict(names), lines, functions, entries)

@@ -25,6 +25,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
         "inside": {"torch", "numpy"},
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors", "av"},
     },
+    {"graph": {"torch", "PIL", "fast_sugiyama"}},
     {"zoo": {"torch"}},
     {"api": {"torch"}},
     {"guide": set()},

@@ -53,6 +53,8 @@ CASES: dict[str, str] = {
     "training.attention": f"training {M}:TinyAttention --by operator --optimizer adamw",
     "training.frozen": "training resnet18 --freeze conv1,bn1,layer[12].* --depth 1 --optimizer sgd-momentum",
     "trace": f"trace {M}:TinyCNN",
+    "graph": f"graph {M}:TinyCNN",
+    "graph.attention": f"graph {M}:TinyAttention --depth 1",
     "memory.inference": "memory resnet18 --device cuda --input 64",
     "memory.train": f"memory {M}:TinyCNN --train --optimizer adam --device cuda --batch 4",
     "memory.batches": f"memory {M}:TinyCNN --batch 1,4 --device cuda",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 ORDER = (
     "cost",
+    "graph",
     "training-and-scaling",
     "other-tools",
     "weight-files",

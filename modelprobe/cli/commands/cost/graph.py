@@ -1,0 +1,92 @@
+"""`modelprobe graph`: the picture of a network, as a page, a picture, or for other programs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from modelprobe.cli.options import (
+    OUTPUT,
+    ModelOptions,
+    ModeOpt,
+    ReportOptions,
+    RunOptions,
+    is_trace_file,
+    one_of,
+    option,
+    target_request,
+)
+
+ORIENTATIONS = ("down", "right")
+
+EXAMPLES = (
+    "modelprobe graph resnet18 -o resnet18.html",
+    "modelprobe graph vit_b_16 -o vit.svg --depth 3",
+    "modelprobe graph samples/models.py:TinyCNN -o tiny.mmd --orientation right",
+)
+
+GraphDepthOpt = Annotated[
+    int | None,
+    option("--depth", min=0, panel=OUTPUT, help="Levels of modules to open, and nothing below. Default: all."),
+]
+OrientationOpt = Annotated[
+    str,
+    option(
+        "--orientation",
+        metavar="|".join(ORIENTATIONS),
+        callback=one_of("--orientation", ORIENTATIONS),
+        panel=OUTPUT,
+        help="Where values flow to.",
+    ),
+]
+FoldBlocksOpt = Annotated[bool, option("--fold/--no-fold", panel=OUTPUT, help="Draw equal blocks once, as xN.")]
+
+
+def command(
+    model: ModelOptions,
+    inputs: RunOptions,
+    *,
+    mode: ModeOpt = "eval",
+    depth: GraphDepthOpt = None,
+    orientation: OrientationOpt = ORIENTATIONS[0],
+    fold: FoldBlocksOpt = True,
+    report: ReportOptions,
+) -> None:
+    """The network as a graph: modules as nested boxes, operators in them, equal blocks folded. -o names a page
+    (.html), a picture (.svg, .png) or a file for other programs (.dot, .mmd, .json)."""
+    from modelprobe.graph.files import check_suffix, content_of
+
+    drawn = report.output if report.format is None else None
+    if drawn is not None and drawn.suffix.lower() != ".json":
+        from modelprobe.files.atomic import check_target
+
+        check_suffix(drawn)
+        check_target(drawn, force=report.force)
+    else:
+        report.check()
+        drawn = None
+    from modelprobe.graph.build import graph_of
+
+    if is_trace_file(model.target):
+        from modelprobe.cli.trace_options import refuse_model_options
+        from modelprobe.cost.traces.saved import load_forward
+
+        refuse_model_options(model, inputs, mode=mode != "eval")
+        graph = graph_of(load_forward(model.target)[0], depth=depth, fold=fold)
+    else:
+        from modelprobe.graph.of_target import graph_of_target
+
+        graph = graph_of_target(target_request(model, inputs), mode == "train", depth, fold)
+    if drawn is None:
+        report.emit(graph.report())
+    else:
+        from modelprobe.console import say
+        from modelprobe.files.atomic import atomic_write
+
+        atomic_write(drawn, content_of(graph, drawn.suffix.lower(), depth, orientation == "right"), force=report.force)
+        for note in graph.notes:
+            say(f"note: {note.text}")
+        say(f"wrote {drawn}")
+    if graph.failure:
+        from modelprobe.errors import ModelRaised
+
+        raise ModelRaised(graph.failure, "the graph shows what ran until then; --debug shows the traceback")

@@ -1,0 +1,38 @@
+"""The graph of a target: recorded, with the lines where its classes stand; of a model that fails, what ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from modelprobe.graph.build import graph_of
+from modelprobe.graph.graph import ModelGraph
+from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
+from modelprobe.tracing.module_tree import walk
+
+
+def graph_of_target(request: TargetRequest, train: bool, depth: int | None, fold: bool) -> ModelGraph:
+    """The graph of one forward pass. Raises what loading raises."""
+    return graph_of_loaded(load_model(request), train, depth, fold)
+
+
+def graph_of_loaded(loaded: LoadedModel, train: bool, depth: int | None, fold: bool) -> ModelGraph:
+    """The graph of one forward pass of a model."""
+    trace = record(loaded, train=train)
+    return graph_of(trace, depth=depth, fold=fold, sources=forward_lines(loaded.model))
+
+
+def forward_lines(model: nn.Module) -> Mapping[str, str]:
+    """Path of a module -> the Python module and the line at which the forward of its class begins."""
+    known: dict[type, str] = {}
+    return {path: known.setdefault(type(module), _line_of(type(module))) for path, module in walk(model)}
+
+
+def _line_of(cls: type) -> str:
+    forward = getattr(cls, "forward", None)
+    code = getattr(forward, "__code__", None)
+    home = getattr(forward, "__module__", "")
+    if code is None or not home:
+        return ""
+    return f"{home}:{code.co_firstlineno}"

@@ -1,0 +1,88 @@
+"""A graph as one page that needs nothing else: styles, program and data stand in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Collection
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from modelprobe.graph.graph import ModelGraph
+from modelprobe.graph.levels import levels_of
+from modelprobe.report.blocks import plain
+
+OVERLAYS = {
+    "": "no colours", "macs": "MACs", "parameters": "parameters", "bytes": "bytes moved",
+    "activations": "activation bytes", "intensity": "intensity",
+}  # fmt: skip
+
+
+def page_of(graph: ModelGraph, opened: Collection[int], across: bool = False) -> str:
+    """The page, with the boxes of `opened` open. It loads nothing, and runs no script but its own."""
+    return whole_page(graph.model, viewer_of(graph, opened, across), styles())
+
+
+def whole_page(title: str, body: str, style: str, more: tuple[str, ...] = ()) -> str:
+    """A page with the viewer's script, and `more` scripts, as the only ones that a browser runs."""
+    scripts = (program(), *more)
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"
+    run = "".join(f"<script>{script}</script>" for script in scripts)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{body}{run}</body></html>\n"
+    )
+
+
+def viewer_of(graph: ModelGraph, opened: Collection[int], across: bool = False) -> str:
+    """The viewer's elements and its data, for a page of one's own."""
+    choices = "".join(f'<option value="{value}">{word}</option>' for value, word in OVERLAYS.items())
+    facts = f"{graph.operators:,} operators, {len(graph.nodes):,} boxes, {len(graph.edges):,} edges"
+    failure = f'<div class="failure">{escape(graph.failure)}</div>' if graph.failure else ""
+    return (
+        f'<div class="graph"><header><h1>{escape(graph.model)}</h1><span class="facts">{facts}</span>'
+        '<input type="search" placeholder="search ( / )" aria-label="search">'
+        f'<select aria-label="colours">{choices}</select><button class="fit">Fit</button>'
+        f'<button class="close">Close all</button>{failure}</header>'
+        '<div class="canvas" tabindex="0" aria-label="graph: double click or Enter opens a box, / searches, j and k '
+        'step, + - 0 zoom"><svg role="img"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
+        'markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0L8 4L0 8z"/></marker></defs></svg>'
+        '<ul class="found"></ul></div><aside></aside></div>'
+        f'<script type="application/json" id="graph-data">{_script_json(_data(graph, opened, across))}</script>'
+    )
+
+
+def styles() -> str:
+    """The viewer's style sheet."""
+    return _page_part("page.css")
+
+
+def program() -> str:
+    """The viewer's script."""
+    return _page_part("page.js")
+
+
+def _data(graph: ModelGraph, opened: Collection[int], across: bool) -> dict[str, Any]:
+    levels = {
+        number: {"rows": level.rows, "lines": [(line.items, line.shapes, line.repeats) for line in level.lines]}
+        for number, level in levels_of(graph).items()
+    }
+    return {"nodes": plain(graph.nodes), "levels": levels, "opened": sorted(opened), "across": across}
+
+
+def _script_json(value: Any) -> str:
+    """JSON that cannot end the element that it stands in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _page_part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
