@@ -52,7 +52,8 @@ def record_memory(
     model, said = unwrapped(model)
     if step is not None:
         refuse_scripts(model)
-    setting = Setting(device, step is not None, notes=(*notes, *said), env=env or {})
+    loss = {"loss": str(getattr(step.loss, "__qualname__", step.loss))} if step is not None and step.loss else {}
+    setting = Setting(device, step is not None, notes=(*notes, *said), env={**(env or {}), **loss})
     record = partial(_followed, step=step, like=like)
     return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
 

@@ -93,7 +93,14 @@ def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> M
     found: dict[int, MemoryResult] = {}
 
     def needed(batch: int) -> int:
-        found[batch] = of_batch(loaded, batch, asked)
+        try:
+            found[batch] = of_batch(loaded, batch, asked)
+        except BadInput as error:
+            _, fixed, given = error.message.partition(" contradicts ")
+            if not fixed:
+                raise
+            hint = "give the shape of one example, with a leading 1"
+            raise BadInput(f"--fits tries batches, and {given} has one of its own", hint) from error
         return found[batch].needed_bytes
 
     if loaded.request.inputs_from is not None:
@@ -102,7 +109,9 @@ def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> M
     if state > limit:
         raise BadInput(
             f"weights and buffers alone take {size(state)}, {size(state - limit)} more than {size(limit)}",
-            "--dtype bfloat16 halves them",
+            "--dtype bfloat16 halves them"
+            if state <= 2 * limit
+            else "half of them, by --dtype bfloat16, are too many too",
         )
     try:
         batch = largest_batch(needed, limit)

@@ -10,7 +10,7 @@ from typing import Any
 from modelprobe.console import working
 from modelprobe.cost.memory.estimate import MemoryResult
 from modelprobe.cost.memory.of_target import MemoryRequest, memory_of_target, memory_that_fits
-from modelprobe.errors import BadInput
+from modelprobe.errors import BadInput, ProbeError
 from modelprobe.model.build import LoadedModel, load_model, record
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
@@ -26,6 +26,9 @@ CHEAPER_OPTIMIZERS = {
 }
 MAX_NAMED = 6
 """Modules that a note names one by one."""
+
+CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
+"""Classes that only hold others: blocks are what stands in them."""
 
 CHECKPOINT_CALL = "torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)"
 
@@ -59,6 +62,7 @@ class MemoryPlan(Result):
     fits: bool
     options: tuple[PlanOption, ...]
     unchanged: MemoryResult = field(repr=False)
+    failed: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def _said(self) -> Iterator[Note]:
@@ -103,7 +107,7 @@ class MemoryPlan(Result):
             blocks.append(Table(columns, rows, "what would make it fit", key="option_rows"))
         return self.blocks_report(
             f"{self.model}: what would fit into {size(self.limit_bytes)}", "modelprobe.memory_plan/1", *blocks,
-            *self._said(), *self.unchanged.notes,
+            *self._said(), *self.failed, *self.unchanged.notes,
         )  # fmt: skip
 
 
@@ -123,15 +127,24 @@ class _Change:
     modules: tuple[str, ...] = ()
 
 
+Needs = Callable[[_Change], PlanOption | None]
+"""Records a changed run; None where it does not run."""
+
+
 def memory_plan(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> MemoryPlan:
     """Find changes that bring the run below `limit` bytes. Raises BadInput when the run itself cannot be recorded."""
     with working(f"looking for what fits into {size(limit)}") as said:
         unchanged = memory_of_target(loaded, asked)
         tried: list[PlanOption] = []
+        failed: list[Note] = []
 
-        def needs(change: _Change) -> PlanOption:
+        def needs(change: _Change) -> PlanOption | None:
             said(f"trying {' + '.join(change.words)}")
-            needed = memory_of_target(change.loaded, change.asked).needed_bytes
+            try:
+                needed = memory_of_target(change.loaded, change.asked).needed_bytes
+            except ProbeError as error:
+                failed.append(Note(f"{' + '.join(change.words)} does not run: {error.message[:160]}", Level.INFO))
+                return None
             return PlanOption(
                 change.words,
                 change.modules,
@@ -143,18 +156,16 @@ def memory_plan(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> Memory
             )
 
         if unchanged.needed_bytes > limit:
-            tried.extend(_changed_runs(loaded, limit, asked, needs))
+            tried.extend(filter(None, _changed_runs(loaded, limit, asked, needs)))
     worth = [one for one in tried if one.saved_bytes > 0]
     worth.sort(key=lambda one: (not one.fits, one.training_changes, one.recomputed_macs, one.needed_bytes))
     return MemoryPlan(
         loaded.target.name, unchanged.inputs, limit, unchanged.needed_bytes, unchanged.needed_bytes <= limit,
-        tuple(worth), unchanged, unchanged.env,
+        tuple(worth), unchanged, tuple(failed), unchanged.env,
     )  # fmt: skip
 
 
-def _changed_runs(
-    loaded: LoadedModel, limit: int, asked: MemoryRequest, needs: Callable[[_Change], PlanOption]
-) -> Iterator[PlanOption]:
+def _changed_runs(loaded: LoadedModel, limit: int, asked: MemoryRequest, needs: Needs) -> Iterator[PlanOption | None]:
     start = _Change((), loaded, asked)
     half = _in_bfloat16(start)
     if half is not None:
@@ -162,7 +173,7 @@ def _changed_runs(
     if asked.train:
         for name in CHEAPER_OPTIMIZERS.get(asked.optimizer, ()):
             yield needs(_with_optimizer(start, name))
-        blocks, trace = sibling_blocks(loaded.tree), record(loaded, train=True)
+        blocks, trace = sibling_blocks(loaded.tree), record(loaded)
         if blocks:
             yield _fewest(lambda count: needs(_checkpointed(start, blocks, count, trace)), len(blocks))
         yield from _accumulated(start, needs)
@@ -175,14 +186,14 @@ def _changed_runs(
         yield smaller
 
 
-def _fewest(option: Callable[[int], PlanOption], most: int) -> PlanOption:
+def _fewest(option: Callable[[int], PlanOption | None], most: int) -> PlanOption | None:
     """The option with the smallest count that fits, or that with `most`."""
     best = option(most)
     low, high = 0, most
-    while best.fits and high - low > 1:
+    while best is not None and best.fits and high - low > 1:
         middle = (low + high) // 2
         found = option(middle)
-        if found.fits:
+        if found is not None and found.fits:
             best, high = found, middle
         else:
             low = middle
@@ -211,15 +222,14 @@ def _checkpointed(change: _Change, blocks: Sequence[str], count: int, trace: Tra
     return replace(change, words=words, asked=replace(change.asked, checkpointed=first), again=again, modules=first)
 
 
-def _accumulated(change: _Change, needs: Callable[[_Change], PlanOption]) -> Iterator[PlanOption]:
+def _accumulated(change: _Change, needs: Needs) -> Iterator[PlanOption | None]:
     batch = change.loaded.request.batch or 1
     for parts in (part for part in (2, 4, 8, 16, 32, 64) if batch % part == 0):
         request = replace(change.loaded.request, batch=batch // parts)
         changed = replace(change.loaded, request=request)
         words = (*change.words, f"--batch {batch // parts}, {parts} accumulated")
-        try:
-            found = needs(replace(change, words=words, loaded=changed, asked=replace(change.asked, accumulate=parts)))
-        except BadInput:  # batch norm does not train on one example
+        found = needs(replace(change, words=words, loaded=changed, asked=replace(change.asked, accumulate=parts)))
+        if found is None:  # batch norm does not train on one example
             return
         if found.fits or parts * 2 > batch:
             yield found
@@ -234,8 +244,8 @@ def _frozen(change: _Change, stages: Sequence[str], count: int) -> _Change:
 
 
 def _together(
-    change: _Change, half: _Change | None, blocks: Sequence[str], trace: Trace, needs: Callable[[_Change], PlanOption]
-) -> Iterator[PlanOption]:
+    change: _Change, half: _Change | None, blocks: Sequence[str], trace: Trace, needs: Needs
+) -> Iterator[PlanOption | None]:
     """Changes on top of each other, from the one that changes least."""
     if half is None or not blocks:
         return
@@ -269,10 +279,11 @@ def sibling_blocks(tree: ModuleTree) -> tuple[str, ...]:
         if node.path:
             children.setdefault(node.path.rpartition(".")[0], []).append((node.path, node.cls))
     for node in tree.modules:
-        if any(node.path.startswith(f"{path}.") for path in found):
+        if any(node.path == path or node.path.startswith(f"{path}.") for path in found):
             continue
         mine = [(path, cls) for path, cls in children.get(node.path, ()) if path in holding]
         same = {path for pair in pairwise(mine) if pair[0][1] == pair[1][1] for path, _ in pair}
+        same -= {path for path, cls in mine if cls in CONTAINERS}
         found.extend(path for path, _ in mine if path in same and children.get(path))
     return tuple(found)
 

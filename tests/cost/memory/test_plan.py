@@ -132,12 +132,14 @@ def test_cheapest_first(planned: Any) -> None:
 
 
 def test_blocks_are_the_outermost_neighbours_of_one_class() -> None:
-    class Stage(nn.Sequential):
+    class Block(nn.Sequential):
         pass
 
-    inner = [nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(3)]
-    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Stage(*inner), nn.Linear(2, 2))
-    assert sibling_blocks(read_tree(net)) == ("2.0", "2.1", "2.2")
+    def stage() -> nn.Sequential:
+        return nn.Sequential(*(Block(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2)))
+
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), stage(), stage(), nn.Linear(2, 2))
+    assert sibling_blocks(read_tree(net)) == ("2.0", "2.1", "3.0", "3.1")
 
 
 def test_a_loss_that_is_no_number(planned: Any) -> None:

@@ -46,6 +46,9 @@ def test_the_largest_batch_fits_and_the_next_does_not(capsys: pytest.CaptureFixt
         (("--train", "--loss", "samples/models.py:nothing"), "has no 'nothing'"),
         (("--train", "--loss", "samples/models.py:TinyCNN"), "is no function"),
         (("--batch", "0"), "0"),
+        (("--input", "4x3x32x32", "--fits", "1GiB"), "--fits tries batches, and --input 4x3x32x32 has one of its own"),
+        (("--fits", "2KiB"), "are too many too"),
+        (("--fits", "5KiB"), "--dtype bfloat16 halves them"),
         (("--batch", "1,2", "--plot", "x.png"), "give one --batch"),
         (("--plot", "x.jpg"), "name it with .png"),
     ],
@@ -93,3 +96,17 @@ def test_a_plan_names_changes_that_fit(capsys: pytest.CaptureFixture[str]) -> No
     found = asked(capsys, "--train", "--batch", "8", "--optimizer", "adam", "--plan", f"{int(str(whole)) * 3 // 4}B")
     assert not found["fits"]
     assert any(option["fits"] for option in found["options"])  # type: ignore[attr-defined]
+
+
+def test_a_change_that_does_not_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.body = nn.Linear(8, 64)\n        self.head = nn.Linear(64, 8)\n\n"
+        "    def forward(self, x):\n        if x.dtype != torch.float32:\n            raise TypeError('float32 only')\n"
+        "        return self.head(self.body(x))\n"
+    )
+    line = ["memory", f"{tmp_path}/net.py:Net", "--input", "1x8", "--train", "--optimizer", "adam", "--plan", "9KiB"]
+    assert main([*line, "-f", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert any("--dtype bfloat16 does not run" in note["text"] for note in found["notes"])
+    assert {"--optimizer sgd"} in [set(option["changes"]) for option in found["options"]]
