@@ -146,8 +146,8 @@ def _drift(first: RecordedRun, second: RecordedRun, pairs: StepPairs) -> tuple[D
     """How far both runs, each by itself, are apart at every pair of steps."""
     rows = []
     for i, j in sorted(pairs.items(), key=lambda pair: pair[1]):
-        x, y = first.store.get((i, 0)), second.store.get((j, 0))
-        if x is None or y is None or not x.is_floating_point():
+        x, y = first.store.stored((i, 0)), second.store.stored((j, 0))
+        if x is None or y is None or not x.dtype.is_floating_point:
             continue
         gap = gap_between(x, y).largest
         a, b = first.ops[i], second.ops[j]
@@ -206,7 +206,7 @@ def _compare_outputs(
         other = name if same_names else outputs[position][0]
         if not same_names and name.startswith("gradient of "):
             break
-        x, y = first.store.get((OUTPUTS, position)), theirs[other]
+        x, y = first.store.stored((OUTPUTS, position)), theirs[other]
         if x is None:
             continue
         known_a, known_b = set(pairs), set(pairs.values())

@@ -7,7 +7,7 @@ itself, or something between it and the steps before, which are equal.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modelprobe.inside.divergence.align import StepPairs, between
-from modelprobe.inside.divergence.spill import ValueStore
+from modelprobe.inside.divergence.spill import StoredValue, ValueStore
 from modelprobe.inside.divergence.tape import Tape, TapeOp, flat_tensors, results_of
 from modelprobe.tracing.capture import Enough
 
@@ -41,48 +41,48 @@ class Gap:
     values: tuple[float, float] | None = None
 
 
-def gap_between(a: Tensor, b: Tensor, tolerance: float = math.inf) -> Gap:
+def gap_between(a: Tensor | StoredValue, b: Tensor | StoredValue, tolerance: float = math.inf) -> Gap:
     """Compare element by element, a piece at a time. Infinite for other shapes, or where one side alone is finite."""
     if tuple(a.shape) != tuple(b.shape):
         return Gap(math.inf)
-    if not (a.is_floating_point() or a.is_complex()):
-        same = a.to(torch.float64) == b.to(torch.float64) if a.dtype != b.dtype else a == b
-        wrong = (~same).nonzero()
-        if not len(wrong):
-            return Gap(0.0)
-        index = tuple(wrong[0].tolist())
-        return Gap(math.inf, index, (float(a[index]), float(b[index])))
-    flat_a, flat_b = a.detach().reshape(-1), b.detach().reshape(-1)
-    scale = _root_mean_square(flat_a)
+    floating = a.dtype.is_floating_point or a.dtype.is_complex
+    wide = torch.complex128 if a.dtype.is_complex or b.dtype.is_complex else torch.float64
+    flat_a, flat_b, count = _in_order(a), _in_order(b), math.prod(a.shape)
+    scale = _root_mean_square(flat_a, count, wide) if floating else 0.0
     largest = 0.0
     first: tuple[int, ...] = ()
     values: tuple[float, float] | None = None
-    for start in range(0, flat_a.numel(), COMPARED_AT_ONCE):
-        part_a, part_b = (flat[start : start + COMPARED_AT_ONCE].to(_widest_type(a)) for flat in (flat_a, flat_b))
+    for start in range(0, count, COMPARED_AT_ONCE):
+        part_a, part_b = (flat(start, COMPARED_AT_ONCE).to(wide) for flat in (flat_a, flat_b))
         apart = (part_a - part_b).abs()
         equal = (part_a == part_b) | (part_a.isnan() & part_b.isnan())
-        apart = torch.where(equal, 0.0, torch.nan_to_num(apart, math.inf, math.inf)) / (scale + part_a.abs() + 1e-300)
+        apart = torch.where(equal, 0.0, torch.nan_to_num(apart, math.inf, math.inf))
+        apart = apart / (scale + part_a.abs() + 1e-300) if floating else torch.where(equal, 0.0, math.inf)
         apart = torch.nan_to_num(apart, math.inf, math.inf)
         most = float(apart.max()) if apart.numel() else 0.0
-        if most > tolerance and values is None:
-            place = int((apart > tolerance).nonzero()[0])
-            first = tuple(int(x) for x in torch.unravel_index(torch.tensor(start + place), a.shape))
+        if most > (tolerance if floating else 0.0) and values is None and tolerance < math.inf:
+            place = int((apart > (tolerance if floating else 0.0)).nonzero()[0])
+            first = tuple(int(x) for x in torch.unravel_index(torch.tensor(start + place), tuple(a.shape)))
             values = (float(part_a[place].real), float(part_b[place].real))
         largest = max(largest, most)
     return Gap(largest, first, values)
 
 
-def _root_mean_square(flat: Tensor) -> float:
+def _in_order(value: Tensor | StoredValue) -> Callable[[int, int], Tensor]:
+    """Gives so many elements from a place on, in the order of the indices."""
+    if isinstance(value, StoredValue):
+        return value.piece
+    flat = value.detach().cpu().reshape(-1)
+    return lambda start, count: flat[start : start + count]
+
+
+def _root_mean_square(flat: Callable[[int, int], Tensor], count: int, wide: torch.dtype) -> float:
     """Of the finite elements."""
     total = 0.0
-    for start in range(0, flat.numel(), COMPARED_AT_ONCE):
-        part = flat[start : start + COMPARED_AT_ONCE].to(_widest_type(flat)).abs()
+    for start in range(0, count, COMPARED_AT_ONCE):
+        part = flat(start, COMPARED_AT_ONCE).to(wide).abs()
         total += float(torch.where(part.isfinite(), part, 0.0).square().sum())
-    return math.sqrt(total / max(1, flat.numel()))
-
-
-def _widest_type(tensor: Tensor) -> torch.dtype:
-    return torch.complex128 if tensor.is_complex() else torch.float64
+    return math.sqrt(total / max(1, count))
 
 
 def tolerance_of(op: TapeOp, dtypes: Sequence[str], steps: int = 1) -> float:
@@ -214,7 +214,7 @@ class JudgingTape(Tape):
         worst, tolerance = Gap(0.0), self._tolerance(other, op)
         forced = True
         for position, tensor in enumerate(results):
-            wanted = self._values.get((i, position))
+            wanted = self._values.stored((i, position))
             if wanted is None:
                 continue
             if not op.random:
@@ -285,12 +285,17 @@ def _as_float64(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float64) if tensor.is_floating_point() else tensor.clone()
 
 
-def _put_into(wanted: Tensor, tensor: Tensor) -> bool:
+def _put_into(wanted: Tensor | StoredValue, tensor: Tensor) -> bool:
     """Give a result the other run's values, in its own layout. False when the shapes differ."""
-    if tuple(wanted.shape) != tuple(tensor.shape) or tensor.is_complex() != wanted.is_complex():
+    if tuple(wanted.shape) != tuple(tensor.shape) or tensor.is_complex() != wanted.dtype.is_complex:
         return False
     with torch.no_grad():
-        tensor.copy_(wanted)
+        if isinstance(wanted, Tensor) or not tensor.is_contiguous():
+            tensor.copy_(wanted if isinstance(wanted, Tensor) else wanted.whole())
+        else:
+            flat = tensor.view(-1)
+            for start in range(0, flat.numel(), COMPARED_AT_ONCE):
+                flat[start : start + COMPARED_AT_ONCE].copy_(wanted.piece(start, COMPARED_AT_ONCE))
     return True
 
 
@@ -315,6 +320,6 @@ class CapturingTape(JudgingTape):
         if i is None:
             return
         for position, tensor in enumerate(results):
-            wanted = self._values.get((i, position))
+            wanted = self._values.stored((i, position))
             if wanted is not None:
                 _put_into(wanted, tensor)

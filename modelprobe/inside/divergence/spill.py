@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from io import BufferedRandom
@@ -21,12 +22,34 @@ ValueKey = tuple[int, int]
 """Number of an operator in its run, and of the tensor among what it put out or wrote."""
 
 
+class StoredValue:
+    """A tensor in the file of a store, of which a piece at a time is read."""
+
+    def __init__(self, file: BufferedRandom, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self._file, self._start = file, start
+        self.dtype, self.shape = dtype, shape
+
+    def piece(self, start: int, count: int) -> Tensor:
+        """`count` elements from element `start` on, fewer at the end, in the order of the indices."""
+        count = min(count, math.prod(self.shape) - start)
+        if count <= 0:
+            return torch.empty(0, dtype=self.dtype)
+        data = bytearray(count * self.dtype.itemsize)
+        self._file.seek(self._start + start * self.dtype.itemsize)
+        self._file.readinto(data)
+        return torch.frombuffer(data, dtype=self.dtype)
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        return self.piece(0, math.prod(self.shape)).reshape(self.shape)
+
+
 class ValueStore:
     """The tensors of one run by operator; a context manager, at whose end the file is gone."""
 
     def __init__(self) -> None:
         self._held: dict[ValueKey, Tensor] = {}
-        self._places: dict[ValueKey, tuple[int, int, torch.dtype, tuple[int, ...]]] = {}
+        self._places: dict[ValueKey, tuple[int, torch.dtype, tuple[int, ...]]] = {}
         self._file: BufferedRandom | None = None
         self._room = HELD_BYTES
         self.written = 0
@@ -45,7 +68,7 @@ class ValueStore:
                 f"no room in {tempfile.gettempdir()} for the values of a run: {bytes_text(self.written)} are there",
                 "a smaller --input or --batch needs less; TMPDIR=/another/directory puts them elsewhere",
             )
-        self._places[key] = (self.written, count, value.dtype, tuple(value.shape))
+        self._places[key] = (self.written, value.dtype, tuple(value.shape))
         self._file.seek(self.written)
         flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         self._file.write(flat.data)
@@ -53,17 +76,16 @@ class ValueStore:
 
     def get(self, key: ValueKey) -> Tensor | None:
         """The value, or None when none was kept under that key."""
+        found = self.stored(key)
+        return found.whole() if isinstance(found, StoredValue) else found
+
+    def stored(self, key: ValueKey) -> Tensor | StoredValue | None:
+        """The value where it is: in memory, or in the file. None when none was kept under that key."""
         if key in self._held:
             return self._held[key]
         if key not in self._places or self._file is None:
             return None
-        start, count, dtype, shape = self._places[key]
-        if not count:
-            return torch.empty(shape, dtype=dtype)
-        self._file.seek(start)
-        data = bytearray(count)
-        self._file.readinto(data)
-        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+        return StoredValue(self._file, *self._places[key])
 
     def __enter__(self) -> ValueStore:
         return self

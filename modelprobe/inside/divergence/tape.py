@@ -266,16 +266,18 @@ def checksum_of(tensor: Tensor) -> int:
     return zlib.crc32(flat.data) if flat.size else 0
 
 
+SUMMED_AT_ONCE = 1 << 17
+"""Elements of which float64 copies are made at a time."""
+
+
 def sums_of(tensor: Tensor) -> tuple[float, float, float]:
-    """Sum, sum of magnitudes and norm of a tensor in float64, without a copy of it."""
+    """Sum, sum of magnitudes and norm of a tensor in float64, without a copy of the whole."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or not tensor.numel():
         return (0.0, 0.0, 0.0)
-    if not tensor.is_floating_point():
-        total = float(tensor.sum(dtype=torch.float64))
-        return (total, abs(total), float(tensor.numel()))
-    norm = torch.linalg.vector_norm
-    return (
-        float(tensor.sum(dtype=torch.float64)),
-        float(norm(tensor, 1, dtype=torch.float64)),
-        float(norm(tensor, 2, dtype=torch.float64)),
-    )
+    total = magnitudes = squares = 0.0
+    for part in tensor.detach().reshape(-1).split(SUMMED_AT_ONCE):
+        wide = part.to(torch.float64)
+        total += float(wide.sum())
+        magnitudes += float(wide.abs().sum())
+        squares += float(wide.square().sum())
+    return (total, magnitudes, squares**0.5)

@@ -193,5 +193,4 @@ def test_memory_stays_at_about_one_forward() -> None:
 
     forward, both = peak("forward"), peak("diverge")
     print(f"{forward:,} KiB forward, {both:,} KiB both")
-    # Beside the forward: a copy of the input and of each side's output, and the value that is compared.
-    assert both <= 1.3 * forward + 3 * 32 * 1024
+    assert both <= 1.3 * forward + 32 * 1024  # a copy of the input: a model may write to what it is given
