@@ -111,7 +111,8 @@ def _module_node(
     name = path[len(parent) + 1 :] if parent and path.startswith(parent + ".") else path
     return GraphNode(
         0, 0, "module", printable(name or cls), printable(path), printable(cls), 1,
-        _shape_texts(inputs), _shape_texts(outputs), printable(extra.get(path, "")), parameters.get(path, 0), 0, 0, 0, 0, 0, sources.get(path, ""), remark,
+        _shape_texts(inputs), _shape_texts(outputs), printable(extra.get(path, "")), parameters.get(path, 0),
+        0, 0, 0, 0, 0, sources.get(path, ""), remark,
     )  # fmt: skip
 
 
