@@ -275,7 +275,7 @@ def sums_of(tensor: Tensor) -> tuple[float, float, float]:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or not tensor.numel():
         return (0.0, 0.0, 0.0)
     total = magnitudes = squares = 0.0
-    for part in tensor.detach().reshape(-1).split(SUMMED_AT_ONCE):
+    for part in torch.split(tensor.detach().reshape(-1), SUMMED_AT_ONCE):
         wide = part.to(torch.float64)
         total += float(wide.sum())
         magnitudes += float(wide.abs().sum())
