@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from modelprobe.vision.cam.cam import cam
     from modelprobe.vision.cam.judge import Judgement, judge_map
     from modelprobe.vision.cam.methods import ClassMap
+    from modelprobe.vision.functions import attention, extract_features, predict
 
 _HOMES = {
     "ClassMap": "modelprobe.vision.cam.methods",
@@ -38,6 +39,7 @@ _HOMES = {
     "ProbeError": "modelprobe.errors",
     "Trace": "modelprobe.tracing.records",
     "assert_cost": "modelprobe.api",
+    "attention": "modelprobe.vision.functions",
     "check_health": "modelprobe.inside.health.batch_health",
     "capture": "modelprobe.tracing.capture",
     "cam": "modelprobe.vision.cam.cam",
@@ -45,6 +47,7 @@ _HOMES = {
     "count_params": "modelprobe.api",
     "count_training": "modelprobe.api",
     "estimate_memory": "modelprobe.api",
+    "extract_features": "modelprobe.vision.functions",
     "find_divergence": "modelprobe.inside.divergence.of_targets",
     "formula": "modelprobe.tracing.formulas",
     "Judgement": "modelprobe.vision.cam.judge",
@@ -52,6 +55,7 @@ _HOMES = {
     "open_checkpoint": "modelprobe.checkpoint.open",
     "list_buffers": "modelprobe.api",
     "load_trace": "modelprobe.api",
+    "predict": "modelprobe.vision.functions",
     "save_trace": "modelprobe.api",
     "summarize": "modelprobe.api",
     "trace": "modelprobe.api",
@@ -64,6 +68,7 @@ __all__ = [
     "ProbeError",
     "Trace",
     "assert_cost",
+    "attention",
     "cam",
     "capture",
     "check_health",
@@ -71,12 +76,14 @@ __all__ = [
     "count_params",
     "count_training",
     "estimate_memory",
+    "extract_features",
     "find_divergence",
     "formula",
     "judge_map",
     "list_buffers",
     "load_trace",
     "open_checkpoint",
+    "predict",
     "save_trace",
     "summarize",
     "trace",

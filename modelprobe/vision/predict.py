@@ -109,6 +109,12 @@ def best(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: in
     )
 
 
+def guesses_of(row: Tensor, scores: Scores, labels: Sequence[str], count: int) -> tuple[Guess, ...]:
+    """The best classes of one image, given its scores [classes], or [classes, H, W] where each place has some."""
+    shares = scores.probabilities(row)
+    return best(row, shares, labels, count) if row.dim() == 1 else _best_of_places(row, shares, labels, count)
+
+
 @stdout_kept()
 def predict_images(
     request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions | None = None
@@ -190,11 +196,7 @@ class PredictionRun:
                 continue
             labels = self.seeing.labels.for_classes(self.classes)
             names = [labels.of(index) for index in range(self.classes)]
-            if row.dim() == 1:
-                guesses = best(row, self.scores.probabilities(row), names, self.top)
-            else:
-                guesses = _best_of_places(row, self.scores.probabilities(row), names, self.top)
-            self.done[file] = Prediction(str(file), guesses)
+            self.done[file] = Prediction(str(file), guesses_of(row, self.scores, names, self.top))
 
     def _read(self, arguments: tuple[Any, ...], batch: int) -> list[Tensor]:
         """The scores of each image, float64 on the CPU; the first time with gradients on: they tell how it was made."""

@@ -1,0 +1,115 @@
+"""The Python functions `extract_features`, `predict` and `attention`: of a module and of images as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from modelprobe.errors import BadInput
+from modelprobe.tracing.capture import Captured, captured_until, check_captured, chosen_layers
+from modelprobe.tracing.failures import model_errors
+from modelprobe.tracing.module_tree import class_name
+from modelprobe.tracing.restore import mode_set, restored
+from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, heads_of
+from modelprobe.vision.attention.maps import attentions, parse_query
+from modelprobe.vision.attention.result import AttentionMaps
+from modelprobe.vision.cam.gradients import differentiable
+from modelprobe.vision.cam.layout import lay_out
+from modelprobe.vision.predict import guesses_of
+from modelprobe.vision.scores import EMBEDDING, ScoreOptions, Scores
+
+
+def extract_features(model: nn.Module, x: Any, layers: str | Sequence[str]) -> Captured:
+    """What `layers` put out for `x`: a mapping from names to detached tensors, in the order in which they came.
+
+    `layers` are names or wildcards (`"layer1,blocks.*.attn"`, or a list), `x` is what the model takes, a tuple for
+    several arguments. The model runs once, in eval mode, where `x` is, and is left as it was. Raises BadInput for a
+    layer that it does not have or that did not run, ModelRaised for what the model itself raises.
+    """
+    paths, exact = chosen_layers(model, layers)
+    with restored(model), mode_set(model, False), model_errors():
+        found = captured_until(model, x if isinstance(x, tuple) else (x,), paths)
+    check_captured(model, found, exact)
+    return found
+
+
+def predict(
+    model: nn.Module,
+    x: Tensor,
+    top: int = 5,
+    *,
+    labels: Sequence[str] | None = None,
+    output: str | int | None = None,
+    scores: str | None = None,
+) -> Any:
+    """The `top` classes of an image, the best first: each has `.index`, `.label`, `.probability` and `.score`.
+
+    `x` is one image as the model takes it, [C, H, W], or several, [B, C, H, W]: then a list with an entry for each is
+    returned. What is made of the scores is found as by the command; `scores` says it (softmax, sigmoid, exp, given,
+    none), `output` names the output that holds them, `labels` the classes. For a score at every place `.area` is the
+    share of places where a class wins.
+
+    The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without scores, for
+    scores that are not finite and for labels of another number, ModelRaised for what the model itself raises.
+    """
+    images = _as_batch(x, "predict")
+    how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
+    with restored(model), mode_set(model, False), model_errors(), differentiable(model):
+        rows = how.read(model(images.detach().requires_grad_().clone()), len(images)).detach().cpu().double()
+    if how.kind == EMBEDDING:
+        raise BadInput(
+            f"{class_name(model)} is no classifier: it puts out an embedding of {rows.shape[1]} numbers",
+            "extract_features shows any model; scores='softmax' takes the numbers for classes",
+        )
+    if labels is not None and len(labels) != rows.shape[1]:
+        raise BadInput(f"{len(labels)} labels for {rows.shape[1]} classes", "give one for each")
+    if not all(bool(row.isfinite().any()) for row in rows):
+        raise BadInput("every score of an image is NaN or infinite", "look at the weights, and at the values in x")
+    names = list(labels) if labels is not None else [f"class {index}" for index in range(rows.shape[1])]
+    found = [guesses_of(row, how, names, top) for row in rows]
+    return found if x.dim() == 4 else found[0]
+
+
+def attention(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    blocks: str | Sequence[str] = (),
+    heads: str | None = None,
+    query: str | None = None,
+    rollout: bool = False,
+) -> Any:
+    """The attention maps of an image: one entry for each block, with `.block`, `.heads` and `.maps`, [h, w] for each
+    head, on the CPU; `.elsewhere` is what each head gives to no place (the class token).
+
+    `x` is one image as the model takes it, [C, H, W], or several, [B, C, H, W]: then a list with the entries of each is
+    returned. `blocks` (`"0,-1"`, `"blocks.*"`, `"all"`; by default the last), `heads` (`"0,3,mean"`), `query` (`"cls"`,
+    `"mean"`, `"7,7"`) and `rollout` are as for the command.
+
+    The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without attention over
+    places, a block, head or query that it does not have, ModelRaised for what the model itself raises.
+    """
+    names = [blocks] if isinstance(blocks, str) else blocks
+    chosen = tuple(part.strip() for text in names for part in text.split(",") if part.strip())
+    place = None if query is None else parse_query(query)
+    asked = AttentionOptions(chosen, *heads_of(heads), place, rollout)
+    found = [_attention_of(model, image[None], asked) for image in _as_batch(x, "attention")]
+    return found if x.dim() == 4 else found[0]
+
+
+def _attention_of(model: nn.Module, image: Tensor, asked: AttentionOptions) -> list[AttentionMaps]:
+    found = attentions(lay_out(model, image).attended, image.shape[-1])
+    if not found:
+        raise BadInput(f"{class_name(model)} has no attention over places: no softmax over them ran",
+                       "attention is for transformers; cam shows what any classifier looks at")  # fmt: skip
+    return attention_maps_of(found, asked)[0]
+
+
+def _as_batch(x: Tensor, name: str) -> Tensor:
+    images = x[None] if x.dim() == 3 else x
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        shape = "x".join(map(str, x.shape))
+        raise BadInput(f"{name} takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
+    return images
