@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
 from modelprobe.files.directory import staged_directory
-from modelprobe.report.blocks import Level, Note, Report
+from modelprobe.report.blocks import Block, Facts, Level, Note, Report
 from modelprobe.report.formats import RENDERERS, Style
 from modelprobe.vision.arrays import bands_picture
 from modelprobe.vision.image_model import ImageModel
@@ -111,9 +112,21 @@ def write_result(path: Path | None, force: bool, make: Callable[[Path | None], W
     style = Style(80, colour=False, unicode=True)
     with staged_directory(path, force) as temporary:
         made = make(temporary)
-        page = RENDERERS["html"].render(made.at(temporary).report(), style)  # which embeds the images
+        # The page embeds the images from where they are now; what it says is where they will be, for whoever gets it.
+        report = _named_directory(made.at(temporary).report(), str(temporary), path.name or str(path))
+        page = RENDERERS["html"].render(report, style)
         (temporary / "index.html").write_text(page, encoding="utf-8")
         result = made.at(path)
         text = RENDERERS["json"].render(result.report(), style)
         (temporary / "report.json").write_text(text, encoding="utf-8")
     return result
+
+
+def _named_directory(report: Report, now: str, then: str) -> Report:
+    def named(block: Block) -> Block:
+        if not isinstance(block, Facts):
+            return block
+        items = tuple(replace(fact, value=then) if fact.value == now else fact for fact in block.items)
+        return replace(block, items=items)
+
+    return replace(report, blocks=tuple(map(named, report.blocks)))

@@ -55,3 +55,11 @@ def test_a_photo_alone_is_a_question(cli):
     answer = cli("cam", *MODEL, "--image", "photo.png")
     assert answer.code == 2
     assert "has 3 channels, and the model takes 4" in said(answer)
+
+
+def test_the_page_names_the_directory_that_it_stands_in(cli, tmp_path):
+    cli("cam", *MODEL, "--image", "bands.npy", "-o", str(tmp_path / "maps"))
+    page = (tmp_path / "maps" / "index.html").read_text()
+    assert "modelprobe-" not in page  # the temporary directory
+    assert str(tmp_path) not in page
+    assert "<span>maps</span>" in page
