@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -10,7 +11,7 @@ from typing import Any, TypeGuard
 
 from modelprobe.inside.divergence.align import StepPairs, between
 from modelprobe.inside.divergence.judge import CapturedCall, Gap, Suspect, gap_between
-from modelprobe.inside.divergence.tape import TapeOp, plain_argument
+from modelprobe.inside.divergence.tape import Operand, TapeOp, plain_argument
 
 SAME_VALUES = 4e-7
 """Relative difference up to which operands in float32 are the same."""
@@ -173,18 +174,27 @@ def _argument_rows(first: CapturedCall, second: CapturedCall) -> tuple[Argument,
     """The arguments side by side: plain ones as they are, constants with their names."""
     names = _argument_names(second.func)
     rows = _plain_rows(first.op, second.op, names, _defaults(second.func))
-    constants = [
-        [(_position_of(call, k), o) for k, o in enumerate(call.op.operands) if o.is_constant]
-        for call in (first, second)
-    ]
+    constants = [_constants_of(call) for call in (first, second)]
     places = list(dict.fromkeys(place for side in constants for place, _ in side))
     tables = [dict(side) for side in constants]
     for place in places:
         x, y = tables[0].get(place), tables[1].get(place)
-        label = names[place] if 0 <= place < len(names) else f"operand {place}"
+        label = names[place[0]] if place[0] < len(names) else f"operand {place[0]}"
         differs = x is None or y is None or (x.check, x.shape) != (y.check, y.shape)
         rows.append(Argument(label, _told(x), _told(y), differs))
     return tuple(rows)
+
+
+def _constants_of(call: CapturedCall) -> list[tuple[tuple[int, int], Operand]]:
+    """The constants by position among the arguments, and by place in the list that may stand there."""
+    found: list[tuple[tuple[int, int], Operand]] = []
+    inside: Counter[int] = Counter()
+    for number, operand in enumerate(call.op.operands):
+        position = _position_of(call, number)
+        if operand.is_constant:
+            found.append(((position, inside[position]), operand))
+        inside[position] += 1
+    return found
 
 
 def _position_of(call: CapturedCall, number: int) -> int:

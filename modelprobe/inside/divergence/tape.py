@@ -137,7 +137,7 @@ class Tape(_TapeMode):  # type: ignore[misc]
             before = self.before(op, func, args, kwargs)
         out = func(*args, **kwargs)
         with self._lock:
-            results = [*results_of(out), *self._written_only(operator, args, kwargs, out)]
+            results = [*_values_among(results_of(out)), *self._written_only(operator, args, kwargs, out)]
             op.outputs = tuple(tuple(tensor.shape) for tensor in results)
             op.dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in results)
             self.after(op, results, before)
@@ -248,6 +248,13 @@ def flat_tensors(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
 def results_of(out: Any) -> list[Tensor]:
     """The tensors that an operator returned."""
     return [out] if isinstance(out, Tensor) else flat_tensors(out, {}) if isinstance(out, (list, tuple)) else []
+
+
+def _values_among(results: list[Tensor]) -> list[Tensor]:
+    """Without the bytes in which a kernel keeps notes for its backward pass (mkldnn's LSTM): they are no values."""
+    if any(tensor.is_floating_point() for tensor in results):
+        return [tensor for tensor in results if tensor.dtype is not torch.uint8]
+    return results
 
 
 def storage_number(tensor: Tensor) -> int:
