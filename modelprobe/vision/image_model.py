@@ -14,7 +14,7 @@ from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
-from modelprobe.model.weights.chosen import ModelWeights
+from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Note
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
@@ -77,6 +77,11 @@ class ImageModel:
         """What has to be said about model, weights and preprocessing."""
         said = (self.clip.note,) if self.clip is not None else ()
         return (*self.loaded.notes, *self.preprocessing.notes, *said)
+
+    @property
+    def stamp(self) -> str:
+        """What stands on every image made with untrained weights; empty for others."""
+        return "RANDOM WEIGHTS" if self.weights.kind == RANDOM else ""
 
     @property
     def frame_files(self) -> list[Path]:

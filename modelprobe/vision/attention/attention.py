@@ -132,7 +132,7 @@ def _shown_query(
     for item in maps:
         made = entries_of(photo.path.name, item)
         if folder is not None:
-            made = draw_attention(stem, model.preprocessing.seen(photo), item, made, folder, asked.cmap)
+            made = draw_attention(stem, model.preprocessing.seen(photo), item, made, folder, asked.cmap, model.stamp)
             arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
         entries += made
     if folder is not None:

@@ -194,7 +194,13 @@ def _attention_facts(name: str) -> str:
 
 
 def draw_attention(
-    stem: str, seen: Image.Image, found: AttentionMaps, entries: Sequence[AttentionEntry], folder: Path, cmap: str
+    stem: str,
+    seen: Image.Image,
+    found: AttentionMaps,
+    entries: Sequence[AttentionEntry],
+    folder: Path,
+    cmap: str,
+    stamp: str = "",
 ) -> tuple[AttentionEntry, ...]:
     """Write an image of the single heads, and one of the mean or the rollout over the image."""
     name = f"{stem}.{_file_name(found.block)}"
@@ -206,7 +212,7 @@ def draw_attention(
         limits = ColourLimits(0.0, max(float(values.max()) for values in maps))
         captions = [f"head {found.heads[index]}" for index in singles]
         sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
-        (folder / f"{name}.heads.png").write_bytes(png(sheet))
+        (folder / f"{name}.heads.png").write_bytes(png(sheet, stamp))
     drawn = []
     for entry, values in zip(entries, found.maps, strict=True):
         figure = f"{name}.heads.png" if entry.head.isdecimal() else f"{name}.png"
@@ -214,7 +220,7 @@ def draw_attention(
             title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_attention_facts(entry.head)}"
             laid = over_photo(seen, values, found, cmap)
             limits = ColourLimits(0.0, float(values.max()))
-            (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
+            (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits), stamp))
         array = f"{found.block}.{entry.head}" if entry.head != ROLLOUT else ROLLOUT
         drawn.append(dataclasses.replace(entry, figure=figure, arrays=f"{stem}.npz", array=array))
     return tuple(drawn)

@@ -213,7 +213,7 @@ class _CamRun:
                 for entry, one in zip(listed, judged, strict=True)
             )
         if self._folder is not None:
-            drawn = ImageMaps(stem, self.model.preprocessing.seen(photo), maps, listed, judged)
+            drawn = ImageMaps(stem, self.model.preprocessing.seen(photo), maps, listed, judged, self.model.stamp)
             listed, sheet = draw_class_maps(drawn, self._folder, self._asked.cmap)
             self.comparisons += [(photo.path.name, sheet)] if sheet else []
         self.entries += listed

@@ -213,6 +213,7 @@ class ImageMaps:
     entries: tuple[CamEntry, ...]
     judged: tuple[Judgement, ...] = ()
     """The curves of each map, where they were asked for."""
+    stamp: str = ""
 
 
 def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
@@ -230,8 +231,8 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
         shown = found.raw.clamp(min=0).numpy() if entry.method in LAYERED - {"guided-gradcam"} else values
         limits = ColourLimits(0.0, float(values.max()))
         laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
-        (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap)))
-        (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits)))
+        (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap), drawn.stamp))
+        (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits), drawn.stamp))
         cells.append((title + _share_text(entry), laid))
         key = f"{entry.method}.{_key(entry)}"
         arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
@@ -250,7 +251,7 @@ def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[Ca
     if comparison:
         columns = min(4, len(cells)) if len(cells) != 5 else 3
         sheet = side_by_side(cells, "Where the model looks", columns=columns)
-        (folder / comparison).write_bytes(png(sheet))
+        (folder / comparison).write_bytes(png(sheet, drawn.stamp))
     return tuple(entries), comparison
 
 

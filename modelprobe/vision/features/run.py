@@ -218,7 +218,11 @@ class FeatureRun:
             maps = layer_maps(tensor, layout)
             if first:
                 self.previews[name] = preview_of(maps, self.asked.drawing.cmap)
-            drawn = _drawn(maps, seen, name, picture, self.asked.drawing, folder, piece, taken) if folder else []
+            drawn = (
+                _drawn(maps, seen, name, picture, self.asked.drawing, folder, piece, taken, self.model.stamp)
+                if folder
+                else []
+            )
         return LayerFeature(
             name, path, place.cls if place else "", call, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."),
             layout.describe(), layout.how != "operators", stats_of(tensor, layout.channels),
@@ -302,7 +306,15 @@ class FeatureRun:
 
 
 def _drawn(
-    maps: Any, seen: Any, name: str, picture: str, drawing: Drawing, folder: Folder, piece: str, taken: set[str]
+    maps: Any,
+    seen: Any,
+    name: str,
+    picture: str,
+    drawing: Drawing,
+    folder: Folder,
+    piece: str,
+    taken: set[str],
+    stamp: str = "",
 ) -> list[DrawnImage]:
     """Write the images of one output."""
     from modelprobe.vision.features.features import DrawnImage
@@ -311,7 +323,7 @@ def _drawn(
     stem = file_name(name, taken)
     found = []
     for one in pictures_of(maps, seen, name, picture, drawing):
-        folder.write(f"{piece}/{stem}.{one.kind}.png", png(one.image))
+        folder.write(f"{piece}/{stem}.{one.kind}.png", png(one.image, stamp))
         found.append(DrawnImage(one.kind, f"{piece}/{stem}.{one.kind}.png", one.caption))
     return found
 

@@ -104,8 +104,17 @@ def fitted_text(picture: Image.Image, box: tuple[int, int], *, smooth: bool = Fa
     return picture if size == picture.size else picture.resize(size, method)
 
 
-def png(picture: Image.Image) -> bytes:
-    """The image as a PNG file."""
+WARNING_RED = (190, 30, 30)
+
+
+def png(picture: Image.Image, stamp: str = "") -> bytes:
+    """The image as a PNG file; with a `stamp` in red below it, which whoever is sent the image alone sees too."""
+    if stamp:
+        page = blank_page(picture.width, picture.height + height_of(LABEL) + 8)
+        page.paste(picture, (0, 0))
+        place = PAGE_MARGIN, picture.height + 2
+        write_text_on(page, place, stamp, LABEL, bold=True, colour=WARNING_RED, width=page.width - 2 * PAGE_MARGIN)
+        picture = page
     out = io.BytesIO()
     picture.save(out, format="PNG", compress_level=6)
     return out.getvalue()

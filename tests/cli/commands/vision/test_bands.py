@@ -63,3 +63,15 @@ def test_the_page_names_the_directory_that_it_stands_in(cli, tmp_path):
     assert "modelprobe-" not in page  # the temporary directory
     assert str(tmp_path) not in page
     assert "<span>maps</span>" in page
+
+
+def test_images_made_with_random_weights_say_so(cli, tmp_path):
+    cli("cam", *MODEL, "--image", "bands.npy", "-o", "maps")
+    cli("features", *MODEL, "--layers", "conv", "--image", "bands.npy", "-o", "seen")
+    drawn = [*(tmp_path / "maps").glob("*.png"), *(tmp_path / "seen" / "bands").glob("conv.*.png")]
+    assert len(drawn) >= 5
+    for file in drawn:
+        below = np.asarray(Image.open(file).convert("RGB"))[-20:].astype(int)
+        red = (below[..., 0] > 150) & (below[..., 1] < 90) & (below[..., 2] < 90)
+        assert red.sum() > 100, file
+    assert np.asarray(Image.open("seen/bands/seen.png")).shape == (32, 32, 3)  # what the model sees, unchanged
