@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import nn
 
 from modelprobe.graph.build import graph_of
 from modelprobe.graph.graph import ModelGraph
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
+from modelprobe.model.user_code.import_file import PRIVATE
 from modelprobe.tracing.module_tree import walk
 
 
@@ -35,4 +37,5 @@ def _line_of(cls: type) -> str:
     home = getattr(forward, "__module__", "")
     if code is None or not home:
         return ""
-    return f"{home}:{code.co_firstlineno}"
+    # A user's file is imported under a name of ours: its own says more.
+    return f"{Path(code.co_filename).name if home.startswith(PRIVATE) else home}:{code.co_firstlineno}"

@@ -17,7 +17,8 @@ from types import ModuleType
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.model.user_code.failure import is_installed, told
 
-_PRIVATE = "_modelprobe_"
+PRIVATE = "_modelprobe_"
+"""What the names begin with under which files are imported."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def load_file(text: str) -> Loaded:
             spec.loader.exec_module(module)
         except BaseException as error:
             sys.modules.pop(name, None)
-            if name.startswith(_PRIVATE):
+            if name.startswith(PRIVATE):
                 sys.modules.pop(name.rpartition(".")[0], None)
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -177,8 +178,8 @@ def _private_name(path: Path) -> str:
     stem = re.sub(r"\W", "_", path.stem)
     package = path.parent.name if (path.parent / "__init__.py").exists() and path.parent.name.isidentifier() else ""
     if package and path.stem != "__init__":
-        return f"{_package_of(path.parent)}.{_PRIVATE}{stem}_{digest:08x}"
-    return f"{_PRIVATE}{digest:08x}.{stem}"
+        return f"{_package_of(path.parent)}.{PRIVATE}{stem}_{digest:08x}"
+    return f"{PRIVATE}{digest:08x}.{stem}"
 
 
 def _package_of(directory: Path) -> str:
@@ -192,7 +193,7 @@ def _package_of(directory: Path) -> str:
 def _make_parent(name: str, directory: Path) -> None:
     """The package that `name` stands in: the file's real one, or an empty one whose folder is the file's."""
     parent = name.rpartition(".")[0]
-    if parent.startswith(_PRIVATE):
+    if parent.startswith(PRIVATE):
         package = ModuleType(parent)
         package.__path__ = [str(directory)]
         sys.modules[parent] = package
@@ -212,4 +213,4 @@ def _file_of(module: ModuleType) -> object:
 
 def _is_users(module: ModuleType) -> bool:
     file = _file_of(module)
-    return isinstance(file, str) and not module.__name__.startswith(_PRIVATE) and not is_installed(file)
+    return isinstance(file, str) and not module.__name__.startswith(PRIVATE) and not is_installed(file)
