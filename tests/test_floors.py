@@ -21,7 +21,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {"model": {*ZOOS, "platformdirs", "numpy", "safetensors", "huggingface_hub"}},
     # Other tools are imported inside the functions that ask them, which only a child process calls.
     {
-        "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib", "tomli"},
+        "cost": {*ZOOS, "thop", "torchinfo", "fvcore", "ptflops", "matplotlib", "numpy", "tomli"},
         "inside": {"torch", "numpy"},
         "vision": {*ZOOS, "numpy", "PIL", "captum", "matplotlib", "safetensors", "av"},
     },

@@ -52,6 +52,7 @@ CASES: dict[str, str] = {
     "training.cnn": f"training {M}:TinyCNN",
     "training.attention": f"training {M}:TinyAttention --by operator --optimizer adamw",
     "training.frozen": "training resnet18 --freeze conv1,bn1,layer[12].* --depth 1 --optimizer sgd-momentum",
+    "profile.predict": f"profile {M}:TinyAttention --batch 64 --predict rtx4090",
     "trace": f"trace {M}:TinyCNN",
     "graph": f"graph {M}:TinyCNN",
     "graph.attention": f"graph {M}:TinyAttention --depth 1",

@@ -1,0 +1,1 @@
+"""How long a model takes: measured here, or predicted for a device that is not here."""
