@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -30,6 +30,9 @@ from modelprobe.tracing.module_tree import class_name, read_tree, refuse_what_to
 from modelprobe.tracing.recorder import trace as _trace
 from modelprobe.tracing.records import Trace
 from modelprobe.tracing.training import record_training
+
+if TYPE_CHECKING:
+    from modelprobe.cost.timing.measure import ProfileResult
 
 
 def trace(
@@ -111,6 +114,26 @@ def estimate_memory(
     env = {**brief(), "model": class_name(model), "device": "meta", "mode": "train" if train else "eval"}
     found = record_memory(model, *inputs, kwargs=kwargs, step=step, like=device, env=env)
     return estimate_of(found, like=device, optimizer=optimizer, context=context)
+
+
+def profile(
+    model: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    seconds: float = 2.0,
+    threads: int | None = None,
+) -> ProfileResult:
+    """Time of `model(*inputs, **kwargs)` where the model is, in eval mode without gradients: median, spread, samples.
+
+    `seconds` is about how long samples are taken, `threads` those of the CPU. The model is left as it was.
+    Raises BadInput for no thread, ModelRaised.
+    """
+    from modelprobe.cost.timing.measure import result_of, timed
+
+    place = next((str(parameter.device) for parameter in model.parameters()), "cpu")
+    env = {**brief(), "model": class_name(model), "device": place, "mode": "eval"}
+    raw = timed(model, *inputs, kwargs=kwargs or {}, device="real", notes=(), env=env, seconds=seconds, threads=threads)
+    return result_of(raw, trace(model, *inputs, kwargs=kwargs), class_name(model), place)
 
 
 def save_trace(recorded: Trace, path: str | Path, force: bool = False) -> None:

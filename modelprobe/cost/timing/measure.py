@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.tables import plural
@@ -23,7 +23,11 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.failures import explained, model_errors
 from modelprobe.tracing.module_calls import Running
+from modelprobe.tracing.records import Trace
 from modelprobe.tracing.restore import mode_set, restored
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Timer
 
 PERCENTILES = {90: 64, 99: 662}
 """Percentile -> the least samples that carry it: enough that one of ten such runs at most lies beside it."""
@@ -47,6 +51,7 @@ class RawTimes:
     batch: int
     notes: tuple[Note, ...]
     env: Mapping[str, Any]
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +96,13 @@ def profile_model(loaded: LoadedModel, seconds: float, threads: int | None) -> P
 
     Raises ModelRaised when the model raises, BadInput for no thread.
     """
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads} is no number of threads", "for example --threads 4")
-    used = threads or torch.get_num_threads()
     with working(f"timing {loaded.target.name}"):
-        raw = record_with(loaded, partial(_timed, seconds=seconds, threads=used), "eval")
-    trace = record(loaded)
+        raw = record_with(loaded, partial(timed, seconds=seconds, threads=threads), "eval")
+    return result_of(raw, record(loaded), loaded.target.name, str(loaded.env["device"]))
+
+
+def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileResult:
+    """The samples summed up, beside the arithmetic of the recorded forward."""
     median = statistics.median(raw.samples_s)
     quarters = statistics.quantiles(raw.samples_s, n=4) if len(raw.samples_s) > 1 else [median] * 3
     percentiles = {
@@ -110,15 +116,18 @@ def profile_model(loaded: LoadedModel, seconds: float, threads: int | None) -> P
         text = f"A noisy run: the middle half of the samples spans {spread / median:.0%} of the median."
         notes.append(Note(text, Level.WARNING))
     return ProfileResult(
-        loaded.target.name, raw.inputs, str(loaded.env["device"]), used, raw.batch, median, spread, percentiles,
-        raw.first_s, raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, tuple(notes), raw.env,
+        model, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
+        raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, tuple(notes), raw.env,
     )  # fmt: skip
 
 
-def _timed(
+def timed(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
-    env: Mapping[str, Any], seconds: float, threads: int,
+    env: Mapping[str, Any], seconds: float, threads: int | None,
 ) -> RawTimes:  # fmt: skip
+    """Seconds of the first call and of samples of `model(*args, **kwargs)`, in eval mode without gradients."""
+    if threads is not None and threads < 1:
+        raise BadInput(f"--threads {threads} is no number of threads", "for example --threads 4")
     running = Running(lambda: 0, lambda tensor: True)
     before = torch.get_num_threads()
     with restored(model), mode_set(model, False), torch.inference_mode():
@@ -127,13 +136,24 @@ def _timed(
             model(*args, **kwargs)
             _waited(env)
             first = time.perf_counter() - started
-        timer = Timer(
-            "model(*args, **kwargs)", globals={"model": model, "args": args, "kwargs": kwargs}, num_threads=threads
-        )
+        names = {"model": model, "args": args, "kwargs": kwargs}
+        timer = _timer_class()("model(*args, **kwargs)", globals=names, num_threads=threads or before)
         samples = tuple(_single_runs(timer, seconds))
     torch.set_num_threads(before)
     batch = next((value.shape[0] for value in (*args, *kwargs.values()) if _is_batched(value)), 1)
-    return RawTimes(first, samples, tuple(env.get("inputs", ())), batch, tuple(notes), env)
+    return RawTimes(first, samples, tuple(env.get("inputs", ())), batch, tuple(notes), env, threads or before)
+
+
+def _timer_class() -> type[Timer]:
+    """torch's timer; its import looks for compilers, and says on stderr what it finds, which is nobody's question."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer
 
 
 def _single_runs(timer: Timer, seconds: float) -> Iterator[float]:
