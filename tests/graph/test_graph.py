@@ -133,7 +133,17 @@ def zoo_model(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.zoo
+def test_edges_of_a_sample_are_those_of_export() -> None:
+    edges_equal_those_of_export(25)
+
+
+@pytest.mark.slow
 def test_edges_of_a_hundred_networks_are_those_of_export() -> None:
+    edges_equal_those_of_export(100)
+
+
+def edges_equal_those_of_export(many: int) -> None:
+    """Of networks that export takes, without operators that the ledger takes apart (`einsum`)."""
     names = [
         f"timm:{name}" for name in timm.list_models() if not any(w in name for w in ("giant", "huge", "xxl", "_7b"))
     ]
@@ -147,13 +157,15 @@ def test_edges_of_a_hundred_networks_are_those_of_export() -> None:
                 expected = exported_edges(model, inputs)
         except Exception:  # noqa: BLE001 - where export does not work there is nothing to compare
             continue
+        if any(source == "einsum" or target == "einsum" for source, target in expected):
+            continue
         found = recorded_edges(model, inputs)
         compared += 1
         if found != expected:
             different[name] = (dict(expected - found), dict(found - expected))
-        if compared == 100:
+        if compared == many:
             break
-    assert compared == 100
+    assert compared == many
     assert different == {}
 
 
@@ -169,7 +181,7 @@ def draws(graph: ModelGraph) -> None:
 @pytest.mark.zoo
 def test_a_sample_of_both_zoos_draws() -> None:
     names = [f"timm:{name}" for name in timm.list_models()] + torchvision.models.list_models(module=torchvision.models)
-    every_name_draws(random.Random(1).sample(names, 60))
+    every_name_draws(random.Random(1).sample(names, 25))
 
 
 @pytest.mark.slow
