@@ -98,21 +98,22 @@ def estimate_memory(
     optimizer: str = "sgd",
     freeze: str | Sequence[str] = (),
     loss: Callable[[Any], Any] | None = None,
+    amp: bool = False,
     device: str = "cpu",
     context: int = 0,
 ) -> MemoryResult:
     """Peak bytes of inference, or of a training step (`train`), recorded from shapes alone.
 
     `device` is whose kernels and allocator are meant, cpu or cuda; none is needed. `optimizer`, `freeze` and `loss` (of
-    what the forward returns; else the sum of the outputs) are of the training step, `context` bytes are outside torch's
-    allocator on a GPU. Raises BadInput, ModelRaised.
+    what the forward returns; else the sum of the outputs) are of the training step, `amp` is autocast to that device's
+    lower precision, `context` bytes are outside torch's allocator on a GPU. Raises BadInput, ModelRaised.
     """
     if device not in LIKE:
         raise BadInput(f"memory on {device!r} is not known", f"choose one of {', '.join(LIKE)}")
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     step = replace(step_setting(optimizer, frozen, device), loss=loss) if train else None
     env = {**brief(), "model": class_name(model), "device": "meta", "mode": "train" if train else "eval"}
-    found = record_memory(model, *inputs, kwargs=kwargs, step=step, like=device, env=env)
+    found = record_memory(model, *inputs, kwargs=kwargs, step=step, like=device, amp=amp, env=env)
     return estimate_of(found, like=device, optimizer=optimizer, context=context)
 
 

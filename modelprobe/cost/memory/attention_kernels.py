@@ -67,7 +67,8 @@ def fused_attention(like: str) -> Iterator[None]:
             flash: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             found: Tensor = flash(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
             return found
-        if like == "cuda" and same and not enable_gqa and query.shape[-1] % 8 == 0:
+        step = 4 if query.dtype is torch.float32 else 8  # 16 bytes, to which these kernels align
+        if like == "cuda" and same and not enable_gqa and query.shape[-1] % step == 0:
             return _attention_of_gpu(query, key, value, attn_mask, dropout_p, is_causal, scale)
         if like == "cpu" and attn_mask is not None and query.is_meta and not (dropout_p or is_causal or enable_gqa):
             return _plain_with_mask(query, key, value, attn_mask, scale)

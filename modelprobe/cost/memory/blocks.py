@@ -10,7 +10,8 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.cost.memory.attention_kernels import fused_attention
-from modelprobe.cost.memory.inside_kernels import bytes_inside, workspace_of_gpu
+from modelprobe.cost.memory.autocast import autocast_on_meta, autocast_type
+from modelprobe.cost.memory.gpu_workspaces import workspace_of_gpu
+from modelprobe.cost.memory.inside_kernels import bytes_inside
 from modelprobe.cost.memory.steps import StepSetting, checkpointing, run_steps
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
@@ -40,21 +43,27 @@ def record_memory(
     device: str = "meta",
     step: StepSetting | None = None,
     like: str = "cpu",
+    amp: bool = False,
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> MemoryTrace:
     """Run `model(*args, **kwargs)` once without gradients, or the training steps of `step`, and follow its memory.
 
-    `device` is as for `trace`; `like` names the device whose attention kernels are taken: cpu or cuda.
+    `device` is as for `trace`; `like` names the device whose attention kernels are taken: cpu or cuda. `amp` runs the
+    forward under its autocast.
     Raises BadInput when nothing would train, ModelRaised when the model raises.
     """
     model, said = unwrapped(model)
     if step is not None:
         refuse_scripts(model)
-    loss = {"loss": str(getattr(step.loss, "__qualname__", step.loss))} if step is not None and step.loss else {}
-    setting = Setting(device, step is not None, notes=(*notes, *said), env={**(env or {}), **loss})
-    record = partial(_followed, step=step, like=like)
+    more = {"loss": str(getattr(step.loss, "__qualname__", step.loss))} if step is not None and step.loss else {}
+    if amp:
+        more["autocast"] = str(autocast_type(like)).removeprefix("torch.")
+    setting = Setting(device, step is not None, notes=(*notes, *said), env={**(env or {}), **more})
+    if amp and step is not None:
+        step = replace(step, autocast=like)
+    record = partial(_followed, step=step, like=like, amp=amp)
     return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
 
 
@@ -113,7 +122,7 @@ class _Follower(_Mode):  # type: ignore[misc]
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
         if self._like == "cuda":
-            self._inside_kernel(workspace_of_gpu(self._operator, args))
+            self._inside_kernel(workspace_of_gpu(self._operator, args, out))
         return out
 
     def note(self, tensors: Iterable[Tensor], role: str) -> None:
@@ -221,7 +230,7 @@ def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _followed(
-    model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str
+    model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str, amp: bool
 ) -> MemoryTrace:
     meta = setting.device == "meta"
     with ExitStack() as stack:
@@ -231,10 +240,11 @@ def _followed(
         if meta:
             stack.enter_context(on_meta(model))
             args, kwargs = moved_to_meta(args, kwargs, leaf=step is not None)
-            stack.enter_context(autocast_of_meta())
             stack.enter_context(fused_attention(like))
         else:
             args, kwargs = copied(tuple(args), leaf=step is not None), copied(dict(kwargs), leaf=step is not None)
+        if amp or meta:
+            stack.enter_context(autocast_on_meta(like) if amp else autocast_of_meta())
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, step is not None))
         run_compiled_parts_eagerly(model, stack)
@@ -254,13 +264,14 @@ def _followed(
         warnings.simplefilter("ignore")
         explain = partial(explained, model, args, kwargs, setting.device, running)
         try:
-            if step is None:
+            if step is not None:
+                run_steps(model, args, kwargs, step, parameters, follower, explain)
+            else:
                 follower.phase = "forward"
-                with model_errors(explain), torch.no_grad(), follower:
+                cast = torch.autocast(like) if amp else nullcontext()
+                with model_errors(explain), torch.no_grad(), follower, cast:
                     out = model(*args, **kwargs)
                     del out
-            else:
-                run_steps(model, args, kwargs, step, parameters, follower, explain)
         finally:
             follower.open = False
     steps = step.steps if step else 0

@@ -51,8 +51,9 @@ class MemoryResult(Result):
 
     `parts` splits it. `above_start_bytes` is the peak less weights, buffers, inputs and, from the second step on, the
     optimizer's state. `first_step_peak_bytes` is that of the first step, in which the optimizer makes its state.
-    `reserved_bytes` is what torch's allocator on a GPU takes from the device, None on the CPU; `context_bytes` what
-    stands outside it. `curve` is the largest sum in each of equal stretches of the step, `line` every moment of it.
+    `allocated_bytes` is what torch's allocator on a GPU hands out for it, in blocks that are up to 1 MiB larger, and
+    `reserved_bytes` what it takes from the device; both are None on the CPU. `context_bytes` stands outside it.
+    `curve` is the largest sum in each of equal stretches of the step, `line` every moment of it.
     """
 
     model: str
@@ -67,6 +68,7 @@ class MemoryResult(Result):
     peak_phase: str
     peak_module: str
     peak_operator: str
+    allocated_bytes: int | None
     reserved_bytes: int | None
     context_bytes: int
     alive: tuple[AliveBlock, ...]
@@ -139,7 +141,7 @@ def estimate_of(
     parts = dict.fromkeys(PARTS, 0)
     for block in alive:
         parts[_part_of(block)] += block.nbytes
-    reserved = None
+    reserved = allocated = None
     notes = [*trace.notes, *_notes(trace, like)]
     if like == "cuda":
         events = [
@@ -148,7 +150,7 @@ def estimate_of(
             if _lies_there(trace.blocks[e.block], like)
         ]
         allocator = simulate(events)
-        reserved = allocator.peak_reserved
+        reserved, allocated = allocator.peak_reserved, allocator.peak_allocated
     held = sum(parts[name] for name in ("weights", "buffers", "inputs")) + (parts["optimizer_state"] if last else 0)
     name = str(trace.env.get("model", model))
     largest = sorted(alive, key=lambda block: -block.nbytes)[:LARGEST]
@@ -156,7 +158,7 @@ def estimate_of(
         name, tuple(trace.env.get("inputs", ())), "train" if trace.steps else "eval", like,
         optimizer if trace.steps else "", peak, parts, peak - held, first if trace.steps else None,
         event.phase if at >= trace.start else "forward", event.module if at >= trace.start else "",
-        event.operator if at >= trace.start else "", reserved, context if like == "cuda" else 0,
+        event.operator if at >= trace.start else "", allocated, reserved, context if like == "cuda" else 0,
         tuple(map(_alive, largest)), _curve(line), tuple(notes), env=trace.env, line=line,
     )  # fmt: skip
 
@@ -216,7 +218,7 @@ def _notes(trace: MemoryTrace, like: str) -> Iterable[Note]:
         )
     if like == "cuda":
         yield Note(
-            "Of the workspaces of cuDNN and cuBLAS only Winograd's is predicted; --context has room for others.",
+            "Copies that cuDNN makes are predicted by a rule measured on an H100; --context has room for cuBLAS.",
             Level.INFO,
         )
     if trace.env.get("device") not in ("meta", None):
@@ -232,11 +234,14 @@ def _memory_facts(result: MemoryResult) -> tuple[Fact, ...]:
     ]
     if result.reserved_bytes is not None:
         detail = f"torch's caching allocator; {size(result.context_bytes)} of context beside it"
+        facts.append(Fact("Allocated", result.allocated_bytes, Unit.BYTES, "the same in torch's blocks"))
         facts.append(Fact("Reserved", result.reserved_bytes, Unit.BYTES, detail))
     if result.largest_batch is not None and result.limit_bytes is not None:
         facts.append(Fact("Largest batch", result.largest_batch, Unit.COUNT, f"within {size(result.limit_bytes)}"))
     if result.mode == "train":
         facts.append(Fact("Optimizer", result.optimizer))
+    if "autocast" in result.env:
+        facts.append(Fact("Autocast", f"to {result.env['autocast']}"))
     facts.append(Fact("Over time", _spark(result.curve)))
     return tuple(facts)
 

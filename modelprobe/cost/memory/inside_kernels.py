@@ -3,7 +3,6 @@
 On a CPU it depends on the processor, the number of threads and the release of oneDNN, so it is measured: each distinct
 call runs once here on zeros, under torch's allocation events. Batches are measured at two small sizes, from which every
 allocation is continued in a straight line. Calls that would take long are estimated from the sizes of their operands.
-On a GPU the workspace of cuDNN's Winograd kernels is worked out.
 """
 
 from __future__ import annotations
@@ -64,22 +63,6 @@ def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], k
         return 0
     named = tuple((key, _stand_in(value)) for key, value in kwargs.items())
     return _measured(operator, func, call, named, torch.get_num_threads())
-
-
-def workspace_of_gpu(operator: str, args: Sequence[Any]) -> int:
-    """Bytes of cuDNN's workspace for the gradients of a convolution of 3x3 with stride 1 and one group, else 0.
-
-    Winograd's F(4x4, 3x3) (Lavin and Gray 2016) transforms tiles of 6x6 for every 4x4 places: 36/16 of both operands,
-    and 36 numbers for each of the weight's 9. Published peaks of an A100 agree (`tests.benchmarks.memory_a100`).
-    """
-    if operator != "aten.convolution_backward":
-        return 0
-    grad, image, weight, _, strides, _, dilations, transposed, _, groups = args[:10]
-    plain = groups == 1 and not transposed and set(strides) == set(dilations) == {1}
-    if not plain or tuple(weight.shape[2:]) != (3, 3) or image.shape[1] < 16:
-        return 0
-    numbers = (grad.numel() + image.numel()) * 36 // 16 + weight.numel() * 36 // 9
-    return int(numbers * image.element_size())
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,7 @@ class MemoryRequest:
     """What is run: inference, or (`train`) steps with that optimizer, patterns of frozen parameters and a loss.
 
     `like` is whose kernels and allocator, cpu or cuda; `context` bytes stand outside the allocator. `checkpointed` and
-    `accumulate` are as in `StepSetting`.
+    `accumulate` are as in `StepSetting`; `amp` is autocast.
     """
 
     train: bool = False
@@ -38,6 +38,7 @@ class MemoryRequest:
     context: int = 0
     checkpointed: Collection[str] = ()
     accumulate: int = 1
+    amp: bool = False
 
 
 def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
@@ -58,7 +59,7 @@ def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory
     if asked.train:
         step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
         step = replace(step, loss=asked.loss, checkpointed=asked.checkpointed, accumulate=asked.accumulate)
-    recording = partial(record_memory, step=step, like=asked.like)
+    recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp)
     mode, complete = ("train", with_targets) if asked.train else ("eval", None)
     try:
         found = record_with(loaded, recording, mode, complete)

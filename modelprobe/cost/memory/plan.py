@@ -171,6 +171,8 @@ def _changed_runs(loaded: LoadedModel, limit: int, asked: MemoryRequest, needs: 
     if half is not None:
         yield needs(half)
     if asked.train:
+        if half is not None and not asked.amp:
+            yield needs(replace(start, words=("--amp",), asked=replace(asked, amp=True)))
         for name in CHEAPER_OPTIMIZERS.get(asked.optimizer, ()):
             yield needs(_with_optimizer(start, name))
         blocks, trace = sibling_blocks(loaded.tree), record(loaded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -25,7 +25,8 @@ class StepSetting:
 
     `freeze` names parameters without a gradient, `optimizer` is made of the others. `loss` gets what the forward
     returns; without one it is the sum of the outputs. `checkpointed` names modules whose activations are computed again
-    in the backward pass. `accumulate` passes, forward and backward, share one update.
+    in the backward pass. `accumulate` passes, forward and backward, share one update. `autocast`, cpu or cuda, runs the
+    forward and the loss under torch's autocast for that kind of device.
     """
 
     freeze: Collection[str] = ()
@@ -34,6 +35,7 @@ class StepSetting:
     loss: Callable[[Any], Any] | None = None
     checkpointed: Collection[str] = ()
     accumulate: int = 1
+    autocast: str = ""
 
 
 def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
@@ -100,9 +102,10 @@ def run_steps(
             for _ in range(step.accumulate):
                 kept: Any = None  # as in a loop, what the pass before returned is let go first
                 follower.phase = "forward"
-                with model_errors(explain):
-                    kept = model(*args, **kwargs)
-                kept = kept, _loss(step, kept, parameters)
+                with torch.autocast(step.autocast) if step.autocast else nullcontext():
+                    with model_errors(explain):
+                        kept = model(*args, **kwargs)
+                    kept = kept, _loss(step, kept, parameters)
                 follower.end_forward()
                 follower.phase = "backward"
                 with model_errors(_backward_raised):

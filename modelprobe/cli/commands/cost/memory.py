@@ -49,6 +49,9 @@ KindOpt = Annotated[
         help="Whose kernels and allocator; none is needed. cuda: also what torch's caching allocator reserves.",
     ),
 ]
+AmpOpt = Annotated[
+    bool, option("--amp", panel=COUNTING, help="Under autocast: to bfloat16, with --device cuda to float16.")
+]
 FitsOpt = Annotated[
     str | None,
     option(
@@ -84,6 +87,7 @@ def command(
     optimizer: OptimizerOpt = "sgd",
     freeze: FreezeOpt = None,
     loss: LossOpt = None,
+    amp: AmpOpt = False,
     device: KindOpt = None,
     fits: FitsOpt = None,
     plan: PlanOpt = None,
@@ -103,7 +107,15 @@ def command(
 
     outside = parse_amount(context, "--context", of_bytes=True)
     if is_trace_file(model.target):
-        others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "save": save_trace}
+        others = {
+            "batch": batch,
+            "train": train,
+            "fits": fits,
+            "plan": plan,
+            "device": device,
+            "amp": amp,
+            "save": save_trace,
+        }
         found = _of_trace(model, inputs, others, outside)
         report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
         return
@@ -113,7 +125,7 @@ def command(
     from modelprobe.model.inputs.from_function import load_function
 
     criterion = load_function(loss, "--loss") if loss is not None else None
-    asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside)
+    asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside, amp=amp)
     loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
     if plan is not None or len(batches) > 1:
         report.emit(_of_several(loaded, asked, limit, batches).report())
