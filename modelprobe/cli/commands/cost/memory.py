@@ -107,30 +107,21 @@ def command(
 
     outside = parse_amount(context, "--context", of_bytes=True)
     if is_trace_file(model.target):
-        others = {
-            "batch": batch,
-            "train": train,
-            "fits": fits,
-            "plan": plan,
-            "device": device,
-            "amp": amp,
-            "save": save_trace,
-        }
-        found = _of_trace(model, inputs, others, outside)
-        report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
-        return
-    limit, like = _limit(fits, plan, device)
-    from modelprobe.cost.memory.of_target import MemoryRequest
-    from modelprobe.model.build import load_model
-    from modelprobe.model.inputs.from_function import load_function
+        others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "save": save_trace}
+        found = _of_trace(model, inputs, {**others, "amp": amp}, outside)
+    else:
+        from modelprobe.cost.memory.of_target import MemoryRequest
+        from modelprobe.model.build import load_model
+        from modelprobe.model.inputs.from_function import load_function
 
-    criterion = load_function(loss, "--loss") if loss is not None else None
-    asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside, amp=amp)
-    loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
-    if plan is not None or len(batches) > 1:
-        report.emit(_of_several(loaded, asked, limit, batches).report())
-        return
-    found = _of_model(loaded, asked, limit, save_trace, report.force)
+        limit, like = _limit(fits, plan, device)
+        criterion = load_function(loss, "--loss") if loss is not None else None
+        asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside, amp=amp)
+        loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
+        if plan is not None or len(batches) > 1:
+            report.emit(_of_several(loaded, asked, limit, batches).report())
+            return
+        found = _of_model(loaded, asked, limit, save_trace, report.force)
     report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
 
 
