@@ -1,7 +1,8 @@
 """Keeps the compiler out of a process that compiles nothing: importing it takes longer than most questions here.
 
 On eager paths torch, torchvision and timm import three modules for a few small things. `torch._dynamo` is asked for
-`disable`, which marks a function that is not to be compiled, and for `utils.is_compile_supported`;
+`disable`, which marks a function that is not to be compiled, for `graph_break`, which an optimizer's step calls and
+which is for the compiler alone, and for `utils.is_compile_supported`;
 `torch.fx.experimental.symbolic_shapes` for comparisons that are trivial when sizes are numbers; `sympy` for the class
 `Basic`, which no number is. Within `compiler_stand_in()` modules of these names answer just that. They step aside for
 the real ones as soon as anybody asks for anything else. Afterwards they are gone; whoever still holds one of them, or
@@ -54,6 +55,10 @@ def _known_torch() -> bool:
         return False
 
 
+def graph_break(msg: str = "") -> None:
+    """`torch._dynamo.graph_break`: nothing, where nothing is compiled."""
+
+
 def is_compile_supported(device_type: Any) -> bool:
     """`torch._dynamo.utils.is_compile_supported`, which torchvision keeps: asks the real one when it is called."""
     return bool(importlib.import_module(DYNAMO_UTILS).is_compile_supported(device_type))
@@ -68,7 +73,7 @@ class _StandIns(MetaPathFinder, Loader):
     def __init__(self) -> None:
         self._marked: list[FunctionType] = []
         answers: dict[str, dict[str, Any]] = {
-            DYNAMO: {"disable": self._disable},
+            DYNAMO: {"disable": self._disable, "graph_break": graph_break},
             DYNAMO_UTILS: {"is_compile_supported": is_compile_supported},
             SYMBOLIC: _ABOUT_NUMBERS,
             SYMPY: {"Basic": _Symbol},

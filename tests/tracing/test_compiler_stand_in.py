@@ -58,6 +58,10 @@ model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), t
 from modelprobe.tracing.training import record_training
 assert record_training(model, torch.empty(2, 3, 8, 8)).gradients
 not_imported()
+import modelprobe
+for optimizer in ("sgd", "adam", "rmsprop", "adagrad"):
+    assert modelprobe.estimate_memory(model, torch.empty(2, 3, 8, 8), train=True, optimizer=optimizer).peak_bytes
+not_imported()
 """
 
 DETECTION = """

@@ -212,8 +212,8 @@ def _notes(trace: MemoryTrace, like: str) -> Iterable[Note]:
     if trace.steps:
         loss = f"the loss {trace.env['loss']}" if "loss" in trace.env else "loss as the sum of the outputs"
         yield Note(
-            f"The step: forward, {loss}, backward, optimizer, zero_grad(set_to_none=True). The "
-            "second step is shown: the optimizer's state exists, gradients of the step before do not.",
+            f"The step: forward, {loss}, backward, optimizer, zero_grad(set_to_none=True). "
+            "The optimizer's state exists, gradients of the step before do not.",
             Level.INFO,
         )
     if like == "cuda":

@@ -39,8 +39,14 @@ class StepSetting:
 
 
 def step_setting(optimizer: str, freeze: Collection[str] = (), like: str = "cpu") -> StepSetting:
-    """How a step with that optimizer is recorded. Raises BadInput for an unknown one."""
-    return StepSetting(freeze, partial(_make_optimizer, find_optimizer(optimizer).name, like == "cuda"))
+    """How a step with that optimizer is recorded. Raises BadInput for an unknown one.
+
+    One step tells all where the optimizer keeps no state. On a GPU the second also shows what the allocator makes of
+    the pieces of the first.
+    """
+    chosen = find_optimizer(optimizer)
+    steps = 2 if chosen.states or like == "cuda" else 1
+    return StepSetting(freeze, partial(_make_optimizer, chosen.name, like == "cuda"), steps)
 
 
 def _make_optimizer(name: str, foreach: bool, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
