@@ -64,6 +64,22 @@ class TorchBuild:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredPeaks:
+    """The fastest matrix product and copy of a device: FLOP/s, and bytes/s read and written.
+
+    `kind` is cpu, cuda or mps, `name` what the device is, `threads` of the CPU (0 elsewhere).
+    """
+
+    kind: str
+    name: str
+    dtype: str
+    threads: int
+    setting: str
+    flops_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EnvResult(Result):
     """Everything that a number may depend on, besides the model."""
 
@@ -73,6 +89,7 @@ class EnvResult(Result):
     machine: MachineReport
     torch: TorchBuild | None
     devices: tuple[Device, ...]
+    peaks: tuple[MeasuredPeaks, ...] = ()
     env: dict[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
@@ -89,8 +106,29 @@ class EnvResult(Result):
         table = Table(columns, rows, "Devices", key="devices")
         notes = tuple(_note(package) for package in self.packages if package.problem)
         return Report(
-            "Environment of modelprobe", "modelprobe.env/1", (*blocks, table, *notes), self.to_dict(), self.env, True
+            "Environment of modelprobe",
+            "modelprobe.env/1",
+            (*blocks, table, *_peaks(self.peaks), *notes),
+            self.to_dict(),
+            self.env,
+            True,
         )
+
+
+def _peaks(peaks: tuple[MeasuredPeaks, ...]) -> tuple[Table, ...]:
+    columns = (
+        Column("kind", "Device"),
+        Column("dtype", "Type"),
+        Column("threads", "Threads", Unit.COUNT),
+        Column("flops_per_s", "FLOP/s", Unit.QUANTITY),
+        Column("bytes_per_s", "Bytes/s", Unit.QUANTITY),
+        Column("name", "Model", priority=1),
+        Column("setting", "Measured with", priority=2),
+    )
+    rows = tuple(
+        Row((p.kind, p.dtype, p.threads or None, p.flops_per_s, p.bytes_per_s, p.name, p.setting)) for p in peaks
+    )
+    return (Table(columns, rows, "Measured peaks: matrix product and copy", key="peaks"),) if peaks else ()
 
 
 def brief() -> dict[str, Any]:
@@ -106,7 +144,7 @@ def describe_machine() -> EnvResult:
         modelprobe=__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()}, {platform.machine()})",
         packages=packages,
-        machine=MachineReport(_os(), _cpu(), os.cpu_count(), _affinity(), _memory_of_machine()),
+        machine=MachineReport(_os(), cpu_name(), os.cpu_count(), _affinity(), _memory_of_machine()),
         torch=_build() if loads else None,
         devices=tuple(_devices()) if loads else (),
         env=brief(),
@@ -160,8 +198,8 @@ def _os() -> str:
         return name
 
 
-def _cpu() -> str:
-    """The model name. Linux alone tells more than the architecture."""
+def cpu_name() -> str:
+    """The model name of the processor. Linux alone tells more than the architecture."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
     except OSError:
@@ -252,7 +290,7 @@ def _torch(build: TorchBuild | None) -> tuple[Facts, ...]:
 def _devices() -> Iterator[Device]:
     import torch
 
-    yield Device("cpu", _cpu(), _memory_of_machine())
+    yield Device("cpu", cpu_name(), _memory_of_machine())
     for index in range(torch.cuda.device_count()):
         try:
             found = torch.cuda.get_device_properties(index)

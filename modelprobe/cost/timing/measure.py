@@ -16,6 +16,7 @@ from torch import nn
 
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.tables import plural
+from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
@@ -73,6 +74,7 @@ class ProfileResult(Result):
     samples_s: tuple[float, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    rates: AchievedRates | None = None
 
     def report(self) -> Report:
         """Median with its spread, throughput, the rate of arithmetic."""
@@ -84,7 +86,7 @@ class ProfileResult(Result):
             Fact("Median", self.median_s, Unit.SECONDS, f"{spread}{', ' + shares if shares else ''}"),
             Fact("First call", self.first_s, Unit.SECONDS),
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
-            Fact("Achieved", f"{self.flops_per_s / 1e9:,.4g} GFLOP/s", detail="counted FLOPs over the median"),
+            *(self.rates.facts() if self.rates else ()),
         )
         title = f"{self.model}: time of one forward pass"
         return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *self.notes)
@@ -118,6 +120,7 @@ def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileRe
     return ProfileResult(
         model, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
         raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, tuple(notes), raw.env,
+        achieved_rates(trace, median, device, raw.threads),
     )  # fmt: skip
 
 

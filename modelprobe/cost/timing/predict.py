@@ -19,7 +19,7 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.records import Trace
 
-WIDEST = (0.5, 2.0)
+WIDEST_INTERVAL = (0.5, 2.0)
 """The factors of an interval for constants of which no errors are known."""
 
 SENSIBLE = {"launch_s": (1e-7, 1e-2)}
@@ -137,7 +137,7 @@ def read_device(path: Path) -> PredictedDevice:
 
 def _device(name: str, values: Mapping[str, Any]) -> PredictedDevice:
     rates = DeviceRates(*(float(values[one.name]) for one in fields(DeviceRates)))
-    low, high = values.get("interval", WIDEST)
+    low, high = values.get("interval", WIDEST_INTERVAL)
     batches = values.get("batches")
     return PredictedDevice(
         name, rates, (float(low), float(high)), (batches[0], batches[1]) if batches else None,
