@@ -1,4 +1,4 @@
-"""Directories of output: one that is filled at once (`staged_directory`), and one that can be resumed (`open_folder`).
+"""Directories of output that can be resumed.
 
 `modelprobe.json` in it says which command line it belongs to. Each piece of work ends with its own record, written
 last: what has one is complete, and is not done again.
@@ -10,10 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +29,22 @@ class CannotWriteError(BadInput):
     """A file cannot be written: no other one will fare better, so the whole run ends."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Folder:
     """An output directory. `resumed` tells that the same command line began it before."""
 
     path: Path
     resumed: bool = False
+    manifest: str = ""
+    """What says which command line it belongs to; written before the first file."""
     _fresh: list[Path] = field(default_factory=list, repr=False)
     """What was made since a piece was last complete, in order: files, and directories before what is in them."""
+    _begun: bool = False
+
+    def try_out(self) -> None:
+        """Make the directory and take it away again: what is wrong with the place is told before the work."""
+        self.write(MANIFEST, self.manifest)
+        self.undo()
 
     def write(self, name: str, data: bytes | str) -> Path:
         """Write a file of this command's at `name` below the directory, whole or not at all.
@@ -47,10 +52,13 @@ class Folder:
         Where that fails, what belongs to no complete piece of work is taken away again. Raises CannotWriteError.
         """
         place = self.path / name
+        if not self.resumed and not self._begun and name != MANIFEST:
+            self._begun = True
+            self.write(MANIFEST, self.manifest)
         try:
-            for parent in (self.path, place.parent):
+            for parent in reversed(place.parents):
                 if not parent.is_dir():
-                    parent.mkdir(parents=True)
+                    parent.mkdir()
                     self._fresh.append(parent)
             existed = place.exists()
             atomic_write(place, data, force=True)
@@ -72,6 +80,7 @@ class Folder:
             with contextlib.suppress(OSError):  # not empty, or gone
                 made.rmdir() if made.is_dir() else made.unlink()
         self._fresh.clear()
+        self._begun = False
 
     def record_of(self, piece: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
         """What was recorded of a completed piece of work; None when it was not, or was about something else."""
@@ -79,21 +88,26 @@ class Folder:
             found = json.loads((self.path / piece / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or found.get("about") != json.loads(json.dumps(about)):
+        if not isinstance(found, dict) or found.get("about") != self._about(about):
             return None
         files = found.get("files")
         there = isinstance(files, list) and all((self.path / piece / str(name)).is_file() for name in files)
         return found if there else None
 
-    def complete(self, piece: str, about: Mapping[str, Any], files: list[str], values: Any) -> None:
+    def complete(self, piece: str, about: Mapping[str, Any], files: list[str], values: Any, **more: Any) -> None:
         """Record a piece of work as complete: `files` are in the directory `piece`, `values` are its results."""
-        text = json.dumps({"about": about, "files": files, "values": values}, allow_nan=True)
+        text = json.dumps({"about": self._about(about), "files": files, "values": values, **more}, allow_nan=True)
         self.write(f"{piece}/{RECORD}", text)
         self._fresh.clear()
 
+    def _about(self, about: Mapping[str, Any]) -> Any:
+        """With the command line: under --force, records of another one may stand in the same place."""
+        key = hashlib.sha256(self.manifest.encode()).hexdigest()[:16]
+        return json.loads(json.dumps({**about, "command": key}))
+
 
 def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) -> Folder:
-    """The directory `path` for the work that `question` describes, made if need be.
+    """The directory `path` for the work that `question` describes; it is made when the first file is written.
 
     One with files of others in it is refused without `force`; with it new files are put beside them, and only files of
     the same names are replaced. One that the same question began is gone on with, unless `force` asks for all anew.
@@ -115,11 +129,9 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
             f"the directory {path} exists and holds {_others_in(there)}",
             "choose another -o; --force puts the images beside them, and replaces files of the same names",
         )
-    if not path.parent.is_dir() and not exists:
-        raise BadInput(f"there is no directory {path.parent}", "make it first, or choose another place with -o")
-    folder = Folder(path, resumed=same)
-    if not same:
-        folder.write(MANIFEST, json.dumps({"schema": "modelprobe.folder/1", "question": question}, indent=1))
+    folder = Folder(path, same, json.dumps({"schema": "modelprobe.folder/1", "question": question}, indent=1))
+    if not exists:
+        folder.try_out()
     return folder
 
 
@@ -148,47 +160,3 @@ def file_name(name: str, taken: set[str]) -> str:
         chosen, number = f"{plain}-{number}", number + 1
     taken.add(chosen.lower())
     return chosen
-
-
-def check_directory(path: Path | None, force: bool) -> None:
-    """Raise now what `staged_directory` would raise later about the place. For commands that compute for long."""
-    if path is None:
-        return
-    try:
-        if path.exists() and not path.is_dir():
-            raise BadInput(f"{path} is a file", "name a directory with -o")
-        if path.is_dir() and any(path.iterdir()) and not force:
-            raise BadInput(f"the directory {path} exists and is not empty", "choose another, or --force writes into it")
-        if not path.absolute().parent.is_dir():
-            raise BadInput(
-                f"there is no directory {path.absolute().parent}", "make it first, or choose another with -o"
-            )
-    except (OSError, ValueError) as error:
-        raise _unwritable(path, error) from error
-
-
-@contextmanager
-def staged_directory(path: Path, force: bool) -> Iterator[Path]:
-    """A directory to write to; what stands in it afterwards goes to `path` when the body succeeds, else nothing does.
-
-    Raises BadInput for a place that cannot be written, a full disk included.
-    """
-    check_directory(path, force)
-    temporary = path.absolute().parent / f".modelprobe-{secrets.token_hex(8)}.tmp"
-    try:
-        temporary.mkdir()
-        yield temporary
-        if path.is_dir():
-            for file in sorted(temporary.iterdir()):
-                file.replace(path / file.name)
-        else:
-            temporary.replace(path)
-    except (OSError, ValueError) as error:
-        raise _unwritable(path, error) from error
-    finally:  # also when interrupted
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _unwritable(path: Path, error: Exception) -> BadInput:
-    reason = getattr(error, "strerror", None) or error
-    return BadInput(f"cannot write to {path}: {reason}", "choose another place with -o")

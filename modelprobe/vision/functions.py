@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
@@ -12,11 +13,9 @@ from modelprobe.tracing.capture import Captured, captured_until, check_captured,
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.module_tree import class_name
 from modelprobe.tracing.restore import mode_set, restored
-from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, heads_of
-from modelprobe.vision.attention.maps import attentions, parse_query
-from modelprobe.vision.attention.result import AttentionMaps
+from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, attentions_of, heads_of
+from modelprobe.vision.attention.maps import parse_query
 from modelprobe.vision.cam.gradients import differentiable
-from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.predict import guesses_of
 from modelprobe.vision.scores import EMBEDDING, ScoreOptions, Scores
 
@@ -95,16 +94,13 @@ def attention(
     chosen = tuple(part.strip() for text in names for part in text.split(",") if part.strip())
     place = None if query is None else parse_query(query)
     asked = AttentionOptions(chosen, *heads_of(heads), place, rollout)
-    found = [_attention_of(model, image[None], asked) for image in _as_batch(x, "attention")]
+    images, name = _as_batch(x, "attention"), class_name(model)
+    try:
+        each = attentions_of(model, images, name)
+    except BadInput:
+        each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
+    found = [attention_maps_of(one, asked)[0] for one in each]
     return found if x.dim() == 4 else found[0]
-
-
-def _attention_of(model: nn.Module, image: Tensor, asked: AttentionOptions) -> list[AttentionMaps]:
-    found = attentions(lay_out(model, image).attended, image.shape[-1])
-    if not found:
-        raise BadInput(f"{class_name(model)} has no attention over places: no softmax over them ran",
-                       "attention is for transformers; cam shows what any classifier looks at")  # fmt: skip
-    return attention_maps_of(found, asked)[0]
 
 
 def _as_batch(x: Tensor, name: str) -> Tensor:

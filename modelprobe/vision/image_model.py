@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from modelprobe._version import __version__
 from modelprobe.console import stdout_kept
 from modelprobe.errors import BadInput
+from modelprobe.files.directory import Folder, open_folder
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
-from modelprobe.report.blocks import Note
+from modelprobe.report.blocks import Fact, Note
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
 from modelprobe.vision.preprocessing.lookup import Preprocessing, preprocessing
@@ -36,6 +39,18 @@ class ImageModelRequest:
     device: str = "cpu"
     batch: int = 1
     video: VideoRequest | None = None
+
+    def folder(self, command: str, said: Mapping[str, Any], path: Path | None, force: bool) -> Folder | None:
+        """The output directory of `command`, asked for with `said` beside this; none without a `path`. Raises BadInput.
+
+        Files that it is about (a model's code, weights, a mask) are told by size and time too.
+        """
+        if path is None:
+            return None
+        every = {**vars(self.request), **vars(self.overrides), **said, "video": self.video, "labels": self.labels,
+                 "device": self.device}  # fmt: skip
+        question = {key: [str(value), _file_state(value)] for key, value in every.items()}
+        return open_folder(path, {"command": command, "version": __version__, **question}, force)
 
     def find_files(self, images: Sequence[str]) -> list[Path]:
         """The images that these paths, directories and wildcards name. Raises BadInput, also for none at all."""
@@ -112,20 +127,38 @@ class ImageModel:
         frame = self.clip.photo_at(file) if self.clip is not None else None
         return frame or open_image(file, self.preprocessing.values, self.preprocessing.channels)
 
-    def join_frames(self, folder: Path | None) -> list[Note]:
+    def join_frames(self, folder: Folder | None, images: Iterable[Any]) -> list[Note]:
         """The pictures of the video's frames in `folder` as strips and animations, and a note on them."""
-        return join_frames(self.clip, folder) if self.clip is not None and folder is not None else []
+        if self.clip is None or folder is None:
+            return []
+        named = set(map(str, self.clip.files))
+        pieces = [folder.path / one.folder for one in images if one.image in named and one.folder]
+        return join_frames(self.clip.path.stem, pieces, folder.path)
 
-    def image(self, photo: Photo, command: str) -> Tensor:
-        """The image [1, C, H, W] as the model takes it. Raises BadInput for a model that takes something else."""
-        arguments = self.arguments(photo)
+    def written(self, folder: Folder | None) -> list[Fact]:
+        """Where the files are."""
+        return [] if folder is None else [Fact("Written", str(folder.path), detail="index.html shows all of it")]
+
+    def image(self, arguments: Sequence[Any], command: str) -> Tensor:
+        """The images [B, C, H, W] among the arguments. Raises BadInput for a model that takes something else."""
         if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
             taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
             raise BadInput(
                 f"{self.name} takes {taken}, not one image",
                 f"{command} is for networks that take one; `features` shows the layers of this one",
             )
-        return arguments[0]
+        image: Tensor = arguments[0]
+        return image
+
+
+def _file_state(value: Any) -> str:
+    """Size and time of the file that `value` names (a path, `model.py:Net`); empty for what is none."""
+    with suppress(OSError, ValueError):
+        for name in (str(value), str(value).rpartition(":")[0]):
+            if isinstance(value, (str, Path)) and Path(name).is_file():
+                state = Path(name).stat()
+                return f"{state.st_size} bytes, {state.st_mtime_ns}"
+    return ""
 
 
 @stdout_kept()

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modelprobe.console import progress, stdout_kept
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.failures import model_errors
-from modelprobe.tracing.tensors import shapes
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import gathered
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
+from modelprobe.vision.walk import Place, Shown, joined, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,88 +112,49 @@ def guesses_of(row: Tensor, scores: Scores, labels: Sequence[str], count: int) -
     return best(row, shares, labels, count) if row.dim() == 1 else _best_of_places(row, shares, labels, count)
 
 
-@stdout_kept()
 def predict_images(
     request: ImageModelRequest, images: Sequence[str], top: int, scores: ScoreOptions | None = None
 ) -> PredictResult:
     """Look at every image in turn. Raises BadInput when none can be looked at, or the model is no classifier."""
     files = request.find_files(images)
-    seeing = load_image_model(request)
-    files += seeing.frame_files
-    run = PredictionRun(seeing, top, Scores(seeing.model, scores or ScoreOptions()))
-    with progress("predicting", len(files)) as advance:
-        for file in files:
-            try:
-                run.look(file)
-            except _UnreadableError as error:
-                if len(files) == 1:
-                    raise BadInput(*error.args) from error
-                run.done[file] = Prediction(str(file), error=error.args[0])
-            advance()
-        run.flush()
-    done = tuple(run.done[file] for file in files)
-    if not run.classes:
-        raise BadInput(
-            f"none of {len(files)} images could be looked at; the first: {done[0].error}",
-            "give images that Pillow can read",
-        )
-    labels = seeing.labels.for_classes(run.classes)
-    notes = (*seeing.notes, *run.scores.notes, *gathered(run.told), *_prediction_notes(run))
+    model = load_image_model(request)
+    run = PredictionRun(model, top, Scores(model.model, scores or ScoreOptions()))
+    walked = walk(model, [*files, *model.frame_files], run)
+    done = tuple(one.kept or Prediction(one.image, error=one.error) for one in walked.images)
+    notes = (*model.notes, *run.scores.notes, *walked.notes, *_prediction_notes(run, done))
     return PredictResult(
-        seeing.name, seeing.weights.plain(), seeing.preprocessing.describe(), run.classes, labels.source,
-        run.scores.rule, run.scores.describe(), done, notes, seeing.env, _prediction_facts(run, files),
+        model.name, model.weights.plain(), model.preprocessing.describe(), run.classes,
+        model.labels.for_classes(run.classes).source, run.scores.rule, run.scores.describe(), done, notes, model.env,
+        _prediction_facts(run, done),
     )  # fmt: skip
 
 
-class _UnreadableError(Exception):
-    """One image cannot be read: message and hint."""
-
-
 class PredictionRun:
-    """What is gathered over the images: those of one size are looked at together."""
+    """The best classes of images, one batch after the other."""
 
     def __init__(self, seeing: ImageModel, top: int, scores: Scores) -> None:
         self.seeing, self.top, self.scores, self.classes = seeing, top, scores, 0
-        self.done: dict[Path, Prediction] = {}
-        self.told: list[tuple[Path, Note]] = []
-        self._waiting: list[tuple[Path, tuple[Any, ...]]] = []
 
-    def look(self, file: Path) -> None:
-        """One image. Raises _UnreadableError for it, other errors for the model."""
-        seeing = self.seeing.preprocessing
-        try:
-            photo = self.seeing.open(file)
-            arguments = self.seeing.arguments(photo)
-        except BadInput as error:
-            raise _UnreadableError(error.message, error.hint) from error
-        self.told += [(file, note) for note in seeing.notes_on(photo)]
-        if self._waiting and shapes(self._waiting[0][1]) != shapes(arguments):
-            self.flush()
-        self._waiting.append((file, arguments))
-        if len(self._waiting) >= self.seeing.batch or not all(isinstance(value, Tensor) for value in arguments):
-            self.flush()
+    def look(self, batch: Sequence[Shown]) -> list[Tensor]:
+        """The scores of each image."""
+        return self._read(joined(batch), len(batch))
 
-    def flush(self) -> None:
-        """Look at the images that wait."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        try:
-            rows = self._read(
-                tuple(_joined(values) for values in zip(*(a for _, a in waiting), strict=True)), len(waiting)
-            )
-        except (ModelRaised, BadInput):
-            if len(waiting) == 1:
-                raise
-            rows = [row for _, arguments in waiting for row in self._read(arguments, 1)]  # it takes no batch
-        for (file, _), row in zip(waiting, rows, strict=True):
-            self.classes = len(row)
-            if not bool(row.isfinite().any()):
-                self.done[file] = Prediction(str(file), error="every score is NaN or infinite")
-                continue
-            labels = self.seeing.labels.for_classes(self.classes)
-            names = [labels.of(index) for index in range(self.classes)]
-            self.done[file] = Prediction(str(file), guesses_of(row, self.scores, names, self.top))
+    def keep(self, shown: Shown, row: Tensor, place: Place) -> Prediction:
+        """Its best classes."""
+        self.classes = len(row)
+        if not bool(row.isfinite().any()):
+            return Prediction(shown.image, error="every score is NaN or infinite")
+        labels = self.seeing.labels.for_classes(self.classes)
+        names = [labels.of(index) for index in range(self.classes)]
+        return Prediction(shown.image, guesses_of(row, self.scores, names, self.top))
+
+    def known(self, values: Any, place: Place) -> Prediction:
+        """Nothing is written, so nothing is known from before."""
+        raise KeyError(values)
+
+    def facts(self) -> dict[str, Any]:
+        """None are kept: there is no directory."""
+        return {}
 
     def _read(self, arguments: tuple[Any, ...], batch: int) -> list[Tensor]:
         """The scores of each image, float64 on the CPU; the first time with gradients on: they tell how it was made."""
@@ -217,10 +175,6 @@ class PredictionRun:
         return ModelRaised(
             f"{self.seeing.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
         )
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    return torch.cat(list(values)) if len(values) > 1 else values[0]
 
 
 def _leaf(value: Any) -> Any:
@@ -253,7 +207,7 @@ def _best_of_places(scores: Tensor, shares: Tensor | None, labels: Sequence[str]
     )
 
 
-def _prediction_notes(run: PredictionRun) -> list[Note]:
+def _prediction_notes(run: PredictionRun, done: Sequence[Prediction]) -> list[Note]:
     notes, labels = [], run.seeing.labels
     if labels.names and not labels.for_classes(run.classes).names:
         text = (
@@ -264,20 +218,22 @@ def _prediction_notes(run: PredictionRun) -> list[Note]:
         notes.append(Note("The scores sum to 1 already: taken as probabilities, no softmax.", Level.ASSUMED))
     elif run.scores.rule in (AS_GIVEN, EXP):
         notes.append(Note(f"The model puts out {run.scores.kind}: no softmax.", Level.ASSUMED))
-    errors = [one.error for one in run.done.values() if one.error]
+    errors = [one.image for one in done if one.error and not one.guesses and "score" in one.error]
     if errors:
-        many = "1 image was" if len(errors) == 1 else f"{len(errors):,} images were"
-        notes.append(Note(f"{many} left out: {errors[0]}{'; …' if len(errors) > 1 else '.'}", Level.WARNING))
+        text = (
+            f"Every score is NaN or infinite for {errors[0]}{f' and {len(errors) - 1:,} more' if errors[1:] else ''}."
+        )
+        notes.append(Note(text, Level.WARNING))
     return notes
 
 
-def _prediction_facts(run: PredictionRun, files: Sequence[Path]) -> tuple[Fact, ...]:
+def _prediction_facts(run: PredictionRun, done: Sequence[Prediction]) -> tuple[Fact, ...]:
     seeing, classes = run.seeing, run.classes
     named = seeing.labels.for_classes(classes)
     names = named.source or "none known: --labels FILE names them"
     return (
         seeing.weights.fact(),
-        Fact("Images", str(files[0]) if len(files) == 1 else f"{len(files):,}"),
+        Fact("Images", done[0].image if len(done) == 1 else f"{len(done):,}"),
         Fact("Classes", f"{classes:,}", detail=names),
         Fact("Scores", run.scores.describe()),
         Fact("Input", seeing.preprocessing.describe()),

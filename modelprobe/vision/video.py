@@ -185,22 +185,20 @@ def _frame_picture(frame: Any) -> Image.Image:
     return picture.rotate(frame.rotation, expand=True) if getattr(frame, "rotation", 0) else picture
 
 
-def join_frames(clip: Clip, folder: Path) -> list[Note]:
-    """The pictures of successive frames in `folder`, of one kind each, as `NAME.KIND.strip.png` and `NAME.KIND.gif`.
+def join_frames(stem: str, pieces: Sequence[Path], folder: Path) -> list[Note]:
+    """The pictures of successive frames in the directories `pieces`, of one kind each, as `STEM.KIND.strip.png` and
 
-    Pictures of a frame are called after it (`video-0012.KIND.png`) or stand in a directory called so. Returns a note.
+    `STEM.KIND.gif` in `folder`. Returns a note.
     """
     kinds: dict[str, list[Path]] = {}
-    for photo in clip.photos:
-        stem = re.escape(photo.path.name)
-        for file in sorted(folder.rglob("*.png")):
-            found = re.fullmatch(rf"{stem}(?:\.\d+)?[./](.+)\.png", file.relative_to(folder).as_posix())
-            if found:
-                kinds.setdefault(found[1], []).append(file)
+    for piece in pieces:
+        for file in sorted(piece.glob("*.png")):
+            kind = re.sub(r"\.-?\d+(?=(\.heat)?$)", "", file.stem)  # a map's class, which is each frame's own
+            kinds.setdefault(kind, []).append(file)
     written = []
     for kind, files in kinds.items():
         if len(files) > 1:
-            name = f"{clip.path.stem}.{kind}"
+            name = f"{stem}.{kind}"
             _join([Image.open(file).convert("RGB") for file in files], folder / name)
             written.append(name)
     if not written:

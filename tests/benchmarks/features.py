@@ -21,6 +21,7 @@ from modelprobe.model.build import TargetRequest
 from modelprobe.vision.features.run import FeatureRun, FeaturesOptions
 from modelprobe.vision.image_model import ImageModelRequest, load_image_model
 from modelprobe.vision.images import open_image
+from modelprobe.vision.walk import Place, Shown
 from tests.samples import ROOT
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")
@@ -29,7 +30,7 @@ TEN = 10
 
 def ten_layers(look: FeatureRun, spread: bool) -> list[str]:
     """Ten layers from the first to the last; without `spread` the first ten, so that the forward can end early."""
-    ran = list(dict.fromkeys(path for path, call, _ in look._survey(arguments(look))[0] if call == 1))
+    ran = list(dict.fromkeys(path for path, call, _ in look.survey(shown_photo(look).arguments)[0] if call == 1))
     if not spread:
         return ran[:TEN]
     return [ran[round(i * (len(ran) - 1) / (TEN - 1))] for i in range(TEN)]
@@ -40,9 +41,11 @@ def photo():
     return open_image(ROOT / "samples" / "shapes.png")
 
 
-def arguments(look: FeatureRun):
-    """What forward is called with."""
-    return look.model.preprocessing.arguments(photo())
+def shown_photo(look: FeatureRun) -> Shown:
+    """The sample picture on its way."""
+    opened = photo()
+    seen = look.model.preprocessing.seen(opened)
+    return Shown("shapes.png", opened, seen, look.model.arguments(opened, seen))
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -79,12 +82,16 @@ def measure(name: str, pairs: int) -> None:
                 model.model(*model.preprocessing.arguments(photo()))
 
         def features(look: FeatureRun = look) -> None:
-            look._one(photo(), "shapes.png", "", None, {})
+            one = shown_photo(look)
+            look.keep(one, look.look([one])[0], Place(None, "", ""))
 
         print(f"{name:<20} {label:<34} {shown(ratios(features, plain, pairs)):<30} at most 1.10", flush=True)
     with tempfile.TemporaryDirectory() as place:
-        folder = open_folder(Path(place) / "out", {})
-        drawing = seconds(lambda: look._one(photo(), "shapes.png", "shapes", folder, {})) - seconds(features)
+        to = Place(open_folder(Path(place) / "out", {}), "shapes", "")
+        one = shown_photo(look)
+        found = look.look([one])[0]
+        measured = seconds(lambda: look.keep(one, found, Place(None, "", "")))
+        drawing = seconds(lambda: look.keep(one, found, to)) - measured
     print(f"{name:<20} {'drawing and writing ten layers':<34} {drawing * 1000:.0f} ms", flush=True)
 
 

@@ -1,8 +1,9 @@
-"""What `predict` and `cam` cost beside plain loops: `python -m tests.benchmarks.vision [--device cuda] [--images 200]`.
+"""Costs beside plain loops: `python -m tests.benchmarks.vision [--device cuda] [--images 200]`.
 
-`predict` against a loop of the library's own transform and batches of 16; `modelprobe.cam` on ResNet-18, one image at a
-time and in batches of 8, against a forward pass. On the CPU: processor time on one thread, medians of alternating runs.
-On another device: wall time; and the answers of the four commands there beside those of the CPU.
+`predict` and `features` (two layers, measured, not drawn) against a loop of the library's own transform and batches of
+16; `modelprobe.cam` on ResNet-18, one image at a time and in batches of 8, against a forward pass. On the CPU:
+processor time on one thread, medians of alternating runs. On another device: wall time; and the answers of the four
+commands there beside those of the CPU.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from PIL import Image
 import modelprobe
 from modelprobe.model.build import TargetRequest
 from modelprobe.tracing.capture import capture
-from modelprobe.vision.attention.attention import attention_of_image
+from modelprobe.vision.attention.attention import attentions_of
+from modelprobe.vision.features.run import FeatureRun, FeaturesOptions
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.images import open_image
 from modelprobe.vision.predict import PredictionRun
 from modelprobe.vision.scores import Scores
+from modelprobe.vision.walk import walk
 
 TARGETS = ("resnet18", "vit_b_16")
 
@@ -50,10 +53,15 @@ def loaded(target: str, device: str, batch: int) -> ImageModel:
 def predict(model: ImageModel, files: list[Path]) -> list[list[float]]:
     """The probabilities of the top five."""
     run = PredictionRun(model, 5, Scores(model.model))
-    for file in files:
-        run.look(file)
-    run.flush()
-    return [[guess.probability or 0.0 for guess in run.done[file].guesses] for file in files]
+    found = walk(model, files, run)
+    return [[guess.probability or 0.0 for guess in kept.guesses] for _, kept in found.good]
+
+
+def features(model: ImageModel, files: list[Path]) -> None:
+    """The last map and the scores, measured; nothing is drawn."""
+    walk(
+        model, files, FeatureRun(model, ["layer4", "fc"], (), FeaturesOptions(ImageModelRequest(model.loaded.request)))
+    )
 
 
 def plain(model: ImageModel, files: list[Path], device: str) -> list[list[float]]:
@@ -94,7 +102,7 @@ def compared(device: str, files: list[Path]) -> None:
     for target in TARGETS:
         here, there = loaded(target, "cpu", 8), loaded(target, device, 8)
         photo = open_image(files[0])
-        one, other = here.image(photo, "cam"), there.image(photo, "cam")
+        one, other = here.arguments(photo)[0], there.arguments(photo)[0]
         shares = np.abs(np.array(predict(here, files[:8])) - np.array(predict(there, files[:8]))).max()
         print(f"{target}: predict, probabilities: {shares:.1e}")
         for method in ("gradcam", "layercam", "gradcam++", "hirescam", "saliency", "integrated-gradients"):
@@ -107,7 +115,7 @@ def compared(device: str, files: list[Path]) -> None:
         values = a[name]
         print(f"{target}: features, {name}: {float((values - b[name].cpu()).abs().max() / values.abs().max()):.1e}")
         if target != "resnet18":
-            found = [attention_of_image(m, photo)[-1].weights().cpu() for m in (here, there)]
+            found = [attentions_of(m.model, x, target)[0][-1].weights() for m, x in ((here, one), (there, other))]
             print(f"{target}: attention, last block: {float((found[0] - found[1]).abs().max()):.1e}")
 
 
@@ -130,7 +138,9 @@ def main() -> None:
         model = loaded("resnet18", device, 16)
         found = paired(lambda: predict(model, files), lambda: plain(model, files, device), device, pairs)
         print(f"predict on {len(files)} images / plain loop in batches of 16: {found}")
-        images = torch.cat([model.image(open_image(file), "cam") for file in files[:8]])
+        found = paired(lambda: features(model, files), lambda: plain(model, files, device), device, pairs)
+        print(f"features on {len(files)} images / plain loop in batches of 16: {found}")
+        images = torch.cat([model.arguments(open_image(file))[0] for file in files[:8]])
 
         def forward() -> None:
             with torch.no_grad():

@@ -90,8 +90,9 @@ def test_frames_that_the_header_promises_and_the_file_lacks(video: Path) -> None
 def test_strips_and_animations(video: Path, tmp_path: Path) -> None:
     clip = read_clip(VideoRequest(video, 3, "dense"), None)
     for photo, shade in zip(clip.photos, (10, 20, 30), strict=True):
-        Image.new("RGB", (40, 30), (shade,) * 3).save(tmp_path / f"{photo.path.name}.{shade}.cam.png")
-    (note,) = join_frames(clip, tmp_path)
+        (tmp_path / photo.path.name).mkdir()
+        Image.new("RGB", (40, 30), (shade,) * 3).save(tmp_path / photo.path.name / f"cam.{shade}.png")
+    (note,) = join_frames("v", [tmp_path / photo.path.name for photo in clip.photos], tmp_path)
     assert note.text == "Frames in a row and as an animation: v.cam.strip.png, v.cam.gif."
     strip = np.asarray(Image.open(tmp_path / "v.cam.strip.png"))
     assert strip.shape == (30, 120, 3)

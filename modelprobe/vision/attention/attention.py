@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor, nn
 
-from modelprobe.console import working
 from modelprobe.errors import BadInput
+from modelprobe.files.directory import Folder
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.attention.maps import (
     Attention,
@@ -18,6 +18,7 @@ from modelprobe.vision.attention.maps import (
     attentions,
     check_heads,
     chosen_attentions,
+    of_image,
     query_of,
     rollout,
     weights_of_query,
@@ -29,15 +30,16 @@ from modelprobe.vision.attention.result import (
     AttentionEntry,
     AttentionMaps,
     AttentionResult,
+    attention_panels,
     block_of,
     draw_attention,
     entries_of,
 )
 from modelprobe.vision.cam.layout import lay_out
+from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import Photo
-from modelprobe.vision.photos import Progress, each_photo, noise, write_result
 from modelprobe.vision.pictures.colour import colour_map
+from modelprobe.vision.walk import Place, Shown, Walked, joined, revived, walk
 
 
 @dataclass(frozen=True)
@@ -65,88 +67,102 @@ def heads_of(text: str | None) -> tuple[tuple[int, ...] | None, bool]:
 
 
 def attention_of_files(
-    request: ImageModelRequest, asked: AttentionOptions, images: Sequence[str], folder: Path | None, force: bool
+    request: ImageModelRequest,
+    asked: AttentionOptions,
+    images: Sequence[str],
+    path: Path | None = None,
+    force: bool = False,
 ) -> AttentionResult:
-    """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
+    """The maps of the images that these paths, directories and wildcards name, written to `path` if one is given."""
     colour_map(asked.cmap)  # a mistake in it is told before anything is computed
-    if asked.listed and not images and request.video is None:
-        model = load_image_model(request)
-        return _attention_result(model, asked, tuple(map(block_of, attention_of_image(model, noise(model)))), (), ())
-    files = request.find_files(images)
+    files = [] if asked.listed and not images else request.find_files(images)
+    folder = None if asked.listed else request.folder("attention", vars(asked), path, force)
     model = load_image_model(request)
-    files += model.frame_files
-    return write_result(folder, force, lambda place: run_attention(model, asked, files, place, working))
+    run = AttentionRun(model, asked)
+    return run.result(walk(model, [*files, *model.frame_files], run, folder), folder)
 
 
-def run_attention(
-    model: ImageModel, asked: AttentionOptions, files: Sequence[Path], folder: Path | None, progress: Progress
-) -> AttentionResult:
-    """The maps of every image, drawn into `folder` where one is given."""
-    entries: list[AttentionEntry] = []
-    blocks: tuple[AttentionBlock, ...] = ()
-    notes: list[Note] = []
-    remarks: dict[Note, None] = {}
-    for stem, photo in each_photo(model, files, progress, notes):
-        found = attention_of_image(model, photo)
-        blocks = tuple(map(block_of, found))
-        if not asked.listed:
-            maps, said = attention_maps_of(found, asked)
-            remarks.update(dict.fromkeys(said))
-            entries += _shown_query(model, asked, stem, photo, maps, folder)
-    if folder is None and not asked.listed:
-        remarks[Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO)] = None
-    return _attention_result(model, asked, blocks, entries, (*notes, *remarks, *model.join_frames(folder)))
+class AttentionRun:
+    """The attention maps of images, one batch after the other."""
 
+    def __init__(self, model: ImageModel, asked: AttentionOptions) -> None:
+        self.model, self._asked = model, asked
+        self._blocks: tuple[AttentionBlock, ...] = ()
+        self._remarks: dict[Note, None] = {}
 
-def _attention_result(
-    model: ImageModel,
-    asked: AttentionOptions,
-    blocks: tuple[AttentionBlock, ...],
-    entries: Sequence[AttentionEntry],
-    notes: Sequence[Note],
-) -> AttentionResult:
-    return AttentionResult(
-        model=model.name,
-        weights=model.weights.plain(),
-        head=model.weights.fact(),
-        preprocessing=model.preprocessing.describe(),
-        blocks=blocks,
-        entries=tuple(entries),
-        listed=asked.listed,
-        notes=(*model.notes, *notes),
-        env=model.env,
-    )
+    def look(self, batch: Sequence[Shown]) -> list[tuple[Attention, ...]]:
+        """The attentions of each image."""
+        images = self.model.image(joined(batch), "attention")
+        return attentions_of(self.model.model, images, self.model.name)
 
+    def keep(self, shown: Shown, found: tuple[Attention, ...], place: Place) -> tuple[AttentionEntry, ...]:
+        """The maps of one image, drawn and stored where there is a directory."""
+        self._blocks = tuple(map(block_of, found))
+        if self._asked.listed:
+            return ()
+        maps, said = attention_maps_of(found, self._asked)
+        self._remarks.update(dict.fromkeys(said))
+        entries: list[AttentionEntry] = []
+        arrays: dict[str, Any] = {}
+        for item in maps:
+            made = entries_of(shown.photo.path.name, item)
+            if place.folder is not None:
+                made = draw_attention(shown.seen, item, made, place, self._asked.cmap)
+                arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
+            entries += made
+        if place.folder is None:
+            return tuple(entries)
+        stored = place.arrays("maps", arrays)
+        return tuple(replace(entry, arrays=stored) for entry in entries)
 
-def _shown_query(
-    model: ImageModel,
-    asked: AttentionOptions,
-    stem: str,
-    photo: Photo,
-    maps: Sequence[AttentionMaps],
-    folder: Path | None,
-) -> list[AttentionEntry]:
-    """The entries of one image, drawn and stored in `folder` where one is given."""
-    entries: list[AttentionEntry] = []
-    arrays: dict[str, Any] = {}
-    for item in maps:
-        made = entries_of(photo.path.name, item)
+    def known(self, values: Any, place: Place) -> tuple[AttentionEntry, ...]:
+        """The maps of an image that was complete before."""
+        return tuple(revived(AttentionEntry, value) for value in values)
+
+    def facts(self) -> dict[str, Any]:
+        """The blocks that there are, and what is to be said of the maps."""
+        return {
+            "blocks": list(self._blocks),
+            "notes": [(note.text, note.level.value) for note in self._remarks],
+        }
+
+    def result(self, walked: Walked[tuple[AttentionEntry, ...]], folder: Folder | None) -> AttentionResult:
+        """The answer, with its page and its report in the folder."""
+        model, facts = self.model, walked.facts
+        notes = [Note(text, Level(level)) for text, level in facts["notes"]]
+        if folder is None and not self._asked.listed:
+            notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
+        result = AttentionResult(
+            model=model.name,
+            weights=model.weights.plain(),
+            head=model.weights.fact(),
+            preprocessing=model.preprocessing.describe(),
+            blocks=tuple(revived(AttentionBlock, block) for block in facts["blocks"]),
+            entries=tuple(entry for _, kept in walked.good for entry in kept),
+            listed=self._asked.listed,
+            directory=str(folder.path) if folder is not None else "",
+            notes=(*model.notes, *walked.notes, *notes, *model.join_frames(folder, walked.images)),
+            env=model.env,
+        )
         if folder is not None:
-            made = draw_attention(stem, model.preprocessing.seen(photo), item, made, folder, asked.cmap, model.stamp)
-            arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
-        entries += made
-    if folder is not None:
-        np.savez_compressed(folder / f"{stem}.npz", **arrays)
-    return entries
+            write_pages(folder, result.report(), sections_of(walked, attention_panels))
+        return result
 
 
-def attention_of_image(model: ImageModel, photo: Photo) -> tuple[Attention, ...]:
-    """The attentions of a forward pass on an image. Raises BadInput when the model has none on the image."""
-    image = model.image(photo, "attention")
-    found = attentions(lay_out(model.model, image).attended, image.shape[-1])
-    if not found:
+def attentions_of(model: nn.Module, images: Tensor, name: str) -> list[tuple[Attention, ...]]:
+    """The attentions on each of `images` [B, C, H, W]. Raises BadInput for a model that has none over places, and
+
+    where those of a batch cannot be told apart.
+    """
+    attended = lay_out(model, images).attended
+    each = [attended] if len(images) == 1 else [
+        [of_image(item, number, len(images), images.shape[-2] * images.shape[-1]) for item in attended]
+        for number in range(len(images))
+    ]  # fmt: skip
+    found = [attentions(one, images.shape[-1]) for one in each]
+    if not all(found):
         raise BadInput(
-            f"{model.name} has no attention over places: no softmax over them ran",
+            f"{name} has no attention over places: no softmax over them ran",
             "attention is for transformers; `cam` shows what any classifier looks at",
         )
     return found

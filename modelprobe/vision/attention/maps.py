@@ -65,6 +65,30 @@ class Attention:
         return flat if plain or heads is None else flat[list(heads)]
 
 
+def of_image(item: Attended, number: int, count: int, pixels: int) -> Attended:
+    """The attention on image `number` of a batch of `count`, each of so many `pixels`.
+
+    Raises BadInput where the images do not lie one after the other in the first dimension.
+    """
+    shape = item.shape
+    first, last = number * pixels, (number + 1) * pixels
+
+    def part(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or tensor.dim() < len(shape) or tensor.shape[0] == 1:
+            return tensor
+        return tensor.chunk(count)[number]
+
+    def placed(numbers: Tensor, full: tuple[int, ...]) -> Tensor:
+        here = numbers.expand(full).chunk(count)[number]
+        if shape[0] % count or not bool(((here == 0) | ((here > first) & (here <= last))).all()):
+            raise BadInput(f"the images of a batch cannot be told apart at {item.path}", "--batch 1")
+        return torch.where(here > 0, here - first, 0.0)
+
+    queries, keys = placed(item.queries, shape[:-1]), placed(item.keys, (*shape[:-2], shape[-1]))
+    weights, q, k, mask = map(part, (item.weights, item.q, item.k, item.mask))
+    return Attended(item.path, queries, keys, weights, q, k, mask, item.causal, item.scale)
+
+
 def attentions(found: Sequence[Attended], width: int) -> tuple[Attention, ...]:
     """The attentions whose keys lie on the image, in their order. `width` is the image's, in pixels."""
     placed: list[Attention] = []

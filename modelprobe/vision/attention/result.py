@@ -17,11 +17,12 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.vision.attention.maps import Attention, Query
 from modelprobe.vision.cam.result import where
-from modelprobe.vision.pictures.canvas import png
+from modelprobe.vision.gallery import Panel, Shot
 from modelprobe.vision.pictures.colour import ColourLimits
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import SIDE, with_bar
 from modelprobe.vision.pictures.overlay import overlay
+from modelprobe.vision.walk import Place
 
 MEAN_HEAD, ROLLOUT = "mean", "rollout"
 MAX_ATTENTION_ROWS = 24
@@ -84,26 +85,31 @@ class AttentionResult(Result):
             self.head,
             Fact("Images", self.preprocessing),
             Fact("Attention", f"{len(self.blocks)} blocks", detail=f"{heads} heads"),
-            *([Fact("Written to", self.directory)] if self.directory else []),
+            *([Fact("Written", self.directory, detail="index.html shows all of it")] if self.directory else []),
         ]
         table = _block_table(self.blocks) if self.listed else _entry_table(self.entries)
         blocks: tuple[Block, ...] = (Facts(tuple(facts)), table, *self._figures(), *self.notes)
         title = f"{self.model}: attention maps"
         return Report(title, "modelprobe.attention/1", blocks, self.to_dict(), self.env)
 
-    def at(self, directory: Path) -> AttentionResult:
-        """The same with its files in another directory."""
-        return dataclasses.replace(self, directory=str(directory))
-
     def _figures(self) -> list[Figure]:
-        if not self.directory:
-            return []
-        figures: dict[str, str] = {}
-        for entry in self.entries:
-            heads = "each head" if entry.head.isdecimal() else _attention_facts(entry.head)
-            said = ROLLOUT if entry.head == ROLLOUT else f"{entry.block}, {heads}"
-            figures.setdefault(entry.figure, f"{entry.image}: {said}, of {entry.query}")
-        return [Figure(Path(self.directory) / name, said) for name, said in figures.items()]
+        """Those of the first image."""
+        shown = [entry for entry in self.entries if entry.figure and entry.image == self.entries[0].image]
+        figures = {entry.figure: f"{entry.image}: {_figure_text(entry)}" for entry in reversed(shown)}
+        return [Figure(Path(self.directory) / name, figures[name]) for name in dict.fromkeys(e.figure for e in shown)]
+
+
+def _figure_text(entry: AttentionEntry) -> str:
+    heads = "each head" if entry.head.isdecimal() else _attention_facts(entry.head)
+    return f"{ROLLOUT if entry.head == ROLLOUT else f'{entry.block}, {heads}'}, of {entry.query}"
+
+
+def attention_panels(entries: Sequence[AttentionEntry]) -> list[Panel]:
+    """What the page shows of one image: the pictures of each block side by side."""
+    blocks: dict[str, dict[str, Shot]] = {}
+    for entry in entries:
+        blocks.setdefault(entry.block, {}).setdefault(entry.figure, Shot(entry.figure, _figure_text(entry)))
+    return [Panel(block, f"of {entries[0].query}", list(shots.values())) for block, shots in blocks.items()]
 
 
 def block_of(item: Attention) -> AttentionBlock:
@@ -194,35 +200,31 @@ def _attention_facts(name: str) -> str:
 
 
 def draw_attention(
-    stem: str,
-    seen: Image.Image,
-    found: AttentionMaps,
-    entries: Sequence[AttentionEntry],
-    folder: Path,
-    cmap: str,
-    stamp: str = "",
+    seen: Image.Image, found: AttentionMaps, entries: Sequence[AttentionEntry], place: Place, cmap: str
 ) -> tuple[AttentionEntry, ...]:
     """Write an image of the single heads, and one of the mean or the rollout over the image."""
-    name = f"{stem}.{_file_name(found.block)}"
+    name = "".join(character if character.isalnum() or character in "._-" else "_" for character in found.block)
     image, grid = entries[0].image, "x".join(map(str, entries[0].grid))
     told = f"{image}: what {found.query.said} attends to, {grid} places"
     singles = [index for index, head in enumerate(found.heads) if head.isdecimal()]
+    heads = ""
     if singles:
         maps = [found.maps[index].numpy() for index in singles]
         limits = ColourLimits(0.0, max(float(values.max()) for values in maps))
         captions = [f"head {found.heads[index]}" for index in singles]
         sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
-        (folder / f"{name}.heads.png").write_bytes(png(sheet, stamp))
+        heads = place.draw(f"{name}.heads", sheet)
     drawn = []
     for entry, values in zip(entries, found.maps, strict=True):
-        figure = f"{name}.heads.png" if entry.head.isdecimal() else f"{name}.png"
+        figure, rolled = heads, entry.head == ROLLOUT
         if not entry.head.isdecimal():
-            title = "Attention rollout" if entry.head == ROLLOUT else f"{found.block}, {_attention_facts(entry.head)}"
+            title = "Attention rollout" if rolled else f"{found.block}, {_attention_facts(entry.head)}"
             laid = over_photo(seen, values, found, cmap)
             limits = ColourLimits(0.0, float(values.max()))
-            (folder / figure).write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits), stamp))
-        array = f"{found.block}.{entry.head}" if entry.head != ROLLOUT else ROLLOUT
-        drawn.append(dataclasses.replace(entry, figure=figure, arrays=f"{stem}.npz", array=array))
+            picture = with_bar(laid, title, told, cmap=cmap, limits=limits)
+            figure = place.draw(ROLLOUT if rolled else f"{name}.{entry.head}", picture)
+        array = ROLLOUT if rolled else f"{found.block}.{entry.head}"
+        drawn.append(dataclasses.replace(entry, figure=figure, array=array))
     return tuple(drawn)
 
 
@@ -242,7 +244,3 @@ def over_photo(seen: Image.Image, values: Tensor, found: AttentionMaps, cmap: st
         box = (round(left), round(top), round(left + across) - 1, round(top + down) - 1)
         ImageDraw.Draw(laid).rectangle(box, outline=(255, 0, 255), width=3)
     return laid
-
-
-def _file_name(block: str) -> str:
-    return "".join(character if character.isalnum() or character in "._-" else "_" for character in block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelprobe.console import working
-from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.errors import BadInput
+from modelprobe.files.directory import Folder
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.cam.judge import Judgement, judge_map
 from modelprobe.vision.cam.layer import Choice
-from modelprobe.vision.cam.mapper import ClassesOf, ClassMapper, Region, check_class, embedding_of
+from modelprobe.vision.cam.mapper import ClassMapper, Region, check_class, embedding_of
 from modelprobe.vision.cam.methods import ClassMap, ScoreTarget, check_method
-from modelprobe.vision.cam.result import CamEntry, CamResult, ImageMaps, Remarks, draw_class_maps, entry_of
+from modelprobe.vision.cam.result import (
+    CamEntry,
+    CamResult,
+    ImageMaps,
+    draw_class_maps,
+    entry_of,
+    map_panels,
+    remark_notes,
+)
+from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import Photo, open_image
-from modelprobe.vision.photos import Progress, each_photo, in_batches, write_result
+from modelprobe.vision.images import open_image
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
+from modelprobe.vision.walk import Place, Shown, Walked, joined, revived, walk
 
 
 @dataclass(frozen=True)
@@ -127,113 +136,114 @@ def _maps_of_tensor(
 
 
 def cam_of_files(
-    request: ImageModelRequest, asked: CamOptions, images: Sequence[str], folder: Path | None, force: bool
+    request: ImageModelRequest, asked: CamOptions, images: Sequence[str], path: Path | None = None, force: bool = False
 ) -> CamResult:
-    """The maps of the images that these paths, directories and wildcards name, written to `folder` if one is given."""
+    """The maps of the images that these paths, directories and wildcards name, written to `path` if one is given."""
     colour_map(asked.cmap)  # a mistake in it is told before anything is computed
     files = request.find_files(images)
+    region = None if asked.region is None else asked.region.describe()
+    folder = request.folder("cam", {**vars(asked), "region": region}, path, force)
     model = load_image_model(request)
-    files += model.frame_files
-    return write_result(folder, force, lambda place: run_cam(model, asked, files, place, working))
+    run = CamRun(model, asked)
+    return run.result(walk(model, [*files, *model.frame_files], run, folder), folder)
 
 
-def run_cam(
-    model: ImageModel, asked: CamOptions, files: Sequence[Path], folder: Path | None, progress: Progress
-) -> CamResult:
-    """The maps of every image, drawn into `folder` where one is given."""
-    run = _CamRun(model, asked, folder)
-    notes: list[Note] = []
-    choices: tuple[Choice, ...] = ()
-    for batch in in_batches(run.tensors(each_photo(model, files, progress, notes)), model.batch):
-        maps, choices = mapped(run.mapper, torch.cat([image for _, _, image in batch]), run.classes_of)
-        for (stem, photo, image), found in zip(batch, maps, strict=True):
-            run.add(stem, photo, found, image)
-    return CamResult(
-        model=model.name,
-        weights=model.weights.plain(),
-        head=model.weights.fact(),
-        preprocessing=model.preprocessing.describe(),
-        scores="similarity of embeddings" if run.like is not None else run.scores.describe(),
-        layer=", ".join(choice.layer.path for choice in choices),
-        reason="; ".join(dict.fromkeys(choice.reason for choice in choices)),
-        entries=tuple(run.entries),
-        comparisons=tuple(run.comparisons),
-        notes=(
-            *model.notes,
-            *run.scores.notes,
-            *notes,
-            *run.remarks.notes(),
-            *_closing(choices, folder),
-            *model.join_frames(folder),
-        ),
-        env=model.env,
-    )
+class CamRun:
+    """The maps of images, one batch after the other."""
 
-
-class _CamRun:
-    """What is gathered over the images."""
-
-    def __init__(self, model: ImageModel, asked: CamOptions, folder: Path | None) -> None:
-        self.model, self._asked, self._folder = model, asked, folder
+    def __init__(self, model: ImageModel, asked: CamOptions) -> None:
+        self.model, self._asked = model, asked
         self.scores = Scores(model.model, asked.scores)
         self.like: Tensor | None = None
         if asked.like is not None:
             photo = model.open(asked.like)
-            self.like = embedding_of(model.model, model.image(photo, "cam"), self.scores)
+            self.like = embedding_of(model.model, model.image(model.arguments(photo), "cam"), self.scores)
         self.mapper = ClassMapper(
             model.model, asked.methods, asked.layers, self.scores, region=asked.region, like=self.like
         )
-        self.entries: list[CamEntry] = []
-        self.comparisons: list[tuple[str, str]] = []
-        self.remarks = Remarks()
+        self._choices: tuple[Choice, ...] = ()
         self._labels = model.labels
 
-    def tensors(self, photos: Iterable[tuple[str, Photo]]) -> Iterator[tuple[str, Photo, Tensor]]:
-        """The images as the model takes them."""
-        for stem, photo in photos:
-            yield stem, photo, self.model.image(photo, "cam")
+    def look(self, batch: Sequence[Shown]) -> list[tuple[ClassMap, ...]]:
+        """The maps of each image."""
+        images = self.model.image(joined(batch), "cam")
+        found, self._choices = self.mapper.maps(images, self.classes_of)
+        return found
 
     def classes_of(self, scores: Tensor) -> Sequence[ScoreTarget]:
         """What maps are made for, given the scores of an image."""
         self._labels = self.model.labels.for_classes(len(scores))
         return (ScoreTarget(0),) if self.like is not None else _classes(self.model, self._asked.targets, scores)
 
-    def add(self, stem: str, photo: Photo, maps: tuple[ClassMap, ...], image: Tensor) -> None:
-        """The maps of an image: listed, and drawn where there is a directory."""
+    def keep(self, shown: Shown, maps: tuple[ClassMap, ...], place: Place) -> tuple[CamEntry, ...]:
+        """The maps of an image: listed, judged, and drawn where there is a directory."""
         alike = f"like {self._asked.like}"
         labels = [alike if self.like is not None else self._labels.of(one.target) for one in maps]
-        shown = [f"not {label}" if one.against else label for one, label in zip(maps, labels, strict=True)]
-        listed = tuple(entry_of(photo.path.name, one, label) for one, label in zip(maps, shown, strict=True))
-        self.remarks.add(photo.path.name, maps, shown)
+        said = [f"not {label}" if one.against else label for one, label in zip(maps, labels, strict=True)]
+        name = shown.photo.path.name
+        listed = tuple(entry_of(name, one, label) for one, label in zip(maps, said, strict=True))
         judged: tuple[Judgement, ...] = ()
         if self._asked.judge:
-            judged = tuple(judge_map(self.model.model, image, one.map, one.target, self.scores) for one in maps)
+            judged = tuple(
+                judge_map(self.model.model, shown.arguments[0], one.map, one.target, self.scores) for one in maps
+            )
             listed = tuple(
                 replace(entry, deletion=one.deletion, insertion=one.insertion)
                 for entry, one in zip(listed, judged, strict=True)
             )
-        if self._folder is not None:
-            drawn = ImageMaps(stem, self.model.preprocessing.seen(photo), maps, listed, judged, self.model.stamp)
-            listed, sheet = draw_class_maps(drawn, self._folder, self._asked.cmap)
-            self.comparisons += [(photo.path.name, sheet)] if sheet else []
-        self.entries += listed
+        if place.folder is None:
+            return listed
+        return draw_class_maps(ImageMaps(shown.seen, maps, listed, judged), place, self._asked.cmap)
 
+    def known(self, values: Any, place: Place) -> tuple[CamEntry, ...]:
+        """The maps of an image that was complete before."""
+        return tuple(revived(CamEntry, value) for value in values)
 
-def mapped(
-    mapper: ClassMapper, images: Tensor, classes_of: ClassesOf
-) -> tuple[list[tuple[ClassMap, ...]], tuple[Choice, ...]]:
-    """The maps of a batch; image by image where the model takes no batch."""
-    try:
-        return mapper.maps(images, classes_of)
-    except (ModelRaised, BadInput):
-        if len(images) == 1:
-            raise
-    found: list[tuple[ClassMap, ...]] = []
-    choices: tuple[Choice, ...] = ()
-    for index in range(len(images)):
-        (maps,), choices = mapper.maps(images[index : index + 1], classes_of)
-        found.append(maps)
-    return found, choices
+    def facts(self) -> dict[str, Any]:
+        """How the scores were read, and which layer was taken."""
+        part = [
+            f"No single layer carries everything from the image to the scores: at {choice.layer.path} the map shows a "
+            "part. --layers names another."
+            for choice in self._choices
+            if not choice.whole
+        ]
+        notes = [(note.text, note.level.value) for note in self.scores.notes]
+        return {
+            "scores": "similarity of embeddings" if self.like is not None else self.scores.describe(),
+            "layer": ", ".join(choice.layer.path for choice in self._choices),
+            "reason": "; ".join(dict.fromkeys(choice.reason for choice in self._choices)),
+            "notes": [*notes, *((text, Level.ASSUMED.value) for text in part)],
+        }
+
+    def result(self, walked: Walked[tuple[CamEntry, ...]], folder: Folder | None) -> CamResult:
+        """The answer, with its page and its report in the folder."""
+        model, facts = self.model, walked.facts
+        entries = tuple(entry for _, kept in walked.good for entry in kept)
+        notes = [Note(text, Level(level)) for text, level in facts["notes"]]
+        if folder is None:
+            notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
+        result = CamResult(
+            model=model.name,
+            weights=model.weights.plain(),
+            head=model.weights.fact(),
+            preprocessing=model.preprocessing.describe(),
+            scores=facts["scores"],
+            layer=facts["layer"],
+            reason=facts["reason"],
+            entries=entries,
+            directory=str(folder.path) if folder is not None else "",
+            notes=(
+                *model.notes,
+                *walked.notes,
+                *remark_notes(entries),
+                *notes,
+                *model.join_frames(folder, walked.images),
+            ),
+            env=model.env,
+        )
+        if folder is not None:
+            write_pages(folder, result.report(), sections_of(walked, map_panels))
+        return result
 
 
 def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[ScoreTarget, ...]:
@@ -246,18 +256,3 @@ def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[S
         check_class(index, len(scores), model.name)
         found.append(ScoreTarget(index, against))
     return tuple(dict.fromkeys(found)) or (ScoreTarget(int(scores.argmax())),)
-
-
-def _closing(choices: Sequence[Choice], folder: Path | None) -> list[Note]:
-    notes = [
-        Note(
-            f"No single layer carries everything from the image to the scores: at {choice.layer.path} the map shows a "
-            "part. --layers names another.",
-            Level.ASSUMED,
-        )
-        for choice in choices
-        if not choice.whole
-    ]
-    if folder is None:
-        notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
-    return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,10 @@ class Region:
 
     at: tuple[int, int] | None = None
     mask: Tensor | None = None
+
+    def describe(self) -> str:
+        """What tells it from another one."""
+        return str(self.at) if self.mask is None else f"{zlib.crc32(self.mask.numpy().tobytes()):08x}"
 
     def over(self, scores: Tensor, size: Sequence[int]) -> Tensor:
         """[1, 1, H, W] for scores [B, classes, H, W] of images of `size`. Raises BadInput for one outside of it."""

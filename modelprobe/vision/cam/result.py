@@ -16,10 +16,12 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.vision.cam.judge import Judgement
 from modelprobe.vision.cam.methods import LAYERED, ClassMap
-from modelprobe.vision.pictures.canvas import png, side_by_side
+from modelprobe.vision.gallery import Panel, Shot
+from modelprobe.vision.pictures.canvas import side_by_side
 from modelprobe.vision.pictures.colour import ColourLimits
 from modelprobe.vision.pictures.heat import SIDE, heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
+from modelprobe.vision.walk import Place
 
 METHOD_NAMES = {
     "gradcam": "Grad-CAM",
@@ -63,6 +65,10 @@ class CamEntry:
     overlay: str = ""
     arrays: str = ""
     array: str = ""
+    compare: str = ""
+    """The image's maps side by side, where there are several; and in `judge` the curves of all of them."""
+    judge: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,6 @@ class CamResult(Result):
     layer: str
     reason: str
     entries: tuple[CamEntry, ...]
-    comparisons: tuple[tuple[str, str], ...]
-    """(image, file name) of the images that show several maps side by side."""
     directory: str = ""
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
@@ -90,24 +94,34 @@ class CamResult(Result):
             Fact("Images", self.preprocessing),
             Fact("Scores", self.scores),
             *([Fact("Layer", self.layer, detail=self.reason)] if self.layer else []),
-            *([Fact("Written to", self.directory)] if self.directory else []),
+            *([Fact("Written", self.directory, detail="index.html shows all of it")] if self.directory else []),
         ]
         blocks: tuple[Block, ...] = (Facts(tuple(facts)), _maps_table(self.entries), *self._figures(), *self.notes)
         return Report(f"{self.model}: class activation maps", "modelprobe.cam/1", blocks, self.to_dict(), self.env)
 
-    def at(self, directory: Path) -> CamResult:
-        """The same with its files in another directory."""
-        return dataclasses.replace(self, directory=str(directory))
-
     def _figures(self) -> list[Figure]:
-        if not self.directory:
-            return []
+        """Those of the first image."""
         place = Path(self.directory)
-        figures = [Figure(place / name, f"{image}: side by side") for image, name in self.comparisons]
-        for entry in self.entries:
-            said = f"{entry.image}: {METHOD_NAMES[entry.method]} for {entry.label}"
-            figures += [Figure(place / entry.overlay, said)]
-        return figures
+        entries = [entry for entry in self.entries if entry.overlay and entry.image == self.entries[0].image]
+        figures = [Figure(place / entries[0].compare, f"{entries[0].image}: side by side")] if len(entries) > 1 else []
+        return figures + [Figure(place / entry.overlay, f"{entry.image}: {map_title(entry)}") for entry in entries]
+
+
+def map_title(entry: CamEntry) -> str:
+    """The method, and what the map is made for."""
+    return f"{METHOD_NAMES[entry.method]} for {entry.label}"
+
+
+def map_panels(entries: Sequence[CamEntry]) -> list[Panel]:
+    """What the page shows of one image: all maps side by side, then each alone."""
+    first = entries[0]
+    together = [(first.compare, "side by side"), (first.judge, "deletion and insertion")]
+    shots = [Shot(path, said) for path, said in together if path]
+    panels = [Panel("All maps", "", shots)] if shots else []
+    for entry in entries:
+        pair = [Shot(entry.overlay, f"{map_title(entry)}, over the image"), Shot(entry.heat, map_title(entry))]
+        panels.append(Panel(map_title(entry), _subtitle(entry), pair))
+    return panels
 
 
 def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
@@ -127,6 +141,7 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
         layer=found.layer,
         grid=tuple(found.raw.shape),
         blank=not bool(found.map.any()),
+        remarks=found.remarks,
     )
 
 
@@ -170,34 +185,26 @@ def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
     return "center" if thirds == [1, 1] else f"{vertical} {horizontal}"
 
 
-class Remarks:
-    """What must be said of maps, gathered over images: empty ones, and what their methods remarked."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[str]] = {}
-        self._blank: dict[str, list[str]] = {}
-
-    def add(self, image: str, maps: Sequence[ClassMap], labels: Sequence[str]) -> None:
-        """The maps of one image."""
-        for item, label in zip(maps, labels, strict=True):
-            for remark in item.remarks:
-                self._found.setdefault((item.method, remark.partition(":")[0]), []).append(f"{image}: {remark}")
-            if not bool(item.map.any()):
-                self._blank.setdefault(item.method, []).append(f"{image} for {label}")
-
-    def notes(self) -> list[Note]:
-        """One for each kind, with how many it concerns."""
-        notes = []
-        for (method, _), said in self._found.items():
-            more = f" (and of {len(said) - 1:,} more images)" if len(said) > 1 else ""
-            notes.append(Note(f"{METHOD_NAMES[method]} of {said[0]}{more}.", Level.ASSUMED))
-        for method, images in self._blank.items():
-            why = "no place speaks for it at that layer" if method in LAYERED else "the score does not change with it"
-            more = f", and {len(images) - 1:,} more maps," if len(images) > 1 else ""
-            verb = "are" if len(images) > 1 else "is"
-            text = f"{METHOD_NAMES[method]} of {images[0]}{more} {verb} zero everywhere: {why}."
-            notes.append(Note(text, Level.WARNING))
-        return notes
+def remark_notes(entries: Sequence[CamEntry]) -> list[Note]:
+    """What must be said of maps: empty ones, and what their methods remarked; one note for each kind."""
+    found: dict[tuple[str, str], list[str]] = {}
+    blank: dict[str, list[str]] = {}
+    for entry in entries:
+        for remark in entry.remarks:
+            found.setdefault((entry.method, remark.partition(":")[0]), []).append(f"{entry.image}: {remark}")
+        if entry.blank:
+            blank.setdefault(entry.method, []).append(f"{entry.image} for {entry.label}")
+    notes = []
+    for (method, _), said in found.items():
+        more = f" (and of {len(said) - 1:,} more images)" if len(said) > 1 else ""
+        notes.append(Note(f"{METHOD_NAMES[method]} of {said[0]}{more}.", Level.ASSUMED))
+    for method, images in blank.items():
+        why = "no place speaks for it at that layer" if method in LAYERED else "the score does not change with it"
+        more = f", and {len(images) - 1:,} more maps," if len(images) > 1 else ""
+        verb = "are" if len(images) > 1 else "is"
+        text = f"{METHOD_NAMES[method]} of {images[0]}{more} {verb} zero everywhere: {why}."
+        notes.append(Note(text, Level.WARNING))
+    return notes
 
 
 # Files
@@ -207,52 +214,41 @@ class Remarks:
 class ImageMaps:
     """What is drawn for one image: as the model saw it, and its maps with their entries."""
 
-    stem: str
     seen: Image.Image
     maps: tuple[ClassMap, ...]
     entries: tuple[CamEntry, ...]
     judged: tuple[Judgement, ...] = ()
     """The curves of each map, where they were asked for."""
-    stamp: str = ""
 
 
-def draw_class_maps(drawn: ImageMaps, folder: Path, cmap: str) -> tuple[tuple[CamEntry, ...], str]:
-    """Write the heat maps, overlays, arrays and, of several maps, the comparison; the entries with their files' names.
-
-    The second value is the comparison's file name, or empty.
-    """
+def draw_class_maps(drawn: ImageMaps, place: Place, cmap: str) -> tuple[CamEntry, ...]:
+    """Write the heat maps, overlays, arrays and, of several maps, the comparison; the entries with their files."""
     photo = _large(drawn.seen)
     entries, cells = [], [(f"{drawn.entries[0].image}, as the model sees it", photo)]
     arrays: dict[str, Any] = {}
     for found, entry in zip(drawn.maps, drawn.entries, strict=True):
-        name = f"{drawn.stem}.{_key(entry)}.{entry.method}"
-        title, told = f"{METHOD_NAMES[entry.method]} for {entry.label}", _subtitle(entry)
+        key = _key(entry)
+        title, told = map_title(entry), _subtitle(entry)
         values = found.map.numpy()
         shown = found.raw.clamp(min=0).numpy() if entry.method in LAYERED - {"guided-gradcam"} else values
         limits = ColourLimits(0.0, float(values.max()))
         laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
-        (folder / f"{name}.heat.png").write_bytes(png(heat_map(shown, title, told, cmap=cmap), drawn.stamp))
-        (folder / f"{name}.png").write_bytes(png(with_bar(laid, title, told, cmap=cmap, limits=limits), drawn.stamp))
         cells.append((title + _share_text(entry), laid))
-        key = f"{entry.method}.{_key(entry)}"
         arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
-        entries.append(
-            dataclasses.replace(
-                entry, heat=f"{name}.heat.png", overlay=f"{name}.png", arrays=f"{drawn.stem}.npz", array=key
-            )
-        )
+        heat = place.draw(f"{key}.heat", heat_map(shown, title, told, cmap=cmap))
+        over = place.draw(key, with_bar(laid, title, told, cmap=cmap, limits=limits))
+        entries.append(dataclasses.replace(entry, heat=heat, overlay=over, array=key))
     for entry, curve in zip(entries, drawn.judged, strict=False):
-        name = f"{entry.method}.{_key(entry)}"
-        arrays |= {f"{name}.deleted": np.array(curve.deleted), f"{name}.inserted": np.array(curve.inserted)}
-    if drawn.judged:
-        (folder / f"{drawn.stem}.judge.png").write_bytes(_judged_figure(drawn))
-    np.savez_compressed(folder / f"{drawn.stem}.npz", **arrays)
-    comparison = f"{drawn.stem}.compare.png" if len(entries) > 1 else ""
-    if comparison:
+        arrays |= {
+            f"{entry.array}.deleted": np.array(curve.deleted),
+            f"{entry.array}.inserted": np.array(curve.inserted),
+        }
+    judge = place.write("judge.png", _judged_figure(drawn)) if drawn.judged else ""
+    compare, stored = "", place.arrays("maps", arrays)
+    if len(entries) > 1:
         columns = min(4, len(cells)) if len(cells) != 5 else 3
-        sheet = side_by_side(cells, "Where the model looks", columns=columns)
-        (folder / comparison).write_bytes(png(sheet, drawn.stamp))
-    return tuple(entries), comparison
+        compare = place.draw("compare", side_by_side(cells, "Where the model looks", columns=columns))
+    return tuple(dataclasses.replace(entry, arrays=stored, compare=compare, judge=judge) for entry in entries)
 
 
 def _judged_figure(drawn: ImageMaps) -> bytes:
@@ -262,15 +258,20 @@ def _judged_figure(drawn: ImageMaps) -> bytes:
     lines = []
     for entry, judged in zip(drawn.entries, drawn.judged, strict=True):
         for kind, values in (("deletion", judged.deleted), ("insertion", judged.inserted)):
-            name = f"{METHOD_NAMES[entry.method]} for {entry.label}, {kind}"
-            lines.append(Curve(name, (), [(at / (len(values) - 1), value) for at, value in enumerate(values)]))
+            lines.append(
+                Curve(
+                    f"{map_title(entry)}, {kind}",
+                    (),
+                    [(at / (len(values) - 1), value) for at, value in enumerate(values)],
+                )
+            )
     title = f"{drawn.entries[0].image}: the probability as pixels are removed, and inserted"
     return curves(lines, title, "share of the pixels, the map's highest first", "probability")
 
 
 def _key(entry: CamEntry) -> str:
-    """The class as `--class` takes it."""
-    return f"-{entry.target}" if entry.against else str(entry.target)
+    """The method, and the class as `--class` takes it."""
+    return f"{entry.method}.{'-' * entry.against}{entry.target}"
 
 
 def _subtitle(entry: CamEntry) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
-from modelprobe.vision.features.gallery import gallery_page, shot
+from modelprobe.report.formats.html import esc
 from modelprobe.vision.features.stats import plain_values
+from modelprobe.vision.gallery import gallery_page, image_tag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,71 +57,47 @@ def nearest_of(vectors: NDArray[Any], count: int = NEAREST) -> tuple[NDArray[np.
     return order, alike
 
 
-@dataclass
-class Embeddings:
-    """What is gathered over the images: their names, their directories, and a vector for each layer."""
+def write_embeddings(images: Mapping[str, tuple[str, Mapping[str, NDArray[Any]]]], folder: Folder) -> list[Note]:
+    """`embeddings.npz` (`names`, and an array [images, numbers] for each layer), `embeddings.npy` of a single layer,
 
-    names: list[str] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    layers: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
-
-    def add(self, name: str, piece: str, vectors: Mapping[str, NDArray[Any]]) -> None:
-        """One image. Raises BadInput where a layer's vector is longer or shorter than that of the first image."""
-        for layer, vector in vectors.items():
-            known = self.layers.get(layer)
-            if (known is None and self.names) or (known and known[0].shape != vector.shape):
-                raise BadInput(f"{layer} has {len(vector)} numbers for {name}, and others for {self.names[0]}",
-                               "give all images one size, with --input or --no-crop")  # fmt: skip
-            self.layers.setdefault(layer, []).append(vector)
-        self.names.append(name)
-        self.pieces.append(piece)
-
-    def write(self, folder: Folder) -> list[Note]:
-        """`embeddings.npz` (`names`, and an array [images, numbers] for each layer), `embeddings.npy` of a single
-        layer, and `neighbors.html`. Returns what to say of them."""
-        arrays = {layer: np.stack(vectors) for layer, vectors in self.layers.items()}
+    and `neighbors.html`, of images by name: their directory, and a vector for each layer. Returns what to say of them.
+    """
+    names, pieces = list(images), [piece for piece, _ in images.values()]
+    layers = next(iter(images.values()))[1]
+    arrays = {layer: np.stack([vectors[layer] for _, vectors in images.values()]) for layer in layers}
+    out = io.BytesIO()
+    key = "names"
+    while key in arrays:  # a layer may be called so
+        key += "_"
+    np.savez(out, allow_pickle=False, **{key: np.array(names), **arrays})
+    folder.write("embeddings.npz", out.getvalue())
+    shapes = ", ".join(f"{layer} {len(array)}x{array.shape[1]}" for layer, array in list(arrays.items())[:4])
+    if len(arrays) == 1:
         out = io.BytesIO()
-        key = "names"
-        while key in arrays:  # a layer may be called so
-            key += "_"
-        np.savez(out, allow_pickle=False, **{key: np.array(self.names), **arrays})
-        folder.write("embeddings.npz", out.getvalue())
-        shapes = ", ".join(f"{layer} {len(array)}x{array.shape[1]}" for layer, array in list(arrays.items())[:4])
-        if len(arrays) == 1:
-            out = io.BytesIO()
-            np.save(out, next(iter(arrays.values())), allow_pickle=False)
-            folder.write("embeddings.npy", out.getvalue())
-        text = f"Embeddings, the mean over the places of an image: embeddings.npz ({shapes}), rows as in its names."
-        notes = [Note(text, Level.INFO)]
-        if len(self.names) > 1:
-            layer = list(arrays)[-1]
-            folder.write("neighbors.html", self._page(layer, arrays[layer]))
-            notes.append(Note(f"Nearest neighbors by the cosine of {layer}: neighbors.html.", Level.INFO))
-        return notes
-
-    def _page(self, layer: str, vectors: NDArray[Any]) -> str:
-        order, alike = nearest_of(vectors)
-        more = len(self.names) - MOST_ON_PAGE
-        head = f"<p>The first of each row, then the images whose {_text(layer)} is most like it (cosine).</p>"
-        if more > 0:
-            head += f"<p>The first {MOST_ON_PAGE:,} of {len(self.names):,} images; embeddings.npz has all.</p>"
-        rows = [
-            self._neighbors(index, order[index], alike[index]) for index in range(min(len(self.names), MOST_ON_PAGE))
-        ]
-        return gallery_page("Nearest neighbors", NEIGHBORS_STYLE + head + "\n".join(rows))
-
-    def _neighbors(self, index: int, others: Sequence[int] | NDArray[Any], alike: NDArray[Any]) -> str:
-        cells = [self._cell(index, "")]
-        cells += [self._cell(int(other), f"{share:.3f}") for other, share in zip(others, alike, strict=True)]
-        return f'<section><div class="near">{"".join(cells)}</div></section>'
-
-    def _cell(self, index: int, said: str) -> str:
-        name = self.names[index]
-        picture = shot(f"{self.pieces[index]}/seen.png", name).replace("</figure>", "")
-        return f"<div>{picture}<figcaption>{said} {_text(name)}</figcaption></figure></div>"
+        np.save(out, next(iter(arrays.values())), allow_pickle=False)
+        folder.write("embeddings.npy", out.getvalue())
+    text = f"Embeddings, the mean over the places of an image: embeddings.npz ({shapes}), rows as in its names."
+    notes = [Note(text, Level.INFO)]
+    if len(names) > 1:
+        layer = list(arrays)[-1]
+        folder.write("neighbors.html", _neighbors_page(layer, arrays[layer], names, pieces))
+        notes.append(Note(f"Nearest neighbors by the cosine of {layer}: neighbors.html.", Level.INFO))
+    return notes
 
 
-def _text(name: str) -> str:
-    from modelprobe.report.formats.html import esc
+def _neighbors_page(layer: str, vectors: NDArray[Any], names: Sequence[str], pieces: Sequence[str]) -> str:
+    order, alike = nearest_of(vectors)
+    more = len(names) - MOST_ON_PAGE
+    head = f"<p>The first of each row, then the images whose {esc(layer)} is most like it (cosine).</p>"
+    if more > 0:
+        head += f"<p>The first {MOST_ON_PAGE:,} of {len(names):,} images; embeddings.npz has all.</p>"
 
-    return str(esc(name))
+    def cell(index: int, said: str) -> str:
+        picture = image_tag(f"{pieces[index]}/seen.png", names[index])
+        return f"<div><figure>{picture}<figcaption>{said} {esc(names[index])}</figcaption></figure></div>"
+
+    rows = []
+    for index in range(min(len(names), MOST_ON_PAGE)):
+        near = [cell(int(other), f"{share:.3f}") for other, share in zip(order[index], alike[index], strict=True)]
+        rows.append(f'<section><div class="near">{cell(index, "")}{"".join(near)}</div></section>')
+    return gallery_page("Nearest neighbors", NEIGHBORS_STYLE + head + "\n".join(rows))

@@ -9,11 +9,15 @@ from typing import Any
 
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit
+from modelprobe.report.units import Unit, shape, text
 from modelprobe.vision.features.outputs import LayerOutput
 from modelprobe.vision.features.stats import Stats
+from modelprobe.vision.gallery import Panel, Section, Shot
 
 MOST_PREVIEWS = 6
+WIDE = ("grid", "frames")
+"""Kinds of images that the others stand beside, one below the other."""
+
 MOST_SHOWN = 40
 """Images listed one by one in a report; JSON has all."""
 
@@ -42,6 +46,21 @@ class LayerFeature:
     stats: Stats
     drawn: tuple[DrawnImage, ...] = ()
 
+    def panel(self) -> Panel:
+        """What the page shows of it."""
+        stats = self.stats
+        numbers = (("mean", stats.mean), ("std", stats.std), ("min", stats.min), ("max", stats.max))
+        said = [
+            f"{self.cls} {shape(self.shape)} {self.dtype}, {self.layout}",
+            *(f"{label} {text(value, Unit.NUMBER)}" for label, value in numbers),
+            f"{text(stats.zero_share, Unit.SHARE)} zeros",
+            f"{stats.dead:,} of {stats.channels:,} channels dead",
+        ]
+        if stats.nan or stats.inf:
+            said.append(f"{stats.nan:,} NaN, {stats.inf:,} infinite")
+        shots = [Shot(one.path, f"{self.name}: {one.caption}", one.kind in WIDE) for one in self.drawn]
+        return Panel(self.name, " · ".join(said), shots)
+
 
 @dataclass(frozen=True, slots=True)
 class PictureFeatures:
@@ -52,6 +71,10 @@ class PictureFeatures:
     error: str = ""
     folder: str = ""
     resumed: bool = False
+
+    def section(self) -> Section:
+        """What the page shows of it."""
+        return Section(self.image, self.folder, [layer.panel() for layer in self.layers], self.error)
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,7 @@ def guess_notes(guessed: Sequence[str]) -> list[Note]:
     return [Note(text, Level.ASSUMED)]
 
 
-def notes_on(layers: Sequence[LayerFeature], pictures: Sequence[PictureFeatures]) -> tuple[Note, ...]:
+def notes_on(layers: Sequence[LayerFeature]) -> tuple[Note, ...]:
     """What a reader must know about these figures."""
     notes: list[Note] = []
     notes += guess_notes([layer.name for layer in layers if layer.guessed])
@@ -166,10 +189,6 @@ def notes_on(layers: Sequence[LayerFeature], pictures: Sequence[PictureFeatures]
                           Level.WARNING))  # fmt: skip
     if any(0 in layer.shape for layer in layers):
         notes.append(Note("0 in a shape marks a size that is not the same for all images.", Level.INFO))
-    failed = [picture for picture in pictures if picture.error]
-    if failed:
-        many = "1 image was" if len(failed) == 1 else f"{len(failed):,} images were"
-        notes.append(Note(f"{many} left out: {failed[0].error}{'; …' if len(failed) > 1 else '.'}", Level.WARNING))
     return tuple(notes)
 
 

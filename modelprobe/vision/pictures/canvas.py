@@ -61,6 +61,25 @@ def blank_page(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width, height), PAPER)
 
 
+def titled_page(width: int, height: int, title: str, subtitle: str) -> tuple[Image.Image, int]:
+    """A page with two lines of text at its top, for so many pixels of content; and where that begins."""
+    top = PAGE_MARGIN + height_of(TITLE) + height_of(SMALL) + 8
+    page = blank_page(width, top + height + PAGE_MARGIN)
+    wide = width - 2 * PAGE_MARGIN
+    write_text_on(page, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=wide)
+    write_text_on(page, (PAGE_MARGIN, PAGE_MARGIN + height_of(TITLE) + 1), subtitle, SMALL, colour=SOFT, width=wide)
+    return page, top
+
+
+def pasted(page: Image.Image, picture: Image.Image, box: tuple[int, int, int], *, smooth: bool = False) -> None:
+    """The picture in the middle of a square at `box` (left, top, side), as large as fits, with a frame."""
+    left, top, side = box
+    small = fitted_text(picture, (side, side), smooth=smooth)
+    x, y = left + (side - small.width) // 2, top + (side - small.height) // 2
+    page.paste(small, (x, y))
+    framed(page, (x, y, x + small.width, y + small.height))
+
+
 def write_text_on(
     target: Image.Image,
     place: tuple[int, int],
@@ -134,8 +153,5 @@ def side_by_side(
     for number_, (caption, picture) in enumerate(pictures):
         left, upper = PAGE_MARGIN + (number_ % columns) * step[0], top + (number_ // columns) * step[1]
         write_text_on(sheet, (left, upper), caption, LABEL, width=cell)
-        small = fitted_text(picture, (cell, cell), smooth=True)
-        place = left + (cell - small.width) // 2, upper + height_of(LABEL) + 6
-        sheet.paste(small, place)
-        framed(sheet, (*place, place[0] + small.width, place[1] + small.height))
+        pasted(sheet, picture, (left, upper + height_of(LABEL) + 6, cell), smooth=True)
     return sheet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 WIDTH, HEIGHT, DPI = 7.2, 4.5, 125
 """In inches and dots per inch: 900 x 562 pixels."""
@@ -21,14 +22,25 @@ class Curve:
     path: Sequence[tuple[float, float]] = ()
 
 
+def _axes(title: str, x: str = "", y: str = "") -> Any:
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained").add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    return axes
+
+
+def _png(axes: Any) -> bytes:
+    buffer = io.BytesIO()
+    axes.figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     """A PNG of `lines` over a common axis from zero, every point marked, amounts in thousands by prefix (G, M)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    axes = _axes(title, x, y)
     for line in lines:
         points = sorted(line.points)
         (drawn,) = axes.plot(*zip(*(line.path or points), strict=True), label=line.label)
@@ -39,15 +51,10 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
         axes.set_xticks(sorted({at for line in lines for at, _ in line.points}))
     if any(amount >= 1000 for line in lines for _, amount in (*line.points, *line.path)):
         axes.yaxis.set_major_formatter(EngFormatter())
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return _png(axes)
 
 
 def stacked_areas(
@@ -57,14 +64,10 @@ def stacked_areas(
 
     `stretches` are names of spans of time and the moment at which each begins.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
     top = max(map(sum, moments), default=1)
     unit, step = next((one for one in BYTE_UNITS if top >= one[1]), BYTE_UNITS[-1])
     rows = [(name, column) for name, column in zip(names, zip(*moments, strict=True), strict=True) if any(column)]
+    axes = _axes(title, "blocks taken and given back, in order", unit)
     heights = ([amount / step for amount in column] for _, column in rows)
     axes.stackplot(range(len(moments)), *heights, labels=[name for name, _ in rows], step="post")
     top /= step
@@ -73,25 +76,17 @@ def stacked_areas(
         axes.annotate(name, (start, top), xytext=(3, 3), textcoords="offset points", fontsize=8, color="0.3")
     axes.set_ylim(0, top * 1.08)
     axes.set_xlim(0, max(1, len(moments) - 1))
-    axes.set_title(title)
-    axes.set_ylabel(unit)
-    axes.set_xlabel("blocks taken and given back, in order")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return _png(axes)
 
 
 def scatter_plot(
     points: Sequence[tuple[float, float]], front: Curve, labels: Sequence[str], title: str, x: str, y: str
 ) -> bytes:
     """A PNG of `points`, and of `front` as a line with a label at each of its points; a logarithmic x axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    axes = _axes(title, x, y)
     if points:
         axes.plot(*zip(*points, strict=True), "o", markersize=4, color="0.65")
     if front.points:
@@ -100,34 +95,23 @@ def scatter_plot(
         axes.annotate(label, at, xytext=(4, -9), textcoords="offset points", fontsize=6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     if front.points:
         axes.legend(loc="lower right")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return _png(axes)
 
 
 def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str) -> bytes:
     """A PNG of bars from 0 to 1: for each of `groups` one bar of each of `series`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    axes = _axes(title)
     width = 0.8 / len(series)
     for place, (label, shares) in enumerate(series):
         at = [index + (place - (len(series) - 1) / 2) * width for index in range(len(groups))]
         axes.bar(at, shares, width, label=label)
     axes.set_xticks(range(len(groups)), groups)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return _png(axes)

@@ -7,17 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from modelprobe.vision.pictures.canvas import (
-    PAGE_MARGIN,
-    SMALL,
-    SOFT,
-    TITLE,
-    blank_page,
-    fitted_text,
-    framed,
-    height_of,
-    write_text_on,
-)
+from modelprobe.vision.pictures.canvas import PAGE_MARGIN, SMALL, SOFT, height_of, pasted, titled_page, write_text_on
 from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, ColourLimits, Values, coloured, limits_of
 from modelprobe.vision.pictures.heat import BAR, BAR_TEXT, draw_bar
 
@@ -48,42 +38,15 @@ def channel_grid(
     side = max(SMALLEST, min(LARGEST, (WIDTH - GRID_GAP * (columns - 1)) // columns))
     rows = max(1, -(-len(maps) // columns))
     line = height_of(SMALL)
-    top = PAGE_MARGIN + height_of(TITLE) + line + 8
+    step = side + line + GRID_GAP
     wide = max(columns * side + (columns - 1) * GRID_GAP, 420)
     bar = PAGE_MARGIN + BAR + BAR_TEXT if limits is not None else PAGE_MARGIN
-    sheet = blank_page(PAGE_MARGIN + wide + bar, top + rows * (side + line + GRID_GAP) + PAGE_MARGIN - GRID_GAP)
-    write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=sheet.width - 2 * PAGE_MARGIN)
-    write_text_on(
-        sheet,
-        (PAGE_MARGIN, PAGE_MARGIN + height_of(TITLE) + 1),
-        subtitle,
-        SMALL,
-        colour=SOFT,
-        width=sheet.width - 2 * PAGE_MARGIN,
-    )
+    sheet, top = titled_page(PAGE_MARGIN + wide + bar, rows * step - GRID_GAP, title, subtitle)
     for index, (values, caption) in enumerate(zip(maps, captions, strict=True)):
-        left, upper = (
-            PAGE_MARGIN + (index % columns) * (side + GRID_GAP),
-            top + (index // columns) * (side + line + GRID_GAP),
-        )
-        _square(sheet, (left, upper), side, values, caption, cmap, limits or limits_of(values))
+        left, upper = PAGE_MARGIN + (index % columns) * (side + GRID_GAP), top + (index // columns) * step
+        pasted(sheet, coloured(values, cmap, limits or limits_of(values)), (left, upper, side))
+        write_text_on(sheet, (left + side // 2, upper + side + 1), caption, SMALL, colour=SOFT, width=side, anchor="ma")
     if limits is not None:
         left = PAGE_MARGIN + wide + PAGE_MARGIN
-        draw_bar(
-            sheet,
-            (left, top, left + BAR, top + min(rows * (side + line + GRID_GAP) - GRID_GAP - line, 448)),
-            cmap,
-            limits,
-        )
+        draw_bar(sheet, (left, top, left + BAR, top + min(rows * step - GRID_GAP - line, 448)), cmap, limits)
     return sheet
-
-
-def _square(
-    sheet: Image.Image, place: tuple[int, int], side: int, values: Values, caption: str, cmap: str, limits: ColourLimits
-) -> None:
-    left, upper = place
-    small = fitted_text(coloured(values, cmap, limits), (side, side))
-    corner = left + (side - small.width) // 2, upper + (side - small.height) // 2
-    sheet.paste(small, corner)
-    framed(sheet, (*corner, corner[0] + small.width, corner[1] + small.height))
-    write_text_on(sheet, (left + side // 2, upper + side + 1), caption, SMALL, colour=SOFT, width=side, anchor="ma")

@@ -9,13 +9,11 @@ from modelprobe.vision.pictures.canvas import (
     LINE,
     PAGE_MARGIN,
     SMALL,
-    SOFT,
-    TITLE,
-    blank_page,
     fitted_text,
     framed,
-    height_of,
     number,
+    pasted,
+    titled_page,
     write_text_on,
 )
 from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, ColourLimits, Values, colour_map, coloured, limits_of
@@ -53,22 +51,11 @@ def with_bar(
     limits: ColourLimits | None = None,
 ) -> Image.Image:
     """Any image in the frame of a heat map; without `limits` the bar's place stays empty, so that sizes agree."""
-    top = PAGE_MARGIN + height_of(TITLE) + height_of(SMALL) + 8
-    sheet = blank_page(PAGE_MARGIN + SIDE + PAGE_MARGIN + BAR + BAR_TEXT, top + SIDE + PAGE_MARGIN)
-    wide = sheet.width - 2 * PAGE_MARGIN
-    write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN), title, TITLE, bold=True, width=wide)
-    write_text_on(sheet, (PAGE_MARGIN, PAGE_MARGIN + height_of(TITLE) + 1), subtitle, SMALL, colour=SOFT, width=wide)
-    small = fitted_text(picture, (SIDE, SIDE), smooth=True)
-    place = PAGE_MARGIN + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2
-    sheet.paste(small, place)
-    framed(sheet, (*place, place[0] + small.width, place[1] + small.height))
+    sheet, top = titled_page(PAGE_MARGIN + SIDE + PAGE_MARGIN + BAR + BAR_TEXT, SIDE, title, subtitle)
+    pasted(sheet, picture, (PAGE_MARGIN, top, SIDE), smooth=True)
     if limits is not None:
-        draw_bar(
-            sheet,
-            (PAGE_MARGIN + SIDE + PAGE_MARGIN, top, PAGE_MARGIN + SIDE + PAGE_MARGIN + BAR, top + SIDE),
-            cmap,
-            limits,
-        )
+        left = PAGE_MARGIN + SIDE + PAGE_MARGIN
+        draw_bar(sheet, (left, top, left + BAR, top + SIDE), cmap, limits)
     return sheet
 
 

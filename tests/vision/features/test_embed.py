@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modelprobe.errors import BadInput
-from modelprobe.vision.features.embed import Embeddings, nearest_of, pooled_over_places
+from modelprobe.vision.features.embed import nearest_of, pooled_over_places
 from modelprobe.vision.features.outputs import MAPS, VECTOR, Layout
 from modelprobe.vision.features.pca import components_as_rgb
 from tests.command_line import SAMPLES, CommandLine, said
@@ -39,13 +38,6 @@ def test_nearest_by_cosine_in_every_block_of_rows() -> None:
 def test_of_two_images_each_is_the_others_neighbor_and_zeros_are_like_none() -> None:
     order, alike = nearest_of(np.array([[1.0, 0.0], [0.0, 0.0]]))
     assert (order.tolist(), alike.tolist()) == ([[1], [0]], [[0.0], [0.0]])
-
-
-def test_sizes_that_differ_are_told() -> None:
-    found = Embeddings()
-    found.add("a.png", "a", {"layer": np.zeros(3, np.float32)})
-    with pytest.raises(BadInput, match=r"layer has 4 numbers for b\.png"):
-        found.add("b.png", "b", {"layer": np.zeros(4, np.float32)})
 
 
 def test_components_are_those_of_a_singular_value_decomposition() -> None:
@@ -98,5 +90,5 @@ def test_on_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:
     Path("seen/embeddings.npz").unlink()
     assert "2 of 3 images were complete before" in cli(*given).out
     with np.load("seen/embeddings.npz") as held:
-        assert np.array_equal(held["features.3"], vectors)
+        assert np.allclose(held["features.3"], vectors, rtol=1e-5)
     assert "--embed needs a directory" in said(cli(*given[:-2]))

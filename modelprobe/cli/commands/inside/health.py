@@ -162,16 +162,14 @@ def _of_run(
 
 def _on_images(request: TargetRequest, image: list[str], loss: Any, settings: dict[str, Any]) -> BatchHealthResult:
     """One step on a batch of images, prepared as the model wants them."""
-    from modelprobe.console import working
     from modelprobe.inside.health.of_target import health_of_images
-    from modelprobe.report.blocks import Note
     from modelprobe.vision.image_model import ImageModelRequest, load_image_model
-    from modelprobe.vision.images import find_images
-    from modelprobe.vision.photos import each_photo
+    from modelprobe.vision.images import find_images, gathered
 
     own = names_weights(request.target)
     asked = replace(request, weights=request.weights or ("pretrained" if own else "random"))
     model = load_image_model(ImageModelRequest(asked))
-    notes: list[Note] = []
-    images = [model.image(photo, "health") for _, photo in each_photo(model, find_images(image), working, notes)]
+    photos = [model.open(file) for file in find_images(image)]
+    notes = gathered((photo.path, note) for photo in photos for note in model.preprocessing.notes_on(photo))
+    images = [model.image(model.arguments(photo), "health") for photo in photos]
     return health_of_images(model.loaded, images, [*model.notes, *notes], loss=loss, **settings)

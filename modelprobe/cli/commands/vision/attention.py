@@ -7,6 +7,7 @@ from typing import Annotated
 from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
+    ImageBatchOpt,
     ImageModelOptions,
     ImageOptions,
     ListLayersOpt,
@@ -64,16 +65,15 @@ def command(
     rollout: RolloutOpt = False,
     list_only: ListLayersOpt = False,
     cmap: ColourMapOpt = "viridis",
+    batch: ImageBatchOpt = 4,
     output: DirectoryOptions,
 ) -> None:
     """Attention maps of transformers, fused or not: per head, averaged or rolled out; of the class token or a patch."""
-    from modelprobe.files.directory import check_directory
     from modelprobe.vision.attention.attention import AttentionOptions, attention_of_files, heads_of
     from modelprobe.vision.attention.maps import parse_query
 
-    check_directory(output.output, output.force)
     names = tuple(name.strip() for text in blocks or () for name in text.split(",") if name.strip())
     position = None if query is None else parse_query(query)
     asked = AttentionOptions(names, *heads_of(heads), position, rollout, list_only, cmap)
-    place = None if list_only else output.output
-    output.emit(attention_of_files(image_model(model, images), asked, images.image or (), place, output.force).report())
+    request = image_model(model, images, batch=batch)
+    output.emit(attention_of_files(request, asked, images.image or (), output.output, output.force).report())

@@ -105,11 +105,9 @@ def command(
 ) -> None:
     """Class activation maps: which part of an image speaks for a class, by Grad-CAM or another method."""
     from modelprobe.errors import BadInput
-    from modelprobe.files.directory import check_directory
     from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of, region_of
     from modelprobe.vision.scores import ScoreOptions
 
-    check_directory(output.output, output.force)
     if judge and like is not None:
         raise BadInput("--judge needs a class, and --like has none", "leave one of them out")
     asked = CamOptions(

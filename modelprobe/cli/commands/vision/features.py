@@ -7,6 +7,7 @@ from typing import Annotated
 from modelprobe.cli.image_options import (
     ColourMapOpt,
     DirectoryOptions,
+    ImageBatchOpt,
     ImageModelOptions,
     ImageOptions,
     LayersOpt,
@@ -75,6 +76,7 @@ def command(
     save: SaveOpt = None,
     embed: EmbedOpt = False,
     pca: PcaOpt = False,
+    batch: ImageBatchOpt = 4,
     output: DirectoryOptions,
 ) -> None:
     """Layer activations for images: statistics, channel grids, heat maps over the image, tensors as files.
@@ -84,7 +86,7 @@ def command(
     from modelprobe.vision.features.drawing import Drawing
     from modelprobe.vision.features.run import FeaturesOptions, list_layers, run_features
 
-    request = image_model(model, images)
+    request = image_model(model, images, batch=batch)
     if list_only:
         output.emit(list_layers(request.request).report())
         return

@@ -37,8 +37,8 @@ MODEL = ("four.py:Four", "--weights", "random")
 
 def test_cam_and_features_draw_what_an_array_shows(cli, tmp_path):
     cli("cam", *MODEL, "--image", "bands.npy", "--method", "gradcam,occlusion", "-o", "maps")
-    assert (tmp_path / "maps" / "bands.compare.png").is_file()
-    assert len(list((tmp_path / "maps").glob("bands.*.gradcam.png"))) == 1
+    assert (tmp_path / "maps" / "bands" / "compare.png").is_file()
+    assert len(list((tmp_path / "maps" / "bands").glob("gradcam.?.png"))) == 1
     cli("features", *MODEL, "--layers", "conv", "--image", "bands.npy", "-o", "seen")
     assert (tmp_path / "seen" / "bands" / "conv.overlay.png").is_file()
 
@@ -57,18 +57,15 @@ def test_a_photo_alone_is_a_question(cli):
     assert "has 3 channels, and the model takes 4" in said(answer)
 
 
-def test_the_page_names_the_directory_that_it_stands_in(cli, tmp_path):
+def test_the_page_can_be_moved_with_its_directory(cli, tmp_path):
     cli("cam", *MODEL, "--image", "bands.npy", "-o", str(tmp_path / "maps"))
-    page = (tmp_path / "maps" / "index.html").read_text()
-    assert "modelprobe-" not in page  # the temporary directory
-    assert str(tmp_path) not in page
-    assert "<span>maps</span>" in page
+    assert str(tmp_path) not in (tmp_path / "maps" / "index.html").read_text()
 
 
 def test_images_made_with_random_weights_say_so(cli, tmp_path):
     cli("cam", *MODEL, "--image", "bands.npy", "-o", "maps")
     cli("features", *MODEL, "--layers", "conv", "--image", "bands.npy", "-o", "seen")
-    drawn = [*(tmp_path / "maps").glob("*.png"), *(tmp_path / "seen" / "bands").glob("conv.*.png")]
+    drawn = [*(tmp_path / "maps" / "bands").glob("gradcam*.png"), *(tmp_path / "seen" / "bands").glob("conv.*.png")]
     assert len(drawn) >= 5
     for file in drawn:
         below = np.asarray(Image.open(file).convert("RGB"))[-20:].astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modelprobe.files.directory import Folder
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import ROOT
 
@@ -81,9 +82,11 @@ def test_cam_writes_what_it_says(cli, tmp_path):
         assert values[row, column] == values.max()
         for name in (entry["heat"], entry["overlay"]):
             assert Image.open(out / name).width > 400
-    assert Image.open(out / "digit_a.compare.png").width > 900
+    assert Image.open(out / "digit_a" / "compare.png").width > 900
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 5  # four overlays and the comparison
+    assert len(set(re.findall(r'<img src="([^"]+)"', page))) == 10  # what is seen, all maps, four and their overlays
+    assert all((out / name).is_file() for name in re.findall(r'<img src="([^"]+)"', page))
+    assert all(f'id="{name}"' in page for name in re.findall(r'<a (?:class="zoom" id="[^"]+" )?href="#([^"]+)"', page))
     assert json.loads((out / "report.json").read_text()) == json.loads(answer.out)
 
 
@@ -97,12 +100,14 @@ def test_attention_writes_what_it_says(cli, tmp_path):
     assert [(e["block"], e["head"]) for e in found["entries"]] == [
         ("rollout", "rollout"), ("blocks.0", "mean"), ("blocks.0", "1")
     ]  # fmt: skip
-    arrays = np.load(out / "digit_a.npz")
+    arrays = np.load(out / "digit_a" / "maps.npz")
     assert sorted(arrays) == ["blocks.0.1", "blocks.0.mean", "rollout"]
     assert all(values.shape == (8, 8) for values in arrays.values())
     assert found["weights"]["trained"] is None
-    names = {path.name for path in out.iterdir()}
-    assert {"digit_a.blocks.0.png", "digit_a.blocks.0.heads.png", "digit_a.rollout.png", "index.html"} <= names
+    assert {entry["figure"] for entry in found["entries"]} == {
+        "digit_a/blocks.0.mean.png", "digit_a/blocks.0.heads.png", "digit_a/rollout.png"
+    }  # fmt: skip
+    assert all((out / entry["figure"]).is_file() for entry in found["entries"])
 
 
 def test_what_a_person_reads(cli):
@@ -226,10 +231,13 @@ def test_output_directories(cli, tmp_path, command):
     held.mkdir()
     (held / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("")
-    for place, message in (("held", "exists and is not empty"), ("file", "is a file"), ("no/where", "no directory")):
+    for place, message in (("held", "exists and holds another file, mine.txt"), ("file", "is a file"),
+                           ("file/maps", "cannot")):  # fmt: skip
         answer = cli(*command, "-o", str(tmp_path / place))
         assert answer.code == 2
         assert message in said(answer)
+    assert cli(*command, "-o", str(tmp_path / "made" / "for" / "it")).code == 0
+    shutil.rmtree(tmp_path / "made")
     answer = cli(*command, "-o", str(held), "--force")
     assert answer.code == 0
     assert (held / "mine.txt").read_text() == "mine"
@@ -239,13 +247,13 @@ def test_output_directories(cli, tmp_path, command):
 
 @pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
 def test_a_full_disk_leaves_nothing(cli, tmp_path, monkeypatch, command):
-    def full(self, *_args, **_options):
+    def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)  # the last of the files
+    monkeypatch.setattr("modelprobe.files.atomic.os.fsync", full)
     answer = cli(*command, "-o", str(tmp_path / "maps"))
     assert answer.code == 2
-    assert "No space left on device" in said(answer)
+    assert "no space left on device" in said(answer)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,8 +264,8 @@ def test_pictures_of_the_same_name(cli, tmp_path):
     pictures = ("--image", str(tmp_path / "a" / "one.png"), "--image", str(tmp_path / "b" / "one.png"))
     answer = cli("cam", *CNN[:3], *pictures, "-o", str(tmp_path / "maps"))
     assert answer.code == 0
-    names = sorted(path.name for path in (tmp_path / "maps").glob("*.npz"))
-    assert names == ["one-2.npz", "one.npz"]
+    names = sorted(path.parent.name for path in (tmp_path / "maps").rglob("*.npz"))
+    assert names == ["one", "one-2"]
 
 
 @pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
@@ -266,10 +274,76 @@ def test_one_bad_picture_of_several_is_told(cli, tmp_path, command):
     bad.write_bytes(b"")
     answer = cli(*command, "--image", str(bad), "-o", str(tmp_path / "maps"))
     assert answer.code == 0
-    assert f"Notread:{bad}isempty" in "".join(answer.out.split())  # however long the path, and so broken into lines
-    assert (tmp_path / "maps" / "digit_a.npz").exists()
+    assert f"1imagewasleftout:{bad}isempty" in "".join(
+        answer.out.split()
+    )  # however long the path, and so broken into lines
+    assert (tmp_path / "maps" / "digit_a" / "maps.npz").exists()
     alone = [word for word in command if word not in ("--image", PICTURE)]
     answer = cli(*alone, "--image", str(bad), "-o", str(tmp_path / "none"))
     assert answer.code == 2
     assert "is empty" in said(answer)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
+def test_an_interrupted_run_is_gone_on_with(cli, tmp_path, monkeypatch, command):
+    names = []
+    for number in range(3):
+        names += ["--image", str(tmp_path / f"{number}.png")]
+        Image.new("L", (64, 64), 80 * number).save(names[-1])
+    command = (*(word for word in command if word not in ("--image", PICTURE)), *names, "-f", "json", "--batch", "1",
+               "-o", str(tmp_path / "out"))  # fmt: skip
+    real, done = Folder.complete, []
+
+    def stopped(self, piece, *args, **more):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(piece)
+        real(self, piece, *args, **more)
+
+    monkeypatch.setattr(Folder, "complete", stopped)
+    assert cli(*command).code == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1", "modelprobe.json"]
+    monkeypatch.setattr(Folder, "complete", real)
+    resumed = json.loads(cli(*command).out)
+    assert any("2 of 3 images were complete before" in note["text"] for note in resumed["notes"])
+    fresh = json.loads(cli(*command, "--force").out)
+    assert resumed["entries"] == fresh["entries"]
+    assert [key for key in fresh if fresh[key] != resumed[key]] == ["notes"]
+    again = json.loads(cli(*command).out)
+    assert any("3 of 3 images were complete before" in note["text"] for note in again["notes"])
+    assert {key: value for key, value in again.items() if key != "notes"} == {
+        key: value for key, value in fresh.items() if key != "notes"
+    }
+
+
+def test_a_batch_gives_what_each_image_gives(cli, tmp_path):
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    for command in (("cam", *CNN), ("attention", *VIT), ("features", *CNN[:3], "--layers", "*")):
+        words = (
+            *(word for word in command if word not in ("--image", PICTURE)),
+            "--image",
+            str(tmp_path),
+            "-f",
+            "json",
+        )
+        alone, together = (json.loads(cli(*words, "--batch", size).out) for size in ("1", "3"))
+        key = "pictures" if command[0] == "features" else "entries"
+        same(alone[key], together[key])
+
+
+def same(one, other):
+    """Plain values that are equal, numbers to 1e-4."""
+    if isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    elif isinstance(one, dict):
+        for name in one:
+            same(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for item, another in zip(one, other, strict=True):
+            same(item, another)
+    else:
+        assert one == other
