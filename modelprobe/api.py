@@ -130,10 +130,12 @@ def profile(
     Raises BadInput for no thread, ModelRaised.
     """
     from modelprobe.cost.timing.measure import result_of, timed
+    from modelprobe.cost.timing.passes import TimingSetting
 
     place = next((str(parameter.device) for parameter in model.parameters()), "cpu")
     env = {**brief(), "model": class_name(model), "device": place, "mode": "eval"}
-    raw = timed(model, *inputs, kwargs=kwargs or {}, device="real", notes=(), env=env, seconds=seconds, threads=threads)
+    setting = TimingSetting(threads)
+    raw = timed(model, *inputs, kwargs=kwargs or {}, device="real", notes=(), env=env, seconds=seconds, setting=setting)
     return result_of(raw, trace(model, *inputs, kwargs=kwargs), class_name(model), place)
 
 

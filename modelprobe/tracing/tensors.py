@@ -117,7 +117,7 @@ def moved(value: Any, device: torch.device | str, leaf: bool = False) -> Any:
         there = tensor if tensor.device == place and not (leaf and tensor.requires_grad) else tensor.detach().to(place)
         return there.requires_grad_() if leaf and tensor.requires_grad else there
 
-    return _mapped(value, change)
+    return with_tensors(value, change)
 
 
 def copied(value: Any, leaf: bool = False) -> Any:
@@ -125,32 +125,33 @@ def copied(value: Any, leaf: bool = False) -> Any:
 
     `leaf` as for `moved`.
     """
-    return _mapped(value, lambda tensor: tensor.detach().clone().requires_grad_(leaf and tensor.requires_grad))
+    return with_tensors(value, lambda tensor: tensor.detach().clone().requires_grad_(leaf and tensor.requires_grad))
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor], depth: int = 0) -> Any:
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor], depth: int = 0) -> Any:
+    """`value` with what `change` makes of every tensor in it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
         # Lengths steer the control flow and stay on the CPU, as torch demands.
         return value._replace(data=change(value.data))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change, depth) for item in value))
+        return type(value)(*(with_tensors(item, change, depth) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, change, depth) for item in value)
+        return type(value)(with_tensors(item, change, depth) for item in value)
     if type(value) is dict:
-        return {key: _mapped(item, change, depth) for key, item in value.items()}
+        return {key: with_tensors(item, change, depth) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{name: _mapped(getattr(value, name), change) for name in fields})
+        return dataclasses.replace(value, **{name: with_tensors(getattr(value, name), change) for name in fields})
     if isinstance(value, Mapping) and hasattr(value, "copy"):
         twin = value.copy()
         for key, item in value.items():
-            twin[key] = _mapped(item, change)
+            twin[key] = with_tensors(item, change)
         return twin
     if _is_object(value) and depth <= MAX_OBJECTS and next(given_leaves(value), None) is not None:
         twin = copy(value)
-        twin.__dict__.update({key: _mapped(item, change, depth + 1) for key, item in vars(value).items()})
+        twin.__dict__.update({key: with_tensors(item, change, depth + 1) for key, item in vars(value).items()})
         return twin
     return value
 

@@ -1,40 +1,28 @@
-"""The time of a forward pass here, end to end: no hook attached, by `torch.utils.benchmark`."""
+"""The time of a forward pass here, end to end, with no hook attached."""
 
 from __future__ import annotations
 
-import logging
-import math
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import nn
 
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.tables import plural
 from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
-from modelprobe.errors import BadInput
+from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.tracing.failures import explained, model_errors
-from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Trace
-from modelprobe.tracing.restore import mode_set, restored
-
-if TYPE_CHECKING:
-    from torch.utils.benchmark import Timer
 
 PERCENTILES = {90: 64, 99: 662}
 """Percentile -> the least samples that carry it: enough that one of ten such runs at most lies beside it."""
-
-SHORTEST_SAMPLE = 1e-3
-"""Seconds; the clock and the call around a run are then below one in a thousand."""
 
 LEAST_SAMPLES, MAX_SAMPLES = 3, 2000
 
@@ -53,6 +41,8 @@ class RawTimes:
     notes: tuple[Note, ...]
     env: Mapping[str, Any]
     threads: int
+    setting: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +62,8 @@ class ProfileResult(Result):
     macs: int
     flops_per_s: float
     samples_s: tuple[float, ...]
+    setting: tuple[str, ...]
+    interrupted: bool
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     rates: AchievedRates | None = None
@@ -82,7 +74,7 @@ class ProfileResult(Result):
         spread = f"IQR {self.iqr_s * 1e3:.3g} ms, {len(self.samples_s)} samples"
         facts = (
             Fact("Input", ", ".join(self.inputs) or "none"),
-            Fact("Device", self.device, detail=plural(self.threads, "thread") if self.device == "cpu" else ""),
+            Fact("Device", self.device, detail=", ".join(device_details(self.device, self.threads, self.setting))),
             Fact("Median", self.median_s, Unit.SECONDS, f"{spread}{', ' + shares if shares else ''}"),
             Fact("First call", self.first_s, Unit.SECONDS),
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
@@ -92,14 +84,19 @@ class ProfileResult(Result):
         return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *self.notes)
 
 
+def device_details(device: str, threads: int, setting: Sequence[str]) -> tuple[str, ...]:
+    """What is said beside the device: the threads of a CPU, and how a pass was run."""
+    return (*((plural(threads, "thread"),) if device == "cpu" else ()), *setting)
+
+
 @stdout_kept()
-def profile_model(loaded: LoadedModel, seconds: float, threads: int | None) -> ProfileResult:
+def profile_model(loaded: LoadedModel, seconds: float, setting: TimingSetting) -> ProfileResult:
     """Time the forward pass on the device of `loaded` for about `seconds`, weights random where none were given.
 
     Raises ModelRaised when the model raises, BadInput for no thread.
     """
     with working(f"timing {loaded.target.name}"):
-        raw = record_with(loaded, partial(timed, seconds=seconds, threads=threads), "eval")
+        raw = record_with(loaded, partial(timed, seconds=seconds, setting=setting), "eval")
     return result_of(raw, record(loaded), loaded.target.name, str(loaded.env["device"]))
 
 
@@ -119,59 +116,38 @@ def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileRe
         notes.append(Note(text, Level.WARNING))
     return ProfileResult(
         model, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
-        raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, tuple(notes), raw.env,
-        achieved_rates(trace, median, device, raw.threads),
+        raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, raw.setting, raw.interrupted, tuple(notes),
+        raw.env, achieved_rates(trace, median, device, raw.threads),
     )  # fmt: skip
 
 
 def timed(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
-    env: Mapping[str, Any], seconds: float, threads: int | None,
+    env: Mapping[str, Any], seconds: float, setting: TimingSetting,
 ) -> RawTimes:  # fmt: skip
     """Seconds of the first call and of samples of `model(*args, **kwargs)`, in eval mode without gradients."""
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads} is no number of threads", "for example --threads 4")
-    running = Running(lambda: 0, lambda tensor: True)
-    before = torch.get_num_threads()
-    with restored(model), mode_set(model, False), torch.inference_mode():
-        with model_errors(partial(explained, model, args, kwargs, device, running)):
-            started = time.perf_counter()
-            model(*args, **kwargs)
-            _waited(env)
-            first = time.perf_counter() - started
-        names = {"model": model, "args": args, "kwargs": kwargs}
-        timer = _timer_class()("model(*args, **kwargs)", globals=names, num_threads=threads or before)
-        samples = tuple(_single_runs(timer, seconds))
-    torch.set_num_threads(before)
-    batch = next((value.shape[0] for value in (*args, *kwargs.values()) if _is_batched(value)), 1)
-    return RawTimes(first, samples, tuple(env.get("inputs", ())), batch, tuple(notes), env, threads or before)
+    one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
+    samples: list[float] = []
+    interrupted = False
+    with closing(one):
+        try:
+            samples.extend(_samples_for(one, seconds))
+        except KeyboardInterrupt:
+            interrupted = True
+            if len(samples) < LEAST_SAMPLES:
+                raise
+    said = list(notes)
+    if interrupted:
+        said.append(Note(f"Interrupted: {len(samples)} samples were taken, fewer than wanted.", Level.WARNING))
+    return RawTimes(
+        one.first_s, tuple(samples), one.inputs, one.batch, tuple(said), env, one.threads, setting.texts(), interrupted
+    )
 
 
-def _timer_class() -> type[Timer]:
-    """torch's timer; its import looks for compilers, and says on stderr what it finds, which is nobody's question."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        from torch.utils.benchmark import Timer
-    finally:
-        logger.setLevel(level)
-    return Timer
-
-
-def _single_runs(timer: Timer, seconds: float) -> Iterator[float]:
-    """Seconds of a run, by sample; of several in a row where one is too short for the clock."""
-    once = timer.timeit(1).mean
-    number = max(1, math.ceil(SHORTEST_SAMPLE / once)) if once < SHORTEST_SAMPLE else 1
-    count = min(MAX_SAMPLES, max(LEAST_SAMPLES, round(seconds / max(once * number, 1e-9))))
-    for _ in range(count):
-        yield timer.timeit(number).mean
-
-
-def _waited(env: Mapping[str, Any]) -> None:
-    if str(env.get("device", "")).startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def _is_batched(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 1
+def _samples_for(one: PreparedPass, seconds: float) -> Iterator[float]:
+    number = one.runs_a_sample()
+    with one.active():
+        first = one.seconds(number)
+        yield first
+        for _ in range(min(MAX_SAMPLES, max(LEAST_SAMPLES, round(seconds / (first * number)))) - 1):
+            yield one.seconds(number)

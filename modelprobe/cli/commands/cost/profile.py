@@ -1,4 +1,4 @@
-"""`modelprobe profile`: how long a forward pass takes here, or is predicted to take on a GPU that is not here."""
+"""`modelprobe profile`: how long a pass takes here, which of two is faster, and a prediction for a GPU elsewhere."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
-from modelprobe.errors import BadInput
+from modelprobe.cli.timing_options import AgainstOptions, SecondsOpt, TimingOptions
+from modelprobe.errors import BadInput, CheckFailed
 
 EXAMPLES = (
     "modelprobe profile samples/models.py:TinyCNN --seconds 0.2",
+    "modelprobe profile samples/models.py:TinyCNN --against samples/models.py:TinyCNN --set-b width=64 --seconds 0.1",
     "modelprobe profile resnet18 --predict rtx4090 --batch 256",
 )
 
@@ -30,44 +32,80 @@ DeviceSpecOpt = Annotated[
     Path | None,
     option("--device-spec", metavar="FILE.json", panel=COUNTING, help="Predict with constants of your own."),
 ]
-SecondsOpt = Annotated[
-    float, option("--seconds", metavar="S", min=0.01, panel=COUNTING, help="About how long to take samples.")
-]
-ThreadsOpt = Annotated[int | None, option("--threads", metavar="N", panel=COUNTING, help="Threads on the CPU.")]
 
 
 def command(
     model: ModelOptions,
     inputs: RunOptions,
     *,
+    seconds: SecondsOpt = 2.0,
+    timing: TimingOptions,
+    against: AgainstOptions,
     predict: PredictOpt = None,
     device_spec: DeviceSpecOpt = None,
-    seconds: SecondsOpt = 2.0,
-    threads: ThreadsOpt = None,
     report: ReportOptions,
 ) -> None:
-    """Time of a forward pass: measured here end to end, or with --predict from shapes alone on a GPU elsewhere."""
+    """Time of a forward pass: measured here end to end, against another, or predicted for a GPU elsewhere."""
     report.check()
-    if predict is not None and device_spec is not None:
-        raise BadInput("--predict and --device-spec both name a device", "leave one of them out")
+    two = against.is_asked()
     if predict is not None or device_spec is not None:
-        from modelprobe.cost.timing.predict import find_device, predict_time, read_device
-
-        device = find_device(predict) if predict is not None else read_device(Path(device_spec or ""))
-        if is_trace_file(model.target):
-            from modelprobe.cli.trace_options import refuse_model_options
-            from modelprobe.cost.traces.saved import load_forward
-
-            refuse_model_options(model, inputs)
-            trace, _ = load_forward(model.target)
-        else:
-            from modelprobe.model.build import load_model, record
-
-            trace = record(load_model(target_request(model, inputs)))
-        report.emit(predict_time(trace, device).report())
+        if two or timing != TimingOptions():
+            raise BadInput("a prediction measures nothing", "leave out --against and how a pass is run here")
+        _predict(model, inputs, predict, device_spec, report)
+        return
+    here = replace(inputs, device=inputs.device or "cpu")
+    if two:
+        _against(model, here, timing, against, seconds, report)
         return
     from modelprobe.cost.timing.measure import profile_model
     from modelprobe.model.build import load_model
 
-    here = replace(inputs, device=inputs.device or "cpu")
-    report.emit(profile_model(load_model(target_request(model, here)), seconds, threads).report())
+    found = profile_model(load_model(target_request(model, here)), seconds, timing.setting())
+    report.emit(found.report())
+    if found.interrupted:
+        raise KeyboardInterrupt
+
+
+def _against(
+    model: ModelOptions, here: RunOptions, timing: TimingOptions, against: AgainstOptions, seconds: float,
+    report: ReportOptions,
+) -> None:  # fmt: skip
+    from modelprobe.cost.timing.against import profile_against
+    from modelprobe.model.build import load_model
+    from modelprobe.report.amounts import parse_share
+
+    tolerance = None
+    if against.fail_if_slower is not None:
+        tolerance = parse_share(against.fail_if_slower, "--fail-if-slower")
+    other, inputs, other_timing = against.other(model, here, timing)
+    loaded = load_model(target_request(model, here)), load_model(target_request(other, inputs))
+    found = profile_against(*loaded, (timing.setting(), other_timing.setting()), seconds=seconds, tolerance=tolerance)
+    report.emit(found.report())
+    if found.interrupted:
+        raise KeyboardInterrupt
+    if found.exceeded:
+        raise CheckFailed(
+            f"{found.first.name} is slower by more than {tolerance:.1%}: by {found.interval[0] - 1:.1%} or more",
+            "the table has both times; -f json has all samples",
+        )
+
+
+def _predict(
+    model: ModelOptions, inputs: RunOptions, predict: str | None, device_spec: Path | None, report: ReportOptions
+) -> None:
+    from modelprobe.cost.timing.predict import find_device, predict_time, read_device
+
+    if predict is not None and device_spec is not None:
+        raise BadInput("--predict and --device-spec both name a device", "leave one of them out")
+    device = find_device(predict) if predict is not None else read_device(Path(device_spec or ""))
+    if is_trace_file(model.target):
+        from modelprobe.cli.trace_options import refuse_model_options
+        from modelprobe.cost.traces.saved import load_forward
+
+        refuse_model_options(model, inputs)
+        trace, _ = load_forward(model.target)
+    else:
+        from modelprobe.model.build import load_model, record
+
+        trace = record(load_model(target_request(model, inputs)))
+    report.emit(predict_time(trace, device).report())
