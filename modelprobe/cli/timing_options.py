@@ -15,13 +15,13 @@ SecondsOpt = Annotated[
     float, option("--seconds", metavar="S", min=0.01, panel=COUNTING, help="About how long to take samples.")
 ]
 ThreadsOpt = Annotated[int | None, option("--threads", metavar="N", panel=COUNTING, help="Threads on the CPU.")]
-AmpOpt = Annotated[
+AutocastOpt = Annotated[
     bool, option("--amp", panel=COUNTING, help="Under torch.autocast: float16 on a GPU, bfloat16 on the CPU.")
 ]
 ChannelsLastOpt = Annotated[
     bool, option("--channels-last", panel=COUNTING, help="Weights and images in the memory format channels_last.")
 ]
-AgainstOpt = Annotated[
+TimedAgainstOpt = Annotated[
     str | None,
     option("--against", metavar="TARGET", panel=COUNTING, help="Time it in turn with another: faster or slower?"),
 ]
@@ -49,7 +49,7 @@ class TimingOptions:
     """How a pass is run."""
 
     threads: ThreadsOpt = None
-    amp: AmpOpt = False
+    amp: AutocastOpt = False
     channels_last: ChannelsLastOpt = False
 
     def setting(self) -> TimingSetting:
@@ -63,7 +63,7 @@ class TimingOptions:
 class AgainstOptions:
     """What a model is timed against."""
 
-    against: AgainstOpt = None
+    against: TimedAgainstOpt = None
     against_with: AgainstWithOpt = None
     set_b: SetBesideOpt = None
     fail_if_slower: FailIfSlowerOpt = None

@@ -29,7 +29,7 @@ NARROW = 0.015
 SHORTEST_OF_PAIRS = 3e-4
 """Seconds of a sample, at least: shorter than for one time, since the clock's share is the same on both sides."""
 
-PATIENCE = 10
+MOST_TIMES_LONGER = 10
 """How many times as long as asked pairs are taken, where the machine is so noisy that the interval stays wide."""
 
 
@@ -106,7 +106,7 @@ def profile_against(
     first: LoadedModel, second: LoadedModel, settings: tuple[TimingSetting, TimingSetting], *, seconds: float,
     tolerance: float | None = None,
 ) -> AgainstResult:  # fmt: skip
-    """Both timed in turn, until the interval is narrow, for at most `PATIENCE` times `seconds`.
+    """Both timed in turn, until the interval is narrow, for at most `MOST_TIMES_LONGER` times `seconds`.
 
     `tolerance` is the share by which the first may take longer. Raises ModelRaised, BadInput.
     """
@@ -164,9 +164,9 @@ def _in_turn(
             if took < look or len(samples[0]) < LEAST_BLOCKS:
                 continue
             found = paired_ratio(*samples)
-            if took >= PATIENCE * seconds or found.half_width <= max(NARROW, abs(math.log(found.ratio)) / 10):
+            if took >= MOST_TIMES_LONGER * seconds or found.half_width <= max(NARROW, abs(math.log(found.ratio)) / 10):
                 break
-            look = min(1.25 * took, PATIENCE * seconds)
+            look = min(1.25 * took, MOST_TIMES_LONGER * seconds)
     except KeyboardInterrupt:
         if len(samples[0]) < LEAST_BLOCKS:
             raise

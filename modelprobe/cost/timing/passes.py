@@ -124,7 +124,7 @@ def prepare_pass(
         if setting.channels_last:
             stack.enter_context(own_parameters(model, False, ()))
             model.to(memory_format=torch.channels_last)
-            args, kwargs = with_tensors((args, dict(kwargs)), _channels_last)
+            args, kwargs = with_tensors((args, dict(kwargs)), _in_channels_last)
         stack.enter_context(mode_set(model, False))
         autocast = partial(torch.autocast, place.type) if setting.amp else nullcontext
 
@@ -142,7 +142,7 @@ def prepare_pass(
     return made
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
+def _in_channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 

@@ -55,7 +55,7 @@ def command(
         return
     here = replace(inputs, device=inputs.device or "cpu")
     if two:
-        _against(model, here, timing, against, seconds, report)
+        _timed_in_turn(model, here, timing, against, seconds, report)
         return
     from modelprobe.cost.timing.measure import profile_model
     from modelprobe.model.build import load_model
@@ -66,7 +66,7 @@ def command(
         raise KeyboardInterrupt
 
 
-def _against(
+def _timed_in_turn(
     model: ModelOptions, here: RunOptions, timing: TimingOptions, against: AgainstOptions, seconds: float,
     report: ReportOptions,
 ) -> None:  # fmt: skip
