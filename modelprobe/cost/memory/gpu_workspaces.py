@@ -20,7 +20,7 @@ SUMS_OF_POINTWISE = 16 * 4
 SUMS = 4 * 2**20
 """Bytes in which the gradient of another large weight is summed: the median."""
 
-REDUCTIONS = ("aten.sum.dim_IntList", "aten.mean.dim", "aten.sum", "aten.mean")
+SUMMING = ("aten.sum.dim_IntList", "aten.mean.dim", "aten.sum", "aten.mean")
 MULTIPROCESSORS = 108
 """Of an A100. Other GPUs differ where sums of few columns are taken."""
 
@@ -28,15 +28,15 @@ MULTIPROCESSORS = 108
 def workspace_of_gpu(operator: str, args: Sequence[Any], out: Any) -> int:
     """Bytes that the kernel of that call holds beside its result while it runs; 0 for kernels that take none."""
     if operator == "aten.convolution":
-        return _convolution(False, out, args[0], args[1], args[3], args[8])
+        return _copies_of_operands(False, out, args[0], args[1], args[3], args[8])
     if operator == "aten.convolution_backward":
-        return _convolution(True, args[0], args[1], args[2], args[4], args[9])
-    if operator in REDUCTIONS and isinstance(out, Tensor) and isinstance(args[0], Tensor):
+        return _copies_of_operands(True, args[0], args[1], args[2], args[4], args[9])
+    if operator in SUMMING and isinstance(out, Tensor) and isinstance(args[0], Tensor):
         return _column_sums(args[0], out)
     return 0
 
 
-def _convolution(
+def _copies_of_operands(
     backward: bool, result: Any, image: Tensor, weight: Tensor, strides: Sequence[int], groups: int
 ) -> int:
     """Tensor cores read channels last: tensors in torch's own format are copied.
@@ -48,7 +48,7 @@ def _convolution(
         return 0
     channels, places, narrow = image.shape[1], image.shape[0] * prod(image.shape[2:]), image.dtype is not torch.float32
     filled = 8 / channels if narrow and channels < 8 else 1  # half precision: eight at a time
-    copied = 0 if _channels_last(image) else int(_bytes(image) * filled) + _bytes(result)
+    copied = 0 if _lies_channels_last(image) else int(image.nbytes * filled) + result.nbytes
     if groups == 1 and all(size == 1 for size in weight.shape[2:]):
         if any(step > 1 for step in strides):
             return copied if channels >= (64 if backward else 100) else 0
@@ -59,7 +59,7 @@ def _convolution(
         return copied if copies else weight.numel() * SUMS_OF_POINTWISE
     if channels <= 4 and not (narrow and backward) and max(weight.shape[2:]) < (7 if backward else 5):
         return 0
-    copied = copied and copied + _bytes(weight)
+    copied = copied and copied + weight.nbytes
     return copied + SUMS if backward and copied > 2 * SUMS else copied
 
 
@@ -86,9 +86,5 @@ def _power_below(number: int, most: int) -> int:
     return min(1 << (max(number, 1).bit_length() - 1), most)
 
 
-def _channels_last(image: Tensor) -> bool:
+def _lies_channels_last(image: Tensor) -> bool:
     return image.dim() == 4 and not image.is_contiguous() and image.is_contiguous(memory_format=torch.channels_last)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

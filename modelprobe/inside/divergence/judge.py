@@ -253,7 +253,8 @@ class JudgingTape(Tape):
             return None
         mine = flat_tensors(before.args, before.kwargs)
         given = iter([t for t, o in zip(mine, op.operands, strict=True) if not o.is_constant])
-        theirs = [own if own is not None else next(given, None) for own in call.constants]
+        here = next((tensor.device for tensor in mine if tensor.dim()), torch.device("cpu"))
+        theirs = [own.to(here) if own is not None else next(given, None) for own in call.constants]
         if next(given, None) is not None or any(tensor is None for tensor in theirs):
             return None
         for tensor, operand in zip(theirs, self._a[i].operands, strict=True):

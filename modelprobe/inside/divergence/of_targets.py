@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from modelprobe.model.build import LoadedModel, TargetRequest, load_model, recor
 from modelprobe.model.target import is_configuration
 from modelprobe.model.weights.chosen import PRETRAINED, RANDOM
 from modelprobe.report.blocks import Level, Note
-from modelprobe.tracing.tensors import with_leaves
+from modelprobe.tracing.tensors import moved, with_leaves
 
 
 class _Given(NamedTuple):
@@ -40,8 +41,13 @@ def _what_is_given(
 
 
 @stdout_kept()
-def diverge_targets(a: TargetRequest, b: TargetRequest, *, train: bool = False) -> DivergenceResult:
-    """Compare two targets on the inputs of the first. Raises ProbeError for what stands in the way."""
+def diverge_targets(
+    a: TargetRequest, b: TargetRequest, *, train: bool = False, devices: tuple[str, str] = ("cpu", "cpu")
+) -> DivergenceResult:
+    """Compare two targets on the inputs of the first, each on its device. On a GPU TF32 is off.
+
+    Raises ProbeError for what stands in the way.
+    """
     if train and a.batch is None and not a.inputs and a.inputs_from is None:
         a = replace(a, batch=2)
     names = (a.target, b.target) if a.target != b.target else (f"{a.target} (A)", f"{b.target} (B)")
@@ -52,14 +58,32 @@ def diverge_targets(a: TargetRequest, b: TargetRequest, *, train: bool = False) 
     models = [_in_dtype(loaded) for loaded in (first, second)]
     given = record_with(replace(first, model=models[0], notes=()), _what_is_given, "train" if train else "eval")
     notes += [note for note in given.notes if note not in notes]
-    sides = [
-        RunSide(model, *_inputs_of(loaded, given), train=train, seed=a.seed)
-        for loaded, model in zip((first, second), models, strict=True)
-    ]
-    with working(f"running {names[0]} and {names[1]}"):
+    sides = []
+    for loaded, model, device in zip((first, second), models, devices, strict=True):
+        args, kwargs = moved(_inputs_of(loaded, given), device)
+        sides.append(RunSide(model.to(device), args, kwargs, train, a.seed))
+    with working(f"running {names[0]} and {names[1]}"), _without_tf32(devices):
         found = diverge(sides[0], sides[1], names, notes)
-    env = {**brief(), "a": _environment(first), "b": _environment(second), "inputs": given.env.get("inputs", ())}
+    env = {
+        **brief(), "a": _environment(first), "b": _environment(second), "inputs": given.env.get("inputs", ()),
+        **({"devices": devices} if devices != ("cpu", "cpu") else {}),
+    }  # fmt: skip
     return replace(found, env=env)
+
+
+@contextmanager
+def _without_tf32(devices: Sequence[str]) -> Iterator[None]:
+    """Let products and convolutions in float32 be computed in float32, where a GPU may round their operands."""
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [one.allow_tf32 for one in flags]
+    try:
+        if any(device.startswith("cuda") for device in devices):
+            for one in flags:
+                one.allow_tf32 = False
+        yield
+    finally:
+        for one, allowed in zip(flags, before, strict=True):
+            one.allow_tf32 = allowed
 
 
 def _loaded(request: TargetRequest) -> LoadedModel:

@@ -221,13 +221,15 @@ def role_of(operator: Operator, args: Sequence[Any]) -> str:
 
 def plain_arguments(operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """The arguments with None for tensors; keywords as (name, value), those that say nothing left out."""
-    named = tuple((key, plain_argument(value)) for key, value in sorted(kwargs.items()) if value is not None)
+    named = tuple(
+        (key, plain_argument(value)) for key, value in sorted(kwargs.items()) if value is not None and key != "device"
+    )
     return (*map(plain_argument, args), *named)
 
 
 def plain_argument(value: Any) -> Any:
-    """A number or text as it is, a list as a tuple, None for a tensor."""
-    if isinstance(value, Tensor):
+    """A number or text as it is, a list as a tuple, None for a tensor and for where one is made."""
+    if isinstance(value, (Tensor, torch.device)):
         return None
     if isinstance(value, (list, tuple)):
         return tuple(map(plain_argument, value))

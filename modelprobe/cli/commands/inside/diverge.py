@@ -54,6 +54,10 @@ ArchBOpt = Annotated[
 DtypeBOpt = Annotated[
     str | None, option("--dtype-b", metavar="DTYPE", panel=INPUT, help="The floating-point type of B alone.")
 ]
+BothDevicesOpt = Annotated[
+    str, option("--device", metavar="DEVICE", panel=INPUT, help="Where both run: cpu, cuda, cuda:1, mps.")
+]
+DeviceBOpt = Annotated[str | None, option("--device-b", metavar="DEVICE", panel=INPUT, help="Where B alone runs.")]
 TrainStepOpt = Annotated[
     bool, option("--train", panel=INPUT, help="Compare a training step: forward in training mode, and backward.")
 ]
@@ -82,6 +86,8 @@ def command(
     batch: BatchOpt = None,
     dtype: DtypeOpt = None,
     dtype_b: DtypeBOpt = None,
+    device: BothDevicesOpt = "cpu",
+    device_b: DeviceBOpt = None,
     train: TrainStepOpt = False,
     seed: SeedOpt = 0,
     unsafe_load: UnsafeOpt = False,
@@ -96,6 +102,7 @@ def command(
     report.check()
     from modelprobe.inside.divergence.of_targets import diverge_targets
     from modelprobe.model.build import TargetRequest
+    from modelprobe.model.devices import checked_device
     from modelprobe.model.inputs.series import parse_batches
     from modelprobe.model.inputs.spec import parse_floating
 
@@ -108,7 +115,8 @@ def command(
         unsafe_load=unsafe_load,
     )  # fmt: skip
     second = replace(first, target=b, settings=(*(settings or ()), *(settings_b or ())), dtype=dtype_b or dtype)
-    result = diverge_targets(_with_arch(first, arch), _with_arch(second, arch_b or arch), train=train)
+    devices = checked_device(device), checked_device(device_b or device)
+    result = diverge_targets(_with_arch(first, arch), _with_arch(second, arch_b or arch), train=train, devices=devices)
     report.emit(result.report())
     if result.culprit is not None:
         where = result.culprit.path_b or result.culprit.path_a or "the model itself"
