@@ -14,6 +14,7 @@ from torch import nn
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.tables import plural
 from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
+from modelprobe.cost.timing.layers.times import LayerTimes
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
@@ -67,6 +68,7 @@ class ProfileResult(Result):
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     rates: AchievedRates | None = None
+    layers: LayerTimes | None = None
 
     def report(self) -> Report:
         """Median with its spread, throughput, the rate of arithmetic."""
@@ -81,7 +83,8 @@ class ProfileResult(Result):
             *(self.rates.facts() if self.rates else ()),
         )
         title = f"{self.model}: time of one forward pass"
-        return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *self.notes)
+        layers = self.layers.blocks() if self.layers else ()
+        return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *layers, *self.notes)
 
 
 def device_details(device: str, threads: int, setting: Sequence[str]) -> tuple[str, ...]:

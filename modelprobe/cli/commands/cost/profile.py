@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from modelprobe.cli.layer_options import LayerOptions
 from modelprobe.cli.options import (
     COUNTING,
     ModelOptions,
@@ -20,6 +21,7 @@ from modelprobe.errors import BadInput, CheckFailed
 
 EXAMPLES = (
     "modelprobe profile samples/models.py:TinyCNN --seconds 0.2",
+    "modelprobe profile samples/models.py:TinyCNN --by layer --seconds 0.2",
     "modelprobe profile samples/models.py:TinyCNN --against samples/models.py:TinyCNN --set-b width=64 --seconds 0.1",
     "modelprobe profile resnet18 --predict rtx4090 --batch 256",
 )
@@ -41,6 +43,7 @@ def command(
     seconds: SecondsOpt = 2.0,
     timing: TimingOptions,
     against: AgainstOptions,
+    layers: LayerOptions,
     predict: PredictOpt = None,
     device_spec: DeviceSpecOpt = None,
     report: ReportOptions,
@@ -49,18 +52,23 @@ def command(
     report.check()
     two = against.is_asked()
     if predict is not None or device_spec is not None:
-        if two or timing != TimingOptions():
-            raise BadInput("a prediction measures nothing", "leave out --against and how a pass is run here")
+        if two or layers.are_given or timing != TimingOptions():
+            raise BadInput("a prediction measures nothing", "leave out --against, --by and how a pass is run here")
         _predict(model, inputs, predict, device_spec, report)
         return
     here = replace(inputs, device=inputs.device or "cpu")
+    if two and layers.are_given:
+        raise BadInput("--against times two, and --by looks into one", "leave one of them out")
     if two:
         _timed_in_turn(model, here, timing, against, seconds, report)
         return
     from modelprobe.cost.timing.measure import profile_model
     from modelprobe.model.build import load_model
 
-    found = profile_model(load_model(target_request(model, here)), seconds, timing.setting())
+    loaded = load_model(target_request(model, here))
+    found = profile_model(loaded, seconds, timing.setting())
+    if not found.interrupted:
+        found = layers.applied(found, loaded, seconds, timing.setting(), report)
     report.emit(found.report())
     if found.interrupted:
         raise KeyboardInterrupt

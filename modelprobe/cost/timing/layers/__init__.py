@@ -1,0 +1,1 @@
+"""Where the time of a forward pass goes: torch's profiler, mapped to the recorded operators and their modules."""
