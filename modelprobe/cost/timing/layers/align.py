@@ -131,7 +131,7 @@ def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int |
         nonlocal at
         nanoseconds = 0
         for event in some:
-            ahead = next((n for n in range(at, min(len(ops), at + AHEAD)) if ops[n].name == event.operator), None)
+            ahead = next((n for n in range(at, min(len(ops), at + PASSED_OVER)) if ops[n].name == event.operator), None)
             if ahead is not None:
                 at = ahead + 1
                 found.append((ahead, event))
@@ -151,7 +151,7 @@ def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int |
     return found
 
 
-AHEAD = 8
+PASSED_OVER = 8
 """How many recorded operators may be passed over to find one: what another kernel did, or nothing had to do."""
 
 

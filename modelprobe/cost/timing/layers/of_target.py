@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Note
 
-LEAST_PASSES, MOST_PASSES = 5, 50
+LEAST_PASSES, MOST_PASSES = 4, 40
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class ProfiledTarget:
 
 @stdout_kept()
 def profile_layers(loaded: LoadedModel, whole: ProfileResult, seconds: float, setting: TimingSetting) -> ProfiledTarget:
-    """Where the time goes that `whole` measured: passes under the profiler for about `seconds`.
+    """Where the time goes that `whole` measured: passes under the profiler, and plain ones before and after.
 
     Raises BadInput when the profiler saw nothing.
     """
-    count = max(LEAST_PASSES, min(MOST_PASSES, round(seconds / whole.median_s)))
+    count = max(LEAST_PASSES, min(MOST_PASSES, round(seconds / 2 / whole.median_s)))
     with working(f"profiling {loaded.target.name}"):
-        trees, profiler = record_with(loaded, partial(_profiled, count=count, setting=setting), "eval")
+        trees, profiler, plain_s = record_with(loaded, partial(_profiled, count=count, setting=setting), "eval")
     if not trees:
         raise BadInput(
             "torch's profiler saw nothing of the run", "another profiler may be active in this process; stop it first"
@@ -47,13 +48,15 @@ def profile_layers(loaded: LoadedModel, whole: ProfileResult, seconds: float, se
     trace = record(loaded)
     on_gpu = whole.device.startswith("cuda")
     pieces = [aligned_pieces(trace, tree) for tree in trees]
-    return ProfiledTarget(reconciled(trace, pieces, whole.median_s, on_gpu), profiler)
+    return ProfiledTarget(reconciled(trace, pieces, whole.median_s, on_gpu, plain_s), profiler)
 
 
 def _profiled(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
     env: Mapping[str, Any], count: int, setting: TimingSetting,
-) -> tuple[list[Event], Any]:  # fmt: skip
+) -> tuple[list[Event], Any, float]:  # fmt: skip
     one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
     with closing(one), one.active():
-        return profiled_passes(model, one.step, one.wait, count)
+        before = [one.seconds(1) for _ in range(count)]
+        trees, profiler = profiled_passes(model, one.step, one.wait, count)
+        return trees, profiler, statistics.median([*before, *(one.seconds(1) for _ in range(count))])

@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from modelprobe.tracing.module_tree import walk
 
-PASS = "modelprobe pass"
-MODULE = "modelprobe module "
+PASS_MARK = "modelprobe pass"
+MODULE_MARK = "modelprobe module "
 """The names of the marks: around a whole pass, and before the path of a module."""
 
 _Mark: Any = torch._C._profiler._RecordFunctionFast  # `record_function` takes ten times as long
@@ -39,7 +39,7 @@ class Event:
     @property
     def module(self) -> str | None:
         """The path of the module whose call it is; None of an operator."""
-        return self.name.removeprefix(MODULE) if self.name.startswith(MODULE) else None
+        return self.name.removeprefix(MODULE_MARK) if self.name.startswith(MODULE_MARK) else None
 
     @property
     def operator(self) -> str:
@@ -60,7 +60,7 @@ class Event:
 def profiled_passes(
     model: nn.Module, step: Callable[[], Any], wait: Callable[[], Any], count: int
 ) -> tuple[list[Event], Any]:
-    """`count` passes, each as a tree below its `PASS`, and the profiler that has them all.
+    """`count` passes, each as a tree below its `PASS_MARK`, and the profiler that has them all.
 
     One more is run before, whose time has the start of the profiler in it.
     """
@@ -69,7 +69,7 @@ def profiled_passes(
         _mark_modules(model, stack)
         with profile(activities=activities) as profiler:
             for _ in range(count + 1):
-                with _Mark(PASS):
+                with _Mark(PASS_MARK):
                     step()
                     wait()
     assert profiler.profiler is not None
@@ -86,7 +86,7 @@ def _mark_modules(model: nn.Module, stack: ExitStack) -> None:
             continue
         seen.add(id(module))
 
-        def enter(_: nn.Module, __: Any, name: str = MODULE + path) -> None:
+        def enter(_: nn.Module, __: Any, name: str = MODULE_MARK + path) -> None:
             mark = _Mark(name)
             mark.__enter__()
             open_marks.append(mark)
@@ -99,17 +99,21 @@ def _mark_modules(model: nn.Module, stack: ExitStack) -> None:
 
 
 def pass_trees(events: Sequence[Any]) -> list[Event]:
-    """The tree of each `PASS` among kineto's events: what its thread did, and the kernels that this launched."""
-    passes = [event for event in events if event.name() == PASS and _on_cpu(event)]
+    """The tree of each `PASS_MARK` among kineto's events: what its thread did, and the kernels that this launched."""
+    passes = [event for event in events if event.name() == PASS_MARK and _on_processor(event)]
     if not passes:
         return []
     thread = passes[0].start_thread_id()
     kernels: dict[int, int] = {}
     for event in events:
-        if not _on_cpu(event) and event.linked_correlation_id() > 0 and not event.name().startswith((PASS, MODULE)):
+        if (
+            not _on_processor(event)
+            and event.linked_correlation_id() > 0
+            and not event.name().startswith((PASS_MARK, MODULE_MARK))
+        ):
             caller = event.linked_correlation_id()
             kernels[caller] = kernels.get(caller, 0) + event.duration_ns()
-    own = [event for event in events if _on_cpu(event) and event.start_thread_id() == thread]
+    own = [event for event in events if _on_processor(event) and event.start_thread_id() == thread]
     own.sort(key=lambda event: (event.start_ns(), -event.duration_ns()))
     trees: list[Event] = []
     stack: list[Event] = []
@@ -118,7 +122,7 @@ def pass_trees(events: Sequence[Any]) -> list[Event]:
         made = Event(event.name(), begin, end, kernels.get(event.correlation_id(), 0))
         while stack and stack[-1].end <= begin:
             stack.pop()
-        if made.name == PASS:
+        if made.name == PASS_MARK:
             trees.append(made)
             stack = [made]
         elif stack:
@@ -127,7 +131,7 @@ def pass_trees(events: Sequence[Any]) -> list[Event]:
     return trees
 
 
-def _on_cpu(event: Any) -> bool:
+def _on_processor(event: Any) -> bool:
     return str(event.device_type()).endswith(".CPU")
 
 

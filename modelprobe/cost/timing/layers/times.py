@@ -77,7 +77,7 @@ class OperatorTime:
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """Where the median goes. `instrumented_s` is a pass under the profiler, `events` what the profiler noted of it.
+    """Where the median goes. `instrumented_s` is a pass under the profiler with `events`, `plain_s` one without.
 
     `scale` brought the sum of all times, after the profiler's own, to the median. `mapped` operators of `recorded` have
     a time of their own, `grouped` share one with others.
@@ -85,6 +85,7 @@ class LayerTimes:
 
     by: str
     median_s: float
+    plain_s: float
     passes: int
     instrumented_s: float
     events: int
@@ -98,7 +99,7 @@ class LayerTimes:
 
     def blocks(self) -> tuple[Block, ...]:
         """What the profiler costs, the table asked for, and how far times and operators belong together."""
-        overhead = self.instrumented_s / self.median_s - 1
+        overhead = self.instrumented_s / self.plain_s - 1
         cost = f"cost {overhead:.1%}, taken off" if overhead > 0 else "cost less than what passes differ by"
         detail = f"{self.passes} passes; the profiler's {self.events:,} events {cost}; scaled by {self.scale:.3f}"
         facts = (Fact("Profiled", self.instrumented_s, Unit.SECONDS, detail),)
@@ -161,8 +162,13 @@ OPERATOR_COLUMNS = (
 )
 
 
-def reconciled(trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], plain_s: float, on_gpu: bool) -> Reconciled:
-    """The pieces of typical passes, without the time of the profiler's events, adding up to `plain_s`.
+def reconciled(
+    trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], median_s: float, on_gpu: bool, plain_s: float | None = None
+) -> Reconciled:
+    """The pieces of typical passes, without the time of the profiler's events, adding up to `median_s`.
+
+    `plain_s` is a plain pass at the time of the profiled ones, from which the cost of the profiler is taken: machines
+    are faster at one time than at another.
 
     On a GPU times are those of the kernels, which no profiler slows down; the rest of the median it waited.
     """
@@ -177,7 +183,7 @@ def reconciled(trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], plain_s:
             found.setdefault((*key, seen[key]), []).append(piece)
     many = len(typical)
     events = sum(len(pieces) * bool(key[1]) + sum(p.events for p in pieces) for key, pieces in found.items()) // many
-    each = max(0.0, whole - plain_s) / max(1, events)
+    each = max(0.0, whole - (plain_s or median_s)) / max(1, events)
     host = {
         key: max(0.0, sum(piece.seconds - each * piece.events for piece in pieces) / many)
         for key, pieces in found.items()
@@ -185,16 +191,20 @@ def reconciled(trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], plain_s:
     device = {key: sum(piece.device_s for piece in pieces) / many for key, pieces in found.items()}
     busy, on_host = sum(device.values()), sum(host.values())
     times = device if on_gpu else host
-    scale = min(1.0, plain_s / busy) if on_gpu and busy else plain_s / on_host
+    scale = min(1.0, median_s / busy) if on_gpu and busy else median_s / on_host
     made = [
         TimedPiece(
-            key[1] or BETWEEN, *_place(trace, key), key[0], key[2], _cost(trace, key[2], times[key] * scale, host[key])
+            key[1] or BETWEEN,
+            *_kind_and_module(trace, key),
+            key[0],
+            key[2],
+            _cost(trace, key[2], times[key] * scale, host[key]),
         )
         for key in found
     ]
-    if on_gpu and plain_s > busy:
-        made.append(TimedPiece(IDLE, "", "", -1, (), TimedCost(plain_s - busy)))
-    return Reconciled(trace, tuple(made), plain_s, len(passes), whole, events, scale)
+    if on_gpu and median_s > busy:
+        made.append(TimedPiece(IDLE, "", "", -1, (), TimedCost(median_s - busy)))
+    return Reconciled(trace, tuple(made), median_s, plain_s or median_s, len(passes), whole, events, scale)
 
 
 def _middle_half(passes: Sequence[Sequence[ProfiledPiece]]) -> list[Sequence[ProfiledPiece]]:
@@ -204,7 +214,7 @@ def _middle_half(passes: Sequence[Sequence[ProfiledPiece]]) -> list[Sequence[Pro
     return ranked[cut : len(ranked) - cut]
 
 
-def _place(trace: Trace, key: PieceKey) -> tuple[str, str]:
+def _kind_and_module(trace: Trace, key: PieceKey) -> tuple[str, str]:
     """The kind of the operator, and the path of the module."""
     kind = trace.ops[key[2][0]].kind if len(key[2]) == 1 else ""
     return kind, trace.calls[key[0]].path if key[0] >= 0 else ""
@@ -225,6 +235,7 @@ class Reconciled:
     trace: Trace
     pieces: tuple[TimedPiece, ...]
     median_s: float
+    plain_s: float
     passes: int
     instrumented_s: float
     events: int
@@ -259,8 +270,8 @@ class Reconciled:
         mapped = sum(len(piece.ops) == 1 for piece in self.pieces)
         grouped = sum(len(piece.ops) for piece in self.pieces if len(piece.ops) > 1)
         return LayerTimes(
-            by, self.median_s, self.passes, self.instrumented_s, self.events, self.scale, len(trace.ops), mapped,
-            grouped, layers, operators, (depth, top),
+            by, self.median_s, self.plain_s, self.passes, self.instrumented_s, self.events, self.scale,
+            len(trace.ops), mapped, grouped, layers, operators, (depth, top),
         )  # fmt: skip
 
 

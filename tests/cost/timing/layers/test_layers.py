@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from modelprobe.cli.app import main
 from modelprobe.cost.timing.layers import align, profiled
 from modelprobe.cost.timing.layers.align import ProfiledPiece, aligned_pieces
-from modelprobe.cost.timing.layers.profiled import MODULE, PASS, pass_trees, profiled_passes
+from modelprobe.cost.timing.layers.profiled import MODULE_MARK, PASS_MARK, pass_trees, profiled_passes
 from modelprobe.cost.timing.layers.times import BETWEEN, IDLE, reconciled
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
@@ -119,7 +119,7 @@ def test_operators_are_those_of_the_ledger_by_shape(name: str, monkeypatch: pyte
     try:
         with torch.inference_mode(), stack:
             profiled._mark_modules(net, stack)
-            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as run, profiled._Mark(PASS):
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as run, profiled._Mark(PASS_MARK):
                 net(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -152,16 +152,16 @@ class Kineto:
 def test_kernels_of_a_gpu_belong_to_the_operators_that_launched_them() -> None:
     ledger = trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.rand(1, 8), device="real")
     (whole,) = pass_trees([
-        Kineto(PASS, 0, 10_000_000),
-        Kineto(MODULE, 0, 9_000_000, 1),
-        Kineto(f"{MODULE}0", 0, 2_000_000, 2),
+        Kineto(PASS_MARK, 0, 10_000_000),
+        Kineto(MODULE_MARK, 0, 9_000_000, 1),
+        Kineto(f"{MODULE_MARK}0", 0, 2_000_000, 2),
         Kineto("aten::linear", 0, 1_900_000, 3),
         Kineto("aten::addmm", 100, 1_000_000, 4),
-        Kineto(f"{MODULE}1", 3_000_000, 1_000_000, 5),
+        Kineto(f"{MODULE_MARK}1", 3_000_000, 1_000_000, 5),
         Kineto("aten::relu", 3_000_000, 900_000, 6),
         Kineto("gemm", 4_000_000, 5_000_000, 90, 4, "CUDA"),
         Kineto("relu_kernel", 9_000_000, 1_000_000, 91, 6, "CUDA"),
-        Kineto(f"{MODULE}0", 4_000_000, 5_000_000, 92, 2, "CUDA"),  # kineto draws marks on the GPU as well
+        Kineto(f"{MODULE_MARK}0", 4_000_000, 5_000_000, 92, 2, "CUDA"),  # kineto draws marks on the GPU as well
     ])  # fmt: skip
     found = reconciled(ledger, [aligned_pieces(ledger, whole)], 8e-3, on_gpu=True).times("operator", None, None)
     times = {one.name: one.seconds for one in found.operators}
