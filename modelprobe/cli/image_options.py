@@ -76,7 +76,14 @@ LabelsOpt = Annotated[
     ),
 ]
 ColourMapOpt = Annotated[
-    str, option("--cmap", metavar="NAME", panel=IMAGES, help="The color map: viridis, jet, or any of matplotlib's.")
+    str,
+    option(
+        "--cmap",
+        metavar="NAME",
+        panel=IMAGES,
+        help="The color map: viridis, jet, or any of matplotlib's. `features` has auto: white at 0 for values of both "
+        "signs.",
+    ),
 ]
 ScoresOpt = Annotated[
     str | None,

@@ -34,6 +34,7 @@ from modelprobe.vision.attention.result import (
     block_of,
     draw_attention,
     entries_of,
+    uniform_notes,
 )
 from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.gallery import sections_of, write_pages
@@ -129,19 +130,27 @@ class AttentionRun:
     def result(self, walked: Walked[tuple[AttentionEntry, ...]], folder: Folder | None) -> AttentionResult:
         """The answer, with its page and its report in the folder."""
         model, facts = self.model, walked.facts
+        entries = tuple(entry for _, kept in walked.good for entry in kept)
         notes = [Note(text, Level(level)) for text, level in facts["notes"]]
         if folder is None and not self._asked.listed:
             notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
+        notes += uniform_notes(entries)
         result = AttentionResult(
             model=model.name,
             weights=model.weights.plain(),
             head=model.weights.fact(),
             preprocessing=model.preprocessing.describe(),
             blocks=tuple(revived(AttentionBlock, block) for block in facts["blocks"]),
-            entries=tuple(entry for _, kept in walked.good for entry in kept),
+            entries=entries,
             listed=self._asked.listed,
             directory=str(folder.path) if folder is not None else "",
-            notes=(*model.notes, *walked.notes, *notes, *model.join_frames(folder, walked.images)),
+            notes=(
+                *model.notes,
+                *walked.notes,
+                *notes,
+                *uniform_notes(entries),
+                *model.join_frames(folder, walked.images),
+            ),
             env=model.env,
         )
         if folder is not None:

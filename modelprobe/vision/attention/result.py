@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.vision.attention.maps import Attention, Query
@@ -25,6 +25,9 @@ from modelprobe.vision.pictures.overlay import overlay
 from modelprobe.vision.walk import Place
 
 MEAN_HEAD, ROLLOUT = "mean", "rollout"
+UNIFORM = 0.9
+"""A map that is spread over more than this share of its places is near uniform."""
+
 MAX_ATTENTION_ROWS = 24
 """More rows than this are left to --format csv and json: heads are many."""
 
@@ -61,6 +64,11 @@ class AttentionEntry:
     figure: str = ""
     arrays: str = ""
     array: str = ""
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it is spread so evenly over all places that its peak says little."""
+        return self.places >= UNIFORM * self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,18 @@ def attention_panels(entries: Sequence[AttentionEntry]) -> list[Panel]:
     for entry in entries:
         blocks.setdefault(entry.block, {}).setdefault(entry.figure, Shot(entry.figure, _figure_text(entry)))
     return [Panel(block, f"of {entries[0].query}", list(shots.values())) for block, shots in blocks.items()]
+
+
+def uniform_notes(entries: Sequence[AttentionEntry]) -> list[Note]:
+    """Which maps are spread over all places."""
+    even = [entry for entry in entries if entry.uniform]
+    if not even:
+        return []
+    name = f"{even[0].block}, {_attention_facts(even[0].head)}, of {even[0].image}"
+    text = (
+        f"{len(even):,} of {len(entries):,} maps are near uniform, such as {name}: spread over {UNIFORM:.0%} of their"
+    )
+    return [Note(f"{text} places or more, their peaks say little.", Level.INFO)]
 
 
 def block_of(item: Attention) -> AttentionBlock:
@@ -171,7 +191,20 @@ def _entry_table(entries: Sequence[AttentionEntry]) -> Table:
         Column("grid", "Grid", Unit.SHAPE, priority=2),
     )
     rows = tuple(
-        Row((e.image, e.block, e.head, where(e.peak, e.grid), e.most, e.places, e.elsewhere, e.grid)) for e in entries
+        Row(
+            (
+                e.image,
+                e.block,
+                e.head,
+                "near uniform" if e.uniform else where(e.peak, e.grid),
+                e.most,
+                e.places,
+                e.elsewhere,
+                e.grid,
+            ),
+            quiet=e.uniform,
+        )
+        for e in entries
     )
     return Table(columns, rows, key="maps")
 
@@ -211,7 +244,7 @@ def draw_attention(
     if singles:
         maps = [found.maps[index].numpy() for index in singles]
         limits = ColourLimits(0.0, max(float(values.max()) for values in maps))
-        captions = [f"head {found.heads[index]}" for index in singles]
+        captions = [f"head {found.heads[index]}{', near uniform' * entries[index].uniform}" for index in singles]
         sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
         heads = place.draw(f"{name}.heads", sheet)
     drawn = []
@@ -237,7 +270,7 @@ def over_photo(seen: Image.Image, values: Tensor, found: AttentionMaps, cmap: st
     rows = np.arange(photo.height) * height // photo.height
     columns = np.arange(photo.width) * width // photo.width
     fine = values.numpy()[rows][:, columns]
-    laid = overlay(photo, fine, cmap=cmap, limits=ColourLimits(0.0, float(values.max())), fade=True)
+    laid = overlay(photo, fine, cmap=cmap, limits=ColourLimits(0.0, float(values.max())))
     if found.query.kind == "patch":
         across, down = photo.width / found.asking[1], photo.height / found.asking[0]
         left, top = found.query.column * across, found.query.row * down

@@ -37,6 +37,9 @@ METHOD_NAMES = {
 }
 """The methods as the field writes them."""
 
+CLIPPED_AT = 0.99
+"""Of gradients at single pixels a few are many times as large as all others: colors end at this quantile."""
+
 
 @dataclass(frozen=True, slots=True)
 class CamEntry:
@@ -232,10 +235,15 @@ def draw_class_maps(drawn: ImageMaps, place: Place, cmap: str) -> tuple[CamEntry
         values = found.map.numpy()
         shown = found.raw.clamp(min=0).numpy() if entry.method in LAYERED - {"guided-gradcam"} else values
         limits = ColourLimits(0.0, float(values.max()))
-        laid = overlay(photo, values, cmap=cmap, limits=limits, fade=True)
+        if entry.method not in LAYERED - {"guided-gradcam"} and entry.method != "occlusion":
+            limits = ColourLimits(0.0, float(np.quantile(values, CLIPPED_AT)))
+            told += f", colors end at {CLIPPED_AT:.0%} of the pixels"
+        laid = overlay(photo, values, cmap=cmap, limits=limits)
         cells.append((title + _share_text(entry), laid))
         arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
-        heat = place.draw(f"{key}.heat", heat_map(shown, title, told, cmap=cmap))
+        heat = place.draw(
+            f"{key}.heat", heat_map(shown, title, told, cmap=cmap, limits=limits if shown is values else None)
+        )
         over = place.draw(key, with_bar(laid, title, told, cmap=cmap, limits=limits))
         entries.append(dataclasses.replace(entry, heat=heat, overlay=over, array=key))
     for entry, curve in zip(entries, drawn.judged, strict=False):

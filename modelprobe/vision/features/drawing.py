@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modelprobe.vision.pictures.colour import AUTO, DIVERGING, ColourLimits, limits_of, scale_of
+
 if TYPE_CHECKING:
     from modelprobe.vision.features.maps import LayerMaps
 
@@ -19,7 +21,7 @@ class Drawing:
 
     channels: int = 64
     sort: str = "index"
-    cmap: str = "viridis"
+    cmap: str = AUTO
     pca: bool = False
 
 
@@ -38,14 +40,16 @@ def pictures_of(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Draw
     from modelprobe.vision.pictures.strips import bar_strip
 
     if maps.row.size:
-        yield Picture("strip", f"{maps.row.size:,} values", bar_strip(maps.row, name, about, cmap=drawing.cmap))
+        cmap, limits = scale_of(maps.row, drawing.cmap)
+        yield Picture("strip", f"{maps.row.size:,} values", bar_strip(maps.row, name, about, cmap=cmap, limits=limits))
         return
     if not maps.channels.size:
         return
     if maps.unit == "matrix":
         thin = f", every {maps.thinned}th shown" if maps.thinned > 1 else ""
         said = f"rows are positions, columns are channels{thin}; {about}"
-        yield Picture("matrix", said, heat_map(maps.channels[0], name, said, cmap=drawing.cmap))
+        cmap, limits = scale_of(maps.channels[0], drawing.cmap)
+        yield Picture("matrix", said, heat_map(maps.channels[0], name, said, cmap=cmap, limits=limits))
         return
     if len(maps.channels) > 1:
         yield _channel_grid(maps, name, about, drawing)
@@ -64,24 +68,30 @@ def _channel_grid(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> P
     sort = "" if drawing.sort == "index" else f", largest {drawing.sort} first"
     total = len(maps.channels)
     many = f"{total:,} {maps.unit}s" if len(order) == total else f"{len(order)} of {total:,} {maps.unit}s"
-    title, said = f"{name}: {many}{sort}", f"each in its own range of values; {about}"
+    cmap, _ = scale_of(maps.channels, drawing.cmap)
+    own = [limits_of(maps.channels[index]) for index in order]
+    around = "each in its own range of values"
+    if cmap == DIVERGING != drawing.cmap:
+        own = [ColourLimits(-max(-one.low, one.high), max(-one.low, one.high)) for one in own]
+        around += ", white is 0"
+    title, said = f"{name}: {many}{sort}", f"{around}; {about}"
     captions = [f"{index}" for index in order]
-    image = channel_grid([maps.channels[i] for i in order], captions, title, said, cmap=drawing.cmap)
+    image = channel_grid([maps.channels[i] for i in order], captions, title, said, cmap=cmap, own=own)
     return Picture("grid", f"{many}{sort}", image)
 
 
 def _means(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) -> Iterator[Picture]:
-    from modelprobe.vision.pictures.colour import limits_of
     from modelprobe.vision.pictures.heat import heat_map, with_bar
     from modelprobe.vision.pictures.overlay import overlay
 
-    mean, limits = maps.mean, limits_of(maps.mean)
+    mean = maps.mean
+    cmap, limits = scale_of(mean, drawing.cmap)
     many = f"mean over {len(maps.channels):,} {maps.unit}s" if len(maps.channels) > 1 else "its one map"
     title = f"{name}: {many}"
-    yield Picture("mean", many, heat_map(mean, title, about, cmap=drawing.cmap, limits=limits))
+    yield Picture("mean", many, heat_map(mean, title, about, cmap=cmap, limits=limits))
     if maps.covers:
-        laid = overlay(seen, mean, cmap=drawing.cmap, limits=limits)
-        framed = with_bar(laid, title, f"on what the model sees; {about}", cmap=drawing.cmap, limits=limits)
+        laid = overlay(seen, mean, cmap=cmap, limits=limits, centered=limits.low == -limits.high)
+        framed = with_bar(laid, title, f"on what the model sees; {about}", cmap=cmap, limits=limits)
         yield Picture("overlay", f"{many}, on the image", framed)
 
 
@@ -101,15 +111,14 @@ def _components(maps: LayerMaps, name: str, about: str) -> Iterator[Picture]:
 
 
 def _frames(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> Picture:
-    from modelprobe.vision.pictures.colour import limits_of
     from modelprobe.vision.pictures.grids import channel_grid
 
     total = len(maps.frames)
     shown = _value_range(total, MOST_FRAMES)
     many = f"{total} frames" if len(shown) == total else f"{len(shown)} of {total} frames"
-    limits = limits_of(maps.frames)
+    cmap, limits = scale_of(maps.frames, drawing.cmap)
     image = channel_grid([maps.frames[i] for i in shown], [f"frame {i}" for i in shown], f"{name}: {many}",
-                         f"mean over channels; {about}", cmap=drawing.cmap, limits=limits)  # fmt: skip
+                         f"mean over channels; {about}", cmap=cmap, limits=limits)  # fmt: skip
     return Picture("frames", f"{many}, mean over channels", image)
 
 
@@ -126,6 +135,6 @@ def preview_of(maps: LayerMaps, cmap: str) -> tuple[tuple[tuple[int, int, int], 
 
     if not maps.channels.size or maps.unit == "matrix":
         return ()
-    small = fitted_text(coloured(maps.mean, cmap), (ENLARGED_PREVIEW, ENLARGED_PREVIEW))
+    small = fitted_text(coloured(maps.mean, *scale_of(maps.mean, cmap)), (ENLARGED_PREVIEW, ENLARGED_PREVIEW))
     pixels = np.asarray(small.convert("RGB")).tolist()
     return tuple(tuple((int(red), int(green), int(blue)) for red, green, blue in row) for row in pixels)

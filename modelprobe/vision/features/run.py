@@ -39,7 +39,7 @@ from modelprobe.vision.features.stats import stats_of
 from modelprobe.vision.features.tensor_files import serialised
 from modelprobe.vision.gallery import write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.pictures.colour import colour_map
+from modelprobe.vision.pictures.colour import AUTO, colour_map
 from modelprobe.vision.walk import Place, Shown, UnreadableError, Walked, joined, walk
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class FeaturesOptions:
 
 def run_features(asked: FeaturesOptions) -> FeaturesResult:
     """Look at every image and say what was seen. Raises ProbeError for what keeps it from looking at any."""
-    colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
+    if asked.drawing.cmap != AUTO:
+        colour_map(asked.drawing.cmap)  # a mistake in it is told before anything is computed
     files = asked.model.find_files(asked.images) if asked.images else []
     said = {**vars(asked.drawing), "layers": list(asked.layers), "save": asked.save, "embed": asked.embed}
     folder = asked.model.folder("features", said, asked.directory, asked.force)

@@ -13,7 +13,10 @@ from PIL import Image
 
 from modelprobe.errors import BadInput
 
-DEFAULT_COLOUR_MAP = "viridis"
+DEFAULT_COLOUR_MAP, DIVERGING = "viridis", "RdBu_r"
+AUTO = "auto"
+"""`DIVERGING` around 0 for values of both signs, else the default."""
+
 MISSING = (255, 0, 255)
 """NaN and infinities: magenta, which no color map in common use has."""
 
@@ -46,6 +49,15 @@ def limits_of(values: Values) -> ColourLimits:
     """Smallest and largest finite value; 0 and 0 where there is none."""
     finite = values[np.isfinite(values)]
     return ColourLimits(float(finite.min()), float(finite.max())) if finite.size else ColourLimits(0.0, 0.0)
+
+
+def scale_of(values: Values, cmap: str) -> tuple[str, ColourLimits]:
+    """The color map and its limits for values: what is asked for; of `AUTO` around 0 where values are negative."""
+    limits = limits_of(values)
+    if cmap != AUTO or limits.low >= 0:
+        return DEFAULT_COLOUR_MAP if cmap == AUTO else cmap, limits
+    most = max(-limits.low, limits.high)
+    return DIVERGING, ColourLimits(-most, most)
 
 
 def to_unit(values: Values, limits: ColourLimits | None = None) -> Values:

@@ -28,11 +28,12 @@ def channel_grid(
     *,
     cmap: str = DEFAULT_COLOUR_MAP,
     limits: ColourLimits | None = None,
+    own: Sequence[ColourLimits] | None = None,
 ) -> Image.Image:
     """HxW arrays of one size as a grid of squares, each with a caption, under a title.
 
     With `limits` all share one scale and a color bar stands beside them; without, each has the whole map of colors
-    for its own range, which the subtitle should say.
+    for its `own` range, by default that of its values, which the subtitle should say.
     """
     columns = max(1, min(len(maps), math.ceil(math.sqrt(len(maps)))))
     side = max(SMALLEST, min(LARGEST, (WIDTH - GRID_GAP * (columns - 1)) // columns))
@@ -44,7 +45,8 @@ def channel_grid(
     sheet, top = titled_page(PAGE_MARGIN + wide + bar, rows * step - GRID_GAP, title, subtitle)
     for index, (values, caption) in enumerate(zip(maps, captions, strict=True)):
         left, upper = PAGE_MARGIN + (index % columns) * (side + GRID_GAP), top + (index // columns) * step
-        pasted(sheet, coloured(values, cmap, limits or limits_of(values)), (left, upper, side))
+        scale = limits or (own[index] if own is not None else limits_of(values))
+        pasted(sheet, coloured(values, cmap, scale), (left, upper, side))
         write_text_on(sheet, (left + side // 2, upper + side + 1), caption, SMALL, colour=SOFT, width=side, anchor="ma")
     if limits is not None:
         left = PAGE_MARGIN + wide + PAGE_MARGIN

@@ -6,13 +6,20 @@ import numpy as np
 from PIL import Image
 
 from modelprobe.vision.pictures.canvas import PAGE_MARGIN, titled_page
-from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, MISSING, Values, coloured, limits_of
+from modelprobe.vision.pictures.colour import DEFAULT_COLOUR_MAP, MISSING, ColourLimits, Values, coloured, limits_of
 
 WIDTH, HEIGHT, DPI = 864, 260, 100
 """The field that bars are drawn in with their axes, in pixels."""
 
 
-def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEFAULT_COLOUR_MAP) -> Image.Image:
+def bar_strip(
+    values: Values,
+    title: str,
+    subtitle: str = "",
+    *,
+    cmap: str = DEFAULT_COLOUR_MAP,
+    limits: ColourLimits | None = None,
+) -> Image.Image:
     """A vector as bars from zero, in colors, with axes of indices and values. NaN and infinities are magenta."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -21,10 +28,13 @@ def bar_strip(values: Values, title: str, subtitle: str = "", *, cmap: str = DEF
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     good = np.isfinite(values)
-    limits = limits_of(values)
-    low, high = min(0.0, limits.low), max(0.0, limits.high)
+    span, limits = limits_of(values), limits or limits_of(values)
+    low, high = min(0.0, span.low), max(0.0, span.high)
     high = high if high > low else low + 1.0
-    colours = np.asarray(coloured(np.where(good, values, 0.0)[None], cmap, limits))[0] / 255
+    shown = np.where(good, values, 0.0)
+    if limits.low == -limits.high:  # heights tell how much: colors tell the sign
+        shown = np.sign(shown) * 0.7 * limits.high
+    colours = np.asarray(coloured(shown[None], cmap, limits))[0] / 255
     index = np.arange(len(values))
     width = max(0.8, min(24.0, 560 / max(1, len(values)) * 0.7))  # in points
     axes.vlines(index[good], 0, values[good], colors=colours[good], linewidth=width)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from modelprobe.errors import BadInput
 from modelprobe.vision.pictures.canvas import fitted_text, number, png, shortened, side_by_side, width_of
-from modelprobe.vision.pictures.colour import MISSING, ColourLimits, colour_map, coloured, to_unit
+from modelprobe.vision.pictures.colour import MISSING, ColourLimits, colour_map, coloured, scale_of, to_unit
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
@@ -71,9 +71,24 @@ def test_squares_are_values_not_smoothed() -> None:
     assert {tuple(pixel) for pixel in inside[:: 7 * 13]} <= ends
 
 
-def test_an_overlay_without_a_map_is_the_grey_photograph() -> None:
-    photo = Image.linear_gradient("L").resize((20, 20)).convert("RGB")
-    assert np.array_equal(np.asarray(overlay(photo, np.zeros((2, 2)), share=0.0)), np.asarray(photo))
+def test_an_overlay_keeps_the_colors_of_the_photograph_where_the_map_is_low() -> None:
+    photo = Image.new("RGB", (40, 20), (10, 200, 60))
+    laid = np.asarray(overlay(photo, np.array([[0.0, 0.0, 0.0, 1.0]]), cmap="jet"))
+    assert np.array_equal(laid[:, :10], np.asarray(photo)[:, :10])
+    red, green, _ = laid[10, -1].astype(int)
+    assert red > green + 20  # the upper end of jet
+    around = np.asarray(overlay(photo, np.array([[-1.0, 0.0, 1.0]]), cmap="RdBu_r", centered=True))
+    assert np.abs(around[10, 20].astype(int) - [10, 200, 60]).max() < 40  # 0 lies in the middle
+    assert around[10, 0, 2] > around[10, 0, 0]
+    assert around[10, -1, 0] > around[10, -1, 2]
+
+
+def test_values_of_both_signs_are_drawn_around_zero() -> None:
+    assert scale_of(np.array([-1.0, 3.0, np.nan]), "auto") == ("RdBu_r", ColourLimits(-3.0, 3.0))
+    assert scale_of(np.array([0.0, 3.0]), "auto") == ("viridis", ColourLimits(0.0, 3.0))
+    assert scale_of(np.array([-1.0, 3.0]), "jet") == ("jet", ColourLimits(-1.0, 3.0))
+    white = np.asarray(coloured(np.zeros((1, 1)), *scale_of(np.array([-1.0, 3.0]), "auto")))
+    assert white.min() > 240
 
 
 def test_grids_hold_what_they_are_given() -> None:

@@ -72,7 +72,7 @@ def command(
     list_only: ListLayersOpt = False,
     channels: ChannelsOpt = 64,
     sort: SortOpt = SORTS[0],
-    cmap: ColourMapOpt = "viridis",
+    cmap: ColourMapOpt = "auto",
     save: SaveOpt = None,
     embed: EmbedOpt = False,
     pca: PcaOpt = False,

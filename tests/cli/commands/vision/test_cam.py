@@ -347,3 +347,14 @@ def same(one, other):
             same(item, another)
     else:
         assert one == other
+
+
+def test_attention_spread_over_all_places_is_said(cli, tmp_path):
+    (tmp_path / "even.py").write_text(
+        "from samples.models import DigitViT\n"
+        "def even():\n    model = DigitViT()\n"
+        "    for parameter in model.parameters():\n        parameter.data *= 0\n    return model\n"
+    )
+    answer = cli("attention", f"{tmp_path}/even.py:even", "--weights", "random", "--image", PICTURE)
+    assert "near uniform" in answer.out
+    assert "their peaks say little" in " ".join(answer.out.split())
