@@ -148,7 +148,6 @@ class AttentionRun:
                 *model.notes,
                 *walked.notes,
                 *notes,
-                *uniform_notes(entries),
                 *model.join_frames(folder, walked.images),
             ),
             env=model.env,
