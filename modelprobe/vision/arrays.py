@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,22 @@ from modelprobe.errors import BadInput, one_line
 from modelprobe.report.blocks import Level, Note
 
 Bands = NDArray[np.float32]
-"""[channels, rows, columns]: values as a model takes them before its mean and deviation."""
+"""[channels, rows, columns], or [channels, length], or [channels, slices, rows, columns]: values as a model takes them
+
+before its mean and deviation."""
 
 ARRAY_SUFFIX = ".npy"
 
 
-def read_array(path: Path, channels: int, values: tuple[float, float] | None, most: int) -> tuple[Bands, list[Note]]:
+ARRAY_SIDES = {1: "length", 2: "rows x columns", 3: "slices x rows x columns"}
+
+
+def read_array(
+    path: Path, channels: int, values: tuple[float, float] | None, most: int, space: int = 2
+) -> tuple[Bands, list[Note]]:
     """The bands in a .npy file for a model of `channels`, at most `most` pixels of them; and how they were read.
 
+    `space` counts the dimensions beside the channels: 1 of a signal, 2 of an image, 3 of a volume.
     [H, W], [C, H, W] and [H, W, C] are known by the number of channels. Unsigned integers are divided by their largest
     value, or `values` become 0 and 1; others are taken as they are. Raises BadInput.
     """
@@ -28,24 +37,25 @@ def read_array(path: Path, channels: int, values: tuple[float, float] | None, mo
     shape = "x".join(map(str, array.shape)) or "a single number"
     if array.dtype.kind not in "buif":
         raise BadInput(f"{path} holds {array.dtype}, not numbers that are an image", "save it as float32 or uint8")
-    if array.ndim not in (2, 3) or not array.size:
-        raise BadInput(f"{path} holds {shape}, which is no image", f"save it as {channels} x rows x columns")
+    if array.ndim not in (space, space + 1) or not array.size:
+        what = {1: "signal", 2: "image", 3: "volume or video"}[space]
+        raise BadInput(f"{path} holds {shape}, which is no {what}", f"save it as {channels} x {ARRAY_SIDES[space]}")
     notes: list[Note] = []
-    if array.ndim == 2:
+    if array.ndim == space:
         array = array[None]
-        if channels == 3:
+        if channels == 3 and space > 1:
             array = np.broadcast_to(array, (3, *array.shape[1:]))
             notes.append(Note("one band, given to the model as three equal channels", Level.INFO))
     elif array.shape[0] == channels:
         if array.shape[-1] == channels:
-            text = f"{shape} read as channels x rows x columns, though the last size would do for channels too"
+            text = f"{shape} read as channels x {ARRAY_SIDES[space]}, though the last size would do for channels too"
             notes.append(Note(text, Level.ASSUMED))
     elif array.shape[-1] == channels:
         array = np.moveaxis(array, -1, 0)
     if array.shape[0] != channels:
         raise BadInput(f"{path} holds {shape}, and the model takes {_many(channels)}",
-                       f"save it as {channels} x rows x columns")  # fmt: skip
-    if array.shape[1] * array.shape[2] > most:
+                       f"save it as {channels} x {ARRAY_SIDES[space]}")  # fmt: skip
+    if math.prod(array.shape[1:]) > most:
         raise BadInput(f"{path} has more than {most // 10**6} million pixels", "scale it down first")
     bands, note = _scaled(array, values)
     return bands, [*notes, note]
@@ -108,8 +118,26 @@ def _many(channels: int) -> str:
     return "1 channel" if channels == 1 else f"{channels} channels"
 
 
+def slices_of(bands: Bands) -> tuple[Image.Image, ...]:
+    """A picture of each slice of a volume; none of what is no volume."""
+    return tuple(bands_picture(bands[:, at]) for at in range(bands.shape[1])) if bands.ndim == 4 else ()
+
+
+def signal_picture(bands: Bands) -> Image.Image:
+    """The channels of a signal [C, L] as lines."""
+    from modelprobe.vision.pictures.curves import line_picture
+
+    return line_picture(bands)
+
+
 def bands_picture(bands: Bands) -> Image.Image:
-    """The first three bands as red, green and blue (the first as gray where there are fewer), each over its range."""
+    """The first three bands as red, green and blue (the first as gray where there are fewer), each over its range.
+
+    Of a volume the middle slice, of a signal its line.
+    """
+    if bands.ndim == 2:
+        return signal_picture(bands)
+    bands = bands if bands.ndim == 3 else bands[:, bands.shape[1] // 2]
     shown = bands[:3] if len(bands) >= 3 else bands[:1]
     values = np.where(np.isfinite(shown), shown, 0.0)
     low, high = values.min(axis=(1, 2), keepdims=True), values.max(axis=(1, 2), keepdims=True)

@@ -98,7 +98,7 @@ def gallery(report: Report, sections: Sequence[Section]) -> str:
     facts = "".join(_facts_section(block.items) for block in report.blocks if isinstance(block, Facts))
     links = "".join(_index_entry(one, index) for index, one in enumerate(sections))
     nav = f"<nav>{links}</nav>\n" if len(sections) > 1 else ""
-    body = "\n".join(_section(one, index) for index, one in enumerate(sections))
+    body = "\n".join(_image_section(one, index) for index, one in enumerate(sections))
     return gallery_page(report.title, f'{loud}<dl class="mp-facts">{facts}</dl>\n{nav}{body}\n{quiet}')
 
 
@@ -143,7 +143,7 @@ def _notes_section(notes: Iterable[Note]) -> str:
     )
 
 
-def _section(one: Section, index: int) -> str:
+def _image_section(one: Section, index: int) -> str:
     head = f'<section id="p{index}"><h2>{esc(one.image)}</h2>\n'
     if one.error:
         return f"{head}{_notes_section([Note(one.error, Level.WARNING)])}</section>"

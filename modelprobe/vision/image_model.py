@@ -124,8 +124,9 @@ class ImageModel:
 
     def open(self, file: Path) -> Photo:
         """The image in a file, or a frame of the video, for this model. Raises BadInput."""
+        preprocessing = self.preprocessing
         frame = self.clip.photo_at(file) if self.clip is not None else None
-        return frame or open_image(file, self.preprocessing.values, self.preprocessing.channels)
+        return frame or open_image(file, preprocessing.values, preprocessing.channels, preprocessing.space)
 
     def join_frames(self, folder: Folder | None, images: Iterable[Any]) -> list[Note]:
         """The pictures of the video's frames in `folder` as strips and animations, and a note on them."""
@@ -140,8 +141,8 @@ class ImageModel:
         return [] if folder is None else [Fact("Written", str(folder.path), detail="index.html shows all of it")]
 
     def image(self, arguments: Sequence[Any], command: str) -> Tensor:
-        """The images [B, C, H, W] among the arguments. Raises BadInput for a model that takes something else."""
-        if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() != 4:
+        """The images [B, C, H, W] (signals, videos) among the arguments. Raises BadInput for what is no such."""
+        if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or not 3 <= arguments[0].dim() <= 5:
             taken = TAKEN.get(self.preprocessing.kind, self.preprocessing.kind)
             raise BadInput(
                 f"{self.name} takes {taken}, not one image",

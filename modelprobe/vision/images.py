@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from modelprobe.errors import BadInput, one_line
 from modelprobe.model.zoo.names import natural
 from modelprobe.report.blocks import Level, Note
-from modelprobe.vision.arrays import ARRAY_SUFFIX, Bands, bands_of_image, bands_picture, read_array
+from modelprobe.vision.arrays import ARRAY_SUFFIX, Bands, bands_of_image, bands_picture, read_array, slices_of
 
 MOST_PIXELS = 100_000_000
 """20,000 x 5,000: 300 MB as RGB. Pillow itself warns from 89 million on and refuses from 179 million on."""
@@ -36,7 +36,8 @@ EXIF_ORIENTATION = 0x0112
 class Photo:
     """One image, upright, as `L` (gray) or `RGB`. `notes` say what was done to it, without naming the file.
 
-    Where `bands` are given the model takes those, and `picture` only shows them; `frames` are those of a video.
+    Where `bands` are given the model takes those, and `picture` only shows them; `frames` are those of a video or the
+    slices of a volume. `given` is what the model takes, [C, ..], prepared already.
     """
 
     path: Path
@@ -44,6 +45,12 @@ class Photo:
     notes: tuple[Note, ...] = ()
     bands: Bands | None = None
     frames: tuple[Image.Image, ...] = ()
+    given: Any = None
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether it is given to the model without resizing: a signal, a volume, what somebody prepared."""
+        return self.given is not None or (self.bands is not None and self.bands.ndim != 3)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -124,20 +131,26 @@ def _nearest(path: Path) -> str:
 
 
 def open_image(
-    path: str | os.PathLike[str], values: tuple[float, float] | None = None, channels: int | None = None
+    path: str | os.PathLike[str],
+    values: tuple[float, float] | None = None,
+    channels: int | None = None,
+    space: int = 2,
 ) -> Photo:
     """The image in a file, upright, `L` or `RGB`, and notes on what was converted.
 
     `values` are those that become black and white, of gray images with more than 8 bits and of arrays. `channels` are
-    those of the model: of neither 1 nor 3 of them, and of an array in a .npy file, `bands` hold the values.
+    those of the model: of neither 1 nor 3 of them, and of an array in a .npy file, `bands` hold the values; of an array
+    with `space` 1 (a signal) or 3 (a volume) dimensions beside the channels too.
 
     Raises BadInput for what is missing, empty, truncated, no image, of more than `MOST_PIXELS` pixels or of another
     number of channels.
     """
     path = Path(path)
     if path.suffix.lower() == ARRAY_SUFFIX and path.is_file():
-        bands, told = read_array(path, channels or 3, values, MOST_PIXELS)
-        return Photo(path, bands_picture(bands), tuple(told), bands)
+        bands, told = read_array(path, channels or 3, values, MOST_PIXELS, space)
+        return Photo(path, bands_picture(bands), tuple(told), bands, slices_of(bands))
+    if space == 1:
+        raise BadInput(f"{path} is no array, and the model takes signals", "numpy.save one as .npy, channels x length")
     with _as_bad_input(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's on sizes (the limit here is ours), broken EXIF, palettes
         if path.stat().st_size == 0:

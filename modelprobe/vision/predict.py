@@ -17,7 +17,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
-from modelprobe.vision.walk import Place, Shown, joined, walk
+from modelprobe.vision.walk import ImagePlace, Shown, joined, walk_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def predict_images(
     files = request.find_files(images)
     model = load_image_model(request)
     run = PredictionRun(model, top, Scores(model.model, scores or ScoreOptions()))
-    walked = walk(model, [*files, *model.frame_files], run)
+    walked = walk_images(model, [*files, *model.frame_files], run)
     done = tuple(one.kept or Prediction(one.image, error=one.error) for one in walked.images)
     notes = (*model.notes, *run.scores.notes, *walked.notes, *_prediction_notes(run, done))
     return PredictResult(
@@ -139,7 +139,7 @@ class PredictionRun:
         """The scores of each image."""
         return self._read(joined(batch), len(batch))
 
-    def keep(self, shown: Shown, row: Tensor, place: Place) -> Prediction:
+    def keep(self, shown: Shown, row: Tensor, place: ImagePlace) -> Prediction:
         """Its best classes."""
         self.classes = len(row)
         if not bool(row.isfinite().any()):
@@ -148,7 +148,7 @@ class PredictionRun:
         names = [labels.of(index) for index in range(self.classes)]
         return Prediction(shown.image, guesses_of(row, self.scores, names, self.top))
 
-    def known(self, values: Any, place: Place) -> Prediction:
+    def known(self, values: Any, place: ImagePlace) -> Prediction:
         """Nothing is written, so nothing is known from before."""
         raise KeyError(values)
 

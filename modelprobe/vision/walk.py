@@ -25,7 +25,7 @@ from modelprobe.vision.images import Photo, gathered
 from modelprobe.vision.pictures.canvas import png
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+KeptT = TypeVar("KeptT", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Shown:
     arguments: tuple[Any, ...]
 
 
-class Place:
+class ImagePlace:
     """Where the files of one image go: a directory of its own below that of the command, or nowhere."""
 
     def __init__(self, folder: Folder | None, piece: str, stamp: str) -> None:
@@ -63,16 +63,16 @@ class Place:
         return self.write(f"{name}.npz", out.getvalue())
 
 
-class Command(Protocol[T_co]):
-    """What one command does with images. `T_co` is what is kept of one image: plain values."""
+class Command(Protocol[KeptT]):
+    """What one command does with images. `KeptT` is what is kept of one image: plain values."""
 
     def look(self, batch: Sequence[Shown]) -> Sequence[Any]:
         """One forward pass for images of one size; what was found for each. Raises BadInput or ModelRaised."""
 
-    def keep(self, shown: Shown, found: Any, place: Place) -> T_co:
+    def keep(self, shown: Shown, found: Any, place: ImagePlace) -> KeptT:
         """What is kept of an image, drawn into its place where that has a folder."""
 
-    def known(self, values: Any, place: Place) -> T_co:
+    def known(self, values: Any, place: ImagePlace) -> KeptT:
         """The same from the JSON of a run before. Raises KeyError, TypeError, ValueError or OSError for another's."""
 
     def facts(self) -> dict[str, Any]:
@@ -105,7 +105,9 @@ class Walked(Generic[T]):
 
 
 @stdout_kept()
-def walk(model: ImageModel, files: Sequence[Path], command: Command[T], folder: Folder | None = None) -> Walked[T]:
+def walk_images(
+    model: ImageModel, files: Sequence[Path], command: Command[T], folder: Folder | None = None
+) -> Walked[T]:
     """Every image in turn, `model.batch` of one size at once; seeded noise where there are no `files`.
 
     An image that cannot be read is reported, and the others go on; so do they after an error of the model's on a later
@@ -194,7 +196,7 @@ class _Walker(Generic[T]):
         if record is None:
             return False
         try:
-            kept = self._command.known(record["values"], Place(self._folder, piece, ""))
+            kept = self._command.known(record["values"], ImagePlace(self._folder, piece, ""))
             notes = [Note(text, Level(level)) for text, level in record["notes"]]
             facts = dict(record["facts"])
         except (KeyError, TypeError, ValueError, OSError):
@@ -232,7 +234,7 @@ class _Walker(Generic[T]):
         self._notes.append(Note(text, Level.INFO))
 
     def _finish(self, one: _Waiting, found: Any) -> None:
-        place = Place(self._folder, one.piece, self._model.stamp)
+        place = ImagePlace(self._folder, one.piece, self._model.stamp)
         notes = self._model.preprocessing.notes_on(one.shown.photo)
         if self._folder is not None:
             place.write("seen.png", png(one.shown.seen.convert("RGB")))
@@ -309,8 +311,9 @@ def noise(model: ImageModel) -> Photo:
     preprocessing = model.preprocessing
     height, width = preprocessing.crop or preprocessing.resize or (224, 224)
     random = np.random.default_rng(model.loaded.request.seed)
-    if preprocessing.channels not in (1, 3):
-        bands = random.random((preprocessing.channels, height, width), dtype=np.float32)
+    if preprocessing.channels not in (1, 3) or preprocessing.space == 1:
+        size = (width,) if preprocessing.space == 1 else (height, width)
+        bands = random.random((preprocessing.channels, *size), dtype=np.float32)
         return Photo(Path("seeded noise"), bands_picture(bands), (), bands)
     values = np.rint(random.random((height, width)) * 255).astype(np.uint8)
     return Photo(Path("seeded noise"), Image.fromarray(values).convert("RGB"))

@@ -21,7 +21,7 @@ from modelprobe.model.build import TargetRequest
 from modelprobe.vision.features.run import FeatureRun, FeaturesOptions
 from modelprobe.vision.image_model import ImageModelRequest, load_image_model
 from modelprobe.vision.images import open_image
-from modelprobe.vision.walk import Place, Shown
+from modelprobe.vision.walk import ImagePlace, Shown
 from tests.samples import ROOT
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_small", "swin_t")
@@ -83,14 +83,14 @@ def measure(name: str, pairs: int) -> None:
 
         def features(look: FeatureRun = look) -> None:
             one = shown_photo(look)
-            look.keep(one, look.look([one])[0], Place(None, "", ""))
+            look.keep(one, look.look([one])[0], ImagePlace(None, "", ""))
 
         print(f"{name:<20} {label:<34} {shown(ratios(features, plain, pairs)):<30} at most 1.10", flush=True)
     with tempfile.TemporaryDirectory() as place:
-        to = Place(open_folder(Path(place) / "out", {}), "shapes", "")
+        to = ImagePlace(open_folder(Path(place) / "out", {}), "shapes", "")
         one = shown_photo(look)
         found = look.look([one])[0]
-        measured = seconds(lambda: look.keep(one, found, Place(None, "", "")))
+        measured = seconds(lambda: look.keep(one, found, ImagePlace(None, "", "")))
         drawing = seconds(lambda: look.keep(one, found, to)) - measured
     print(f"{name:<20} {'drawing and writing ten layers':<34} {drawing * 1000:.0f} ms", flush=True)
 

@@ -29,7 +29,7 @@ from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_im
 from modelprobe.vision.images import open_image
 from modelprobe.vision.predict import PredictionRun
 from modelprobe.vision.scores import Scores
-from modelprobe.vision.walk import walk
+from modelprobe.vision.walk import walk_images
 
 TARGETS = ("resnet18", "vit_b_16")
 
@@ -53,13 +53,13 @@ def loaded(target: str, device: str, batch: int) -> ImageModel:
 def predict(model: ImageModel, files: list[Path]) -> list[list[float]]:
     """The probabilities of the top five."""
     run = PredictionRun(model, 5, Scores(model.model))
-    found = walk(model, files, run)
+    found = walk_images(model, files, run)
     return [[guess.probability or 0.0 for guess in kept.guesses] for _, kept in found.good]
 
 
 def features(model: ImageModel, files: list[Path]) -> None:
     """The last map and the scores, measured; nothing is drawn."""
-    walk(
+    walk_images(
         model, files, FeatureRun(model, ["layer4", "fc"], (), FeaturesOptions(ImageModelRequest(model.loaded.request)))
     )
 

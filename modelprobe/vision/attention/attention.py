@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.pictures.colour import colour_map
-from modelprobe.vision.walk import Place, Shown, Walked, joined, revived, walk
+from modelprobe.vision.walk import ImagePlace, Shown, Walked, joined, revived, walk_images
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def attention_of_files(
     folder = None if asked.listed else request.folder("attention", vars(asked), path, force)
     model = load_image_model(request)
     run = AttentionRun(model, asked)
-    return run.result(walk(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
 
 
 class AttentionRun:
@@ -96,7 +97,7 @@ class AttentionRun:
         images = self.model.image(joined(batch), "attention")
         return attentions_of(self.model.model, images, self.model.name)
 
-    def keep(self, shown: Shown, found: tuple[Attention, ...], place: Place) -> tuple[AttentionEntry, ...]:
+    def keep(self, shown: Shown, found: tuple[Attention, ...], place: ImagePlace) -> tuple[AttentionEntry, ...]:
         """The maps of one image, drawn and stored where there is a directory."""
         self._blocks = tuple(map(block_of, found))
         if self._asked.listed:
@@ -108,7 +109,8 @@ class AttentionRun:
         for item in maps:
             made = entries_of(shown.photo.path.name, item)
             if place.folder is not None:
-                made = draw_attention(shown.seen, item, made, place, self._asked.cmap)
+                frames = self.model.preprocessing.seen_frames(shown.photo) if item.frames > 1 else (shown.seen,)
+                made = draw_attention(frames, item, made, place, self._asked.cmap)
                 arrays |= {entry.array: values.numpy() for entry, values in zip(made, item.maps, strict=True)}
             entries += made
         if place.folder is None:
@@ -116,7 +118,7 @@ class AttentionRun:
         stored = place.arrays("maps", arrays)
         return tuple(replace(entry, arrays=stored) for entry in entries)
 
-    def known(self, values: Any, place: Place) -> tuple[AttentionEntry, ...]:
+    def known(self, values: Any, place: ImagePlace) -> tuple[AttentionEntry, ...]:
         """The maps of an image that was complete before."""
         return tuple(revived(AttentionEntry, value) for value in values)
 
@@ -163,11 +165,12 @@ def attentions_of(model: nn.Module, images: Tensor, name: str) -> list[tuple[Att
     where those of a batch cannot be told apart.
     """
     attended = lay_out(model, images).attended
+    size = images.shape[2:]
     each = [attended] if len(images) == 1 else [
-        [of_image(item, number, len(images), images.shape[-2] * images.shape[-1]) for item in attended]
+        [of_image(item, number, len(images), math.prod(size)) for item in attended]
         for number in range(len(images))
     ]  # fmt: skip
-    found = [attentions(one, images.shape[-1]) for one in each]
+    found = [attentions(one, size[-2:]) for one in each]
     if not all(found):
         raise BadInput(
             f"{name} has no attention over places: no softmax over them ran",
@@ -183,7 +186,8 @@ def attention_maps_of(found: Sequence[Attention], asked: AttentionOptions) -> tu
         like, product, part = rollout(found)
         query = query_of(like, asked.query)
         values, rest = weights_of_query(like, product, query)
-        maps.append(AttentionMaps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),)))
+        maps.append(AttentionMaps(ROLLOUT, query, asking(like), (ROLLOUT,), (values[0],), (float(rest[0]),),
+                                  like.keys.frames))  # fmt: skip
         if len(part) < len(found):
             text = f"Rollout is over {len(part)} of {len(found)} blocks, {part[0].path} to {part[-1].path}: the others "
             notes.append(Note(f"{text}have windows, or other queries than keys.", Level.ASSUMED))
@@ -214,4 +218,4 @@ def _of_block(item: Attention, asked: AttentionOptions) -> AttentionMaps:
     maps, elsewhere = [values[row] for row in rows], [float(rest[row]) for row in rows]
     if asked.mean:
         names, maps, elsewhere = [MEAN_HEAD, *names], [values.mean(0), *maps], [float(rest.mean()), *elsewhere]
-    return AttentionMaps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere))
+    return AttentionMaps(item.path, query, asking(item), tuple(names), tuple(maps), tuple(elsewhere), item.keys.frames)

@@ -28,6 +28,8 @@ class Cells:
     cell: Tensor
     height: int
     width: int
+    frames: int = 1
+    """Of a video: `height` is that of all frames, one below the other."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,19 @@ def of_image(item: Attended, number: int, count: int, pixels: int) -> Attended:
     return Attended(item.path, queries, keys, weights, q, k, mask, item.causal, item.scale)
 
 
-def attentions(found: Sequence[Attended], width: int) -> tuple[Attention, ...]:
-    """The attentions whose keys lie on the image, in their order. `width` is the image's, in pixels."""
+def attentions(found: Sequence[Attended], size: Sequence[int]) -> tuple[Attention, ...]:
+    """The attentions whose keys lie on the image, in their order. `size` is the image's in pixels, rows and columns."""
     placed: list[Attention] = []
     names: dict[str, int] = {}
     for item in found:
         number = names[item.path] = names.get(item.path, 0) + 1
-        made = _attention(item, width, len(placed), item.path if number == 1 else f"{item.path}#{number}")
+        made = _attention(item, size, len(placed), item.path if number == 1 else f"{item.path}#{number}")
         if made is not None:
             placed.append(made)
     return tuple(placed)
 
 
-def _attention(item: Attended, width: int, index: int, path: str) -> Attention | None:
+def _attention(item: Attended, size: Sequence[int], index: int, path: str) -> Attention | None:
     shape = item.shape
     leading = len(shape) - 2
     if leading < 1:
@@ -110,8 +112,8 @@ def _attention(item: Attended, width: int, index: int, path: str) -> Attention |
     keys = torch.broadcast_to(item.keys, (*shape[:-2], shape[-1]))
     over = tuple(dim for dim in range(leading) if _varies(keys, dim) or _varies(queries, dim))
     chosen = tuple(slice(None) if dim in over else 0 for dim in range(leading))
-    query_cells = _cells_of_grid(queries[chosen].reshape(-1, shape[-2]), width)
-    key_cells = _cells_of_grid(keys[chosen].reshape(-1, shape[-1]), width)
+    query_cells = _cells_of_grid(queries[chosen].reshape(-1, shape[-2]), size)
+    key_cells = _cells_of_grid(keys[chosen].reshape(-1, shape[-1]), size)
     if key_cells is None:
         return None
     if query_cells is None:  # class tokens alone ask
@@ -126,17 +128,19 @@ def _varies(numbers: Tensor, dim: int) -> bool:
     return numbers.shape[dim] > 1 and bool((numbers.narrow(dim, 0, 1) != numbers).any())
 
 
-def _cells_of_grid(numbers: Tensor, width: int) -> Cells | None:
+def _cells_of_grid(numbers: Tensor, size: Sequence[int]) -> Cells | None:
     """Pixel numbers [windows, tokens] as cells of the grid that they form; None for fewer than two cells."""
     pixels = numbers.long() - 1
     placed = pixels >= 0
+    width = size[-1]
     rows, row = torch.unique(pixels[placed] // width, return_inverse=True)
     columns, column = torch.unique(pixels[placed] % width, return_inverse=True)
+    frames = len(torch.unique(rows // size[0])) if len(size) > 1 else 1
     if len(rows) * len(columns) < 2:
         return None
     cell = torch.full_like(pixels, -1)
     cell[placed] = row * len(columns) + column
-    return Cells(cell, len(rows), len(columns))
+    return Cells(cell, len(rows), len(columns), frames if len(rows) % max(1, frames) == 0 else 1)
 
 
 # Which ones?

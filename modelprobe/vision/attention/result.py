@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -18,11 +20,13 @@ from modelprobe.report.units import Unit
 from modelprobe.vision.attention.maps import Attention, Query
 from modelprobe.vision.cam.result import where
 from modelprobe.vision.gallery import Panel, Shot
+from modelprobe.vision.pictures.canvas import side_by_side
 from modelprobe.vision.pictures.colour import ColourLimits
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import SIDE, with_bar
 from modelprobe.vision.pictures.overlay import overlay
-from modelprobe.vision.walk import Place
+from modelprobe.vision.video import frame_numbers
+from modelprobe.vision.walk import ImagePlace
 
 MEAN_HEAD, ROLLOUT = "mean", "rollout"
 UNIFORM = 0.9
@@ -56,8 +60,8 @@ class AttentionEntry:
     block: str
     head: str
     query: str
-    grid: tuple[int, int]
-    peak: tuple[int, int]
+    grid: tuple[int, ...]
+    peak: tuple[int, ...]
     most: float
     elsewhere: float
     places: float
@@ -68,7 +72,7 @@ class AttentionEntry:
     @property
     def uniform(self) -> bool:
         """Whether it is spread so evenly over all places that its peak says little."""
-        return self.places >= UNIFORM * self.grid[0] * self.grid[1]
+        return self.places >= UNIFORM * math.prod(self.grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,8 @@ class AttentionMaps:
     heads: tuple[str, ...]
     maps: tuple[Tensor, ...]
     elsewhere: tuple[float, ...]
+    frames: int = 1
+    """Of a video, whose maps are [frames x h, w]."""
 
 
 def entries_of(image: str, found: AttentionMaps) -> tuple[AttentionEntry, ...]:
@@ -160,7 +166,8 @@ def entries_of(image: str, found: AttentionMaps) -> tuple[AttentionEntry, ...]:
     entries = []
     for head, values, elsewhere in zip(found.heads, found.maps, found.elsewhere, strict=True):
         height, width = values.shape
-        row, column = divmod(int(values.argmax()), width)
+        grid = (height, width) if found.frames == 1 else (found.frames, height // found.frames, width)
+        peak = tuple(int(at) for at in np.unravel_index(int(values.argmax()), grid))
         shares = values.flatten() / values.sum().clamp(min=1e-30)
         entropy = float(-(shares * shares.clamp(min=1e-30).log()).sum())
         entries.append(
@@ -169,8 +176,8 @@ def entries_of(image: str, found: AttentionMaps) -> tuple[AttentionEntry, ...]:
                 found.block,
                 head,
                 found.query.said,
-                (height, width),
-                (row, column),
+                grid,
+                peak,
                 float(values.max()),
                 elsewhere,
                 float(np.exp(entropy)),
@@ -229,11 +236,30 @@ def _attention_facts(name: str) -> str:
     return "mean of its heads" if name == MEAN_HEAD else f"head {name}"
 
 
+MAX_FRAMES = 9
+"""Of a video, over which a map is drawn."""
+
+
+def _over_frames(frames: Sequence[Image.Image], stack: NDArray[Any], cmap: str) -> Image.Image:
+    """Some frames of a video under the map of each, side by side."""
+    limits, many, cells = ColourLimits(0.0, float(stack.max())), len(stack), []
+    for at in frame_numbers(many, min(many, MAX_FRAMES), "segments"):
+        under = frames[at * len(frames) // many]
+        cells.append((f"frame {at} of {many}", overlay(under, stack[at], cmap=cmap, limits=limits)))
+    return side_by_side(cells, columns=3)
+
+
+def _stacked(found: AttentionMaps, values: Tensor) -> NDArray[Any]:
+    """The map of each frame, [frames, h, w]."""
+    stack: NDArray[Any] = values.numpy().reshape(found.frames, -1, values.shape[-1])
+    return stack
+
+
 # Files
 
 
 def draw_attention(
-    seen: Image.Image, found: AttentionMaps, entries: Sequence[AttentionEntry], place: Place, cmap: str
+    seen: Sequence[Image.Image], found: AttentionMaps, entries: Sequence[AttentionEntry], place: ImagePlace, cmap: str
 ) -> tuple[AttentionEntry, ...]:
     """Write an image of the single heads, and one of the mean or the rollout over the image."""
     name = "".join(character if character.isalnum() or character in "._-" else "_" for character in found.block)
@@ -242,10 +268,11 @@ def draw_attention(
     singles = [index for index, head in enumerate(found.heads) if head.isdecimal()]
     heads = ""
     if singles:
-        maps = [found.maps[index].numpy() for index in singles]
+        maps = [_stacked(found, found.maps[index]).sum(0) for index in singles]
+        about = f"{told}, summed over all frames" if found.frames > 1 else told
         limits = ColourLimits(0.0, max(float(values.max()) for values in maps))
         captions = [f"head {found.heads[index]}{', near uniform' * entries[index].uniform}" for index in singles]
-        sheet = channel_grid(maps, captions, found.block, told, cmap=cmap, limits=limits)
+        sheet = channel_grid(maps, captions, found.block, about, cmap=cmap, limits=limits)
         heads = place.draw(f"{name}.heads", sheet)
     drawn = []
     for entry, values in zip(entries, found.maps, strict=True):
@@ -261,8 +288,11 @@ def draw_attention(
     return tuple(drawn)
 
 
-def over_photo(seen: Image.Image, values: Tensor, found: AttentionMaps, cmap: str) -> Image.Image:
-    """The map over the image, its patches kept square; the patch that asks has a frame."""
+def over_photo(frames: Sequence[Image.Image], values: Tensor, found: AttentionMaps, cmap: str) -> Image.Image:
+    """The map over the image, its patches kept square; the patch that asks has a frame. Of a video some frames."""
+    if found.frames > 1:
+        return _over_frames(frames, _stacked(found, values), cmap)
+    seen = frames[0]
     scale = max(1, -(-SIDE // max(seen.size)))
     photo = seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)
     height, width = values.shape

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder
 from modelprobe.report.blocks import Level, Note
+from modelprobe.vision.cam.drawing import ImageMaps, draw_class_maps
 from modelprobe.vision.cam.judge import Judgement, judge_map
 from modelprobe.vision.cam.layer import Choice
 from modelprobe.vision.cam.mapper import ClassMapper, Region, check_class, embedding_of
@@ -20,8 +21,6 @@ from modelprobe.vision.cam.methods import ClassMap, ScoreTarget, check_method
 from modelprobe.vision.cam.result import (
     CamEntry,
     CamResult,
-    ImageMaps,
-    draw_class_maps,
     entry_of,
     map_panels,
     remark_notes,
@@ -31,7 +30,7 @@ from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_im
 from modelprobe.vision.images import open_image
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
-from modelprobe.vision.walk import Place, Shown, Walked, joined, revived, walk
+from modelprobe.vision.walk import ImagePlace, Shown, Walked, joined, revived, walk_images
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def cam_of_files(
     folder = request.folder("cam", {**vars(asked), "region": region}, path, force)
     model = load_image_model(request)
     run = CamRun(model, asked)
-    return run.result(walk(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
 
 
 class CamRun:
@@ -175,7 +174,7 @@ class CamRun:
         self._labels = self.model.labels.for_classes(len(scores))
         return (ScoreTarget(0),) if self.like is not None else _classes(self.model, self._asked.targets, scores)
 
-    def keep(self, shown: Shown, maps: tuple[ClassMap, ...], place: Place) -> tuple[CamEntry, ...]:
+    def keep(self, shown: Shown, maps: tuple[ClassMap, ...], place: ImagePlace) -> tuple[CamEntry, ...]:
         """The maps of an image: listed, judged, and drawn where there is a directory."""
         alike = f"like {self._asked.like}"
         labels = [alike if self.like is not None else self._labels.of(one.target) for one in maps]
@@ -193,9 +192,12 @@ class CamRun:
             )
         if place.folder is None:
             return listed
-        return draw_class_maps(ImageMaps(shown.seen, maps, listed, judged), place, self._asked.cmap)
+        image = shown.arguments[0][0]
+        signal = image.float().cpu().numpy() if image.dim() == 2 else None
+        frames = self.model.preprocessing.seen_frames(shown.photo) if image.dim() == 4 else ()
+        return draw_class_maps(ImageMaps(shown.seen, maps, listed, judged, frames, signal), place, self._asked.cmap)
 
-    def known(self, values: Any, place: Place) -> tuple[CamEntry, ...]:
+    def known(self, values: Any, place: ImagePlace) -> tuple[CamEntry, ...]:
         """The maps of an image that was complete before."""
         return tuple(revived(CamEntry, value) for value in values)
 

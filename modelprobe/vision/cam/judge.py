@@ -58,10 +58,10 @@ def judge_map(model: nn.Module, x: Tensor, found: Tensor, target: int, scores: S
     The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a map of another size and for
     a model without scores.
     """
-    image = x[None] if x.dim() == 3 else x
-    if tuple(found.shape) != tuple(image.shape[-2:]):
-        shape = "x".join(map(str, found.shape))
-        raise BadInput(f"the map has {shape} values, and the image {image.shape[-2]}x{image.shape[-1]}", "cam(…).map")
+    image = x[None] if x.dim() == found.dim() + 1 else x
+    if tuple(found.shape) != tuple(image.shape[2:]):
+        shape, size = ("x".join(map(str, one)) for one in (found.shape, image.shape[2:]))
+        raise BadInput(f"the map has {shape} values, and the image {size}", "cam(…).map")
     reading = scores if scores is not None else Scores(model)
 
     def value(batch: Tensor) -> list[float]:

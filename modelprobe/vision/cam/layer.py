@@ -195,8 +195,9 @@ def _gathered(
 
 
 def on_grid(grid: Grid, tensor: Tensor, batch: int) -> Tensor:
-    """[B, C, h, w] of a tensor that lies on a batch of images."""
+    """[B, C, h, w] of a tensor that lies on a batch of images; [B, C, l] on signals, [B, C, t, h, w] on videos."""
     found = grid.gather(tensor)
+    found = found.squeeze(-2) if grid.height == 1 else found
     return found.transpose(0, 1) if batch > 1 else found[None]
 
 
@@ -274,7 +275,8 @@ def _widest(
 
 def grid_text(layer: MapLayer) -> str:
     """`14x14 places (tokens 14x14 + 1)`."""
-    return f"{layer.grid.height}x{layer.grid.width} places ({layer.grid.layout})"
+    space = layer.space if layer.space[0] > 1 else layer.space[1:]
+    return f"{'x'.join(map(str, space))} places ({layer.grid.layout})"
 
 
 def _reason_text(layer: MapLayer, silent: Sequence[MapLayer], far: str) -> str:

@@ -19,6 +19,7 @@ from modelprobe.tracing.tensors import leaves
 from modelprobe.vision.positions.coordinates import Coordinates
 from modelprobe.vision.positions.follow import Attended, Positions, unseen
 from modelprobe.vision.positions.grid import Grid, grid_of
+from modelprobe.vision.positions.place import Place
 
 MAIN_FUNCTION = "forward"
 """What the model itself is called in the names of operators."""
@@ -50,6 +51,8 @@ class MapLayer:
 
     at: At
     grid: Grid = field(repr=False)
+    space: tuple[int, ...] = ()
+    """The sizes of the grid on each image."""
 
     @property
     def path(self) -> str:
@@ -122,8 +125,18 @@ def every_output(
         yield
 
 
+def _space_of(grid: Grid, batch: int, dims: int) -> tuple[int, ...]:
+    """The sizes of the grid on each of a batch of images, (1, l) on signals; empty where it is not one for each."""
+    sizes = grid.sizes if batch == 1 else grid.sizes[1:] if grid.sizes[0] == batch else ()
+    if dims == 1:
+        return sizes if len(sizes) == 2 and sizes[0] == 1 < sizes[1] else ()
+    return sizes if 2 <= len(sizes) <= dims and min(sizes[-2:]) > 1 else ()
+
+
 def lay_out(model: nn.Module, images: Tensor, wanted: Container[At] | None = None) -> ImageLayout:
     """Run `model` once on `images` [B, C, H, W] and follow the pixels; which of the `wanted` tensors lie on them.
+
+    Signals [B, C, L] and videos or volumes [B, C, T, H, W] alike.
 
     By default the outputs of all modules are. Raises ModelRaised when the model raises.
     """
@@ -140,11 +153,11 @@ def lay_out(model: nn.Module, images: Tensor, wanted: Container[At] | None = Non
         place = watched.place(tensor)
         with unseen():
             grid = None if place is None else grid_of(place.here, watched.coordinates)
-        sizes = () if grid is None else grid.sizes[1:] if batch > 1 and len(grid.sizes) > 2 else grid.sizes
-        if grid is None or len(sizes) != 2 or min(sizes) < 2 or (batch > 1 and grid.sizes[0] != batch):
-            other.setdefault(at.name, "x".join(map(str, tensor.shape)))  # a line shows nothing
+        space = () if grid is None else _space_of(grid, batch, images.dim() - 2)
+        if grid is None or not space:
+            other.setdefault(at.name, "x".join(map(str, tensor.shape)))  # a line of an image shows nothing
         else:
-            layers.append(MapLayer(at, grid))
+            layers.append(MapLayer(at, grid, space))
 
     def nothing(path: str, out: Any) -> None:
         ran.add(path)
@@ -152,8 +165,12 @@ def lay_out(model: nn.Module, images: Tensor, wanted: Container[At] | None = Non
 
     with restored(model), mode_set(model, False), torch.inference_mode():
         images = images.detach().clone()
-        coordinates = Coordinates(1, images.shape[-2], images.shape[-1], batch)
+        frames, rows, columns = (1, 1, *images.shape[2:])[-3:]
+        coordinates = Coordinates(frames, rows, columns, batch)
         watched = Positions([images], coordinates, lambda: running[-1] if running else "")
+        if images.dim() == 3:  # of a signal the channels are no places
+            numbers = coordinates.numbered((batch, 1, 1, columns))[:, 0].expand(images.shape)
+            watched.set_place(images, Place(numbers))
 
         def leave(*_: Any) -> None:
             running.pop()

@@ -146,7 +146,7 @@ class ClassMapper:
                         read, image = asked.reading(at), images[at : at + 1]
                         raw, remarks = image_map(self._model, read, image, target, method, score, alone)
                     raws.append(raw.float().cpu())
-                fine = _averaged([enlarged(shown_part(method, raw), images.shape[-2:]) for raw in raws])
+                fine = _averaged([enlarged(shown_part(method, raw), images.shape[2:]) for raw in raws])
                 raw = raws[0] if len(raws) == 1 else fine
                 told = (", ".join(choice.layer.path for choice in choices), reasons) if layered else ("", "")
                 found.append(ClassMap(method, target.index, score, share, fine, raw, *told, remarks, target.against))

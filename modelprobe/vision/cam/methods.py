@@ -33,6 +33,9 @@ STEPS = 32
 WINDOWS = 8
 """Occluding windows in the shorter side; they overlap by half."""
 
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""How maps over so many dimensions are enlarged, by torch's name."""
+
 MASKS_AT_ONCE = 16
 """Masked images in one forward pass, of Score-CAM."""
 
@@ -54,11 +57,11 @@ class ScoreTarget:
 class ClassMap:
     """Where an image speaks for a class.
 
-    `map` [H, W] is a float32 tensor on the CPU, of the size of the model's input, not negative: the larger, the more a
-    pixel speaks for class `target` (`against` it where the lower value was asked for). `raw` [h, w] is the map as the
-    method gives it, signed where the method is, at the resolution of the layer (of the input for methods without a
-    layer). `score` is the class's score as the model puts it out, `probability` what it stands for, None where it has
-    none. `layer` and `reason` are empty for methods without one.
+    `map` [H, W] ([L] of a signal, [T, H, W] of a video) is a float32 tensor on the CPU, as large as the input,
+    not negative: the larger, the more a pixel speaks for class `target` (`against` it where the lower value was asked
+    for). `raw` [h, w] is the map as the method gives it, signed where the method is, at the resolution of the layer (of
+    the input for methods without a layer). `score` is the class's score as the model puts it out, `probability` what it
+    stands for, None where it has none. `layer` and `reason` are empty for methods without one.
     """
 
     method: str
@@ -157,10 +160,17 @@ def shown_part(method: str, raw: Tensor) -> Tensor:
 
 
 def enlarged(small: Tensor, size: Sequence[int]) -> Tensor:
-    """A map [h, w] at the size of the image."""
+    """A map [h, w] at the size of the image; [l] of a signal, [t, h, w] (or [h, w], of all frames) of a video."""
     if tuple(small.shape) == tuple(size):
         return small
-    return nn.functional.interpolate(small[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+    small = small if small.dim() == len(size) else small[None]
+    mode = LINEAR[len(size)]
+    return nn.functional.interpolate(small[None, None], size=tuple(size), mode=mode, align_corners=False)[0, 0]
+
+
+def _behind_channels(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions behind the batch and the channels."""
+    return tuple(range(2, tensor.dim()))
 
 
 # Methods at a layer: of activation and gradient [B, C, h, w]
@@ -168,7 +178,7 @@ def enlarged(small: Tensor, size: Sequence[int]) -> Tensor:
 
 def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): channels weighted by their mean gradient. Signed."""
-    return (gradient.mean((2, 3), keepdim=True) * activation).sum(1)
+    return (gradient.mean(_behind_channels(gradient), keepdim=True) * activation).sum(1)
 
 
 def gradcam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -177,9 +187,9 @@ def gradcam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
     each place of a channel by its share alpha = g^2 / (2 g^2 + sum(A) g^3). Signed.
     """
     square = gradient.square()
-    below = 2 * square + activation.sum((2, 3), keepdim=True) * square * gradient + 1e-6
+    below = 2 * square + activation.sum(_behind_channels(activation), keepdim=True) * square * gradient + 1e-6
     alpha = torch.where(gradient != 0, square / below, 0.0)
-    return ((gradient.clamp(min=0) * alpha).sum((2, 3), keepdim=True) * activation).sum(1)
+    return ((gradient.clamp(min=0) * alpha).sum(_behind_channels(alpha), keepdim=True) * activation).sum(1)
 
 
 def layercam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -224,7 +234,7 @@ def guided_gradcam(scene: Scene, target: int) -> Tensor:
         raise BadInput("the model needs its ReLUs to work in place, which guided Grad-CAM cannot", "--method gradcam")
     assert scene.known is not None
     coarse = maps_at_layer("gradcam", scene.known, 0)[0].clamp(min=0)
-    fine = enlarged(coarse, scene.image.shape[-2:])
+    fine = enlarged(coarse, scene.image.shape[2:])
     guided: Any = GuidedBackprop(scene.scorer).attribute(scene.image, target)
     return (guided[0].float() * fine).abs().amax(0)  # type: ignore[no-any-return]
 
@@ -258,13 +268,14 @@ def occlusion(scene: Scene, target: int) -> Tensor:
     """How far the score falls when a window is set to zero (arXiv:1311.2901). [H, W], signed."""
     from captum.attr import Occlusion
 
-    channels, height, width = scene.image.shape[1:]
-    side = max(2, min(height, width) // WINDOWS)
-    step = max(1, side // 2)
+    channels, *space = scene.image.shape[1:]
+    side = max(2, min(space[-2:]) // WINDOWS)
+    sides = [max(2, space[0] // WINDOWS), side, side] if len(space) == 3 else [side] * len(space)
+    steps = [max(1, side // 2) for side in sides]
     found: Any = Occlusion(scene.scorer.plain).attribute(
         scene.image,
-        (channels, side, side),
-        (channels, step, step),
+        (channels, *sides),
+        (channels, *steps),
         baselines=0,
         target=target,
         perturbations_per_eval=8,
@@ -279,16 +290,18 @@ def scorecam(scene: Scene, target: int) -> Tensor:
     """
     assert scene.known is not None
     activation = scene.known.activation.float()
-    size = tuple(scene.image.shape[-2:])
+    size = tuple(scene.image.shape[2:])
     scores = []
     for first in range(0, activation.shape[1], MASKS_AT_ONCE):
         part = activation[0, first : first + MASKS_AT_ONCE]
-        masks = nn.functional.interpolate(part[:, None], size=size, mode="bilinear", align_corners=True)
-        low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+        part = part if part.dim() > len(size) else part[:, None]  # all frames became one
+        masks = nn.functional.interpolate(part[:, None], size=size, mode=LINEAR[len(size)], align_corners=True)
+        low, high = (end(masks, _behind_channels(masks), keepdim=True) for end in (torch.amin, torch.amax))
         masks = (masks - low) / (high - low + 1e-8)
         scores.append(scene.scorer.plain(scene.image * masks.to(scene.image))[:, target])
     weights = torch.cat(scores).float().softmax(0)
-    return (weights[:, None, None] * activation[0]).sum(0)
+    summed: Tensor = torch.tensordot(weights, activation[0], 1)
+    return summed
 
 
 AT_LAYER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

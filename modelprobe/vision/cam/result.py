@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.vision.cam.judge import Judgement
 from modelprobe.vision.cam.methods import LAYERED, ClassMap
 from modelprobe.vision.gallery import Panel, Shot
-from modelprobe.vision.pictures.canvas import side_by_side
-from modelprobe.vision.pictures.colour import ColourLimits
-from modelprobe.vision.pictures.heat import SIDE, heat_map, with_bar
-from modelprobe.vision.pictures.overlay import overlay
-from modelprobe.vision.walk import Place
 
 METHOD_NAMES = {
     "gradcam": "Grad-CAM",
@@ -37,13 +29,12 @@ METHOD_NAMES = {
 }
 """The methods as the field writes them."""
 
-CLIPPED_AT = 0.99
-"""Of gradients at single pixels a few are many times as large as all others: colors end at this quantile."""
-
 
 @dataclass(frozen=True, slots=True)
 class CamEntry:
-    """One map. `peak` is its largest value's (row, column) in the image that the model saw, of `size` pixels.
+    """One map. `peak` is its largest value's (row, column) in the image that the model saw, of `size` pixels; (index,)
+
+    of a signal, (frame, row, column) of a video.
 
     `heat` and `overlay` are file names in the output directory; `array` the name in the file `arrays`. They are empty
     when nothing was written. `layer` and `grid` are those of the map before it was enlarged.
@@ -55,8 +46,8 @@ class CamEntry:
     label: str
     score: float
     probability: float | None
-    peak: tuple[int, int]
-    size: tuple[int, int]
+    peak: tuple[int, ...]
+    size: tuple[int, ...]
     layer: str
     grid: tuple[int, ...]
     blank: bool
@@ -123,14 +114,12 @@ def map_panels(entries: Sequence[CamEntry]) -> list[Panel]:
     panels = [Panel("All maps", "", shots)] if shots else []
     for entry in entries:
         pair = [Shot(entry.overlay, f"{map_title(entry)}, over the image"), Shot(entry.heat, map_title(entry))]
-        panels.append(Panel(map_title(entry), _subtitle(entry), pair))
+        panels.append(Panel(map_title(entry), map_subtitle(entry), pair))
     return panels
 
 
 def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
     """The plain values of a map."""
-    height, width = found.map.shape
-    row, column = divmod(int(found.map.argmax()), width)
     return CamEntry(
         image=image,
         method=found.method,
@@ -139,8 +128,8 @@ def entry_of(image: str, found: ClassMap, label: str) -> CamEntry:
         score=found.score,
         against=found.against,
         probability=found.probability,
-        peak=(row, column),
-        size=(height, width),
+        peak=tuple(int(at) for at in np.unravel_index(int(found.map.argmax()), found.map.shape)),
+        size=tuple(found.map.shape),
         layer=found.layer,
         grid=tuple(found.raw.shape),
         blank=not bool(found.map.any()),
@@ -181,11 +170,14 @@ def _maps_table(entries: Sequence[CamEntry]) -> Table:
     return Table(columns, rows, key="maps")
 
 
-def where(peak: tuple[int, int], size: tuple[int, int]) -> str:
-    """A place (row, column) of an image in words, by thirds: `upper left`."""
-    thirds = [min(2, 3 * at // span) for at, span in zip(peak, size, strict=True)]
+def where(peak: Sequence[int], size: Sequence[int]) -> str:
+    """A place (row, column) of an image in words, by thirds: `upper left`; of a video with the frame before it."""
+    if len(peak) == 1:
+        return f"{peak[0]:,} of {size[0]:,}"
+    thirds = [min(2, 3 * at // span) for at, span in zip(peak[-2:], size[-2:], strict=True)]
     vertical, horizontal = ("upper", "middle", "lower")[thirds[0]], ("left", "center", "right")[thirds[1]]
-    return "center" if thirds == [1, 1] else f"{vertical} {horizontal}"
+    words = "center" if thirds == [1, 1] else f"{vertical} {horizontal}"
+    return words if len(peak) == 2 else f"frame {peak[0]}, {words}"
 
 
 def remark_notes(entries: Sequence[CamEntry]) -> list[Note]:
@@ -210,89 +202,16 @@ def remark_notes(entries: Sequence[CamEntry]) -> list[Note]:
     return notes
 
 
-# Files
-
-
-@dataclass(frozen=True)
-class ImageMaps:
-    """What is drawn for one image: as the model saw it, and its maps with their entries."""
-
-    seen: Image.Image
-    maps: tuple[ClassMap, ...]
-    entries: tuple[CamEntry, ...]
-    judged: tuple[Judgement, ...] = ()
-    """The curves of each map, where they were asked for."""
-
-
-def draw_class_maps(drawn: ImageMaps, place: Place, cmap: str) -> tuple[CamEntry, ...]:
-    """Write the heat maps, overlays, arrays and, of several maps, the comparison; the entries with their files."""
-    photo = _large(drawn.seen)
-    entries, cells = [], [(f"{drawn.entries[0].image}, as the model sees it", photo)]
-    arrays: dict[str, Any] = {}
-    for found, entry in zip(drawn.maps, drawn.entries, strict=True):
-        key = _key(entry)
-        title, told = map_title(entry), _subtitle(entry)
-        values = found.map.numpy()
-        shown = found.raw.clamp(min=0).numpy() if entry.method in LAYERED - {"guided-gradcam"} else values
-        limits = ColourLimits(0.0, float(values.max()))
-        if entry.method not in LAYERED - {"guided-gradcam"} and entry.method != "occlusion":
-            limits = ColourLimits(0.0, float(np.quantile(values, CLIPPED_AT)))
-            told += f", colors end at {CLIPPED_AT:.0%} of the pixels"
-        laid = overlay(photo, values, cmap=cmap, limits=limits)
-        cells.append((title + _share_text(entry), laid))
-        arrays |= {key: values, f"{key}.raw": found.raw.numpy()}
-        heat = place.draw(
-            f"{key}.heat", heat_map(shown, title, told, cmap=cmap, limits=limits if shown is values else None)
-        )
-        over = place.draw(key, with_bar(laid, title, told, cmap=cmap, limits=limits))
-        entries.append(dataclasses.replace(entry, heat=heat, overlay=over, array=key))
-    for entry, curve in zip(entries, drawn.judged, strict=False):
-        arrays |= {
-            f"{entry.array}.deleted": np.array(curve.deleted),
-            f"{entry.array}.inserted": np.array(curve.inserted),
-        }
-    judge = place.write("judge.png", _judged_figure(drawn)) if drawn.judged else ""
-    compare, stored = "", place.arrays("maps", arrays)
-    if len(entries) > 1:
-        columns = min(4, len(cells)) if len(cells) != 5 else 3
-        compare = place.draw("compare", side_by_side(cells, "Where the model looks", columns=columns))
-    return tuple(dataclasses.replace(entry, arrays=stored, compare=compare, judge=judge) for entry in entries)
-
-
-def _judged_figure(drawn: ImageMaps) -> bytes:
-    """The curves of all maps of an image."""
-    from modelprobe.vision.pictures.curves import Curve, curves
-
-    lines = []
-    for entry, judged in zip(drawn.entries, drawn.judged, strict=True):
-        for kind, values in (("deletion", judged.deleted), ("insertion", judged.inserted)):
-            lines.append(
-                Curve(
-                    f"{map_title(entry)}, {kind}",
-                    (),
-                    [(at / (len(values) - 1), value) for at, value in enumerate(values)],
-                )
-            )
-    title = f"{drawn.entries[0].image}: the probability as pixels are removed, and inserted"
-    return curves(lines, title, "share of the pixels, the map's highest first", "probability")
-
-
-def _key(entry: CamEntry) -> str:
+def map_key(entry: CamEntry) -> str:
     """The method, and the class as `--class` takes it."""
     return f"{entry.method}.{'-' * entry.against}{entry.target}"
 
 
-def _subtitle(entry: CamEntry) -> str:
-    size = f"{entry.grid[0]}x{entry.grid[1]}"
+def map_subtitle(entry: CamEntry) -> str:
+    size = "x".join(map(str, entry.grid))
     at = f", {size} at {entry.layer}" if entry.layer and entry.method != "guided-gradcam" else ""
-    return f"{entry.image}: score {entry.score:.3g}{_share_text(entry, 'probability ')}{at}"
+    return f"{entry.image}: score {entry.score:.3g}{share_text(entry, 'probability ')}{at}"
 
 
-def _share_text(entry: CamEntry, name: str = "") -> str:
+def share_text(entry: CamEntry, name: str = "") -> str:
     return "" if entry.probability is None else f", {name}{entry.probability:.1%}"
-
-
-def _large(seen: Image.Image) -> Image.Image:
-    """A small image enlarged, its pixels kept square, so that a map over it can be smooth."""
-    scale = max(1, -(-SIDE // max(seen.size)))
-    return seen.resize((seen.width * scale, seen.height * scale), Image.Resampling.NEAREST)

@@ -40,7 +40,7 @@ from modelprobe.vision.features.tensor_files import serialised
 from modelprobe.vision.gallery import write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.pictures.colour import AUTO, colour_map
-from modelprobe.vision.walk import Place, Shown, UnreadableError, Walked, joined, walk
+from modelprobe.vision.walk import ImagePlace, Shown, UnreadableError, Walked, joined, walk_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
     folder = asked.model.folder("features", said, asked.directory, asked.force)
     model = load_image_model(asked.model)
     run = FeatureRun(model, *chosen_layers(model.model, asked.layers), asked)
-    return run.result(walk(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
 
 
 class FeatureRun:
@@ -139,7 +139,7 @@ class FeatureRun:
 
     # One image
 
-    def keep(self, shown: Shown, found: Mapping[str, Tensor], place: Place) -> tuple[LayerFeature, ...]:
+    def keep(self, shown: Shown, found: Mapping[str, Tensor], place: ImagePlace) -> tuple[LayerFeature, ...]:
         """Its layers, measured, drawn and stored."""
         if place.folder is not None and self.asked.save is not None:
             place.write(f"features.{self.asked.save}", serialised(found, self.asked.save))
@@ -148,7 +148,7 @@ class FeatureRun:
         taken: set[str] = set()
         return tuple(self._layer(name, found[name], shown, place, taken) for name in found)
 
-    def known(self, values: Any, place: Place) -> tuple[LayerFeature, ...]:
+    def known(self, values: Any, place: ImagePlace) -> tuple[LayerFeature, ...]:
         """The layers of an image that was complete before."""
         layers = of_json(values)
         if self.asked.embed and place.folder is not None:
@@ -160,7 +160,7 @@ class FeatureRun:
         """None: layers say all of themselves."""
         return {}
 
-    def _layer(self, name: str, tensor: Tensor, shown: Shown, place: Place, taken: set[str]) -> LayerFeature:
+    def _layer(self, name: str, tensor: Tensor, shown: Shown, place: ImagePlace, taken: set[str]) -> LayerFeature:
         path, call, _ = self._origins[name]
         output, layout = self._layout(name, tensor)
         drawn: list[DrawnImage] = []
@@ -185,7 +185,7 @@ class FeatureRun:
         shape = tuple(tensor.shape)
         return output, output.layout if output and output.shape == shape else guessed_layout(shape, ())
 
-    def _embed(self, found: Mapping[str, Tensor], image: str, place: Place) -> None:
+    def _embed(self, found: Mapping[str, Tensor], image: str, place: ImagePlace) -> None:
         vectors = {name: pooled_over_places(found[name], self._layout(name, found[name])[1]) for name in found}
         known = next(iter(self.vectors.values()), vectors)
         for layer, vector in vectors.items():

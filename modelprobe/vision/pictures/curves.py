@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 WIDTH, HEIGHT, DPI = 7.2, 4.5, 125
 """In inches and dots per inch: 900 x 562 pixels."""
+
+MOST_LINES = 8
+"""Channels of a signal that are drawn."""
 
 BYTE_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 
@@ -22,7 +27,7 @@ class Curve:
     path: Sequence[tuple[float, float]] = ()
 
 
-def _axes(title: str, x: str = "", y: str = "") -> Any:
+def _new_axes(title: str, x: str = "", y: str = "") -> Any:
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained").add_subplot()
@@ -40,7 +45,7 @@ def curves(lines: Sequence[Curve], title: str, x: str, y: str) -> bytes:
     """A PNG of `lines` over a common axis from zero, every point marked, amounts in thousands by prefix (G, M)."""
     from matplotlib.ticker import EngFormatter
 
-    axes = _axes(title, x, y)
+    axes = _new_axes(title, x, y)
     for line in lines:
         points = sorted(line.points)
         (drawn,) = axes.plot(*zip(*(line.path or points), strict=True), label=line.label)
@@ -67,7 +72,7 @@ def stacked_areas(
     top = max(map(sum, moments), default=1)
     unit, step = next((one for one in BYTE_UNITS if top >= one[1]), BYTE_UNITS[-1])
     rows = [(name, column) for name, column in zip(names, zip(*moments, strict=True), strict=True) if any(column)]
-    axes = _axes(title, "blocks taken and given back, in order", unit)
+    axes = _new_axes(title, "blocks taken and given back, in order", unit)
     heights = ([amount / step for amount in column] for _, column in rows)
     axes.stackplot(range(len(moments)), *heights, labels=[name for name, _ in rows], step="post")
     top /= step
@@ -86,7 +91,7 @@ def scatter_plot(
     """A PNG of `points`, and of `front` as a line with a label at each of its points; a logarithmic x axis."""
     from matplotlib.ticker import EngFormatter
 
-    axes = _axes(title, x, y)
+    axes = _new_axes(title, x, y)
     if points:
         axes.plot(*zip(*points, strict=True), "o", markersize=4, color="0.65")
     if front.points:
@@ -105,7 +110,7 @@ def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[flo
     """A PNG of bars from 0 to 1: for each of `groups` one bar of each of `series`."""
     from matplotlib.ticker import PercentFormatter
 
-    axes = _axes(title)
+    axes = _new_axes(title)
     width = 0.8 / len(series)
     for place, (label, shares) in enumerate(series):
         at = [index + (place - (len(series) - 1) / 2) * width for index in range(len(groups))]
@@ -115,3 +120,16 @@ def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[flo
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     return _png(axes)
+
+
+def line_picture(channels: Any, heat: Any = None, title: str = "", cmap: str = "jet", top: float = 1.0) -> Image.Image:
+    """The lines of a signal [C, L]; with `heat` [L] a band of colors behind them, from 0 to `top`."""
+    axes = _new_axes(title, "index in the signal")
+    if heat is not None:
+        low, high = float(channels.min()), float(channels.max())
+        pad = 0.05 * (high - low or 1.0)
+        band = axes.imshow(heat[None], aspect="auto", cmap=cmap, vmin=0, vmax=top or 1.0, alpha=0.6,
+                           extent=(-0.5, len(heat) - 0.5, low - pad, high + pad))  # fmt: skip
+        axes.figure.colorbar(band)
+    axes.plot(channels[:MOST_LINES].T, linewidth=0.9, color="0.1" if len(channels) == 1 else None)
+    return Image.open(io.BytesIO(_png(axes))).convert("RGB")

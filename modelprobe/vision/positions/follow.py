@@ -96,7 +96,7 @@ class Positions(_PositionsBase):  # type: ignore[misc]
         self._known: dict[int, tuple[weakref.ref[Tensor], Place | None]] = {}
         sample = 0
         for tensor in inputs:
-            self._set(tensor, Place(coordinates.numbered(tensor.shape, sample)))
+            self.set_place(tensor, Place(coordinates.numbered(tensor.shape, sample)))
             sample += tensor.shape[0] if tensor.dim() > 1 else 1
 
     @classmethod
@@ -115,7 +115,8 @@ class Positions(_PositionsBase):  # type: ignore[misc]
         # An id may be reused once its tensor is gone: the weak reference tells.
         return known is not None and known[0]() is tensor
 
-    def _set(self, tensor: Tensor, place: Place | None) -> None:
+    def set_place(self, tensor: Tensor, place: Place | None) -> None:
+        """Say where the elements of `tensor` lie; None for nowhere that is known."""
         key = id(tensor)
 
         def forget(gone: weakref.ref[Tensor]) -> None:
@@ -137,7 +138,7 @@ class Positions(_PositionsBase):  # type: ignore[misc]
         results = tensors_in(out)
         for result in results if derived else ():
             if not self.derived(result):
-                self._set(result, None)
+                self.set_place(result, None)
         if (derived or self._restart) and all(result.numel() for result in results):
             with unseen():
                 self._follow(name, PlacedCall(func, args, kwargs, places, listed, out, self.coordinates))
@@ -148,7 +149,7 @@ class Positions(_PositionsBase):  # type: ignore[misc]
         if call.known:
             for result, place in zip(call.results, rule(call), strict=False):
                 if isinstance(result, Tensor) and place is not None:
-                    self._set(result, place)
+                    self.set_place(result, place)
         if name in FUSED_ATTENTION and self._keep_attention:
             self._fused(call)
         elif name in SOFTMAX_OPERATORS and self._keep_attention and first is not None:
@@ -163,7 +164,7 @@ class Positions(_PositionsBase):  # type: ignore[misc]
             if rank > 1 and max(shape[-rank:]) > 1:
                 batched = shape if len(shape) == rank + 2 else (1, *shape)
                 numbers = self.coordinates.numbered(batched, self.coordinates.samples)
-                self._set(result, Place(numbers.reshape(shape)))
+                self.set_place(result, Place(numbers.reshape(shape)))
 
     def _fused(self, call: PlacedCall) -> None:
         args, kwargs = call.args, call.kwargs

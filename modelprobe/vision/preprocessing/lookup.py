@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, NAMED, VIDEO, DeclaredInput
+from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, NAMED, TENSOR, VIDEO, DeclaredInput
 from modelprobe.model.sources import ZooSource
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo.names import TORCHVISION
@@ -41,6 +41,8 @@ def preprocessing(
     wanted = _preprocessing_of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
     if wanted is not None and wanted.kind == NAMED:
         wanted = _one_image(wanted)
+    if wanted is not None and wanted.kind == TENSOR and len(wanted.shape) == 3:
+        return changed(_of_signals(wanted), overrides or PreprocessingOverrides())
     if wanted is None or wanted.kind not in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR):
         raise _takes_none(target, wanted)
     if isinstance(target.source, ZooSource) and target.source.library == TORCHVISION:
@@ -159,6 +161,14 @@ def _assumed(wanted: DeclaredInput) -> Preprocessing:
     return Preprocessing(
         channels, SHORTER, (height, width), (height, width), "bilinear", (0.0,) * channels, (1.0,) * channels,
         wanted.source, wanted.kind, frames, notes,
+    )  # fmt: skip
+
+
+def _of_signals(wanted: DeclaredInput) -> Preprocessing:
+    """Signals [C, L] are taken as they are."""
+    _, channels, length = wanted.shape
+    return Preprocessing(
+        channels, NEVER, (1, length), None, "bilinear", (0.0,) * channels, (1.0,) * channels, wanted.source, TENSOR,
     )  # fmt: skip
 
 

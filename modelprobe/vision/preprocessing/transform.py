@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, VIDEO
+from modelprobe.model.inputs.declared import IMAGE, IMAGE_PAIR, IMAGES, TENSOR, VIDEO
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.images import MOST_PIXELS, Photo
 
@@ -65,7 +65,7 @@ class Preprocessing:
 
     def describe(self) -> str:
         """All of it in one line."""
-        parts = [_resizing(self.fit, self.resize, self.interpolation)]
+        parts = [_resizing(self.fit, self.resize, self.interpolation)] if self.space != 1 else ["as it is"]
         if self.crop is not None:
             parts.append(f"{'padded to' if self.fit == LONGER else 'center'} {self.crop[0]}x{self.crop[1]}")
         parts.append({1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels"))
@@ -85,6 +85,8 @@ class Preprocessing:
 
         Of an image in bands this only shows them.
         """
+        if photo.as_it_is:
+            return photo.picture
         if photo.bands is not None:
             return self._geometry(photo.picture)
         wanted = "L" if self.channels == 1 else "RGB"
@@ -92,6 +94,8 @@ class Preprocessing:
 
     def tensor(self, photo: Photo, seen: Image.Image | None = None) -> Tensor:
         """1xCxHxW float32, as the model takes it. `seen` spares the work of making it again."""
+        if photo.given is not None:
+            return photo.given.float()[None]  # type: ignore[no-any-return]
         if photo.bands is not None:
             return self._tensor_of_bands(photo.bands)
         return self.tensor_of(seen if seen is not None else self.seen(photo))
@@ -100,8 +104,9 @@ class Preprocessing:
         import numpy as np
         import torch
 
-        values = torch.from_numpy(np.stack([np.array(self._geometry(Image.fromarray(band))) for band in bands]))
-        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        shaped = bands if bands.ndim != 3 else [np.array(self._geometry(Image.fromarray(band))) for band in bands]
+        values = torch.from_numpy(np.stack(list(shaped)))
+        mean, std = (torch.tensor(numbers).view(-1, *[1] * (values.dim() - 1)) for numbers in (self.mean, self.std))
         return values.sub_(mean).div_(std).unsqueeze(0)
 
     def tensor_of(self, picture: Image.Image) -> Tensor:
@@ -115,6 +120,8 @@ class Preprocessing:
 
     def arguments(self, photo: Photo, seen: Image.Image | None = None) -> tuple[Any, ...]:
         """What `forward` is called with: the tensor, a list of it, as many equal frames, or the same image twice."""
+        if photo.as_it_is:
+            return (self.tensor(photo),)
         if self.kind == VIDEO and photo.frames:
             import torch
 
@@ -127,9 +134,24 @@ class Preprocessing:
             return (tensor.unsqueeze(2).expand(-1, -1, self.frames, -1, -1).contiguous(),)
         return (tensor, tensor.clone()) if self.kind == IMAGE_PAIR else (tensor,)
 
+    @property
+    def space(self) -> int:
+        """Dimensions beside batch and channels: 1 for signals, 2 for images, 3 for videos and volumes."""
+        return {TENSOR: 1, VIDEO: 3}.get(self.kind, 2)
+
+    def seen_frames(self, photo: Photo) -> tuple[Image.Image, ...]:
+        """Each frame as the model sees it; the same image for all where there is one for all of them."""
+        if photo.as_it_is:
+            return photo.frames
+        if photo.frames:
+            return tuple(self.seen(Photo(photo.path, frame)) for frame in photo.frames)
+        return (self.seen(photo),) * self.frames
+
     def notes_on(self, photo: Photo) -> tuple[Note, ...]:
         """What was converted of this image: in the file, and for this model."""
         notes = list(photo.notes)
+        if photo.as_it_is:
+            return tuple(notes)
         if self.channels == 3 and photo.picture.mode == "L" and photo.bands is None:
             notes.append(Note("gray, given to the model as three equal channels", Level.INFO))
         if self.channels == 1 and photo.picture.mode == "RGB" and photo.bands is None:

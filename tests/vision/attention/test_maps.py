@@ -25,7 +25,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0.0}
 
 def followed(model, size=64, channels=3):
     image = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(1))
-    return attentions(lay_out(model, image).attended, size), image
+    return attentions(lay_out(model, image).attended, (size, size)), image
 
 
 def unfused(model, image):

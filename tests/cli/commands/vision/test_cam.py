@@ -212,13 +212,6 @@ def test_attention_refuses(cli, arguments, message):
     assert message in said(answer)
 
 
-@pytest.mark.parametrize("command", ["cam", "attention"])
-def test_a_network_that_looks_at_videos(cli, command):
-    answer = cli(command, "r3d_18", "--weights", "random", "--image", PICTURE)
-    assert answer.code == 2
-    assert "r3d_18 takes the frames of a video, not one image" in said(answer)
-
-
 def test_a_network_without_attention(cli):
     answer = cli("attention", *CNN)
     assert answer.code == 2
