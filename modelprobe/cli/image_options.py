@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from modelprobe.cli.options import IMAGES, MODEL, OUTPUT, RARE, FormatOpt, ModelOptions, StrictOpt, one_of, option
+from modelprobe.cli.options import (
+    IMAGES,
+    MODEL,
+    OUTPUT,
+    RARE,
+    FormatOpt,
+    InputsFromOpt,
+    ModelOptions,
+    StrictOpt,
+    one_of,
+    option,
+)
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -196,6 +207,7 @@ class ImageOptions:
 
     image: ImageOpt = None
     input: ImageInputOpt = None
+    inputs_from: InputsFromOpt = None
     resize: ResizeOpt = None
     crop: CropOpt = None
     mean: MeanOpt = None
@@ -209,7 +221,7 @@ class ImageOptions:
     @property
     def given(self) -> bool:
         """Whether there is anything to look at."""
-        return bool(self.image) or self.video is not None
+        return bool(self.image) or self.video is not None or self.inputs_from is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +253,7 @@ def image_model(
         model.target,
         model.settings or (),
         (images.input,) if images.input is not None else (),
+        images.inputs_from,
         arch=model.arch,
         unsafe_load=model.unsafe_load,
         weights=model.weights,
@@ -253,4 +266,5 @@ def image_model(
         video = VideoRequest(images.video, images.frames, images.sampling, images.seed)
     elif images.frames is not None or images.sampling != "segments":
         raise BadInput("--frames and --sampling are of a video", "name one with --video FILE")
-    return ImageModelRequest(request, overrides, labels, model.device, batch, video)
+    prepared = images.inputs_from is not None and not images.image and video is None
+    return ImageModelRequest(request, overrides, labels, model.device, batch, video, prepared)

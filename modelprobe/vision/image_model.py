@@ -19,10 +19,12 @@ from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Fact, Note
+from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
 from modelprobe.vision.preprocessing.lookup import Preprocessing, preprocessing
 from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
+from modelprobe.vision.preprocessing.transform import NEVER
 from modelprobe.vision.video import Clip, VideoRequest, check_video, join_frames, read_clip
 
 TAKEN = {IMAGES: "a list of images", VIDEO: "the frames of a video", IMAGE_PAIR: "two images"}
@@ -39,6 +41,8 @@ class ImageModelRequest:
     device: str = "cpu"
     batch: int = 1
     video: VideoRequest | None = None
+    prepared: bool = False
+    """Whether `request.inputs_from` gives the images too, not only what the model takes beside them."""
 
     def folder(self, command: str, said: Mapping[str, Any], path: Path | None, force: bool) -> Folder | None:
         """The output directory of `command`, asked for with `said` beside this; none without a `path`. Raises BadInput.
@@ -54,7 +58,7 @@ class ImageModelRequest:
 
     def find_files(self, images: Sequence[str]) -> list[Path]:
         """The images that these paths, directories and wildcards name. Raises BadInput, also for none at all."""
-        return find_images(images) if images or self.video is None else []
+        return find_images(images) if images or (self.video is None and not self.prepared) else []
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class ImageModel:
     device: str = "cpu"
     batch: int = 1
     clip: Clip | None = None
+    given: GivenInputs | None = None
+    """Where the user's function gives the images."""
 
     @property
     def name(self) -> str:
@@ -99,9 +105,9 @@ class ImageModel:
         return "RANDOM WEIGHTS" if self.weights.kind == RANDOM else ""
 
     @property
-    def frame_files(self) -> list[Path]:
-        """The paths of the frames of the video, which `open` takes; none without a video."""
-        return self.clip.files if self.clip is not None else []
+    def own_files(self) -> list[Path]:
+        """The paths of the frames of the video and of the images that a function gave, which `open` takes."""
+        return [file for source in (self.clip, self.given) if source is not None for file in source.files]
 
     @property
     def env(self) -> Mapping[str, Any]:
@@ -125,8 +131,10 @@ class ImageModel:
     def open(self, file: Path) -> Photo:
         """The image in a file, or a frame of the video, for this model. Raises BadInput."""
         preprocessing = self.preprocessing
-        frame = self.clip.photo_at(file) if self.clip is not None else None
-        return frame or open_image(file, preprocessing.values, preprocessing.channels, preprocessing.space)
+        own = self.clip.photo_at(file) if self.clip is not None else None
+        if self.given is not None:
+            own = own or self.given.photo(file, preprocessing)
+        return own or open_image(file, preprocessing.values, preprocessing.channels, preprocessing.space)
 
     def join_frames(self, folder: Folder | None, images: Iterable[Any]) -> list[Note]:
         """The pictures of the video's frames in `folder` as strips and animations, and a note on them."""
@@ -175,8 +183,15 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
         from modelprobe.model.devices import checked_device
 
         checked_device(asked.device)
+    given = given_inputs(asked.request.inputs_from) if asked.request.inputs_from is not None else None
     loaded = load_model(asked.request)
-    seeing = preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides)
+    declared = given.declared if given is not None else None
+    seeing = preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides, declared)
+    if given is not None:
+        given.complete(loaded.model)
+        loaded = replace(loaded, notes=(*loaded.notes, *given.notes))
+        if asked.prepared:
+            seeing = replace(seeing, fit=NEVER, resize=None, crop=None, source="prepared by --inputs-from", notes=())
     labels = labels_of(loaded.target, loaded.model, loaded.entry, asked.labels)
     if asked.device != "cpu":
         loaded.model.to(asked.device)
@@ -187,4 +202,4 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
             seeing = replace(
                 seeing, notes=tuple(note for note in seeing.notes if "the image was given" not in note.text)
             )
-    return ImageModel(loaded, seeing, labels, asked.device, asked.batch, clip)
+    return ImageModel(loaded, seeing, labels, asked.device, asked.batch, clip, given if asked.prepared else None)

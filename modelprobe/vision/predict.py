@@ -119,7 +119,7 @@ def predict_images(
     files = request.find_files(images)
     model = load_image_model(request)
     run = PredictionRun(model, top, Scores(model.model, scores or ScoreOptions()))
-    walked = walk_images(model, [*files, *model.frame_files], run)
+    walked = walk_images(model, [*files, *model.own_files], run)
     done = tuple(one.kept or Prediction(one.image, error=one.error) for one in walked.images)
     notes = (*model.notes, *run.scores.notes, *walked.notes, *_prediction_notes(run, done))
     return PredictResult(

@@ -323,6 +323,6 @@ def _about(file: Path) -> dict[str, Any]:
     """What tells that an image is still the one that was looked at before."""
     try:
         state = (file if file.exists() else file.parent).stat()  # a frame is told by its video
-    except OSError as error:
-        raise UnreadableError(f"there is no image {file}", "check the path") from error
+    except OSError:
+        return {"image": str(file)}  # no file: opening it tells, or a function gave it
     return {"image": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}

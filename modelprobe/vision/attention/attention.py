@@ -81,7 +81,7 @@ def attention_of_files(
     folder = None if asked.listed else request.folder("attention", vars(asked), path, force)
     model = load_image_model(request)
     run = AttentionRun(model, asked)
-    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
 class AttentionRun:

@@ -144,7 +144,7 @@ def cam_of_files(
     folder = request.folder("cam", {**vars(asked), "region": region}, path, force)
     model = load_image_model(request)
     run = CamRun(model, asked)
-    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
 class CamRun:

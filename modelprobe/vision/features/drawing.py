@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.vision.pictures.colour import AUTO, DIVERGING, ColourLimits, limits_of, scale_of
+from modelprobe.vision.pictures.colour import AUTO, DEFAULT_COLOUR_MAP, DIVERGING, ColourLimits, limits_of, scale_of
 
 if TYPE_CHECKING:
     from modelprobe.vision.features.maps import LayerMaps
@@ -135,6 +135,8 @@ def preview_of(maps: LayerMaps, cmap: str) -> tuple[tuple[tuple[int, int, int], 
 
     if not maps.channels.size or maps.unit == "matrix":
         return ()
-    small = fitted_text(coloured(maps.mean, *scale_of(maps.mean, cmap)), (ENLARGED_PREVIEW, ENLARGED_PREVIEW))
+    small = fitted_text(
+        coloured(maps.mean, DEFAULT_COLOUR_MAP if cmap == AUTO else cmap), (ENLARGED_PREVIEW, ENLARGED_PREVIEW)
+    )
     pixels = np.asarray(small.convert("RGB")).tolist()
     return tuple(tuple((int(red), int(green), int(blue)) for red, green, blue in row) for row in pixels)

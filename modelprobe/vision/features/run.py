@@ -75,7 +75,7 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
     folder = asked.model.folder("features", said, asked.directory, asked.force)
     model = load_image_model(asked.model)
     run = FeatureRun(model, *chosen_layers(model.model, asked.layers), asked)
-    return run.result(walk_images(model, [*files, *model.frame_files], run, folder), folder)
+    return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
 class FeatureRun:
@@ -227,7 +227,7 @@ class FeatureRun:
         return result
 
     def _input_notes(self) -> Iterator[Note]:
-        if not self.asked.images and self.asked.model.video is None:
+        if not (self.asked.images or self.model.own_files):
             yield Note("No image was given: seeded noise was looked at (--image).", Level.ASSUMED)
         if self.asked.directory is None:
             yield Note("-o DIR writes the images: grids of channels, heat maps, overlays, a gallery page.", Level.INFO)

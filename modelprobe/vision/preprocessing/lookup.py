@@ -27,18 +27,25 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def preprocessing(
-    target: Target, model: nn.Module, weights: Any = None, overrides: PreprocessingOverrides | None = None
+    target: Target,
+    model: nn.Module,
+    weights: Any = None,
+    overrides: PreprocessingOverrides | None = None,
+    given: DeclaredInput | None = None,
 ) -> Preprocessing:
     """The preprocessing of `target`, changed as `overrides` say.
 
     `weights` is torchvision's entry whose `transforms` apply; without it the DEFAULT one's. timm's comes from the
     `pretrained_cfg` that the model carries. A module of one's own may carry such a dict too, as `default_cfg` or
     `pretrained_cfg` (`input_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`); without one images are
-    resized and cut to the size that its first layer suggests, values 0..1, which a note says. Raises BadInput when the
-    model takes no images.
+    resized and cut to the size that its first layer suggests, values 0..1, which a note says. `given` is what an image
+    looks like where the model does not tell. Raises BadInput when the model takes no images.
     """
     cfg, zoo = data_config(model), isinstance(target.source, ZooSource)
     wanted = _preprocessing_of_config(cfg) if cfg is not None and not zoo else target.declared_inputs(model)
+    known = wanted is not None and wanted.kind in (IMAGE, IMAGES, VIDEO, IMAGE_PAIR)
+    if given is not None and not known:
+        wanted = given
     if wanted is not None and wanted.kind == NAMED:
         wanted = _one_image(wanted)
     if wanted is not None and wanted.kind == TENSOR and len(wanted.shape) == 3:
