@@ -67,6 +67,7 @@ class TorchBuild:
 class MeasuredPeaks:
     """The fastest matrix product and copy of a device: FLOP/s, and bytes/s read and written.
 
+    `launch_s` are the seconds of an operator that has next to nothing to do, one after the other.
     `kind` is cpu, cuda or mps, `name` what the device is, `threads` of the CPU (0 elsewhere).
     """
 
@@ -77,6 +78,7 @@ class MeasuredPeaks:
     setting: str
     flops_per_s: float
     bytes_per_s: float
+    launch_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,13 @@ def _peaks(peaks: tuple[MeasuredPeaks, ...]) -> tuple[Table, ...]:
         Column("threads", "Threads", Unit.COUNT),
         Column("flops_per_s", "FLOP/s", Unit.QUANTITY),
         Column("bytes_per_s", "Bytes/s", Unit.QUANTITY),
+        Column("launch_s", "Launch", Unit.SECONDS),
         Column("name", "Model", priority=1),
         Column("setting", "Measured with", priority=2),
     )
     rows = tuple(
-        Row((p.kind, p.dtype, p.threads or None, p.flops_per_s, p.bytes_per_s, p.name, p.setting)) for p in peaks
+        Row((p.kind, p.dtype, p.threads or None, p.flops_per_s, p.bytes_per_s, p.launch_s, p.name, p.setting))
+        for p in peaks
     )
     return (Table(columns, rows, "Measured peaks: matrix product and copy", key="peaks"),) if peaks else ()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from modelprobe.cli.options import COUNTING, DepthOpt, TopOpt, one_of, option
+from modelprobe.cli.options import COUNTING, OUTPUT, DepthOpt, TopOpt, one_of, option
+from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     from modelprobe.cli.options import ReportOptions
+    from modelprobe.cost.timing.layers.roofline import Roofline
     from modelprobe.cost.timing.measure import ProfileResult
     from modelprobe.cost.timing.passes import TimingSetting
     from modelprobe.model.build import LoadedModel
@@ -25,6 +28,10 @@ TimesByOpt = Annotated[
         help="Where the time goes, from torch's profiler: by module, or by operator.",
     ),
 ]
+RooflineOpt = Annotated[
+    Path | None,
+    option("--plot", metavar="FILE.png", panel=OUTPUT, help="Draw the roofline: each layer under the measured peaks."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,11 @@ class LayerOptions:
     by: TimesByOpt = None
     depth: DepthOpt = None
     top: TopOpt = None
+    plot: RooflineOpt = None
+
+    def __post_init__(self) -> None:
+        if self.plot is not None and self.plot.suffix.lower() != ".png":
+            raise BadInput(f"{self.plot} has another suffix than .png", "name it with .png")
 
     @property
     def are_given(self) -> bool:
@@ -47,6 +59,25 @@ class LayerOptions:
         if not self.are_given:
             return found
         from modelprobe.cost.timing.layers.of_target import profile_layers
+        from modelprobe.cost.timing.layers.roofline import roofline
 
         profiled = profile_layers(loaded, found, seconds, setting)
-        return replace(found, layers=profiled.times.times(self.by or "layer", report.depth(self.depth), self.top))
+        times = profiled.times.times(self.by or "layer", report.depth(self.depth), self.top)
+        found = replace(found, layers=times)
+        if found.rates is None or found.rates.peaks is None:
+            return found
+        note = "Bytes are those of the recorded types: autocast moves fewer." if setting.amp else ""
+        roofs = roofline(profiled.times, found.rates.peaks, note)
+        return replace(found, roofline=_drawn(roofs, found.model, self.plot, report.force) if self.plot else roofs)
+
+
+def _drawn(roofs: Roofline, model: str, path: Path, force: bool) -> Roofline:
+    from modelprobe.files.atomic import atomic_write
+    from modelprobe.vision.pictures.curves import roofline_plot
+
+    points = [(one.intensity, one.flops_per_s, one.seconds) for one in roofs.layers if one.flops]
+    labels = [one.path or one.cls for one in roofs.hot if one.flops]
+    peaks = (roofs.peaks.flops_per_s, roofs.peaks.bytes_per_s)
+    title = f"{model}: layers under the measured peaks of {roofs.peaks.name}"
+    atomic_write(path, roofline_plot(points, labels, peaks, title), force=force)
+    return replace(roofs, plot=str(path))

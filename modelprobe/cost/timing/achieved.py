@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelprobe.cost.timing.peaks import main_dtype, peaks_of
+from modelprobe.environment import MeasuredPeaks
 from modelprobe.report.blocks import Fact
 from modelprobe.tracing.records import Trace
+
+AUTOCAST_TYPES = {"cpu": "bfloat16", "cuda": "float16", "mps": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
 class AchievedRates:
-    """FLOPs and bytes of the recorded forward, per second of its median time. The peaks are None where none is known.
+    """FLOPs and bytes of the recorded forward, per second of its median time. `peaks` is None where none is known.
 
     Bytes count every operand once and every result once; what caches hold is not fetched again, so that the rate may
     be above the peak of memory.
@@ -22,8 +25,7 @@ class AchievedRates:
     bytes_moved: int
     flops_per_s: float
     bytes_per_s: float
-    peak_flops_per_s: float | None
-    peak_bytes_per_s: float | None
+    peaks: MeasuredPeaks | None
 
     def facts(self) -> tuple[Fact, Fact]:
         """Arithmetic and memory traffic, each as a share of its peak."""
@@ -33,19 +35,19 @@ class AchievedRates:
         )
 
     def _share(self, name: str) -> str:
-        peak = getattr(self, f"peak_{name}")
-        if peak is None:
+        if self.peaks is None:
             return f"no peak was measured for {self.dtype}"
+        peak: float = getattr(self.peaks, name)
         unit, of = ("GFLOP/s", f"a matrix product of {self.dtype}") if name == "flops_per_s" else ("GB/s", "a copy")
         return f"{getattr(self, name) / peak:.0%} of the {peak / 1e9:,.4g} {unit} of {of} here"
 
 
-def achieved_rates(trace: Trace, seconds: float, device: str, threads: int, dtype: str | None = None) -> AchievedRates:
-    """The rates of a recorded forward that takes `seconds`; peaks that are not in the cache are measured now."""
-    dtype = dtype or main_dtype(trace)
+def achieved_rates(trace: Trace, seconds: float, device: str, threads: int, autocast: bool = False) -> AchievedRates:
+    """The rates of a recorded forward that takes `seconds`; peaks that are not in the cache are measured now.
+
+    Under autocast the peak is that of the type to which it casts on the device.
+    """
+    dtype = AUTOCAST_TYPES[device.partition(":")[0]] if autocast else main_dtype(trace)
     moved = sum(op.bytes_read + op.bytes_written for op in trace.ops)
     peaks = peaks_of(device, dtype, threads)
-    return AchievedRates(
-        dtype, trace.flops, moved, trace.flops / seconds, moved / seconds,
-        peaks.flops_per_s if peaks else None, peaks.bytes_per_s if peaks else None,
-    )  # fmt: skip
+    return AchievedRates(dtype, trace.flops, moved, trace.flops / seconds, moved / seconds, peaks)

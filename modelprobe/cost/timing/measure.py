@@ -14,6 +14,7 @@ from torch import nn
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.tables import plural
 from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
+from modelprobe.cost.timing.layers.roofline import Roofline
 from modelprobe.cost.timing.layers.times import LayerTimes
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
 from modelprobe.model.build import LoadedModel, record, record_with
@@ -69,6 +70,7 @@ class ProfileResult(Result):
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     rates: AchievedRates | None = None
     layers: LayerTimes | None = None
+    roofline: Roofline | None = None
 
     def report(self) -> Report:
         """Median with its spread, throughput, the rate of arithmetic."""
@@ -83,7 +85,7 @@ class ProfileResult(Result):
             *(self.rates.facts() if self.rates else ()),
         )
         title = f"{self.model}: time of one forward pass"
-        layers = self.layers.blocks() if self.layers else ()
+        layers = (*(self.layers.blocks() if self.layers else ()), *(self.roofline.blocks() if self.roofline else ()))
         return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *layers, *self.notes)
 
 
@@ -120,7 +122,7 @@ def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileRe
     return ProfileResult(
         model, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
         raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, raw.setting, raw.interrupted, tuple(notes),
-        raw.env, achieved_rates(trace, median, device, raw.threads),
+        raw.env, achieved_rates(trace, median, device, raw.threads, "autocast" in raw.setting),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ LARGEST_PRODUCT = {"cpu": 4096, "cuda": 16384, "mps": 8192}
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30, "mps": 2**28}
 """More than the caches of the device hold; a copy reads and writes so many."""
 
-SECONDS_OF_REPEATS, LEAST_REPEATS = 0.25, 5
+SECONDS_OF_REPEATS, LEAST_REPEATS, LAUNCHES = 0.25, 5, 100
 
 
 def peaks_of(device: str, dtype: str, threads: int) -> MeasuredPeaks | None:
@@ -49,8 +49,8 @@ def peaks_of(device: str, dtype: str, threads: int) -> MeasuredPeaks | None:
     key = (name, dtype, threads, _setting(device, dtype))
     if key not in known:
         with working(f"measuring the peaks of {name}, {dtype}"):
-            flops, traffic = measure_peaks(device, dtype, threads)
-        known[key] = MeasuredPeaks(device.partition(":")[0], *key[:3], key[3], flops, traffic)
+            found = measure_peaks(device, dtype, threads)
+        known[key] = MeasuredPeaks(device.partition(":")[0], *key[:3], key[3], *found)
         _keep(known)
     return known[key]
 
@@ -66,8 +66,9 @@ def measured_peaks(machine: EnvResult, anew: bool) -> tuple[MeasuredPeaks, ...]:
     return tuple(one for one in read_peaks() if one.name in names)
 
 
-def measure_peaks(device: str, dtype: str, threads: int) -> tuple[float, float]:
-    """FLOP/s of the fastest square matrix product, and bytes/s (read and written) of the fastest large copy."""
+def measure_peaks(device: str, dtype: str, threads: int) -> tuple[float, float, float]:
+    """FLOP/s of the fastest square matrix product, bytes/s (read and written) of the fastest large copy, and seconds of
+    the fastest launch of an operator on one element."""
     import torch
 
     kind, numbers = device.partition(":")[0], getattr(torch, dtype)
@@ -83,7 +84,14 @@ def measure_peaks(device: str, dtype: str, threads: int) -> tuple[float, float]:
             side *= 2
         source = torch.ones(COPIED_BYTES[kind] // 4, device=device)
         target = torch.empty_like(source)
-        return best, 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), kind)
+        traffic = 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), kind)
+        tiny = torch.zeros(1, device=device)
+
+        def launches() -> None:
+            for _ in range(LAUNCHES):
+                tiny.add_(1)
+
+        return best, traffic, _least_seconds(launches, kind) / LAUNCHES
 
 
 def _least_seconds(run: Callable[[], Any], kind: str) -> float:

@@ -133,3 +133,31 @@ def line_picture(channels: Any, heat: Any = None, title: str = "", cmap: str = "
         axes.figure.colorbar(band)
     axes.plot(channels[:MOST_LINES].T, linewidth=0.9, color="0.1" if len(channels) == 1 else None)
     return Image.open(io.BytesIO(_png(axes))).convert("RGB")
+
+
+def roofline_plot(
+    points: Sequence[tuple[float, float, float]], labels: Sequence[str], peaks: tuple[float, float], title: str
+) -> bytes:
+    """A PNG of points (FLOPs per byte, FLOP/s, weight) under a roof of FLOP/s and bytes/s, on logarithmic axes.
+
+    `labels` are of the first points; the area of a point is its weight.
+    """
+    from matplotlib.ticker import EngFormatter
+
+    axes = _new_axes(title, "FLOPs per byte", "FLOP/s")
+    flops, bandwidth = peaks
+    ridge = flops / bandwidth
+    xs = [x for x, _, _ in points] + [ridge / 4, ridge * 4]
+    roof = sorted([min(xs) / 2, ridge, max(xs) * 2])
+    axes.plot(roof, [min(flops, x * bandwidth) for x in roof], color="0.3", label="measured peaks")
+    heaviest = max((weight for _, _, weight in points), default=1)
+    for place, (x, y, weight) in enumerate(points):
+        axes.plot(x, y, "o", markersize=3 + 15 * (weight / heaviest) ** 0.5, color=f"C{place % 10}", alpha=0.6)
+    for place, (label, (x, y, _)) in enumerate(zip(labels, points, strict=False)):
+        axes.annotate(label, (x, y), xytext=(8, -4 - 9 * (place % 3)), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    return _png(axes)

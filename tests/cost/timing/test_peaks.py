@@ -19,9 +19,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
     """Peaks without measuring, in a cache of the test's own; what was asked for is noted."""
     asked: list[tuple[str, str, int]] = []
 
-    def measured(*what: object) -> tuple[float, float]:
+    def measured(*what: object) -> tuple[float, float, float]:
         asked.append(what)  # type: ignore[arg-type]
-        return 2e11, 1e10
+        return 2e11, 1e10, 1e-6
 
     monkeypatch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(peaks, "measure_peaks", measured)
@@ -30,9 +30,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
 
 def test_a_product_and_a_copy_are_measured() -> None:
     threads = torch.get_num_threads()
-    flops, traffic = peaks.measure_peaks("cpu", "float32", 1)
+    flops, traffic, launch = peaks.measure_peaks("cpu", "float32", 1)
     assert 1e8 < flops < 1e13
     assert 1e8 < traffic < 1e12
+    assert 1e-7 < launch < 1e-3
     assert torch.get_num_threads() == threads
 
 
@@ -76,6 +77,7 @@ def test_what_a_run_achieves_of_them(quick: list[object]) -> None:
     assert rates.flops == 2 * 8 * 16 * 32
     assert rates.bytes_moved == 4 * (8 * 16 + 16 * 32 + 8 * 32)
     assert rates.bytes_per_s == pytest.approx(rates.bytes_moved / found.median_s)
-    assert rates.peak_flops_per_s == 2e11
+    assert rates.peaks is not None
+    assert rates.peaks.flops_per_s == 2e11
     assert rates.dtype == "float32"
     assert "of the 200 GFLOP/s of a matrix product of float32 here" in rates.facts()[0].detail

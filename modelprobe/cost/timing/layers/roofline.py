@@ -1,0 +1,129 @@
+"""The roofline: what each layer achieves, what arithmetic, memory traffic and launches allow, and which of them binds.
+
+S. Williams, A. Waterman, D. Patterson, Roofline: An Insightful Visual Performance Model, CACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from modelprobe.cost.timing.layers.times import BETWEEN, IDLE, Reconciled
+from modelprobe.environment import MeasuredPeaks
+from modelprobe.report.blocks import Block, Column, Figure, Note, Row, Table
+from modelprobe.report.units import Unit, seconds
+
+ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch overhead"
+
+FAR = 4
+"""From this factor on the kernel itself is what holds a layer back, far from the peak that it could reach."""
+
+HOT_SHARE, MOST_HOT = 0.01, 8
+"""Layers that a report speaks of: of this share of the median, and at most so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRoof:
+    """A layer by its own operators. `bound` is the limit that takes longest: `arithmetic_s`, `memory_s` or `launch_s`.
+
+    `intensity` is FLOPs per byte, `flops_per_s` what it achieves, `roof_flops_per_s` what intensity and peaks allow.
+    `left` is the time over that of the limit.
+    """
+
+    path: str
+    cls: str
+    seconds: float
+    share: float
+    operators: int
+    flops: int
+    bytes_moved: int
+    intensity: float
+    flops_per_s: float
+    roof_flops_per_s: float
+    arithmetic_s: float
+    memory_s: float
+    launch_s: float
+    bound: str
+    left: float
+
+    @property
+    def sentence(self) -> str:
+        """What binds it, in plain words."""
+        if self.bound == LAUNCH:
+            many = "1 operator takes" if self.operators == 1 else f"{self.operators:,} operators take"
+            work = seconds(max(self.arithmetic_s, self.memory_s))
+            return (
+                f"Bound by launch overhead: {many} {seconds(self.launch_s)} to start, the work {work}; "
+                "a larger batch or fewer operators would use it better."
+            )
+        least = max(self.arithmetic_s, self.memory_s)
+        amount, unit = (self.flops, "GFLOP/s") if self.bound == ARITHMETIC else (self.bytes_moved, "GB/s")
+        reached = f"{amount / self.seconds / 1e9:,.4g} of {amount / least / 1e9:,.4g} {unit}"
+        if self.left <= 1:
+            return f"Bound by {self.bound}, and at the peak: {reached}."
+        if self.left >= FAR:
+            return f"Bound by its kernel before {self.bound}: {reached}; up to {self.left:.3g}x faster."
+        return f"Bound by {self.bound}: {reached}; up to {self.left:.3g}x faster."
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Every layer that took time, the hottest first, under the peaks of the device. `plot` is a drawn picture."""
+
+    peaks: MeasuredPeaks
+    layers: tuple[LayerRoof, ...]
+    note: str = ""
+    plot: str | None = None
+
+    @property
+    def hot(self) -> tuple[LayerRoof, ...]:
+        """The layers that a report speaks of."""
+        return tuple(layer for layer in self.layers if layer.share >= HOT_SHARE)[:MOST_HOT]
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The hot layers, how near to their roof they are, and a sentence for each."""
+        columns = (
+            Column("path", "Hot layer"),
+            Column("seconds", "Time", Unit.SECONDS, priority=1),
+            Column("intensity", "FLOP/byte", Unit.NUMBER, priority=2),
+            Column("reached", "Of roof", Unit.SHARE, bar=True),
+            Column("sentence", "What binds it", wrap=True),
+        )
+        rows = tuple(
+            Row((one.path or one.cls, one.seconds, one.intensity, min(1.0, 1 / one.left), one.sentence), path=one.path)
+            for one in self.hot
+        )
+        found: list[Block] = [Table(columns, rows, "roofline", key="roofline")] if rows else []
+        if self.plot:
+            from pathlib import Path
+
+            found.append(Figure(Path(self.plot), "roofline"))
+        return (*found, *((Note(self.note),) if self.note else ()))
+
+
+def roofline(times: Reconciled, peaks: MeasuredPeaks, note: str = "") -> Roofline:
+    """The layers of reconciled times under measured peaks."""
+    rollup = times.rollup()
+    classes = {node.path: node.cls for node in times.trace.tree.modules}
+    pieces = [piece for piece in times.pieces if piece.name != IDLE]
+    launches = Counter(piece.module for piece in pieces if piece.name != BETWEEN)
+    between: Counter[str] = Counter()
+    for piece in pieces:
+        if piece.name == BETWEEN:
+            between[piece.module] += piece.cost.seconds  # type: ignore[assignment]
+    found = []
+    for path, cost in rollup.own.items():
+        took = cost.seconds - sum(p.cost.seconds for p in times.pieces if p.name == IDLE and p.module == path)
+        if took <= 0 or not launches[path]:
+            continue
+        arithmetic, memory = cost.flops / peaks.flops_per_s, cost.bytes_moved / peaks.bytes_per_s
+        launch = launches[path] * peaks.launch_s + between[path]
+        limits = {ARITHMETIC: arithmetic, MEMORY: memory, LAUNCH: launch}
+        bound = max(limits, key=lambda name: limits[name])
+        intensity = cost.flops / cost.bytes_moved if cost.bytes_moved else 0.0
+        found.append(LayerRoof(
+            path, classes.get(path, ""), took, took / times.median_s, launches[path], cost.flops, cost.bytes_moved,
+            intensity, cost.flops / took, min(peaks.flops_per_s, intensity * peaks.bytes_per_s), arithmetic, memory,
+            launch, bound, took / max(arithmetic, memory, launch),
+        ))  # fmt: skip
+    return Roofline(peaks, tuple(sorted(found, key=lambda one: -one.seconds)), note)
