@@ -54,8 +54,6 @@ def pictures_of(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Draw
     if len(maps.channels) > 1:
         yield _channel_grid(maps, name, about, drawing)
     yield from _means(maps, seen, name, about, drawing)
-    if drawing.pca and maps.unit == "channel":
-        yield from _components(maps, name, about)
     if maps.frames.size:
         yield _frames(maps, name, about, drawing)
 
@@ -93,21 +91,6 @@ def _means(maps: LayerMaps, seen: Any, name: str, about: str, drawing: Drawing) 
         laid = overlay(seen, mean, cmap=cmap, limits=limits, centered=limits.low == -limits.high)
         framed = with_bar(laid, title, f"on what the model sees; {about}", cmap=cmap, limits=limits)
         yield Picture("overlay", f"{many}, on the image", framed)
-
-
-def _components(maps: LayerMaps, name: str, about: str) -> Iterator[Picture]:
-    from PIL import Image
-
-    from modelprobe.vision.features.pca import components_as_rgb
-    from modelprobe.vision.pictures.canvas import fitted_text
-    from modelprobe.vision.pictures.heat import SIDE, with_bar
-
-    found = components_as_rgb(maps.channels)
-    if found is not None:
-        shares = ", ".join(f"{share:.0%}" for share in found[1])
-        said = f"the first three principal components of its channels ({shares} of the variance)"
-        picture = fitted_text(Image.fromarray(found[0]), (SIDE, SIDE))
-        yield Picture("pca", said, with_bar(picture, f"{name}: principal components", f"{shares} of variance; {about}"))
 
 
 def _frames(maps: LayerMaps, name: str, about: str, drawing: Drawing) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,13 +34,22 @@ from modelprobe.vision.features.features import (
     of_json,
     over_all,
 )
-from modelprobe.vision.features.maps import layer_maps
+from modelprobe.vision.features.maps import LayerMaps, layer_maps
 from modelprobe.vision.features.outputs import LayerOutput, LayerOutputs, Layout, guessed_layout
+from modelprobe.vision.features.pca import (
+    FEWEST_CHANNELS,
+    FEWEST_PLACES,
+    StoredMaps,
+    colour_basis,
+    components_picture,
+)
 from modelprobe.vision.features.stats import stats_of
 from modelprobe.vision.features.tensor_files import serialised
 from modelprobe.vision.gallery import write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.pictures.canvas import png
 from modelprobe.vision.pictures.colour import AUTO, colour_map
+from modelprobe.vision.pictures.heat import heat_map
 from modelprobe.vision.walk import ImagePlace, Shown, UnreadableError, Walked, joined, walk_images
 
 if TYPE_CHECKING:
@@ -173,11 +183,43 @@ class FeatureRun:
                 stem, about = file_name(name, taken), shown.photo.path.name
                 for one in pictures_of(maps, shown.seen, name, about, self.asked.drawing):
                     drawn.append(DrawnImage(one.kind, place.draw(f"{stem}.{one.kind}", one.image), one.caption))
+                drawn += self._for_components(maps, stem, place)
         return LayerFeature(
             name, path, output.cls if output else "", call, tuple(tensor.shape),
             str(tensor.dtype).removeprefix("torch."), layout.describe(), layout.how != "operators",
             stats_of(tensor, layout.channels), tuple(drawn),
         )  # fmt: skip
+
+    def _for_components(self, maps: LayerMaps, stem: str, place: ImagePlace) -> list[DrawnImage]:
+        """The maps stored; their picture is drawn when those of all images are there."""
+        count, *size = maps.channels.shape
+        few = count < FEWEST_CHANNELS or math.prod(size) < FEWEST_PLACES
+        if not self.asked.drawing.pca or maps.unit != "channel" or few:
+            return []
+        out = io.BytesIO()
+        np.save(out, maps.channels, allow_pickle=False)
+        stored = place.write(f"{stem}.pca.npy", out.getvalue())
+        return [
+            DrawnImage("pca", stored.replace(".npy", ".png"), "principal components of its channels, of all images")
+        ]
+
+    def _draw_components(self, done: Sequence[PictureFeatures], folder: Folder) -> None:
+        """One basis for each layer over all images: like features have like colors in all of them."""
+        layers: dict[str, list[tuple[str, str]]] = {}
+        for picture in done:
+            for layer in picture.layers:
+                for one in layer.drawn:
+                    if one.kind == "pca":
+                        layers.setdefault(layer.name, []).append((picture.image, one.path))
+        for name, drawn in layers.items():
+            stored = StoredMaps([folder.path / path.removesuffix(".png") + ".npy" for _, path in drawn])
+            basis = colour_basis(stored)
+            for (image, path), channels in zip(drawn, stored, strict=True):
+                if basis is not None and np.isfinite(channels).all():
+                    picture_ = components_picture(channels, basis, name, Path(image).name)
+                else:
+                    picture_ = heat_map(channels.mean(0), f"{name}: no components", "all places are alike")
+                folder.write(path, png(picture_, self.model.stamp))
 
     def _layout(self, name: str, tensor: Tensor) -> tuple[LayerOutput | None, Layout]:
         path, call, index = self._origins[name]
@@ -216,6 +258,8 @@ class FeatureRun:
             *(write_embeddings(vectors, folder) if self.asked.embed and folder is not None else ()),
             *self.model.join_frames(folder, walked.images),
         )
+        if folder is not None:
+            self._draw_components(done, folder)
         directory = folder.path if folder is not None else Path()
         weights, seeing = self.model.weights.plain(), self.model.preprocessing.describe()
         result = FeaturesResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from modelprobe.vision.features.embed import nearest_of, pooled_over_places
 from modelprobe.vision.features.outputs import MAPS, VECTOR, Layout
-from modelprobe.vision.features.pca import components_as_rgb
+from modelprobe.vision.features.pca import colour_basis
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import ROOT, models
 
@@ -42,22 +43,23 @@ def test_of_two_images_each_is_the_others_neighbor_and_zeros_are_like_none() -> 
 
 def test_components_are_those_of_a_singular_value_decomposition() -> None:
     for count, side in ((6, 9), (40, 3)):  # fewer channels than places, and more
-        maps = np.random.default_rng(1).normal(size=(count, side, side))
-        places = maps.reshape(count, -1).T
+        images = [np.random.default_rng(seed).normal(size=(count, side, side)) for seed in range(3)]
+        places = np.concatenate([maps.reshape(count, -1).T for maps in images])
         _, sizes, axes = np.linalg.svd(places - places.mean(0), full_matrices=False)
-        found = components_as_rgb(maps)
+        found = colour_basis(images)
         assert found is not None
-        assert found[1] == pytest.approx((sizes**2 / (sizes**2).sum())[:3])
+        assert found.shares == pytest.approx((sizes**2 / (sizes**2).sum())[:3])
         for index in range(3):
             axis = axes[index] * np.sign(axes[index][np.abs(axes[index]).argmax()])
             scores = (places - places.mean(0)) @ axis
             expected = np.rint((scores - scores.min()) / np.ptp(scores) * 255)
-            assert np.abs(found[0][..., index].reshape(-1) - expected).max() <= 1
+            made = np.concatenate([found.as_rgb(maps)[..., index].reshape(-1) for maps in images])
+            assert np.abs(made - expected).max() <= 1
 
 
-@pytest.mark.parametrize("maps", [np.zeros((2, 5, 5)), np.ones((4, 5, 5)), np.full((4, 5, 5), np.nan)])
+@pytest.mark.parametrize("maps", [np.ones((4, 5, 5)), np.full((4, 5, 5), np.nan)])
 def test_what_has_no_components(maps: np.ndarray) -> None:
-    assert components_as_rgb(maps) is None
+    assert colour_basis([maps]) is None
 
 
 def test_on_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -82,7 +84,11 @@ def test_on_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:
     pixels = torch.from_numpy(np.asarray(Image.open("d/digit_a.png").convert("L")) / np.float32(255))[None, None]
     expected = model.eval().features(pixels).mean((2, 3))[0].detach().numpy()
     assert np.abs(vectors[1] - expected).max() < 1e-5
-    assert Path("seen/digit_a/features.3.pca.png").is_file()
+    same, copy, other = (
+        Path(f"seen/{name}/features.3.pca.png").read_bytes() for name in ("digit_a", "_i_copy", "digit_b")
+    )
+    assert same != other
+    assert Image.open(io.BytesIO(same)).size == Image.open(io.BytesIO(copy)).size
     page = Path("seen/neighbors.html").read_text()
     assert "<i>copy" not in page
     assert page.index("digit_a.png") < page.index("digit_b.png")
