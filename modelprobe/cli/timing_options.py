@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from modelprobe.cli.options import COUNTING, InputOptions, ModelOptions, option
+from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
+    from modelprobe.cost.memory.of_target import MemoryRequest
     from modelprobe.cost.timing.passes import TimingSetting
 
 SecondsOpt = Annotated[
@@ -20,6 +22,17 @@ AutocastOpt = Annotated[
 ]
 ChannelsLastOpt = Annotated[
     bool, option("--channels-last", panel=COUNTING, help="Weights and images in the memory format channels_last.")
+]
+CompileOpt = Annotated[bool, option("--compile", panel=COUNTING, help="Compiled by torch.compile.")]
+CudaGraphOpt = Annotated[
+    bool, option("--cuda-graph", panel=COUNTING, help="Captured as a CUDA graph, launched at once; with --device cuda.")
+]
+StepTimedOpt = Annotated[
+    bool, option("--train", panel=COUNTING, help="A training step: forward, loss, backward, update.")
+]
+LossOfStepOpt = Annotated[
+    str | None,
+    option("--loss", metavar="FILE.py:FUNCTION", panel=COUNTING, help="With --train: the loss of the model's output."),
 ]
 TimedAgainstOpt = Annotated[
     str | None,
@@ -51,12 +64,30 @@ class TimingOptions:
     threads: ThreadsOpt = None
     amp: AutocastOpt = False
     channels_last: ChannelsLastOpt = False
+    compile: CompileOpt = False
+    cuda_graph: CudaGraphOpt = False
+    train: StepTimedOpt = False
+    optimizer: OptimizerOpt = "sgd"
+    freeze: FreezeOpt = None
+    loss: LossOfStepOpt = None
 
     def setting(self) -> TimingSetting:
-        """The same for the engine."""
+        """How a pass is run, for the engine."""
         from modelprobe.cost.timing.passes import TimingSetting
 
-        return TimingSetting(self.threads, self.amp, self.channels_last)
+        return TimingSetting(self.threads, self.amp, self.channels_last, self.compile, self.cuda_graph)
+
+    def run(self) -> MemoryRequest:
+        """Inference or a training step. Raises BadInput for what is of a step only, and for a loss that is none."""
+        from modelprobe.cost.memory.of_target import MemoryRequest
+        from modelprobe.model.inputs.from_function import load_function
+
+        of_training = {"--optimizer": self.optimizer != "sgd", "--freeze": self.freeze, "--loss": self.loss}
+        given = [name for name, value in of_training.items() if value]
+        if given and not self.train:
+            raise BadInput(f"{given[0]} is of a training step", "add --train")
+        loss = load_function(self.loss, "--loss") if self.loss is not None else None
+        return MemoryRequest(self.train, self.optimizer, self.freeze or (), loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,5 +131,5 @@ class AgainstOptions:
         return second, replace(inputs, **of_input), replace(timing, **of_timing)
 
 
-SWITCHES = {"amp": "amp", "channels-last": "channels_last"}
+SWITCHES = {"amp": "amp", "channels-last": "channels_last", "compile": "compile", "cuda-graph": "cuda_graph"}
 SWITCH_VALUES = {"yes": True, "no": False}

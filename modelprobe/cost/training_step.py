@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from torch import nn
 
 from modelprobe.console import stdout_kept
 from modelprobe.cost.patterns import matching, split_patterns
-from modelprobe.model.build import LoadedModel, record_with
+from modelprobe.model.build import LoadedModel, Recording, record_with
 from modelprobe.model.inputs.training_targets import with_targets
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.failures import LoneValueError
@@ -19,14 +20,20 @@ from modelprobe.tracing.prepare import unwrapped
 from modelprobe.tracing.step_records import TrainingTrace
 from modelprobe.tracing.training import record_training
 
+T = TypeVar("T")
+
 
 @stdout_kept()
 def record_training_step(loaded: LoadedModel, freeze: Sequence[str] = ()) -> TrainingTrace:
-    """The recorded step; of two examples where batch norm refuses the one that nobody asked for.
+    """The recorded step. `freeze` holds patterns such as `layer1.*`.
 
-    `freeze` holds patterns such as `layer1.*`. Raises BadInput when nothing would train, ModelRaised.
+    Raises BadInput when nothing would train, ModelRaised.
     """
-    recording = partial(record_training, freeze=frozen_names(loaded.model, freeze))
+    return trained_with(loaded, partial(record_training, freeze=frozen_names(loaded.model, freeze)))
+
+
+def trained_with(loaded: LoadedModel, recording: Recording[T]) -> T:
+    """What `recording` makes of a step; of two examples where batch norm refuses the one that nobody asked for."""
     try:
         return record_with(loaded, recording, "train", with_targets)
     except LoneValueError:

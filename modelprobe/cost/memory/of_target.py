@@ -13,11 +13,9 @@ from modelprobe.cost.memory.estimate import MemoryResult, estimate_of
 from modelprobe.cost.memory.fits import largest_batch
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.traces.saved import RecordedMemory
-from modelprobe.cost.training_step import frozen_names
+from modelprobe.cost.training_step import frozen_names, trained_with
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record_with
-from modelprobe.model.inputs.training_targets import with_targets
-from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import size
 from modelprobe.tracing.failures import LoneValueError
 
@@ -60,17 +58,7 @@ def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory
         step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
         step = replace(step, loss=asked.loss, checkpointed=asked.checkpointed, accumulate=asked.accumulate)
     recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp)
-    mode, complete = ("train", with_targets) if asked.train else ("eval", None)
-    try:
-        found = record_with(loaded, recording, mode, complete)
-    except LoneValueError:
-        given = loaded.request
-        if given.batch is not None or given.inputs or given.inputs_from is not None:
-            raise
-        text = "A batch of 2 was assumed: batch norm cannot train on the single values of one example."
-        pair = replace(given, batch=2)
-        loaded = replace(loaded, request=pair, notes=(*loaded.notes, Note(text, Level.ASSUMED)))
-        found = record_with(loaded, recording, mode, complete)
+    found = trained_with(loaded, recording) if asked.train else record_with(loaded, recording, "eval")
     return RecordedMemory(found, asked.like, asked.optimizer if asked.train else "")
 
 

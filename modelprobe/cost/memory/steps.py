@@ -111,7 +111,7 @@ def run_steps(
                 with torch.autocast(step.autocast) if step.autocast else nullcontext():
                     with model_errors(explain):
                         kept = model(*args, **kwargs)
-                    kept = kept, _loss(step, kept, parameters)
+                    kept = kept, step_loss(step, kept, parameters)
                 follower.end_forward()
                 follower.phase = "backward"
                 with model_errors(_backward_raised):
@@ -132,7 +132,8 @@ def run_steps(
     follower.open = False  # what the optimizer holds is given back by nobody's step
 
 
-def _loss(step: StepSetting, out: Any, parameters: dict[str, nn.Parameter]) -> Any:
+def step_loss(step: StepSetting, out: Any, parameters: dict[str, nn.Parameter]) -> Any:
+    """The loss of what a forward returned. Raises BadInput for what cannot be differentiated, ModelRaised."""
     outputs = outputs_with_gradients(out, parameters)
     if step.loss is None:
         return sum(tensor.sum() for tensor in outputs.values())

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from modelprobe.console import stdout_kept, working
-from modelprobe.cost.timing.measure import device_details
+from modelprobe.cost.memory.of_target import MemoryRequest
+from modelprobe.cost.timing.measure import INFERENCE, device_details, run_timed, timed_setting
 from modelprobe.cost.timing.paired import LEAST_BLOCKS, PairedRatio, paired_ratio
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
-from modelprobe.model.build import LoadedModel, record_with
+from modelprobe.model.build import LoadedModel
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
@@ -70,22 +71,24 @@ class AgainstResult(Result):
     def report(self) -> Report:
         """The answer, then both sides."""
         low, high = self.interval
+        same = self.first.inputs == self.second.inputs
         facts = (
+            *((Fact("Input", ", ".join(self.first.inputs)),) if same else ()),
             Fact("Answer", self.answer, detail=_sentence(self)),
             Fact("Time ratio", f"{self.ratio:.3f}", detail=f"first over second; 99 % interval {low:.3f} to {high:.3f}"),
             Fact("Pairs", self.pairs, Unit.COUNT, f"in turn, in {self.seconds:.3g} s"),
         )
         columns = (
             Column("name", "Target"),
-            Column("input", "Input", priority=2),
-            Column("setting", "Setting"),
+            *(() if same else (Column("input", "Input"),)),
+            Column("setting", "Setting", wrap=True),
             Column("median_s", "Median", Unit.SECONDS),
             Column("per_second", "Examples/s", Unit.NUMBER),
             Column("first_s", "First call", Unit.SECONDS, priority=1),
         )
         rows = tuple(
-            Row((one.name, ", ".join(one.inputs), ", ".join(one.setting), one.median_s, one.batch / one.median_s,
-                 one.first_s))
+            Row((one.name, *(() if same else (", ".join(one.inputs),)), ", ".join(one.setting), one.median_s,
+                 one.batch / one.median_s, one.first_s))
             for one in (self.first, self.second)
         )  # fmt: skip
         title = f"{self.first.name} against {self.second.name}"
@@ -104,27 +107,27 @@ def _sentence(found: AgainstResult) -> str:
 @stdout_kept()
 def profile_against(
     first: LoadedModel, second: LoadedModel, settings: tuple[TimingSetting, TimingSetting], *, seconds: float,
-    tolerance: float | None = None,
+    tolerance: float | None = None, run: MemoryRequest = INFERENCE,
 ) -> AgainstResult:  # fmt: skip
     """Both timed in turn, until the interval is narrow, for at most `MOST_TIMES_LONGER` times `seconds`.
 
-    `tolerance` is the share by which the first may take longer. Raises ModelRaised, BadInput.
+    `tolerance` is the share by which the first may take longer, `run` whether training steps are meant.
+    Raises ModelRaised, BadInput.
     """
     with ExitStack() as stack, working(f"timing {first.target.name} and {second.target.name} in turn"):
         sides = []
-        for loaded, setting in zip((first, second), settings, strict=True):
-            side = record_with(loaded, partial(prepare_pass, setting=setting), "eval")
+        for loaded, given in zip((first, second), settings, strict=True):
+            setting = timed_setting(loaded, given, run)
+            side = run_timed(loaded, partial(prepare_pass, setting=setting), setting)
             stack.enter_context(closing(side))
             sides.append(side)
         samples, ratio, took, interrupted = _in_turn(sides, seconds)
     made = [
         TimedSide(
             _name_beside(loaded, other), side.inputs, (str(side.device), *device_details(str(side.device), side.threads,
-            setting.texts())), side.batch, side.first_s, statistics.median(times), tuple(times),
+            side.setting.texts())), side.batch, side.first_s, statistics.median(times), tuple(times),
         )
-        for loaded, other, side, setting, times in zip(
-            (first, second), (second, first), sides, settings, samples, strict=True
-        )
+        for loaded, other, side, times in zip((first, second), (second, first), sides, samples, strict=True)
     ]  # fmt: skip
     doubts = _doubts(ratio, tolerance, interrupted)
     if sides[0].inputs != sides[1].inputs:

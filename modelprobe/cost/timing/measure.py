@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from modelprobe.console import stdout_kept, working
+from modelprobe.cost.memory.of_target import MemoryRequest, memory_of_target
+from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.tables import plural
 from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
 from modelprobe.cost.timing.layers.roofline import Roofline
 from modelprobe.cost.timing.layers.times import LayerTimes
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
-from modelprobe.model.build import LoadedModel, record, record_with
+from modelprobe.cost.training import training_cost
+from modelprobe.cost.training_step import frozen_names, record_training_step, trained_with
+from modelprobe.errors import ProbeError
+from modelprobe.model.build import LoadedModel, Recording, load_model, record, record_with
 from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.records import Trace
+from modelprobe.tracing.step_records import TrainingTrace
 
 PERCENTILES = {90: 64, 99: 662}
 """Percentile -> the least samples that carry it: enough that one of ten such runs at most lies beside it."""
 
 LEAST_SAMPLES, MAX_SAMPLES = 3, 2000
+
+T = TypeVar("T")
+INFERENCE = MemoryRequest()
 
 NOISY = 0.1
 """Interquartile range over median from which a run is called noisy."""
@@ -45,13 +55,19 @@ class RawTimes:
     threads: int
     setting: tuple[str, ...] = ()
     interrupted: bool = False
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileResult(Result):
-    """The latency of one forward pass of the batch. `percentiles` holds those that the samples carry."""
+    """The latency of one forward pass, or of one training step, of the batch.
+
+    `percentiles` holds those that the samples carry. `peak_bytes` is the most memory of a pass, as `peak_from` says
+    (torch's allocator, or estimated from shapes), None where neither tells.
+    """
 
     model: str
+    what: str
     inputs: tuple[str, ...]
     device: str
     threads: int
@@ -66,6 +82,8 @@ class ProfileResult(Result):
     samples_s: tuple[float, ...]
     setting: tuple[str, ...]
     interrupted: bool
+    peak_bytes: int | None
+    peak_from: str
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     rates: AchievedRates | None = None
@@ -82,11 +100,15 @@ class ProfileResult(Result):
             Fact("Median", self.median_s, Unit.SECONDS, f"{spread}{', ' + shares if shares else ''}"),
             Fact("First call", self.first_s, Unit.SECONDS),
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
-            *(self.rates.facts() if self.rates else ()),
+            *(self.rates.facts() if self.rates else self._arithmetic()),
+            *((Fact("Peak memory", self.peak_bytes, Unit.BYTES, self.peak_from),) if self.peak_bytes else ()),
         )
-        title = f"{self.model}: time of one forward pass"
+        title = f"{self.model}: time of one {self.what}"
         layers = (*(self.layers.blocks() if self.layers else ()), *(self.roofline.blocks() if self.roofline else ()))
         return self.blocks_report(title, "modelprobe.profile/1", Facts(facts), *layers, *self.notes)
+
+    def _arithmetic(self) -> tuple[Fact, ...]:
+        return (Fact("Arithmetic", f"{self.flops_per_s / 1e9:,.4g} GFLOP/s", detail="counted FLOPs over the median"),)
 
 
 def device_details(device: str, threads: int, setting: Sequence[str]) -> tuple[str, ...]:
@@ -94,19 +116,51 @@ def device_details(device: str, threads: int, setting: Sequence[str]) -> tuple[s
     return (*((plural(threads, "thread"),) if device == "cpu" else ()), *setting)
 
 
+def timed_setting(loaded: LoadedModel, setting: TimingSetting, run: MemoryRequest) -> TimingSetting:
+    """The setting, with the training step that `run` asks for. Raises BadInput for patterns that name nothing."""
+    if not run.train:
+        return setting
+    like = "cuda" if str(loaded.env["device"]).startswith("cuda") else "cpu"
+    step = step_setting(run.optimizer, frozen_names(loaded.model, run.freeze), like)
+    return replace(setting, step=replace(step, loss=run.loss))
+
+
+def by_shapes(loaded: LoadedModel) -> LoadedModel:
+    """The same target without weights, for what is told from shapes."""
+    return load_model(replace(loaded.request, device=None))
+
+
+def run_timed(loaded: LoadedModel, recording: Recording[T], setting: TimingSetting) -> T:
+    """What `recording` makes of the forward, or of the step of that setting."""
+    return trained_with(loaded, recording) if setting.step else record_with(loaded, recording, "eval")
+
+
 @stdout_kept()
-def profile_model(loaded: LoadedModel, seconds: float, setting: TimingSetting) -> ProfileResult:
-    """Time the forward pass on the device of `loaded` for about `seconds`, weights random where none were given.
+def profile_model(
+    loaded: LoadedModel, seconds: float, setting: TimingSetting, run: MemoryRequest = INFERENCE
+) -> ProfileResult:
+    """Time a forward, or the step of `run`, where `loaded` is, for about `seconds`; weights are random if not given.
 
-    Raises ModelRaised when the model raises, BadInput for no thread.
+    Raises ModelRaised when the model raises, BadInput for a setting that cannot be.
     """
+    setting = timed_setting(loaded, setting, run)
+    device = str(loaded.env["device"])
     with working(f"timing {loaded.target.name}"):
-        raw = record_with(loaded, partial(timed, seconds=seconds, setting=setting), "eval")
-    return result_of(raw, record(loaded), loaded.target.name, str(loaded.env["device"]))
+        raw = run_timed(loaded, partial(timed, seconds=seconds, setting=setting), setting)
+    shapes = by_shapes(loaded)
+    trace = record_training_step(shapes, run.freeze) if run.train else record(shapes)
+    found = result_of(raw, trace, loaded.target.name, device)
+    if device != "cpu" or "compiled" in raw.setting:
+        return found
+    try:
+        peak = memory_of_target(shapes, replace(run, amp=setting.amp)).peak_bytes
+    except ProbeError:
+        return found
+    return replace(found, peak_bytes=peak, peak_from="estimated from shapes")
 
 
-def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileResult:
-    """The samples summed up, beside the arithmetic of the recorded forward."""
+def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: str) -> ProfileResult:
+    """The samples summed up, beside the arithmetic of the recorded forward or step."""
     median = statistics.median(raw.samples_s)
     quarters = statistics.quantiles(raw.samples_s, n=4) if len(raw.samples_s) > 1 else [median] * 3
     percentiles = {
@@ -119,10 +173,16 @@ def result_of(raw: RawTimes, trace: Trace, model: str, device: str) -> ProfileRe
     if spread > NOISY * median:
         text = f"A noisy run: the middle half of the samples spans {spread / median:.0%} of the median."
         notes.append(Note(text, Level.WARNING))
+    if isinstance(trace, Trace):
+        what, macs, flops = "forward pass", trace.macs, trace.flops
+        rates: AchievedRates | None = achieved_rates(trace, median, device, raw.threads, "autocast" in raw.setting)
+    else:
+        cost = training_cost(trace)
+        what, macs, flops, rates = "training step", cost.macs, cost.flops, None
     return ProfileResult(
-        model, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
-        raw.batch / median, trace.macs, trace.flops / median, raw.samples_s, raw.setting, raw.interrupted, tuple(notes),
-        raw.env, achieved_rates(trace, median, device, raw.threads, "autocast" in raw.setting),
+        model, what, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
+        raw.batch / median, macs, flops / median, raw.samples_s, raw.setting, raw.interrupted, raw.peak_bytes,
+        "by torch's allocator" if raw.peak_bytes else "", tuple(notes), raw.env, rates,
     )  # fmt: skip
 
 
@@ -130,7 +190,7 @@ def timed(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
     env: Mapping[str, Any], seconds: float, setting: TimingSetting,
 ) -> RawTimes:  # fmt: skip
-    """Seconds of the first call and of samples of `model(*args, **kwargs)`, in eval mode without gradients."""
+    """Seconds of the first call and of samples of `model(*args, **kwargs)`, run as `setting` says."""
     one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
     samples: list[float] = []
     interrupted = False
@@ -141,18 +201,21 @@ def timed(
             interrupted = True
             if len(samples) < LEAST_SAMPLES:
                 raise
-    said = list(notes)
+        peak = one.peak_bytes()
+    said = list(one.notes)
     if interrupted:
         said.append(Note(f"Interrupted: {len(samples)} samples were taken, fewer than wanted.", Level.WARNING))
     return RawTimes(
-        one.first_s, tuple(samples), one.inputs, one.batch, tuple(said), env, one.threads, setting.texts(), interrupted
-    )
+        one.first_s, tuple(samples), one.inputs, one.batch, tuple(said), env, one.threads, one.setting.texts(),
+        interrupted, peak,
+    )  # fmt: skip
 
 
 def _samples_for(one: PreparedPass, seconds: float) -> Iterator[float]:
     number = one.runs_a_sample()
     with one.active():
-        first = one.seconds(number)
-        yield first
-        for _ in range(min(MAX_SAMPLES, max(LEAST_SAMPLES, round(seconds / (first * number)))) - 1):
+        end = time.perf_counter() + seconds
+        for at in range(MAX_SAMPLES):
+            if at >= LEAST_SAMPLES and time.perf_counter() >= end:
+                return
             yield one.seconds(number)

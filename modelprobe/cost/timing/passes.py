@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Note
+from modelprobe.cost.memory.steps import StepSetting, step_loss
+from modelprobe.errors import BadInput, one_line
+from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.failures import explained, model_errors
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.restore import mode_set, own_parameters, restored
@@ -27,21 +29,34 @@ SHORTEST_SAMPLE = 1e-3
 
 @dataclass(frozen=True)
 class TimingSetting:
-    """How a pass is run. `threads` are those of the CPU, None for as many as there are."""
+    """How a pass is run: a forward, or (`step`) a training step. `threads` are the CPU's, None for all.
+
+    `step` is as for `memory`; its learning rate is zero here, so that every step is the same.
+    """
 
     threads: int | None = None
     amp: bool = False
     channels_last: bool = False
+    compiled: bool = False
+    cuda_graph: bool = False
+    step: StepSetting | None = None
 
     def texts(self) -> tuple[str, ...]:
         """What differs from a plain pass."""
-        words = {"autocast": self.amp, "channels last": self.channels_last}
+        words = {
+            "autocast": self.amp, "channels last": self.channels_last, "compiled": self.compiled,
+            "CUDA graph": self.cuda_graph,
+        }  # fmt: skip
         return tuple(word for word, is_so in words.items() if is_so)
 
-    def check(self) -> None:
-        """Raise BadInput for no thread."""
+    def check(self, device: str) -> None:
+        """Raise BadInput for no thread, and for a graph where there is none."""
         if self.threads is not None and self.threads < 1:
             raise BadInput(f"--threads {self.threads} is no number of threads", "for example --threads 4")
+        if self.cuda_graph and (not device.startswith("cuda") or self.step or self.compiled):
+            raise BadInput(
+                "--cuda-graph is for an eager forward on a CUDA device", "leave it out, or see --device cuda"
+            )
 
 
 @dataclass
@@ -57,6 +72,7 @@ class PreparedPass:
     notes: tuple[Note, ...]
     env: Mapping[str, Any]
     stack: ExitStack = field(repr=False)
+    spare_bytes: int = 0  # of weights that lie beside those in use
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -69,13 +85,13 @@ class PreparedPass:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The state of torch in which passes are timed: threads, no gradients; no collector of garbage in between."""
+        """The state of torch in which passes are timed: threads, gradients; no garbage collector in between."""
         before, collects = torch.get_num_threads(), gc.isenabled()
         if before != self.threads:
             torch.set_num_threads(self.threads)
         gc.disable()
         try:
-            with torch.inference_mode():
+            with torch.enable_grad() if self.setting.step else torch.inference_mode():
                 yield
         finally:
             if collects:
@@ -91,6 +107,15 @@ class PreparedPass:
             self.step()
         self.wait()
         return (time.perf_counter() - started) / number
+
+    def peak_bytes(self) -> int | None:
+        """The most that torch's allocator gave out during a pass, on a CUDA device; else None."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats(self.device)
+        with self.active():
+            self.seconds(1)
+        return torch.cuda.max_memory_allocated(self.device) - self.spare_bytes
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
@@ -113,33 +138,108 @@ def prepare_pass(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
     env: Mapping[str, Any], setting: TimingSetting,
 ) -> PreparedPass:  # fmt: skip
-    """`model(*args, **kwargs)` in that setting, run once. Raises ModelRaised; BadInput for no thread."""
-    setting.check()
+    """`model(*args, **kwargs)` in that setting, run once. Raises ModelRaised; BadInput for what cannot be.
+
+    What cannot be compiled, or captured as a graph, runs eagerly, and a note says so.
+    """
     place = next((tensor.device for tensor in model.parameters()), torch.device(str(env.get("device", "cpu"))))
+    setting.check(str(place))
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         # For a recording it is switched off, since its parts cannot be told apart; what is timed has it.
         torch.backends.mha.set_fastpath_enabled(fast)
+        parameters, spare = dict(model.named_parameters()), 0
+        if setting.step or setting.channels_last:
+            spare = sum(tensor.nbytes for tensor in parameters.values())
+            parameters = stack.enter_context(own_parameters(model, False, setting.step.freeze if setting.step else ()))
         if setting.channels_last:
-            stack.enter_context(own_parameters(model, False, ()))
             model.to(memory_format=torch.channels_last)
             args, kwargs = with_tensors((args, dict(kwargs)), _in_channels_last)
-        stack.enter_context(mode_set(model, False))
-        autocast = partial(torch.autocast, place.type) if setting.amp else nullcontext
-
-        def step() -> Any:
-            with autocast():
-                return model(*args, **kwargs)
-
+        stack.enter_context(mode_set(model, setting.step is not None))
         threads = setting.threads or torch.get_num_threads()
         batch = next((value.shape[0] for value in (*args, *kwargs.values()) if _is_batched(value)), 1)
-        made = PreparedPass(step, setting, place, 0, batch, threads, tuple(notes), env, stack)
+        run = _step_of(model, args, kwargs, setting, parameters, place)
+        made = PreparedPass(run, setting, place, 0, batch, threads, tuple(notes), env, stack, spare)
         running = Running(lambda: 0, lambda tensor: True)
         with made.active(), model_errors(partial(explained, model, args, kwargs, device, running)):
             made.first_s = made.seconds(1)
+        if setting.compiled:
+            _use_instead(made, "torch.compile", replace(setting, compiled=False), lambda: _step_of(
+                torch.compile(model), args, kwargs, setting, parameters, place))  # fmt: skip
+        if setting.cuda_graph:
+            _use_instead(made, "The CUDA graph", replace(setting, cuda_graph=False), partial(_captured, run, place))
         made.stack = stack.pop_all()
     return made
+
+
+def _step_of(
+    model: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], setting: TimingSetting,
+    parameters: dict[str, nn.Parameter], place: torch.device,
+) -> Callable[[], Any]:  # fmt: skip
+    # Casts of weights are not kept from one pass to the next, as they are not where each has its own autocast.
+    autocast = partial(torch.autocast, place.type, cache_enabled=not setting.cuda_graph)
+    step, optimizer = setting.step, None
+
+    def forward() -> Any:
+        if not setting.amp:
+            return model(*args, **kwargs)
+        with autocast():
+            return model(*args, **kwargs)
+
+    if step is None:
+        return forward
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    if step.optimizer and trained:
+        optimizer = step.optimizer(trained)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+
+    def training_step() -> None:
+        with autocast(enabled=setting.amp):
+            loss = step_loss(step, model(*args, **kwargs), parameters)
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return training_step
+
+
+def _use_instead(made: PreparedPass, what: str, without: TimingSetting, make: Callable[[], Callable[[], Any]]) -> None:
+    """Let the pass be run by what `make` gives, or leave it with a note where that raises."""
+    eager = made.step
+    # Compilers look for CUDA, and say on stderr what they do not find.
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with made.active():
+            started = time.perf_counter()
+            made.step = make()
+            made.seconds(1)
+            made.first_s = time.perf_counter() - started
+    except Exception as error:  # noqa: BLE001 - compilers raise whatever they meet
+        made.step, made.setting = eager, without
+        text = f"{what} failed ({type(error).__name__}: {one_line(error, 160)}); the times are those of eager mode."
+        made.notes = (*made.notes, Note(text, Level.WARNING))
+    finally:
+        logger.setLevel(level)
+
+
+def _captured(step: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """The pass as one graph of kernels, launched at once. It is run a few times on a stream of its own before."""
+    cuda: Any = torch.cuda
+    stream, graph = cuda.Stream(device), cuda.CUDAGraph()
+    stream.wait_stream(cuda.current_stream(device))
+    with cuda.stream(stream):
+        for _ in range(3):
+            step()
+    cuda.current_stream(device).wait_stream(stream)
+    with cuda.graph(graph):
+        step()
+    replay: Callable[[], Any] = graph.replay
+    return replay
 
 
 def _in_channels_last(tensor: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def test_a_wider_network_is_slower(cli: CommandLine) -> None:
     assert len(found["first"]["samples_s"]) == len(found["second"]["samples_s"]) == found["pairs"] >= 8
     back = told(cli, "--set-b", "width=256")
     assert back["answer"] == "faster"
-    assert back["ratio"] == pytest.approx(1 / found["ratio"], rel=0.7)
+    assert back["ratio"] < 1 < found["ratio"]
 
 
 def test_two_settings_of_one(cli: CommandLine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.layer_options import LayerOptions
 from modelprobe.cli.options import (
@@ -19,8 +19,11 @@ from modelprobe.cli.options import (
 from modelprobe.cli.timing_options import AgainstOptions, SecondsOpt, TimingOptions
 from modelprobe.errors import BadInput, CheckFailed
 
+if TYPE_CHECKING:
+    from modelprobe.cost.timing.batches import BatchTimes
+    from modelprobe.cost.timing.measure import ProfileResult
+
 EXAMPLES = (
-    "modelprobe profile samples/models.py:TinyCNN --seconds 0.2",
     "modelprobe profile samples/models.py:TinyCNN --by layer --seconds 0.2",
     "modelprobe profile samples/models.py:TinyCNN --against samples/models.py:TinyCNN --set-b width=64 --seconds 0.1",
     "modelprobe profile resnet18 --predict rtx4090 --batch 256",
@@ -48,7 +51,7 @@ def command(
     device_spec: DeviceSpecOpt = None,
     report: ReportOptions,
 ) -> None:
-    """Time of a forward pass: measured here end to end, against another, or predicted for a GPU elsewhere."""
+    """Time of a forward pass or a training step: measured here end to end, against another, or predicted for a GPU."""
     report.check()
     two = against.is_asked()
     if predict is not None or device_spec is not None:
@@ -62,16 +65,30 @@ def command(
     if two:
         _timed_in_turn(model, here, timing, against, seconds, report)
         return
-    from modelprobe.cost.timing.measure import profile_model
-    from modelprobe.model.build import load_model
-
-    loaded = load_model(target_request(model, here))
-    found = profile_model(loaded, seconds, timing.setting())
-    if not found.interrupted:
-        found = layers.applied(found, loaded, seconds, timing.setting(), report)
+    found = _timed_here(model, here, timing, layers, seconds, report)
     report.emit(found.report())
     if found.interrupted:
         raise KeyboardInterrupt
+
+
+def _timed_here(
+    model: ModelOptions, here: RunOptions, timing: TimingOptions, layers: LayerOptions, seconds: float,
+    report: ReportOptions,
+) -> ProfileResult | BatchTimes:  # fmt: skip
+    from modelprobe.cost.timing.batches import profile_batches, profile_one
+    from modelprobe.model.build import load_model
+    from modelprobe.model.inputs.series import parse_batches
+
+    batches = () if here.batch == "auto" else parse_batches(here.batch)
+    several = here.batch == "auto" or len(batches) > 1
+    setting, run = timing.setting(), timing.run()
+    if layers.are_given and (several or timing.train or timing.compile or timing.cuda_graph):
+        raise BadInput("--by looks into an eager forward of one batch", "leave out --train, --compile, several batches")
+    loaded = load_model(target_request(model, replace(here, batch=None) if several else here))
+    if several:
+        return profile_batches(loaded, batches, seconds, setting, run)
+    found = profile_one(loaded, seconds, setting, run)
+    return found if found.interrupted else layers.applied(found, loaded, seconds, setting, report)
 
 
 def _timed_in_turn(
@@ -87,7 +104,8 @@ def _timed_in_turn(
         tolerance = parse_share(against.fail_if_slower, "--fail-if-slower")
     other, inputs, other_timing = against.other(model, here, timing)
     loaded = load_model(target_request(model, here)), load_model(target_request(other, inputs))
-    found = profile_against(*loaded, (timing.setting(), other_timing.setting()), seconds=seconds, tolerance=tolerance)
+    settings = timing.setting(), other_timing.setting()
+    found = profile_against(*loaded, settings, seconds=seconds, tolerance=tolerance, run=timing.run())
     report.emit(found.report())
     if found.interrupted:
         raise KeyboardInterrupt
