@@ -200,7 +200,9 @@ class FeatureRun:
         np.save(out, maps.channels, allow_pickle=False)
         stored = place.write(f"{stem}.pca.npy", out.getvalue())
         return [
-            DrawnImage("pca", stored.replace(".npy", ".png"), "principal components of its channels, of all images")
+            DrawnImage(
+                "pca", f"{stored.removesuffix('.npy')}.png", "principal components of its channels, of all images"
+            )
         ]
 
     def _draw_components(self, done: Sequence[PictureFeatures], folder: Folder) -> None:
@@ -212,7 +214,7 @@ class FeatureRun:
                     if one.kind == "pca":
                         layers.setdefault(layer.name, []).append((picture.image, one.path))
         for name, drawn in layers.items():
-            stored = StoredMaps([folder.path / path.removesuffix(".png") + ".npy" for _, path in drawn])
+            stored = StoredMaps([folder.path / f"{path.removesuffix('.png')}.npy" for _, path in drawn])
             basis = colour_basis(stored)
             for (image, path), channels in zip(drawn, stored, strict=True):
                 if basis is not None and np.isfinite(channels).all():
