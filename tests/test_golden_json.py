@@ -55,6 +55,8 @@ CASES: dict[str, str] = {
     "profile.predict": f"profile {M}:TinyAttention --batch 64 --predict rtx4090",
     "trace": f"trace {M}:TinyCNN",
     "graph": f"graph {M}:TinyCNN",
+    "report": f"report {M}:TinyCNN --sizes 64,96",
+    "report.image": f"report {DIGITS} --input 1x64x64",
     "graph.attention": f"graph {M}:TinyAttention --depth 1",
     "memory.inference": "memory resnet18 --device cuda --input 64",
     "memory.train": f"memory {M}:TinyCNN --train --optimizer adam --device cuda --batch 4",
@@ -109,7 +111,7 @@ CASES: dict[str, str] = {
     "attention.query": f"attention {M}:DigitViT --weights samples/digit_vit.pth --image samples/digit_b.png "
     "--query 2,6 --blocks 0 -o {tmp}/attention",
 }
-VOLATILE = ("env", "storage")
+VOLATILE = ("env", "environment", "storage")
 """`storage`: legacy files name a storage by an address in memory."""
 
 SIZES = (

@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("memory", COST, "Peak memory of inference or training, and what is alive then."),
     ("trace", COST, "Every operator of a forward pass in order; the run as a file."),
     ("graph", COST, "The network as nested boxes: a page, a picture, or a file."),
+    ("report", COST, "Everything about one model on one page, with its graph."),
     ("profile", COST, "Time of a forward pass: measured, or predicted for another GPU."),
     ("scaling", COST, "MACs against input size and batch, as an exact polynomial."),
     ("reconcile", COST, "What other tools count for the same model, and why it differs."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -58,13 +59,29 @@ def esc(foreign: str) -> str:
 
 
 def _html_article(report: Report) -> str:
-    blocks = [_html_block(block) for block in report.blocks if not isinstance(block, Note)]
-    notes = "\n".join(_html_note(note) for note in report.notes)
+    parts = [
+        f'<article class="mp">\n<h1>{esc(report.title)}</h1>',
+        blocks_html(report.blocks),
+        foot(report),
+        "</article>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def blocks_html(blocks: Iterable[Block]) -> str:
+    """Blocks in order, the notes behind the others, for an element of class `mp`."""
+    shown = list(blocks)
+    parts = [_html_block(block) for block in shown if not isinstance(block, Note)]
+    notes = "\n".join(_html_note(block) for block in shown if isinstance(block, Note))
     if notes:
-        blocks.append(f'<section class="mp-notes" aria-label="Notes">\n{notes}\n</section>')
+        parts.append(f'<section class="mp-notes" aria-label="Notes">\n{notes}\n</section>')
+    return "\n".join(parts)
+
+
+def foot(report: Report) -> str:
+    """The line at the end: the schema, and what it takes to have the same answer again."""
     env = " · ".join(f"{esc(str(key))} {esc(_html_plain(value))}" for key, value in report.env.items())
-    foot = f"<footer>{esc(report.schema)}{' · ' if env else ''}{env}</footer>"
-    return "\n".join([f'<article class="mp">\n<h1>{esc(report.title)}</h1>', *blocks, foot, "</article>"])
+    return f"<footer>{esc(report.schema)}{' · ' if env else ''}{env}</footer>"
 
 
 def _html_plain(value: object) -> str:
