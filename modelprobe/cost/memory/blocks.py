@@ -29,7 +29,7 @@ from modelprobe.tracing.autograd import LEAF, Numbered
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.failures import explained, mode_raised, model_errors
 from modelprobe.tracing.module_calls import watch
-from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
 from modelprobe.tracing.step_records import MemoryBlock, MemoryEvent, MemoryTrace
@@ -244,7 +244,7 @@ def _followed(
         else:
             args, kwargs = copied(tuple(args), leaf=step is not None), copied(dict(kwargs), leaf=step is not None)
         if amp or meta:
-            stack.enter_context(autocast_on_meta(like) if amp else autocast_of_meta())
+            stack.enter_context(autocast_on_meta(like))
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, step is not None))
         run_compiled_parts_eagerly(model, stack)
