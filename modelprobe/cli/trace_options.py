@@ -11,7 +11,7 @@ SPELLED = {"settings": "--set", "redirect_device": "--redirect-device", "unsafe_
 
 def refuse_model_options(*groups: Any, **others: bool) -> None:
     """Raise BadInput for options that only a model can obey: those of `groups` beside the target, and `others`."""
-    given = [f"--{name.replace('_', '-')}" for name, was in others.items() if was]
+    given = [f"--{name.removeprefix('--').replace('_', '-')}" for name, was in others.items() if was]
     for group in groups:
         for name, field in type(group).__dataclass_fields__.items():
             if name != "target" and getattr(group, name) != field.default:

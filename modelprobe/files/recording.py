@@ -75,10 +75,10 @@ def read_recording(path: str) -> TraceFile:
         text = unpacker.decompress(body, MAX_TEXT_BYTES)
         if len(data) > MAX_FILE_BYTES or unpacker.unconsumed_tail:
             raise BadInput(f"{path} is larger than a trace may be", f"at most {MAX_TEXT_BYTES:,} bytes unpacked")
-        if not unpacker.eof:
-            raise _damaged(path, "it ends early")
+        if not unpacker.eof or unpacker.unused_data:
+            raise _damaged(path, "something follows its end" if unpacker.eof else "it ends early")
         values = json.loads(text.decode("utf-8", "surrogatepass"))
-    except (zlib.error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (zlib.error, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, an endless number
         raise _damaged(path, str(error)) from error
     sections = values.get("sections") if isinstance(values, dict) else None
     if not isinstance(sections, dict):
@@ -195,8 +195,8 @@ def _object(by_length: Mapping[int, Decoder], value: Any) -> Any:
 
 
 def _mapping(key: Decoder, item: Decoder, value: Any) -> dict[Any, Any]:
-    pairs = list(value.items()) if isinstance(value, dict) else _list(value)
-    return dict(_fields(lambda *pair: pair, (key, item), list(pair)) for pair in pairs)
+    pairs = [list(pair) for pair in value.items()] if isinstance(value, dict) else _list(value)
+    return dict(_fields(lambda *pair: pair, (key, item), list(_list(pair))) for pair in pairs)
 
 
 def _anything(value: Any) -> Any:

@@ -23,6 +23,7 @@ from modelprobe.cost.memory.attention_kernels import fused_attention
 from modelprobe.cost.memory.autocast import autocast_on_meta, autocast_type
 from modelprobe.cost.memory.gpu_workspaces import workspace_of_gpu
 from modelprobe.cost.memory.inside_kernels import bytes_inside
+from modelprobe.cost.memory.not_recorded import not_recorded
 from modelprobe.cost.memory.steps import StepSetting, checkpointing, run_steps
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
@@ -97,6 +98,7 @@ class _Follower(_Mode):  # type: ignore[misc]
         self._known: dict[int, tuple[Any, MemoryBlock]] = {}
         self._thread = threading.get_ident()
         self._operator = self._module = ""
+        self.unregistered: dict[int, nn.Parameter] = {}
         self.open = True
 
     @classmethod
@@ -117,6 +119,9 @@ class _Follower(_Mode):  # type: ignore[misc]
             if block is not None:
                 block.last_used_by, block.last_used_in = self._operator, self._module
                 block.last_used_phase = self.phase
+            if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes:
+                self.unregistered[id(tensor)] = tensor
+                self.note((tensor,), "weight")
         if self._like == "cpu":
             self._inside_kernel(bytes_inside(self._operator, func, args, kwargs or {}))
         for tensor in _tensors_among((out,)):
@@ -274,7 +279,7 @@ def _followed(
                     del out
         finally:
             follower.open = False
+    said = not_recorded(model, follower, like, step is not None)
+    notes = (*setting.notes, *said)
     steps = step.steps if step else 0
-    return MemoryTrace(
-        tuple(follower.blocks), tuple(follower.events), start, steps, tuple(setting.notes), dict(setting.env)
-    )
+    return MemoryTrace(tuple(follower.blocks), tuple(follower.events), start, steps, notes, dict(setting.env))

@@ -24,11 +24,14 @@ BATCHED: dict[str, tuple[int, ...]] = {
     "aten._safe_softmax": (0,),
     "aten._scaled_dot_product_flash_attention_for_cpu": (0, 1, 2),
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": (0, 1, 2, 3, 4, 5),
+    **dict.fromkeys(("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", "aten._euclidean_dist"), ()),
+    **dict.fromkeys(("aten._cdist_forward", "torchvision.deform_conv2d", "torchvision._deform_conv2d_backward"), ()),
 }
-"""Operator whose kernels take memory of their own -> its arguments whose first dimension is the batch."""
+"""Operator whose kernels take memory -> its arguments whose first dimension is the batch; without any, run whole."""
 
 HALF_PRODUCTS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
-"""Products, of which those in half precision take memory -> the places of their factors. Measured as they are."""
+"""Products, of which those in half precision take memory -> the places of their factors. Large ones are measured with
+fewer rows."""
 
 SMALL_BATCHES, LARGER_BATCHES = (2, 3), (16, 17)
 """Batches to measure at. From 16 on, and for one, torch chooses other kernels."""
@@ -68,6 +71,8 @@ def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], k
 @lru_cache(maxsize=4096)
 def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any, ...], threads: int) -> int:
     batched = BATCHED.get(operator, ())
+    if not batched and operator in HALF_PRODUCTS and _arithmetic(operator, call) > MAX_MACS:
+        batched = HALF_PRODUCTS[operator][:1] if "bmm" not in operator else HALF_PRODUCTS[operator]
     batch = call[batched[0]].shape[0] if batched else 0
     pair = LARGER_BATCHES if batch >= LARGER_BATCHES[0] else SMALL_BATCHES
     at = pair if batch > pair[1] else (batch,)
@@ -122,6 +127,8 @@ def _arithmetic(operator: str, call: Sequence[Any]) -> int:
     if operator in HALF_PRODUCTS:
         one, other = (call[at] for at in HALF_PRODUCTS[operator])
         return numel(one.shape) * int(other.shape[-1])
+    if operator in BATCHED and not BATCHED[operator]:
+        return 100 * sum(numel(_extents(value)) for value in call)
     if "pool" in operator or "softmax" in operator:
         return numel(call[0].shape)
     if "attention" in operator:

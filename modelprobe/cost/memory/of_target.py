@@ -10,7 +10,7 @@ from typing import Any
 from modelprobe.console import progress, stdout_kept
 from modelprobe.cost.memory.blocks import record_memory
 from modelprobe.cost.memory.estimate import MemoryResult, estimate_of
-from modelprobe.cost.memory.fits import largest_batch
+from modelprobe.cost.memory.fits import MAX_BATCH, largest_batch
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.traces.saved import RecordedMemory
 from modelprobe.cost.training_step import frozen_names, trained_with
@@ -106,4 +106,8 @@ def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> M
         batch = largest_batch(needed, limit)
     except LoneValueError:
         batch = largest_batch(needed, limit, smallest=2)
-    return replace(found[batch], largest_batch=batch, limit_bytes=limit)
+    fitting = found[batch]
+    if batch >= MAX_BATCH:
+        text = f"{batch:,} is where the search ends: a larger batch fits too."
+        fitting = replace(fitting, notes=(Note(text, Level.WARNING), *fitting.notes))
+    return replace(fitting, largest_batch=batch, limit_bytes=limit)

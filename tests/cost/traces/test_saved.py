@@ -122,18 +122,21 @@ def test_cut_files(files: dict[str, bytes], tmp_path: Path) -> None:
         file.write_bytes(files["flops"][:length])
         with pytest.raises(BadInput):
             load_forward(str(file))
+    file.write_bytes(files["flops"] + b"x")
+    with pytest.raises(BadInput, match="something follows its end"):
+        load_forward(str(file))
 
 
 def walk(value: Any, path: tuple[Any, ...] = ()) -> Any:
-    """Places of numbers and texts."""
+    """Places of values, lists and what is in them."""
+    if path:
+        yield path
     if isinstance(value, dict):
         for key, item in value.items():
             yield from walk(item, (*path, key))
     elif isinstance(value, list):
         for at, item in enumerate(value):
             yield from walk(item, (*path, at))
-    else:
-        yield path
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -37,6 +37,7 @@ EXAMPLES = (
 )
 
 DEVICE_KINDS = ("cpu", "cuda")
+CONTEXT = "1750MiB"
 
 TrainOpt = Annotated[bool, option("--train", panel=COUNTING, help="A training step instead of inference.")]
 KindOpt = Annotated[
@@ -91,7 +92,7 @@ def command(
     device: KindOpt = None,
     fits: FitsOpt = None,
     plan: PlanOpt = None,
-    context: ContextOpt = "1750MiB",
+    context: ContextOpt = CONTEXT,
     plot: CurveOpt = None,
     save_trace: SaveTraceOpt = None,
     report: ReportOptions,
@@ -102,21 +103,22 @@ def command(
 
     batches = parse_batches(batch)
     of_training = {"--optimizer": optimizer != "sgd", "--freeze": freeze, "--loss": loss}
-    _refuse_together(train, batches, fits, plan, (plot, save_trace), of_training)
     from modelprobe.report.amounts import parse_amount
 
     outside = parse_amount(context, "--context", of_bytes=True)
     if is_trace_file(model.target):
-        others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "save": save_trace}
-        found = _of_trace(model, inputs, {**others, "amp": amp}, outside)
+        others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "amp": amp}
+        found = _of_trace(model, inputs, {**of_training, **others, "save_trace": save_trace}, outside)
     else:
         from modelprobe.cost.memory.of_target import MemoryRequest
         from modelprobe.model.build import load_model
         from modelprobe.model.inputs.from_function import load_function
 
-        limit, like = _limit(fits, plan, device)
-        criterion = load_function(loss, "--loss") if loss is not None else None
-        asked = MemoryRequest(train, optimizer, freeze or (), criterion, like, outside, amp=amp)
+        _refuse_together(train, batches, fits, plan, (plot, save_trace), of_training)
+        limit, like = _limit(fits, plan, device, context)
+        asked = MemoryRequest(train, optimizer, freeze or (), like=like, context=outside, amp=amp)
+        if loss is not None:
+            asked = replace(asked, loss=load_function(loss, "--loss"))
         loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
         if plan is not None or len(batches) > 1:
             report.emit(_of_several(loaded, asked, limit, batches).report())
@@ -125,15 +127,16 @@ def command(
     report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
 
 
-def _limit(fits: str | None, plan: str | None, device: str | None) -> tuple[int, str]:
+def _limit(fits: str | None, plan: str | None, device: str | None, context: str) -> tuple[int, str]:
     """Bytes that may be taken, 0 for any, and whose kernels and allocator: those of a GPU where one is named."""
     from modelprobe.cost.memory.devices import is_device, memory_limit
 
-    wanted = fits or plan
-    if wanted is None:
-        return 0, device or "cpu"
-    limit = memory_limit(wanted, "--fits" if fits else "--plan")
-    return limit, device or ("cuda" if is_device(wanted) else "cpu")
+    wanted = fits if fits is not None else plan
+    limit = memory_limit(wanted, "--fits" if fits is not None else "--plan") if wanted is not None else 0
+    like = device or ("cuda" if wanted is not None and is_device(wanted) else "cpu")
+    if context != CONTEXT and like != "cuda":
+        raise BadInput("--context is what stands outside torch's allocator on a GPU", "add --device cuda")
+    return limit, like
 
 
 def _of_several(
