@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from modelprobe.cost.folding import FoldedBranch, fold_equal, range_of_names
 from modelprobe.cost.rollup import input_texts, model_name, parameters_inside
 from modelprobe.graph.dataflow import INPUT, OUTPUT, Flow, flows
-from modelprobe.graph.graph import WHOLE_MODEL, GraphEdge, GraphNode, ModelGraph
+from modelprobe.graph.graph import FAILED_INSIDE, WHOLE_MODEL, GraphEdge, GraphNode, ModelGraph
 from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import printable
 from modelprobe.tracing.records import OpCall, TensorRef, Trace
@@ -40,14 +40,15 @@ def graph_of(
     depth: int | None = None,
     fold: bool = True,
     sources: Mapping[str, str] | None = None,
-    failure: tuple[str, GraphNode | None] = ("", None),
+    failure: str = "",
 ) -> ModelGraph:
     """The graph of a run. `depth` is how many levels of modules are opened, all without; `sources` maps a module's path
-    to where its class stands. `failure` is what was raised, and the operator that raised it, in the last call."""
+    to where its class stands. `failure` is what
+    was raised in the end: the operator that raised it, else the last module's own code, is marked."""
     root, ops = _tree_of(trace, sources or {})
     notes = list(trace.notes)
-    if failure[1] is not None:
-        _inside_last(root).below.append(_Item(failure[1]))
+    if failure:
+        _mark_failure(root, failure)
     into = _folded_into(root) if fold else {}
     nodes, shown = _numbered(root, into, depth)
     if len(nodes) > MOST_NODES:
@@ -60,7 +61,7 @@ def graph_of(
     if many:
         notes.append(_folded_note(len(many), sum(many)))
     return ModelGraph(
-        model_name(trace), tuple(input_texts(trace)), len(trace.ops), (*nodes, *ends), edges, failure[0], tuple(notes),
+        model_name(trace), tuple(input_texts(trace)), len(trace.ops), (*nodes, *ends), edges, failure, tuple(notes),
         trace.env,
     )  # fmt: skip
 
@@ -123,8 +124,9 @@ def _shape_texts(shapes: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
 def _operator_node(op: OpCall) -> GraphNode:
     given = ", ".join("_" if value is None else str(value) for value in op.arguments)
     remark = "not counted" if op.status == "uncounted" else ""
+    kind = "failed" if op.status == "failed" else "operator"
     return GraphNode(
-        0, 0, "operator", bare_name(op.name), printable(op.module), op.name, 1, tuple(map(shape_label, op.inputs)),
+        0, 0, kind, bare_name(op.name), printable(op.module), op.name, 1, tuple(map(shape_label, op.inputs)),
         tuple(map(shape_label, op.outputs)), printable(given, 200), 0, op.macs, op.flops,
         op.bytes_read + op.bytes_written, sum(ref.nbytes for ref in op.outputs), 1, "", remark,
     )  # fmt: skip
@@ -165,11 +167,21 @@ def _add_costs(item: _Item) -> None:
             )  # fmt: skip
 
 
-def _inside_last(item: _Item) -> _Item:
-    """The innermost module of the last call: where a run stopped."""
-    while item.below and item.below[-1].node.kind == "module" and not item.below[-1].node.outputs:
-        item = item.below[-1]
-    return item
+def _mark_failure(root: _Item, said: str) -> None:
+    """Marks the modules in which a run stopped, and adds a box where no operator of theirs raised."""
+    item = root
+    while True:
+        item.node = replace(item.node, remark=f"{FAILED_INSIDE}, {item.node.remark}".rstrip(", "))
+        last = item.below[-1] if item.below else None
+        if last is None or last.node.kind != "module" or last.node.outputs:
+            break
+        item = last
+    if last is None or last.node.kind != "failed":
+        given = item.node.inputs
+        item.below.append(
+            _Item(GraphNode(0, 0, "failed", "its own code", item.node.path, "", 1, given, (), "", 0, 0, 0, 0, 0, 0))
+        )
+    item.below[-1].node = replace(item.below[-1].node, remark=printable(said))
 
 
 def _folded_into(root: _Item) -> dict[int, _Item]:
@@ -269,8 +281,3 @@ def _edges(
             back = link.source != INPUT and link.target != OUTPUT and source > target
             found[GraphEdge(source, target, shape_label(link.tensor), back)] = None
     return ends, tuple(found)
-
-
-def failed_node(operator: str, said: str, shapes: tuple[str, ...]) -> GraphNode:
-    """The box of the operator that raised, with the shapes that it was given."""
-    return GraphNode(0, 0, "failed", operator, "", operator, 1, shapes, (), "", 0, 0, 0, 0, 0, 0, "", said)

@@ -14,6 +14,10 @@ WHOLE_MODEL = 0
 """The number of the node that is the model itself."""
 
 
+FAILED_INSIDE = "did not end"
+"""How the remark of a module begins in which a run stopped."""
+
+
 @dataclass(frozen=True, slots=True)
 class GraphNode:
     """A box: `kind` is module, operator, input, output or failed; `parent` the one that it lies in, -1 for none.

@@ -7,22 +7,41 @@ from pathlib import Path
 
 from torch import nn
 
+from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.graph.build import graph_of
 from modelprobe.graph.graph import ModelGraph
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
 from modelprobe.model.user_code.import_file import PRIVATE
+from modelprobe.tracing.failures import NeedsValuesError, run_until
 from modelprobe.tracing.module_tree import walk
 
 
 def graph_of_target(request: TargetRequest, train: bool, depth: int | None, fold: bool) -> ModelGraph:
-    """The graph of one forward pass. Raises what loading raises."""
+    """The graph of one forward pass. Raises what loading raises, and FailedRun where the model raised while it ran."""
     return graph_of_loaded(load_model(request), train, depth, fold)
 
 
 def graph_of_loaded(loaded: LoadedModel, train: bool, depth: int | None, fold: bool) -> ModelGraph:
-    """The graph of one forward pass of a model."""
-    trace = record(loaded, train=train)
-    return graph_of(trace, depth=depth, fold=fold, sources=forward_lines(loaded.model))
+    """The graph of one forward pass of a model. Raises FailedRun where the model raised."""
+    sources = forward_lines(loaded.model)
+    try:
+        trace = record(loaded, train=train)
+    except (ModelRaised, NeedsValuesError) as raised:
+        run = run_until(raised)
+        if run is None:
+            raise
+        graph = graph_of(run, depth=depth, fold=fold, sources=sources, failure=raised.message)
+        raise FailedRun(raised, graph) from raised.__cause__
+    return graph_of(trace, depth=depth, fold=fold, sources=sources)
+
+
+class FailedRun(ProbeError):
+    """The model raised: what it said, and the `graph` of what ran until then."""
+
+    def __init__(self, raised: ProbeError, graph: ModelGraph) -> None:
+        super().__init__(raised.message, raised.hint)
+        self.exit_code = raised.exit_code
+        self.graph = graph
 
 
 def forward_lines(model: nn.Module) -> Mapping[str, str]:
@@ -38,4 +57,5 @@ def _line_of(cls: type) -> str:
     if code is None or not home:
         return ""
     # A user's file is imported under a name of ours: its own says more.
-    return f"{Path(code.co_filename).name if home.startswith(PRIVATE) else home}:{code.co_firstlineno}"
+    private = any(part.startswith(PRIVATE) for part in home.split("."))
+    return f"{Path(code.co_filename).name if private else home}:{code.co_firstlineno}"

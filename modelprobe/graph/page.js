@@ -71,7 +71,7 @@
   }
   function draw(id, left, top, into) {
     const [width, height] = size(id), node = byId(id), open = opened.has(id) && levels[id];
-    const rect = make("rect", into, { x: left, y: top, width, height, class: node.kind + (open ? " opened" : "") });
+    const rect = make("rect", into, { x: left, y: top, width, height, class: node.kind + (open ? " opened" : "") + (node.remark.startsWith("did not end") ? " broken" : "") });
     rect.dataset.id = id;
     boxes.set(id, { rect, left, top, width, height });
     make("text", into, { x: left + width / 2, y: top + 17 }, title(node));
@@ -254,6 +254,8 @@
     const act = KEYS[event.key];
     if (act && !event.ctrlKey && !event.metaKey && !event.altKey) { act(); event.preventDefault(); }
   });
-  render(); fit(); describe(byId(0));
+  const broken = nodes.find(node => node.kind === "failed");
+  render(); fit();
+  if (broken) reveal(broken.id); else describe(byId(0));
   host.dataset.ready = "yes";
 })();

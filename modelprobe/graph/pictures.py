@@ -6,6 +6,7 @@ from html import escape
 from io import BytesIO
 from itertools import pairwise
 
+from modelprobe.graph.graph import FAILED_INSIDE, GraphNode
 from modelprobe.graph.scene import GraphScene, PlacedBox, PlacedLine, detail_of, title_of
 
 FILLS = {"module": "#ffffff", "operator": "#eef3fb", "input": "#e3f4e3", "output": "#fdf0dc", "failed": "#ffd9d6"}
@@ -35,7 +36,7 @@ def _svg_box(box: PlacedBox) -> str:
     fill = OPENED[0] if box.opened else FILLS[node.kind]
     rect = (
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="5" '
-        f'fill="{fill}" stroke="{EDGES[node.kind]}"/>'
+        f'fill="{fill}" stroke="{_edge_of(node)}"/>'
     )
     tip = f"<title>{escape(f'{node.path} {node.cls} {node.arguments} {node.remark}'.strip())}</title>"
     middle = box.x + box.width / 2
@@ -46,6 +47,10 @@ def _svg_box(box: PlacedBox) -> str:
             f"{escape(detail_of(node))}</text>"
         )
     return f"<g>{tip}{rect}{texts}</g>"
+
+
+def _edge_of(node: GraphNode) -> str:
+    return EDGES["failed" if node.remark.startswith(FAILED_INSIDE) else node.kind]
 
 
 def _svg_line(line: PlacedLine) -> str:
@@ -88,7 +93,7 @@ def png_of(scene: GraphScene) -> bytes:
     for box in scene.boxes:
         corners = (*at(box.x, box.y), *at(box.x + box.width, box.y + box.height))
         fill = OPENED[0] if box.opened else FILLS[box.node.kind]
-        draw.rounded_rectangle(corners, 5 * scale, fill, EDGES[box.node.kind], max(1, round(scale)))
+        draw.rounded_rectangle(corners, 5 * scale, fill, _edge_of(box.node), max(1, round(scale)))
         middle = box.x + box.width / 2
         draw.text(at(middle, box.y + 13), title_of(box.node), "#111111", large, anchor="mm")
         if not box.opened:

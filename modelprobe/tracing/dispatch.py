@@ -118,6 +118,7 @@ class Observer(_Base):  # type: ignore[misc]
         self.returned: dict[str, None] = {}  # operators that took what came back from outside torch
         self._left = False  # whether a tensor was handed to numpy
         self._lock = threading.Lock()
+        self._started: tuple[int, Operator, Sequence[Any], tuple[TensorRef, ...], tuple[str, int]] | None = None
         self.threads = False  # whether more than one wrote into this ledger
 
     def twin(self, running: Running) -> Observer:
@@ -141,8 +142,6 @@ class Observer(_Base):  # type: ignore[misc]
         if operator.parts is not None:
             return self._by_parts(operator, args, kwargs)
         tensors = _tensors(args, kwargs)
-        if self._meta:
-            _refuse_mixed_dtypes(operator.name, args)
         if self._meta and _mixed(tensors):
             given, kwargs = args, {key: _all_meta(value) for key, value in kwargs.items()}
             args = _all_meta(args)
@@ -155,6 +154,9 @@ class Observer(_Base):  # type: ignore[misc]
         refs = tuple(map(self._values.get, tensors))
         memories = {_storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
         remembered = self._meta and operator.pure
+        self._started = (len(self.ops), operator, args, refs, self._where())
+        if self._meta:
+            _refuse_mixed_dtypes(operator.name, args)
         out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
         self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
         return out
@@ -207,24 +209,22 @@ class Observer(_Base):  # type: ignore[misc]
             self._note_blank(operator, refs)
         cost, bound = self._cost(operator, args, kwargs, refs, outputs, out)
         read, written = _traffic(operator, refs, outputs)
-        path, call = self._where()
+        broken = operator.name in self.broken
         return OpCall(
-            operator.name,
-            operator.kind if operator.name not in self.broken else "unknown",
-            operator.status if operator.name not in self.broken else "uncounted",
-            path,
-            call,
-            refs,
-            outputs,
-            cost.macs,
-            cost.flops,
-            read if cost.read is None else cost.read,
-            written if cost.written is None else cost.written,
-            bound,
-            _plain_arguments(args),
-            self._inside,
+            operator.name, "unknown" if broken else operator.kind, "uncounted" if broken else operator.status,
+            *self._where(), refs, outputs, cost.macs, cost.flops,
+            read if cost.read is None else cost.read, written if cost.written is None else cost.written, bound,
+            _plain_arguments(args), self._inside,
             self.differentiates and torch._C._current_autograd_node() is not None,
-        )
+        )  # fmt: skip
+
+    def unfinished(self) -> tuple[OpCall, ...]:
+        """The operator that began and put nothing out: after a failure, the one that raised, if it was one."""
+        if self._started is None or self._started[0] < len(self.ops):
+            return ()
+        _, operator, args, refs, (path, call) = self._started
+        given = _plain_arguments(args)
+        return (OpCall(operator.name, operator.kind, "failed", path, call, refs, (), 0, 0, 0, 0, 0, given),)
 
     def note_leaving(self) -> None:
         """A tensor leaves torch: whatever comes from outside from now on may have been computed from it."""

@@ -14,7 +14,7 @@ from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import shape as shape_text
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import class_name, read_tree
-from modelprobe.tracing.records import coverage_gap
+from modelprobe.tracing.records import Trace, coverage_gap
 from modelprobe.tracing.tensors import given_leaves, shapes
 
 
@@ -77,6 +77,21 @@ def _lacks_kernel(error: BaseException) -> bool:
     return "Could not run" in text or any(
         word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl")
     )
+
+
+_RUN = "_modelprobe_run"
+
+
+def keep_run(error: BaseException | None, run: Trace) -> None:
+    """Let what a model raised carry what ran until then; its last operator may have the status `failed`."""
+    if error is not None:
+        setattr(error, _RUN, run)
+
+
+def run_until(raised: ProbeError) -> Trace | None:
+    """What ran until the model raised; None where nothing did, or it was not recorded."""
+    run: Trace | None = getattr(raised.__cause__, _RUN, None)
+    return run
 
 
 def by_compiler(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ from modelprobe.tracing.failures import (
     by_compiler,
     explained,
     fails_anywhere,
+    keep_run,
     lacks_values,
     mode_raised,
     model_errors,
@@ -33,7 +34,7 @@ from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, followed_threads, watch
 from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
 from modelprobe.tracing.prepare import autocast_of_meta, has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
-from modelprobe.tracing.records import CoverageGap, FunctionCall, TensorRef, Trace, coverage_gap
+from modelprobe.tracing.records import CoverageGap, FunctionCall, ModuleTree, TensorRef, Trace, coverage_gap
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
 from modelprobe.tracing.torchscript import hidden_operators, is_script
@@ -161,20 +162,33 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
         called = _watched_functions(running, observer, stack) if setting.functions else []
-        out = _forward(model, args, kwargs, observer, running, setting)
+        try:
+            out = _forward(model, args, kwargs, observer, running, setting)
+        except ProbeError as raised:
+            observer.ops += observer.unfinished()
+            keep_run(raised.__cause__, _ledger(tree, observer, running, (inputs, ()), named, setting))
+            raise
         if not watched:
             running.leave(out)
         if values.strangers:  # a forward may register what it makes
             values.registered |= parameter_ids(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
+    told = (*broken_notes(observer), *gaps(model, observer, running, values, out))
+    return _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
+
+
+def _ledger(
+    tree: ModuleTree, observer: Observer, running: Running, ends: tuple[tuple[TensorRef, ...], tuple[TensorRef, ...]],
+    named: dict[int, str], setting: Setting, changed: frozenset[str] = frozenset(), told: Sequence[Note] = (),
+    called: Sequence[FunctionCall] = (),
+) -> Trace:  # fmt: skip
+    """What was recorded; `ends` are the inputs and the outputs."""
     ops = tuple(observer.ops)
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
-    told = (*setting.notes, *broken_notes(observer), *gaps(model, observer, running, values, out))
-    composites = tuple(observer.composites)
     return Trace(
-        tree, ops, calls, inputs, outputs, named, changed, told, dict(setting.env), composites, tuple(called),
-        observer.threads,
+        tree, ops, calls, *ends, named, changed, (*setting.notes, *told), dict(setting.env),
+        tuple(observer.composites), tuple(called), observer.threads,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from modelprobe.report.blocks import Level, Note
 
 Shape = tuple[int, ...]
-Status = Literal["counted", "free", "uncounted"]
+Status = Literal["counted", "free", "uncounted", "failed"]
 
 WEIGHTED_KINDS = frozenset({"conv", "matmul", "attention", "rnn"})
 """Kinds that multiply by weights or mix positions; their outputs are what the field calls `activations`."""

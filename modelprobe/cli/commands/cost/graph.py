@@ -15,6 +15,7 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
+from modelprobe.errors import ProbeError
 
 ORIENTATIONS = ("down", "right")
 
@@ -66,6 +67,7 @@ def command(
         drawn = None
     from modelprobe.graph.build import graph_of
 
+    failure: ProbeError | None = None
     if is_trace_file(model.target):
         from modelprobe.cli.trace_options import refuse_model_options
         from modelprobe.cost.traces.saved import load_forward
@@ -73,9 +75,12 @@ def command(
         refuse_model_options(model, inputs, mode=mode != "eval")
         graph = graph_of(load_forward(model.target)[0], depth=depth, fold=fold)
     else:
-        from modelprobe.graph.of_target import graph_of_target
+        from modelprobe.graph.of_target import FailedRun, graph_of_target
 
-        graph = graph_of_target(target_request(model, inputs), mode == "train", depth, fold)
+        try:
+            graph = graph_of_target(target_request(model, inputs), mode == "train", depth, fold)
+        except FailedRun as raised:
+            graph, failure = raised.graph, raised
     if drawn is None:
         report.emit(graph.report())
     else:
@@ -86,7 +91,5 @@ def command(
         for note in graph.notes:
             say(f"note: {note.text}")
         say(f"wrote {drawn}")
-    if graph.failure:
-        from modelprobe.errors import ModelRaised
-
-        raise ModelRaised(graph.failure, "the graph shows what ran until then; --debug shows the traceback")
+    if failure is not None:
+        raise failure
