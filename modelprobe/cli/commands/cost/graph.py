@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.options import (
     OUTPUT,
@@ -16,6 +16,9 @@ from modelprobe.cli.options import (
     target_request,
 )
 from modelprobe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from modelprobe.graph.graph import ModelGraph
 
 ORIENTATIONS = ("down", "right")
 
@@ -65,22 +68,7 @@ def command(
     else:
         report.check()
         drawn = None
-    from modelprobe.graph.build import graph_of
-
-    failure: ProbeError | None = None
-    if is_trace_file(model.target):
-        from modelprobe.cli.trace_options import refuse_model_options
-        from modelprobe.cost.traces.saved import load_forward
-
-        refuse_model_options(model, inputs, mode=mode != "eval")
-        graph = graph_of(load_forward(model.target)[0], depth=depth, fold=fold)
-    else:
-        from modelprobe.graph.of_target import FailedRun, graph_of_target
-
-        try:
-            graph = graph_of_target(target_request(model, inputs), mode == "train", depth, fold)
-        except FailedRun as raised:
-            graph, failure = raised.graph, raised
+    graph, failure = _recorded_graph(model, inputs, mode, depth, fold)
     if drawn is None:
         report.emit(graph.report())
     else:
@@ -93,3 +81,22 @@ def command(
         say(f"wrote {drawn}")
     if failure is not None:
         raise failure
+
+
+def _recorded_graph(
+    model: ModelOptions, inputs: RunOptions, mode: str, depth: int | None, fold: bool
+) -> tuple[ModelGraph, ProbeError | None]:
+    """The graph, and what the model raised."""
+    if is_trace_file(model.target):
+        from modelprobe.cli.trace_options import refuse_model_options
+        from modelprobe.cost.traces.saved import load_forward
+        from modelprobe.graph.build import graph_of
+
+        refuse_model_options(model, inputs, mode=mode != "eval")
+        return graph_of(load_forward(model.target)[0], depth=depth, fold=fold), None
+    from modelprobe.graph.of_target import FailedRun, graph_of_target
+
+    try:
+        return graph_of_target(target_request(model, inputs), mode == "train", depth, fold), None
+    except FailedRun as raised:
+        return raised.graph, raised
