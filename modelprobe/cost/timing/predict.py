@@ -128,11 +128,25 @@ def read_device(path: Path) -> PredictedDevice:
         raise BadInput(f"--device-spec {path} holds no object", "a JSON object of eight constants")
     for one in fields(DeviceRates):
         value = values.get(one.name)
-        low, high = SENSIBLE.get(one.name, RATES)
+        low, high = sensible_range(one.name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             said = "is missing" if value is None else f"is {value!r}"
             raise BadInput(f"--device-spec {path}: {one.name} {said}", f"a number from {low:g} to {high:g}")
+    factors, batches = values.get("interval", WIDEST_INTERVAL), values.get("batches", (1, 1))
+    if not _are_two(factors) or not 0 < factors[0] <= 1 <= factors[1] <= 100:
+        raise BadInput(f"--device-spec {path}: interval is {factors!r}", "two factors around 1, such as [0.8, 1.25]")
+    if not _are_two(batches) or not 1 <= batches[0] <= batches[1]:
+        raise BadInput(f"--device-spec {path}: batches is {batches!r}", "smallest and largest, such as [1, 256]")
     return _device(path.stem, values)
+
+
+def sensible_range(constant: str) -> tuple[float, float]:
+    """Between which values a constant of a device may lie."""
+    return SENSIBLE.get(constant, RATES)
+
+
+def _are_two(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(one) in (int, float) for one in value)
 
 
 def _device(name: str, values: Mapping[str, Any]) -> PredictedDevice:

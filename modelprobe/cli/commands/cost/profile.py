@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from modelprobe.cli.layer_options import LayerOptions
 from modelprobe.cli.options import (
     COUNTING,
+    TARGET,
     ModelOptions,
     ReportOptions,
     RunOptions,
@@ -38,9 +41,35 @@ DeviceSpecOpt = Annotated[
     option("--device-spec", metavar="FILE.json", panel=COUNTING, help="Predict with constants of your own."),
 ]
 
+FitOpt = Annotated[
+    Path | None,
+    option(
+        "--fit",
+        metavar="DEVICE.csv",
+        panel=COUNTING,
+        help="Make constants for --device-spec from times that were measured: model, batch, step_ms. Without TARGET.",
+    ),
+]
+MaybeTargetArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="What to time: resnet50, timm:vit_base_patch16_224, net.py:Net, package.module:factory, or a weight file.",
+        show_default=False,
+        rich_help_panel=TARGET,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfiledModel(ModelOptions):
+    """Which model; none beside --fit."""
+
+    target: MaybeTargetArg = ""
+
 
 def command(
-    model: ModelOptions,
+    model: ProfiledModel,
     inputs: RunOptions,
     *,
     seconds: SecondsOpt = 2.0,
@@ -49,10 +78,16 @@ def command(
     layers: LayerOptions,
     predict: PredictOpt = None,
     device_spec: DeviceSpecOpt = None,
+    fit: FitOpt = None,
     report: ReportOptions,
 ) -> None:
     """Time of a forward pass or a training step: measured here end to end, against another, or predicted for a GPU."""
     report.check()
+    if fit is not None:
+        _fit(fit, (model, inputs, timing, against, layers), predict or device_spec, report)
+        return
+    if not model.target:
+        raise BadInput("missing argument 'TARGET'", "modelprobe profile --help shows what it takes")
     two = against.is_asked()
     if predict is not None or device_spec is not None:
         if two or layers.are_given or timing != TimingOptions():
@@ -69,6 +104,14 @@ def command(
     report.emit(found.report())
     if found.interrupted:
         raise KeyboardInterrupt
+
+
+def _fit(path: Path, groups: tuple[Any, ...], predicted: object, report: ReportOptions) -> None:
+    if predicted or any(group != type(group)() for group in groups):
+        raise BadInput("--fit takes measured times from a file, and runs nothing", "leave out TARGET and its options")
+    from modelprobe.cost.timing.device_fit import fit_device
+
+    report.emit(fit_device(path).report())
 
 
 def _timed_here(
