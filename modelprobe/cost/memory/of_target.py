@@ -16,6 +16,7 @@ from modelprobe.cost.traces.saved import RecordedMemory
 from modelprobe.cost.training_step import frozen_names, trained_with
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record_with
+from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import size
 from modelprobe.tracing.failures import LoneValueError
 
