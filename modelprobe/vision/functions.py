@@ -16,6 +16,7 @@ from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, attentions_of, heads_of
 from modelprobe.vision.attention.maps import parse_query
 from modelprobe.vision.cam.gradients import differentiable
+from modelprobe.vision.images import as_batch
 from modelprobe.vision.predict import guesses_of
 from modelprobe.vision.scores import EMBEDDING, ScoreOptions, Scores
 
@@ -53,7 +54,7 @@ def predict(
     The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without scores, for
     scores that are not finite and for labels of another number, ModelRaised for what the model itself raises.
     """
-    images = _as_batch(x, "predict")
+    images = as_batch(x, "predict")
     how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
     with restored(model), mode_set(model, False), model_errors(), differentiable(model):
         rows = how.read(model(images.detach().requires_grad_().clone()), len(images)).detach().cpu().double()
@@ -94,18 +95,10 @@ def attention(
     chosen = tuple(part.strip() for text in names for part in text.split(",") if part.strip())
     place = None if query is None else parse_query(query)
     asked = AttentionOptions(chosen, *heads_of(heads), place, rollout)
-    images, name = _as_batch(x, "attention"), class_name(model)
+    images, name = as_batch(x, "attention"), class_name(model)
     try:
         each = attentions_of(model, images, name)
     except BadInput:
         each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
     found = [attention_maps_of(one, asked)[0] for one in each]
     return found if x.dim() == 4 else found[0]
-
-
-def _as_batch(x: Tensor, name: str) -> Tensor:
-    images = x[None] if x.dim() == 3 else x
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
-        shape = "x".join(map(str, x.shape))
-        raise BadInput(f"{name} takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
-    return images

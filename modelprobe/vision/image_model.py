@@ -18,7 +18,7 @@ from modelprobe.files.directory import Folder, open_folder
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
-from modelprobe.report.blocks import Fact, Note
+from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
@@ -143,6 +143,24 @@ class ImageModel:
         named = set(map(str, self.clip.files))
         pieces = [folder.path / one.folder for one in images if one.image in named and one.folder]
         return join_frames(self.clip.path.stem, pieces, folder.path)
+
+    def closing_notes(self, folder: Folder | None, images: Iterable[Any]) -> list[Note]:
+        """What is said last of maps: where their pictures are."""
+        if folder is None:
+            return [Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO)]
+        return self.join_frames(folder, images)
+
+    def described(self, folder: Folder | None, notes: Iterable[Note]) -> dict[str, Any]:
+        """What the result of every command says of the model, with these notes after its own."""
+        return {
+            "model": self.name,
+            "weights": self.weights.plain(),
+            "head": self.weights.fact(),
+            "preprocessing": self.preprocessing.describe(),
+            "directory": str(folder.path) if folder is not None else "",
+            "notes": (*self.notes, *notes),
+            "env": self.env,
+        }
 
     def written(self, folder: Folder | None) -> list[Fact]:
         """Where the files are."""

@@ -58,6 +58,10 @@ class Photo:
         return self.picture.height, self.picture.width
 
 
+class UnreadableError(BadInput):
+    """One image cannot be looked at: the others may be."""
+
+
 # Which files?
 
 
@@ -338,3 +342,12 @@ def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
         )
         for note, paths in files.items()
     )
+
+
+def as_batch(x: Any, name: str) -> Any:
+    """Images as a tensor [B, C, H, W], of one [C, H, W] or several, for the function `name`. Raises BadInput."""
+    images = x[None] if x.dim() == 3 else x
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        shape = "x".join(map(str, x.shape))
+        raise BadInput(f"{name} takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
+    return images

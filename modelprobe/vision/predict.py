@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
+from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
@@ -17,7 +17,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
-from modelprobe.vision.walk import ImagePlace, Shown, joined, walk_images
+from modelprobe.vision.walk import Command, ImagePlace, Shown, joined, walk_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def predict_images(
     )  # fmt: skip
 
 
-class PredictionRun:
+class PredictionRun(Command[Prediction]):
     """The best classes of images, one batch after the other."""
 
     def __init__(self, seeing: ImageModel, top: int, scores: Scores) -> None:
@@ -148,18 +148,10 @@ class PredictionRun:
         names = [labels.of(index) for index in range(self.classes)]
         return Prediction(shown.image, guesses_of(row, self.scores, names, self.top))
 
-    def known(self, values: Any, place: ImagePlace) -> Prediction:
-        """Nothing is written, so nothing is known from before."""
-        raise KeyError(values)
-
-    def facts(self) -> dict[str, Any]:
-        """None are kept: there is no directory."""
-        return {}
-
     def _read(self, arguments: tuple[Any, ...], batch: int) -> list[Tensor]:
         """The scores of each image, float64 on the CPU; the first time with gradients on: they tell how it was made."""
         model = self.seeing.model
-        with model_errors(self._raised), differentiable(model) if not self.scores.kind else torch.no_grad():
+        with model_errors(), differentiable(model) if not self.scores.kind else torch.no_grad():
             if not self.scores.kind:
                 arguments = tuple(_leaf(value) for value in arguments)
             out = model(*arguments)
@@ -170,11 +162,6 @@ class PredictionRun:
                 "`modelprobe features` shows any model; --scores softmax takes the numbers for classes",
             )
         return list(found.to(device="cpu", dtype=torch.float64))
-
-    def _raised(self, error: BaseException) -> ProbeError:
-        return ModelRaised(
-            f"{self.seeing.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
-        )
 
 
 def _leaf(value: Any) -> Any:

@@ -274,7 +274,10 @@ def _sums_to_one(values: Tensor) -> bool:
 
 def _described(out: Any) -> str:
     if isinstance(out, Tensor):
-        return "x".join(map(str, out.shape)) or "a single number"
+        kind = "" if out.is_floating_point() else f" {str(out.dtype).removeprefix('torch.')}, which are no scores"
+        return f"{'x'.join(map(str, out.shape)) or 'a single number'}{kind}"
+    if out is None:
+        return "nothing"
     if isinstance(out, Mapping):
         return f"a dict of {', '.join(map(str, list(out)[:5])) or 'nothing'}"
     if isinstance(out, (tuple, list)):

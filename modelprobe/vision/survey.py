@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
 
 from modelprobe.console import progress, stdout_kept
 from modelprobe.errors import BadInput
@@ -91,13 +90,10 @@ class _Moments:
     def add(self, picture: Image.Image) -> None:
         """One image, gray or RGB."""
         self.colours |= picture.mode != "L"
-        values: Any = np.asarray(picture, dtype=np.uint8).reshape(picture.height * picture.width, -1)
-        for channel in range(3):
-            counts = np.bincount(values[:, channel % values.shape[1]], minlength=256)
-            levels = np.arange(256) / 255
-            self.first[channel] += float(counts @ levels)
-            self.second[channel] += float(counts @ levels**2)
-        self.pixels += len(values)
+        found = ImageStat.Stat(picture)
+        self.first += np.array(found.sum) / 255
+        self.second += np.array(found.sum2) / 255**2
+        self.pixels += found.count[0]
 
     def of_all(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel; of one, where all images are gray."""

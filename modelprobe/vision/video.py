@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -208,16 +209,23 @@ def join_frames(stem: str, pieces: Sequence[Path], folder: Path) -> list[Note]:
 
 
 def _join(pictures: list[Image.Image], place: Path) -> None:
-    width, height = max(one.width for one in pictures), max(one.height for one in pictures)
+    size = max(one.width for one in pictures), max(one.height for one in pictures)
     pages = []
     for one in pictures:
-        page = Image.new("RGB", (width, height), "white")
+        page = Image.new("RGB", size, "white")
         page.paste(one)
         pages.append(page)
-    pages[0].save(f"{place}.gif", save_all=True, append_images=pages[1:], duration=GIF_MILLISECONDS, loop=0)
-    scale = min(1.0, STRIP_SIDE / max(width, height))
-    small = [page.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS) for page in pages]
-    strip = Image.new("RGB", (sum(one.width for one in small), small[0].height), "white")
-    for number, one in enumerate(small):
+    Path(f"{place}.gif").write_bytes(animation(pages))
+    for page in pages:
+        page.thumbnail((STRIP_SIDE, STRIP_SIDE), Image.Resampling.LANCZOS)
+    strip = Image.new("RGB", (sum(one.width for one in pages), pages[0].height), "white")
+    for number, one in enumerate(pages):
         strip.paste(one, (number * one.width, 0))
     strip.save(f"{place}.strip.png")
+
+
+def animation(pages: Sequence[Image.Image]) -> bytes:
+    """A GIF of pages of one size."""
+    out = io.BytesIO()
+    pages[0].save(out, "GIF", save_all=True, append_images=pages[1:], duration=GIF_MILLISECONDS, loop=0)
+    return out.getvalue()

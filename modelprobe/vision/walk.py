@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,11 +21,10 @@ from modelprobe.report.blocks import Level, Note, plain
 from modelprobe.tracing.tensors import shapes
 from modelprobe.vision.arrays import bands_picture
 from modelprobe.vision.image_model import ImageModel
-from modelprobe.vision.images import Photo, gathered
+from modelprobe.vision.images import Photo, UnreadableError, gathered
 from modelprobe.vision.pictures.canvas import png
 
 T = TypeVar("T")
-KeptT = TypeVar("KeptT", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,27 @@ class ImagePlace:
         return self.write(f"{name}.npz", out.getvalue())
 
 
-class Command(Protocol[KeptT]):
-    """What one command does with images. `KeptT` is what is kept of one image: plain values."""
+class Command(Generic[T]):
+    """What one command does with images. `T` is what is kept of one image: plain values, or several `entry`."""
+
+    entry: Any = None
 
     def look(self, batch: Sequence[Shown]) -> Sequence[Any]:
         """One forward pass for images of one size; what was found for each. Raises BadInput or ModelRaised."""
+        raise NotImplementedError
 
-    def keep(self, shown: Shown, found: Any, place: ImagePlace) -> KeptT:
+    def keep(self, shown: Shown, found: Any, place: ImagePlace) -> T:
         """What is kept of an image, drawn into its place where that has a folder."""
+        raise NotImplementedError
 
-    def known(self, values: Any, place: ImagePlace) -> KeptT:
+    def known(self, values: Any, place: ImagePlace) -> T:
         """The same from the JSON of a run before. Raises KeyError, TypeError, ValueError or OSError for another's."""
+        kept: Any = tuple(revived(self.entry, value) for value in values)
+        return kept  # type: ignore[no-any-return]
 
     def facts(self) -> dict[str, Any]:
-        """Plain values that are the same for all images, known after the first."""
+        """Plain values that are the same for all images, known after the first; `notes` among them."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,9 @@ class Walked(Generic[T]):
     notes: tuple[Note, ...] = ()
 
     @property
-    def good(self) -> list[tuple[Looked[T], T]]:
-        """The images that were looked at, with what was kept of each."""
-        return [(one, one.kept) for one in self.images if one.kept is not None]
+    def kept(self) -> list[T]:
+        """What was kept of the images that were looked at."""
+        return [one.kept for one in self.images if one.kept is not None]
 
 
 @stdout_kept()
@@ -114,14 +120,14 @@ def walk_images(
     image. What stands complete in `folder` is not done again. Raises BadInput where no image can be looked at, and what
     the first one raises.
     """
-    walker = _Walker(model, command, folder)
+    walker = _Walker(model, command, folder, len(files) < 2)
     names: set[str] = set()
     with _undone(folder), progress("looking at images", len(files)) as advance:
         if not files:
             photo = noise(model)
             walker.add(photo, str(photo.path), "noise", {})
         for file in files:
-            walker.file(file, file_name(file.stem, names), alone=len(files) == 1)
+            walker.file(file, file_name(file.stem, names))
             advance()
         walker.flush()
     return walker.walked()
@@ -149,7 +155,7 @@ class _Waiting:
 
 
 class _Walker(Generic[T]):
-    def __init__(self, model: ImageModel, command: Command[T], folder: Folder | None) -> None:
+    def __init__(self, model: ImageModel, command: Command[T], folder: Folder | None, alone: bool) -> None:
         self._model, self._command, self._folder = model, command, folder
         self._size = model.batch
         self._done: dict[int, Looked[T]] = {}
@@ -157,9 +163,14 @@ class _Walker(Generic[T]):
         self._facts: dict[str, Any] = {}
         self._waiting: list[_Waiting] = []
         self._notes: list[Note] = []
-        self._count = 0
+        self._count, self._alone = 0, alone
 
-    def file(self, file: Path, piece: str, alone: bool) -> None:
+    @property
+    def _some(self) -> bool:
+        """Whether any image was looked at."""
+        return any(one.kept is not None for one in self._done.values())
+
+    def file(self, file: Path, piece: str) -> None:
         """One image; what keeps it from being read is an error where it is the only one."""
         try:
             about = _about(file)
@@ -169,7 +180,7 @@ class _Walker(Generic[T]):
                 photo = self._model.open(file)
             self.add(photo, str(file), piece, about)
         except UnreadableError as error:
-            if alone:
+            if self._alone:
                 raise
             self._put(Looked(str(file), error=error.message))
 
@@ -214,7 +225,7 @@ class _Walker(Generic[T]):
         except (ModelRaised, BadInput) as error:
             if len(waiting) > 1:
                 self._one_by_one(waiting, error)
-            elif any(one.kept is not None for one in self._done.values()):
+            elif not self._alone and (isinstance(error, UnreadableError) or self._some):
                 self._done[waiting[0].number] = Looked(waiting[0].shown.image, error=error.message)
             else:
                 raise
@@ -223,6 +234,10 @@ class _Walker(Generic[T]):
             try:
                 self._finish(one, item)
             except UnreadableError as error:
+                if self._alone:
+                    raise
+                if self._folder is not None:
+                    self._folder.undo()
                 self._done[one.number] = Looked(one.shown.image, error=error.message)
 
     def _one_by_one(self, waiting: Sequence[_Waiting], error: ProbeError) -> None:
@@ -266,7 +281,8 @@ class _Walker(Generic[T]):
                 f"none of {len(images)} images could be looked at; the first: {failed[0].error}",
                 "give images that Pillow can read",
             )
-        notes = [*gathered(self._told), *self._notes]
+        found = [Note(note["text"], Level(note["level"])) for note in self._facts.get("notes", ())]
+        notes = [*gathered(self._told), *self._notes, *found]
         if failed:
             many = "1 image was" if len(failed) == 1 else f"{len(failed):,} images were"
             more = "; …" if len(failed) > 1 else "."
@@ -276,10 +292,6 @@ class _Walker(Generic[T]):
                 Note(f"{again:,} of {len(images):,} images were complete before and not done again.", Level.INFO)
             )
         return Walked(images, self._facts, tuple(notes))
-
-
-class UnreadableError(BadInput):
-    """One image cannot be given to the model: the others may be."""
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def predict(model: ImageModel, files: list[Path]) -> list[list[float]]:
     """The probabilities of the top five."""
     run = PredictionRun(model, 5, Scores(model.model))
     found = walk_images(model, files, run)
-    return [[guess.probability or 0.0 for guess in kept.guesses] for _, kept in found.good]
+    return [[guess.probability or 0.0 for guess in kept.guesses] for kept in found.kept]
 
 
 def features(model: ImageModel, files: list[Path]) -> None:

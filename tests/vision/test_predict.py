@@ -148,7 +148,7 @@ def test_the_same_as_by_hand(cli: CommandLine) -> None:
     ("arguments", "code", "says"),
     [
         (("nets.py:Dense", "--image", SHAPES), 2, "Dense is no classifier: it puts out 1x8x3x8x1"),
-        (("nets.py:Raises", "--image", SHAPES), 4, "Raises raised ValueError: no such luck"),
+        (("nets.py:Raises", "--image", SHAPES), 4, "the model raised ValueError: no such luck"),
         ((CNN,), 2, "which images? --image was not given"),
         ((CNN, "--image", SHAPES, "--labels", "no.txt"), 2, "--labels no.txt cannot be read"),
         ((CNN, "--image", SHAPES, "--labels", "nets.json"), 2, "--labels nets.json is no JSON"),

@@ -41,7 +41,7 @@ from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.pictures.colour import colour_map
-from modelprobe.vision.walk import ImagePlace, Shown, Walked, joined, revived, walk_images
+from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, revived, walk_images
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,10 @@ def attention_of_files(
     return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
-class AttentionRun:
+class AttentionRun(Command[tuple[AttentionEntry, ...]]):
     """The attention maps of images, one batch after the other."""
+
+    entry = AttentionEntry
 
     def __init__(self, model: ImageModel, asked: AttentionOptions) -> None:
         self.model, self._asked = model, asked
@@ -118,41 +120,19 @@ class AttentionRun:
         stored = place.arrays("maps", arrays)
         return tuple(replace(entry, arrays=stored) for entry in entries)
 
-    def known(self, values: Any, place: ImagePlace) -> tuple[AttentionEntry, ...]:
-        """The maps of an image that was complete before."""
-        return tuple(revived(AttentionEntry, value) for value in values)
-
     def facts(self) -> dict[str, Any]:
         """The blocks that there are, and what is to be said of the maps."""
-        return {
-            "blocks": list(self._blocks),
-            "notes": [(note.text, note.level.value) for note in self._remarks],
-        }
+        return {"blocks": list(self._blocks), "notes": list(self._remarks)}
 
     def result(self, walked: Walked[tuple[AttentionEntry, ...]], folder: Folder | None) -> AttentionResult:
         """The answer, with its page and its report in the folder."""
-        model, facts = self.model, walked.facts
-        entries = tuple(entry for _, kept in walked.good for entry in kept)
-        notes = [Note(text, Level(level)) for text, level in facts["notes"]]
-        if folder is None and not self._asked.listed:
-            notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
-        notes += uniform_notes(entries)
+        entries = tuple(entry for kept in walked.kept for entry in kept)
+        closing = () if self._asked.listed else self.model.closing_notes(folder, walked.images)
         result = AttentionResult(
-            model=model.name,
-            weights=model.weights.plain(),
-            head=model.weights.fact(),
-            preprocessing=model.preprocessing.describe(),
-            blocks=tuple(revived(AttentionBlock, block) for block in facts["blocks"]),
+            **self.model.described(folder, (*walked.notes, *uniform_notes(entries), *closing)),
+            blocks=tuple(revived(AttentionBlock, block) for block in walked.facts["blocks"]),
             entries=entries,
             listed=self._asked.listed,
-            directory=str(folder.path) if folder is not None else "",
-            notes=(
-                *model.notes,
-                *walked.notes,
-                *notes,
-                *model.join_frames(folder, walked.images),
-            ),
-            env=model.env,
         )
         if folder is not None:
             write_pages(folder, result.report(), sections_of(walked, attention_panels))

@@ -27,10 +27,10 @@ from modelprobe.vision.cam.result import (
 )
 from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
-from modelprobe.vision.images import open_image
+from modelprobe.vision.images import as_batch, open_image
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
-from modelprobe.vision.walk import ImagePlace, Shown, Walked, joined, revived, walk_images
+from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, walk_images
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,7 @@ def cam(
 def _maps_of_tensor(
     mapper: ClassMapper, x: Tensor, name: str, one: ScoreTarget | None, target: int | None, against: bool
 ) -> Any:
-    images = x[None] if x.dim() == 3 else x
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
-        shape = "x".join(map(str, x.shape))
-        raise BadInput(f"cam takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
+    images = as_batch(x, "cam")
 
     def classes_of(row: Tensor) -> tuple[ScoreTarget, ...]:
         if one is not None:
@@ -147,8 +144,10 @@ def cam_of_files(
     return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
-class CamRun:
+class CamRun(Command[tuple[CamEntry, ...]]):
     """The maps of images, one batch after the other."""
+
+    entry = CamEntry
 
     def __init__(self, model: ImageModel, asked: CamOptions) -> None:
         self.model, self._asked = model, asked
@@ -197,52 +196,24 @@ class CamRun:
         frames = self.model.preprocessing.seen_frames(shown.photo) if image.dim() == 4 else ()
         return draw_class_maps(ImageMaps(shown.seen, maps, listed, judged, frames, signal), place, self._asked.cmap)
 
-    def known(self, values: Any, place: ImagePlace) -> tuple[CamEntry, ...]:
-        """The maps of an image that was complete before."""
-        return tuple(revived(CamEntry, value) for value in values)
-
     def facts(self) -> dict[str, Any]:
         """How the scores were read, and which layer was taken."""
-        part = [
-            f"No single layer carries everything from the image to the scores: at {choice.layer.path} the map shows a "
-            "part. --layers names another."
-            for choice in self._choices
-            if not choice.whole
-        ]
-        notes = [(note.text, note.level.value) for note in self.scores.notes]
+        part = "No single layer carries everything from the image to the scores: at {} the map shows a part."
+        apart = [choice.layer.path for choice in self._choices if not choice.whole]
+        notes = [Note(f"{part.format(path)} --layers names another.", Level.ASSUMED) for path in apart]
         return {
             "scores": "similarity of embeddings" if self.like is not None else self.scores.describe(),
             "layer": ", ".join(choice.layer.path for choice in self._choices),
             "reason": "; ".join(dict.fromkeys(choice.reason for choice in self._choices)),
-            "notes": [*notes, *((text, Level.ASSUMED.value) for text in part)],
+            "notes": [*self.scores.notes, *notes],
         }
 
     def result(self, walked: Walked[tuple[CamEntry, ...]], folder: Folder | None) -> CamResult:
         """The answer, with its page and its report in the folder."""
-        model, facts = self.model, walked.facts
-        entries = tuple(entry for _, kept in walked.good for entry in kept)
-        notes = [Note(text, Level(level)) for text, level in facts["notes"]]
-        if folder is None:
-            notes.append(Note("Nothing was drawn: -o DIR writes images and arrays.", Level.INFO))
-        result = CamResult(
-            model=model.name,
-            weights=model.weights.plain(),
-            head=model.weights.fact(),
-            preprocessing=model.preprocessing.describe(),
-            scores=facts["scores"],
-            layer=facts["layer"],
-            reason=facts["reason"],
-            entries=entries,
-            directory=str(folder.path) if folder is not None else "",
-            notes=(
-                *model.notes,
-                *walked.notes,
-                *remark_notes(entries),
-                *notes,
-                *model.join_frames(folder, walked.images),
-            ),
-            env=model.env,
-        )
+        entries = tuple(entry for kept in walked.kept for entry in kept)
+        notes = (*walked.notes, *remark_notes(entries), *self.model.closing_notes(folder, walked.images))
+        facts = {key: value for key, value in walked.facts.items() if key != "notes"}
+        result = CamResult(**self.model.described(folder, notes), **facts, entries=entries)
         if folder is not None:
             write_pages(folder, result.report(), sections_of(walked, map_panels))
         return result
@@ -256,5 +227,5 @@ def _classes(model: ImageModel, texts: Sequence[str], scores: Tensor) -> tuple[S
         against = text.startswith("-") and text[1:].isdecimal()
         index = labels.find(text[1:] if against else text)
         check_class(index, len(scores), model.name)
-        found.append(ScoreTarget(index, against))
+        found.append(ScoreTarget(index, against, asked=True))
     return tuple(dict.fromkeys(found)) or (ScoreTarget(int(scores.argmax())),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import SIDE, heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
 from modelprobe.vision.pictures.strips import bar_strip
-from modelprobe.vision.video import GIF_MILLISECONDS, frame_numbers
+from modelprobe.vision.video import animation, frame_numbers
 from modelprobe.vision.walk import ImagePlace
 
 CLIPPED_AT = 0.99
@@ -114,10 +113,8 @@ def _of_frames(
     at = frame_numbers(len(slices), min(len(slices), 2 * FRAMES_SHOWN), "segments")
     captions = [f"{number} of {len(slices)}" for number in at]
     heat = channel_grid([slices[number] for number in at], captions, title, told, cmap=cmap, limits=limits)
-    out = io.BytesIO()
-    laid[0].save(out, "GIF", save_all=True, append_images=laid[1:], duration=GIF_MILLISECONDS, loop=0)
     peak = int(values.reshape(len(values), -1).max(1).argmax())
-    return _Drawn(over, heat, laid[peak], out.getvalue())
+    return _Drawn(over, heat, laid[peak], animation(laid))
 
 
 def judged_figure(drawn: ImageMaps) -> bytes:

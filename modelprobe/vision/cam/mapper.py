@@ -28,6 +28,7 @@ from modelprobe.vision.cam.methods import (
     maps_at_layer,
     shown_part,
 )
+from modelprobe.vision.images import UnreadableError
 from modelprobe.vision.scores import EMBEDDING, Reading, Scores, check_finite, highest, likeness, over_places
 
 ClassesOf = Callable[[Tensor], Sequence[ScoreTarget]]
@@ -194,11 +195,23 @@ class _Asked:
         if self._mapper._given is None and scores.dense:
             self.dense = dense = scores.read(out, len(self._images))
             region = self._mapper._region
+            if region is None:
+                self._check_somewhere(highest(dense))
             self._regions = (
                 highest(dense)
                 if region is None
                 else region.over(dense, self._images.shape[-2:]).expand(len(dense), 1, -1, -1)
             ).detach()
+
+    def _check_somewhere(self, won: Tensor) -> None:
+        """Raise UnreadableError for a class that was named and wins at no place of an image."""
+        for at, targets in enumerate(self.targets):
+            for target in targets:
+                if target.asked and not target.against and not bool(won[at, target.index].any()):
+                    raise UnreadableError(
+                        f"class {target.index} scores highest at no place of this image",
+                        "--at X,Y or --mask FILE name places that the map is made for",
+                    )
 
     def _read(self, out: Any, regions: Tensor | None) -> Tensor:
         mapper = self._mapper

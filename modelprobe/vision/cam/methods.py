@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class ScoreTarget:
 
     index: int
     against: bool = False
+    asked: bool = field(default=False, compare=False)
+    """Whether the command line named it: one that scores highest nowhere is a mistake there."""
 
     @property
     def sign(self) -> int:

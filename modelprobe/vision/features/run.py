@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
+from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder, file_name
 from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.tracing.capture import captured_until, check_captured, chosen_layers, first_names
+from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.tensors import shapes
 from modelprobe.vision.features.drawing import Drawing, pictures_of, preview_of
@@ -47,10 +48,11 @@ from modelprobe.vision.features.stats import stats_of
 from modelprobe.vision.features.tensor_files import serialised
 from modelprobe.vision.gallery import write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
+from modelprobe.vision.images import UnreadableError
 from modelprobe.vision.pictures.canvas import png
 from modelprobe.vision.pictures.colour import AUTO, colour_map
 from modelprobe.vision.pictures.heat import heat_map
-from modelprobe.vision.walk import ImagePlace, Shown, UnreadableError, Walked, joined, walk_images
+from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, walk_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +90,7 @@ def run_features(asked: FeaturesOptions) -> FeaturesResult:
     return run.result(walk_images(model, [*files, *model.own_files], run, folder), folder)
 
 
-class FeatureRun:
+class FeatureRun(Command[tuple[LayerFeature, ...]]):
     """One model with its chosen layers. Their places are found once for every size of input."""
 
     def __init__(self, model: ImageModel, paths: Sequence[str], exact: Sequence[str], asked: FeaturesOptions) -> None:
@@ -133,14 +135,8 @@ class FeatureRun:
 
     def _captured(self, arguments: Any, memory: dict[str, Tensor], one: Any = None) -> Mapping[str, Tensor]:
         places, until = self.survey(arguments if one is None else one)
-        try:
+        with model_errors():
             captured = captured_until(self.model.model, arguments, self.paths, until, memory)
-        except (ProbeError, KeyboardInterrupt, MemoryError):
-            raise
-        except Exception as error:
-            raise ModelRaised(
-                f"{self.model.name} raised {type(error).__name__}: {one_line(error)}", "--debug shows where"
-            ) from error
         check_captured(self.model.model, captured, self.exact)
         if not captured:
             raise BadInput("none of the layers put out a tensor", "--list shows the layers that do")
@@ -165,10 +161,6 @@ class FeatureRun:
             with np.load(place.folder.path / place.piece / EMBEDDED) as held:
                 self.vectors[place.piece] = dict(held)
         return layers
-
-    def facts(self) -> dict[str, Any]:
-        """None: layers say all of themselves."""
-        return {}
 
     def _layer(self, name: str, tensor: Tensor, shown: Shown, place: ImagePlace, taken: set[str]) -> LayerFeature:
         path, call, _ = self._origins[name]

@@ -240,7 +240,7 @@ def test_refusals(cnn, options, message):
         (lambda x: [{"boxes": x}], "a list of 1, first a dict of boxes"),
         (lambda x: x.sum(), "a single number"),
         (lambda x: x.flatten(1).long(), "1x4096"),
-        (lambda x: None, "NoneType"),
+        (lambda x: None, "nothing"),
     ],
 )
 def test_what_is_no_classifier(forward, said):

@@ -224,7 +224,10 @@ def test_a_score_at_every_place(cli: CommandLine) -> None:
     areas = {one["index"]: one["area"] for one in found["guesses"]}
     assert areas == {index: pytest.approx(float((won == index).float().mean())) for index in range(5)}
     nowhere = next(index for index, area in areas.items() if area == 0)
-    assert cli("cam", *target, "--class", str(nowhere)).code == 0  # over all places, where it wins nowhere
+    named = (*target, "--class", str(nowhere), "-o", "out")
+    assert f"class {nowhere} scores highest at no place of this image | --at X,Y" in said(cli("cam", *named))
+    assert not Path("out").exists()
+    assert cli("cam", *target, "--class", str(nowhere), "--at", "8,8").code == 0  # as the hint says
     assert "lies outside" in said(cli("cam", *target, "--at", "64,0", "-o", "out"))
     Image.new("L", (10, 10), 255).save("mask.png")
     assert "the mask has 10 x 10 pixels, and the model sees 64 x 64" in said(cli("cam", *target, "--mask", "mask.png"))
