@@ -99,6 +99,11 @@ def by_compiler(error: BaseException | None) -> bool:
     return type(error).__module__.startswith("torch._dynamo")
 
 
+def wants_gradients(raised: ProbeError) -> bool:
+    """Whether the model differentiated and nothing had a gradient, as gradients are off."""
+    return "does not require grad" in str(raised.__cause__)
+
+
 def fails_anywhere(raised: ProbeError) -> bool:
     """Whether it is certain that a real device would refuse it too."""
     return type(raised.__cause__).__name__ == "MixedDtypesError"

@@ -29,6 +29,7 @@ from modelprobe.tracing.failures import (
     mode_raised,
     model_errors,
     real_run_note,
+    wants_gradients,
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, followed_threads, watch
@@ -48,8 +49,8 @@ class Setting:
     """How a forward is recorded.
 
     `device`: "meta", or "real" where the weights are. `gradients`: under `no_grad` instead of inference mode, for a
-    forward that differentiates; composite operators then arrive in parts. `functions`: also the calls of torch's
-    Python functions. `follow`: what else watches the forward.
+    forward that differentiates; composite operators then arrive in parts. `differentiate`: with gradients turned on.
+    `functions`: also the calls of torch's Python functions. `follow`: what else watches the forward.
     """
 
     device: str = "meta"
@@ -59,6 +60,7 @@ class Setting:
     follow: Follower | None = None
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    differentiate: bool = False
 
 
 def trace(
@@ -120,9 +122,10 @@ def lazies_ready(model: nn.Module, args: Any, kwargs: Any, setting: Setting, rec
 def recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace:
     """The ledger of one forward; of a second one where the first cannot be in inference mode.
 
-    Inference mode stands in the way of a forward that differentiates or counts the versions of its tensors. Also once
-    more when the forward itself brought in the compiler (`torch.cond` does), which would otherwise trace into our
-    hooks: from then on compiled parts are run eagerly.
+    Inference mode stands in the way of a forward that differentiates or counts the versions of its tensors; one that
+    differentiates without turning gradients on itself gets them turned on. Also once more when the forward itself
+    brought in the compiler (`torch.cond` does), which would otherwise trace into our hooks: from then on compiled parts
+    are run eagerly.
     """
     loaded = compiler_loaded()
     try:
@@ -132,6 +135,11 @@ def recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trac
             return _record(model, args, kwargs, setting)
         try:
             return _record(model, args, kwargs, replace(setting, gradients=True))
+        except ProbeError as again:
+            if not wants_gradients(again):
+                raise raised from raised.__cause__
+        try:
+            return _record(model, args, kwargs, replace(setting, gradients=True, differentiate=True))
         except ProbeError:
             raise raised from raised.__cause__
 
@@ -284,6 +292,8 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
     explain = partial(explained, model, args, kwargs, setting.device, running)
 
     def modes() -> AbstractContextManager[Any]:
+        if setting.differentiate:
+            return torch.enable_grad()
         return torch.no_grad() if setting.gradients else torch.inference_mode()
 
     with ExitStack() as stack:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import modelprobe
 from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Level
 from modelprobe.tracing.recorder import trace
@@ -99,6 +100,22 @@ def test_a_forward_that_differentiates(device: str) -> None:
     assert sum(op.macs for op in found.ops if op.gradient) == products
     by_module = {path: sum(op.macs for op in found.ops if op.module == path) for path in ("a", "b")}
     assert by_module == {"a": 2 * 5 * 3 * 16, "b": 2 * 5 * 16}
+
+
+class PlainForces(Forces):
+    """As it is written for training: nobody turns gradients on."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x.requires_grad_(True)
+        energy = self.b(nn.functional.silu(self.a(x))).sum()
+        return energy, -torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_a_forward_that_differentiates_without_turning_gradients_on(device: str) -> None:
+    found = trace(PlainForces(), torch.zeros(5, 3), device=device)
+    assert found.macs == 2 * (5 * 3 * 16 + 5 * 16)
+    assert modelprobe.estimate_memory(PlainForces(), torch.zeros(5, 3)).peak_bytes > 0
 
 
 class CountsVersions(nn.Linear):

@@ -59,12 +59,16 @@ class CheckedFigure:
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """One model's figures. `uncounted` operators have no formula: figures are lower bounds then."""
+    """One model's figures. `uncounted` operators have no formula: figures are lower bounds then.
+
+    `gaps` are what the recording says that the figures may lack.
+    """
 
     target: str
     inputs: tuple[str, ...]
     figures: tuple[CheckedFigure, ...]
     uncounted: int
+    gaps: tuple[Note, ...] = ()
 
     @property
     def breaches(self) -> tuple[str, ...]:
@@ -129,6 +133,8 @@ def _uncounted_notes(model: CheckedModel) -> Iterator[Note]:
     if model.uncounted:
         text = f"{model.target}: {model.uncounted} operators have no formula; the figures are lower bounds."
         yield Note(text, Level.WARNING)
+    for gap in model.gaps:
+        yield Note(f"{model.target}: {gap.text}", gap.level)
 
 
 def figures_of(trace: Trace) -> dict[str, int]:
@@ -149,7 +155,8 @@ def check_trace(target: str, trace: Trace, budget: Budget) -> CheckedModel:
         limit, before = budget.limits.get(name), budget.baseline.get(name)
         breaches = tuple(_breaches(name, value, limit, before, budget))
         found.append(CheckedFigure(name, value, limit, before, breaches))
-    return CheckedModel(target, input_texts(trace), tuple(found), len(trace.uncounted))
+    gaps = tuple(note for note in trace.notes if note.level is Level.WARNING)
+    return CheckedModel(target, input_texts(trace), tuple(found), len(trace.uncounted), gaps)
 
 
 def _breaches(name: str, value: int, limit: int | None, before: int | None, budget: Budget) -> Iterator[str]:

@@ -25,10 +25,11 @@ from modelprobe.cost.memory.gpu_workspaces import workspace_of_gpu
 from modelprobe.cost.memory.inside_kernels import bytes_inside
 from modelprobe.cost.memory.not_recorded import not_recorded
 from modelprobe.cost.memory.steps import StepSetting, checkpointing, run_steps
+from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
-from modelprobe.tracing.failures import explained, mode_raised, model_errors
+from modelprobe.tracing.failures import explained, mode_raised, model_errors, wants_gradients
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
@@ -65,7 +66,13 @@ def record_memory(
     if amp and step is not None:
         step = replace(step, autocast=like)
     record = partial(_followed, step=step, like=like, amp=amp)
-    return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
+    try:
+        return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
+    except ModelRaised as raised:
+        if step is not None or setting.differentiate or not wants_gradients(raised):
+            raise
+        setting = replace(setting, differentiate=True)
+        return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
 
 
 class _Calls(Numbered):
@@ -274,7 +281,7 @@ def _followed(
             else:
                 follower.phase = "forward"
                 cast = torch.autocast(like) if amp else nullcontext()
-                with model_errors(explain), torch.no_grad(), follower, cast:
+                with model_errors(explain), torch.set_grad_enabled(setting.differentiate), follower, cast:
                     out = model(*args, **kwargs)
                     del out
         finally:

@@ -16,10 +16,10 @@ from modelprobe.environment import brief
 from modelprobe.errors import BadInput
 from modelprobe.inside.divergence.find import diverge
 from modelprobe.inside.divergence.result import DivergenceResult
-from modelprobe.inside.divergence.shared_weights import share_weights
+from modelprobe.inside.divergence.shared_weights import MOSTLY, share_weights
 from modelprobe.inside.divergence.watched_run import RunSide
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record_with
-from modelprobe.model.target import is_configuration
+from modelprobe.model.target import Target, is_configuration
 from modelprobe.model.weights.chosen import PRETRAINED, RANDOM
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.tensors import moved, with_leaves
@@ -89,12 +89,32 @@ def _without_tf32(devices: Sequence[str]) -> Iterator[None]:
 def _loaded(request: TargetRequest) -> LoadedModel:
     """The target with the weights that it has itself; nothing is downloaded."""
     from modelprobe.model.build import resolve_target
+    from modelprobe.model.sources import ZooSource
 
     has_own = names_weights(request.target) and not is_configuration(request.target)
     if not has_own:
         target, _ = resolve_target(request)
-        has_own = target.is_instance
+        has_own = target.is_instance or (not isinstance(target.source, ZooSource) and _same_for_any_seed(target))
     return load_model(replace(request, weights=PRETRAINED if has_own else RANDOM))
+
+
+def _same_for_any_seed(target: Target) -> bool:
+    """Whether a factory of the user's makes the same weights whatever the seed: it loads them."""
+    first, second = (_varied(target.build("cpu", seed).module) for seed in (0, 1))
+    return bool(first) and any(name in second and torch.equal(value, second[name]) for name, value in first.items())
+
+
+def _varied(model: nn.Module) -> dict[str, Tensor]:
+    """Its parameters but those of one value, such as fresh biases."""
+    values = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.numel() > 1}
+    return {name: value for name, value in values.items() if not bool((value == value.flatten()[0]).all())}
+
+
+def _drawn_alike(first: LoadedModel, second: LoadedModel) -> bool:
+    """Whether the constructors of two networks draw the same weights from one seed, but for what they do to a few."""
+    one, other = _varied(first.model), _varied(second.model)
+    equal = sum(name in other and torch.equal(value, other[name]) for name, value in one.items())
+    return equal >= MOSTLY * max(len(one), len(other), 1)
 
 
 def _environment(loaded: LoadedModel) -> dict[str, Any]:
@@ -108,6 +128,8 @@ def _same_weights(first: LoadedModel, second: LoadedModel, names: tuple[str, str
     assert second.weights is not None
     if second.weights.kind == RANDOM:
         random = first.weights.kind == RANDOM
+        if random and _drawn_alike(first, second):
+            return (Note(f"Neither has weights of its own: both are made from seed {first.request.seed}.", Level.INFO),)
         said = share_weights(first.model, second.model, (first.target, second.target), names)
         if not random:
             return said

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import modelprobe
+from modelprobe.cli.app import main
 from modelprobe.errors import BadInput
 from tests.command_line import SAMPLES, CommandLine, said
 from tests.samples import models
@@ -122,3 +123,24 @@ def test_in_a_projects_own_tests(assert_cost) -> None:
         modelprobe.assert_cost(models.TinyCNN(), image, max_parameters=PARAMETERS - 1)
     with pytest.raises(BadInput, match="no limit"):
         modelprobe.assert_cost(models.TinyCNN(), image)
+
+
+def test_what_the_recording_may_lack_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "listed.py").write_text(LISTED)
+    command = ["check", f"{tmp_path}/listed.py:Net", "--input", "1x8", "--max-params", "1k"]
+    assert main(command) == 0
+    assert "they are in no count of parameters" in capsys.readouterr().out
+    assert main([*command, "--strict"]) == 3
+
+
+LISTED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = [nn.Linear(8, 8)], nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.inner[0](x))
+"""

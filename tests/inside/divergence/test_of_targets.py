@@ -1,4 +1,4 @@
-"""`diverge` between devices: a GPU is needed for all but the refusals."""
+"""`diverge` of targets: whose weights, and on which device; a GPU is needed for all but the refusals of one."""
 
 from __future__ import annotations
 
@@ -57,3 +57,44 @@ def test_what_a_model_does_on_one_device_alone_is_named(tmp_path: Path) -> None:
     found = diverge_targets(request, request, devices=("cpu", "cuda"))
     assert found.culprit is not None
     assert found.culprit.operator == "aten.gelu"
+
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+
+class Changed(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.weight.data[1] += 0.5
+
+def loaded(seed):
+    net, generator = Net(), torch.Generator().manual_seed(seed)
+    for value in net.state_dict().values():
+        value.copy_(torch.rand(value.shape, generator=generator))
+    return net
+
+def one():
+    return loaded(1)
+
+def other():
+    return loaded(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "where"), [("one", "other", "a"), ("one", "one", None), ("Net", "Changed", "b"), ("Net", "Net", None)]
+)
+def test_a_factory_keeps_the_weights_that_it_makes(a: str, b: str, where: str | None, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FACTORIES)
+    sides = [TargetRequest(f"{tmp_path}/net.py:{name}", inputs=("2x8",)) for name in (a, b)]
+    found = diverge_targets(*sides)
+    assert (found.culprit.path_b if found.culprit else None) == where
