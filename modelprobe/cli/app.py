@@ -60,6 +60,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("sweep", ZOO, "One question of many models, resumable, on many machines."),
     ("index", ZOO, "What models and identify know; adding a package's models."),
     ("env", OTHER, "Versions, devices and memory, for a bug report."),
+    ("schema", OTHER, "The JSON Schema of what -f json prints."),
     ("guide", OTHER, "The chapters of the guide."),
 )
 """The one command that is asked for is imported, so that neither `--help` nor a command waits for the others."""
