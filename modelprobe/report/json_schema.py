@@ -14,7 +14,7 @@ from typing import Any, ForwardRef, Literal, TypeVar, Union, get_args, get_origi
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_SCALARS: dict[Any, dict[str, Any]] = {
+_PLAIN_TYPES: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"}, int: {"type": "integer"}, str: {"type": "string"}, Path: {"type": "string"},
     float: {"type": ["number", "null"]},  # null in the place of NaN and infinity, which JSON lacks
     type(None): {"type": "null"}, Any: {}, object: {},
@@ -29,9 +29,12 @@ def schema_of_report(name: str, results: Mapping[str, type] | type) -> dict[str,
     else:
         found = {key: schemas.of(result) for key, result in results.items()}
         body = {"properties": {"model": {"type": "string"}, **found}, "required": ["model", *found]}
-    note = {"type": "object", "properties": {"level": {"enum": ["info", "assumed", "warning"]}, "text": _SCALARS[str]}}
+    note = {
+        "type": "object",
+        "properties": {"level": {"enum": ["info", "assumed", "warning"]}, "text": _PLAIN_TYPES[str]},
+    }
     own = {
-        "schema": {"const": name}, "title": _SCALARS[str], "env": {"type": "object"},
+        "schema": {"const": name}, "title": _PLAIN_TYPES[str], "env": {"type": "object"},
         "notes": {"type": "array", "items": {**note, "required": ["level", "text"]}},
     }  # fmt: skip
     return {
@@ -57,8 +60,8 @@ class _ClassSchemas:
 
     def of(self, kind: Any) -> dict[str, Any]:
         """The schema of what a field of that type is in JSON."""
-        if kind in _SCALARS:
-            return _SCALARS[kind]
+        if kind in _PLAIN_TYPES:
+            return _PLAIN_TYPES[kind]
         origin, args = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
             return {"anyOf": [self.of(arg) for arg in args]}

@@ -79,18 +79,18 @@ def _lacks_kernel(error: BaseException) -> bool:
     )
 
 
-_RUN = "_modelprobe_run"
+_CARRIED_RUN = "_modelprobe_run"
 
 
 def keep_run(error: BaseException | None, run: Trace) -> None:
     """Let what a model raised carry what ran until then; its last operator may have the status `failed`."""
     if error is not None:
-        setattr(error, _RUN, run)
+        setattr(error, _CARRIED_RUN, run)
 
 
 def run_until(raised: ProbeError) -> Trace | None:
     """What ran until the model raised; None where nothing did, or it was not recorded."""
-    run: Trace | None = getattr(raised.__cause__, _RUN, None)
+    run: Trace | None = getattr(raised.__cause__, _CARRIED_RUN, None)
     return run
 
 

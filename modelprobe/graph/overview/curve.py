@@ -14,7 +14,7 @@ HUES = (215, 185, 145, 95, 45, 20, 330, 275)
 
 def memory_curve(line: Sequence[Moment]) -> str:
     """Bytes alive over the run, its parts on top of each other; empty without moments."""
-    moments = _thinned([moment.parts for moment in line])
+    moments = _fewer_moments([moment.parts for moment in line])
     peak = max(map(sum, moments), default=0)
     if not peak:
         return ""
@@ -23,8 +23,14 @@ def memory_curve(line: Sequence[Moment]) -> str:
     areas, words = [], []
     for number, at in enumerate(shown):
         above = [low + parts[at] for low, parts in zip(below, moments, strict=True)]
-        corners = [f"{_at(i * step, value, peak)} {_at((i + 1) * step, value, peak)}" for i, value in enumerate(above)]
-        back = [f"{_at((i + 1) * step, value, peak)} {_at(i * step, value, peak)}" for i, value in enumerate(below)]
+        corners = [
+            f"{_curve_point(i * step, value, peak)} {_curve_point((i + 1) * step, value, peak)}"
+            for i, value in enumerate(above)
+        ]
+        back = [
+            f"{_curve_point((i + 1) * step, value, peak)} {_curve_point(i * step, value, peak)}"
+            for i, value in enumerate(below)
+        ]
         name, colour = PARTS[at].replace("_", " "), f"hsl({HUES[number % len(HUES)]} 60% 55%)"
         largest = max(parts[at] for parts in moments)
         areas.append(
@@ -40,11 +46,11 @@ def memory_curve(line: Sequence[Moment]) -> str:
     )
 
 
-def _at(x: float, value: float, peak: float) -> str:
+def _curve_point(x: float, value: float, peak: float) -> str:
     return f"{x:.1f},{TALL * (1 - value / peak):.1f}"
 
 
-def _thinned(moments: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _fewer_moments(moments: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The moment with the largest sum of each of at most `MOST_STEPS` equal stretches."""
     each = -(-len(moments) // MOST_STEPS) or 1
     return [max(moments[at : at + each], key=sum) for at in range(0, len(moments), each)]

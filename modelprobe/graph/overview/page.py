@@ -20,15 +20,15 @@ AMOUNTS = {
 
 def overview_page(overview: Overview) -> str:
     """The whole page. It loads nothing, and runs no scripts but its own."""
-    sections = [_section("Headline", html.blocks_html((overview.headline(), *overview.notes)))]
-    sections.append(_section("Graph", viewer_of(overview.graph, opened_boxes(overview.graph))))
-    sections.append(_section("Where the cost lies", _icicle()))
+    sections = [_folding("Headline", html.blocks_html((overview.headline(), *overview.notes)))]
+    sections.append(_folding("Graph", viewer_of(overview.graph, opened_boxes(overview.graph))))
+    sections.append(_folding("Where the cost lies", _icicle()))
     for section in overview.sections:
         blocks, curve = overview.blocks_of(section), ""
         if section.key == "memory" and overview.memory is not None:
             curve = memory_curve(overview.memory.line)
             blocks = tuple(map(_without_curve, blocks)) if curve else blocks
-        sections.append(_section(section.title, curve + html.blocks_html(blocks)))
+        sections.append(_folding(section.title, curve + html.blocks_html(blocks)))
     copied = escape(markdown.render(overview.report(), Style()))
     body = (
         f'<article class="mp overview"><header class="top"><h1>{html.esc(overview.model)}</h1>'
@@ -36,8 +36,8 @@ def overview_page(overview: Overview) -> str:
         f'{"".join(sections)}<textarea class="markdown" hidden readonly aria-hidden="true">{copied}</textarea>'
         f"{html.foot(overview.report())}</article>"
     )
-    style = styles() + html.PAGE_CSS + html.CSS + _part("overview.css")
-    return whole_page(f"{overview.model}: report", body, style, (html.JS, _part("overview.js")))
+    style = styles() + html.PAGE_CSS + html.CSS + _overview_file("overview.css")
+    return whole_page(f"{overview.model}: report", body, style, (html.JS, _overview_file("overview.js")))
 
 
 def _without_curve(block: Block) -> Block:
@@ -47,7 +47,7 @@ def _without_curve(block: Block) -> Block:
     return replace(block, items=tuple(fact for fact in block.items if fact.label != "Over time"))
 
 
-def _section(title: str, inside: str) -> str:
+def _folding(title: str, inside: str) -> str:
     return f'<details class="part" open><summary><h2>{escape(title)}</h2></summary>{inside}</details>'
 
 
@@ -59,5 +59,5 @@ def _icicle() -> str:
     )
 
 
-def _part(name: str) -> str:
+def _overview_file(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ RESULTS = {
     "modelprobe.profile-batches/1": "cost.timing.batches:BatchTimes",
     "modelprobe.prediction/1": "cost.timing.predict:PredictionResult",
     "modelprobe.against/1": "cost.timing.against:AgainstResult",
+    "modelprobe.device/1": "cost.timing.device_fit:FittedDevice",
     "modelprobe.trace/1": "cost.traces.operators:OperatorList",
     "modelprobe.graph/1": "graph.graph:ModelGraph",
     "modelprobe.summary/1": "cost.summary:Summary",
@@ -102,12 +103,12 @@ def json_schema(name: str) -> dict[str, Any]:
     from modelprobe.report.json_schema import schema_of_report
 
     if name not in COMPOSED:
-        return schema_of_report(name, _result(name))
-    parts = {key: _result(f"modelprobe.{part}") if part else list for key, part in COMPOSED[name].items()}
+        return schema_of_report(name, _result_class(name))
+    parts = {key: _result_class(f"modelprobe.{part}") if part else list for key, part in COMPOSED[name].items()}
     return schema_of_report(name, parts)
 
 
-def _result(name: str) -> type:
+def _result_class(name: str) -> type:
     module, _, cls = RESULTS[name].partition(":")
     found: type = getattr(importlib.import_module(f"modelprobe.{module}"), cls)
     return found
