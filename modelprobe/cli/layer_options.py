@@ -11,6 +11,7 @@ from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     from modelprobe.cli.options import ReportOptions
+    from modelprobe.cost.timing.layers.of_target import ProfiledTarget
     from modelprobe.cost.timing.layers.roofline import Roofline
     from modelprobe.cost.timing.measure import ProfileResult
     from modelprobe.cost.timing.passes import TimingSetting
@@ -32,6 +33,14 @@ RooflineOpt = Annotated[
     Path | None,
     option("--plot", metavar="FILE.png", panel=OUTPUT, help="Draw the roofline: each layer under the measured peaks."),
 ]
+ChromeOpt = Annotated[
+    Path | None,
+    option("--trace", metavar="FILE.json", panel=OUTPUT, help="The profiler's trace, for Perfetto and Chrome."),
+]
+FlameOpt = Annotated[
+    Path | None,
+    option("--flame", metavar="FILE.html", panel=OUTPUT, help="A flame graph by module, a page that loads nothing."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +52,20 @@ class LayerOptions:
     top: TopOpt = None
     plot: RooflineOpt = None
 
-    def __post_init__(self) -> None:
-        if self.plot is not None and self.plot.suffix.lower() != ".png":
-            raise BadInput(f"{self.plot} has another suffix than .png", "name it with .png")
+    trace: ChromeOpt = None
+    flame: FlameOpt = None
+
+    def check(self, force: bool) -> None:
+        """Raise BadInput for a file that has another suffix, or that exists."""
+        from modelprobe.files.atomic import check_target
+
+        wanted = ((self.plot, (".png",)), (self.trace, (".json", ".json.gz")), (self.flame, (".html",)))
+        for path, suffixes in wanted:
+            if path is None:
+                continue
+            if not path.name.lower().endswith(suffixes):
+                raise BadInput(f"{path} has another suffix than {suffixes[0]}", f"name it with {suffixes[0]}")
+            check_target(path, force=force)
 
     @property
     def are_given(self) -> bool:
@@ -62,6 +82,7 @@ class LayerOptions:
         from modelprobe.cost.timing.layers.roofline import roofline
 
         profiled = profile_layers(loaded, found, seconds, setting)
+        self._write(profiled, report.force)
         times = profiled.times.times(self.by or "layer", report.depth(self.depth), self.top)
         found = replace(found, layers=times)
         if found.rates is None or found.rates.peaks is None:
@@ -69,6 +90,21 @@ class LayerOptions:
         note = "Bytes are those of the recorded types: autocast moves fewer." if setting.amp else ""
         roofs = roofline(profiled.times, found.rates.peaks, note)
         return replace(found, roofline=_drawn(roofs, found.model, self.plot, report.force) if self.plot else roofs)
+
+    def _write(self, profiled: ProfiledTarget, force: bool) -> None:
+        from modelprobe.console import say
+        from modelprobe.files.atomic import atomic_write
+
+        if self.trace is not None:
+            from modelprobe.cost.timing.layers.chrome import chrome_trace
+
+            atomic_write(self.trace, chrome_trace(profiled.profiler, self.trace.suffix == ".gz"), force=force)
+            say(f"wrote {self.trace}")
+        if self.flame is not None:
+            from modelprobe.cost.timing.layers.flame import flame_page
+
+            atomic_write(self.flame, flame_page(profiled.times), force=force)
+            say(f"wrote {self.flame}")
 
 
 def _drawn(roofs: Roofline, model: str, path: Path, force: bool) -> Roofline:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from modelprobe.cost.timing.measure import ProfileResult
 
 EXAMPLES = (
-    "modelprobe profile samples/models.py:TinyCNN --by layer --seconds 0.2",
+    "modelprobe profile samples/models.py:TinyCNN --by layer --flame flame.html --seconds 0.2",
     "modelprobe profile samples/models.py:TinyCNN --against samples/models.py:TinyCNN --set-b width=64 --seconds 0.1",
     "modelprobe profile resnet18 --predict rtx4090 --batch 256",
 )
@@ -88,6 +88,7 @@ def command(
         return
     if not model.target:
         raise BadInput("missing argument 'TARGET'", "modelprobe profile --help shows what it takes")
+    layers.check(report.force)
     two = against.is_asked()
     if predict is not None or device_spec is not None:
         if two or layers.are_given or timing != TimingOptions():

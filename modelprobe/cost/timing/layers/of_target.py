@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import nn
 
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.timing.layers.align import aligned_pieces
-from modelprobe.cost.timing.layers.profiled import Event, profiled_passes
+from modelprobe.cost.timing.layers.profiled import BLOCK, ProfiledPasses, profiled_passes
 from modelprobe.cost.timing.layers.times import Reconciled, reconciled
 from modelprobe.cost.timing.measure import ProfileResult
 from modelprobe.cost.timing.passes import TimingSetting, prepare_pass
@@ -21,12 +20,12 @@ from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Note
 
-LEAST_PASSES, MOST_PASSES = 4, 40
+LEAST_BLOCKS, MOST_BLOCKS = 2, 20
 
 
 @dataclass(frozen=True)
 class ProfiledTarget:
-    """The times of all pieces, and torch's profiler with its last pass (for `--trace`)."""
+    """The times of all pieces, and torch's profiler with its last passes (for `--trace`)."""
 
     times: Reconciled
     profiler: Any
@@ -34,29 +33,27 @@ class ProfiledTarget:
 
 @stdout_kept()
 def profile_layers(loaded: LoadedModel, whole: ProfileResult, seconds: float, setting: TimingSetting) -> ProfiledTarget:
-    """Where the time goes that `whole` measured: passes under the profiler, and plain ones before and after.
+    """Where the time goes that `whole` measured: passes under the profiler for about `seconds`.
 
     Raises BadInput when the profiler saw nothing.
     """
-    count = max(LEAST_PASSES, min(MOST_PASSES, round(seconds / 2 / whole.median_s)))
+    blocks = max(LEAST_BLOCKS, min(MOST_BLOCKS, round(seconds / (2 * BLOCK) / whole.median_s)))
     with working(f"profiling {loaded.target.name}"):
-        trees, profiler, plain_s = record_with(loaded, partial(_profiled, count=count, setting=setting), "eval")
-    if not trees:
+        passes = record_with(loaded, partial(_profiled, blocks=blocks, setting=setting), "eval")
+    if not passes.trees:
         raise BadInput(
             "torch's profiler saw nothing of the run", "another profiler may be active in this process; stop it first"
         )
     trace = record(loaded)
     on_gpu = whole.device.startswith("cuda")
-    pieces = [aligned_pieces(trace, tree) for tree in trees]
-    return ProfiledTarget(reconciled(trace, pieces, whole.median_s, on_gpu, plain_s), profiler)
+    pieces = [aligned_pieces(trace, tree) for tree in passes.trees]
+    return ProfiledTarget(reconciled(trace, pieces, whole.median_s, on_gpu, passes.slower), passes.profiler)
 
 
 def _profiled(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
-    env: Mapping[str, Any], count: int, setting: TimingSetting,
-) -> tuple[list[Event], Any, float]:  # fmt: skip
+    env: Mapping[str, Any], blocks: int, setting: TimingSetting,
+) -> ProfiledPasses:  # fmt: skip
     one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
     with closing(one), one.active():
-        before = [one.seconds(1) for _ in range(count)]
-        trees, profiler = profiled_passes(model, one.step, one.wait, count)
-        return trees, profiler, statistics.median([*before, *(one.seconds(1) for _ in range(count))])
+        return profiled_passes(model, one.step, one.wait, blocks)

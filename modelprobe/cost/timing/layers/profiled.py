@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +19,9 @@ from modelprobe.tracing.module_tree import walk
 PASS_MARK = "modelprobe pass"
 MODULE_MARK = "modelprobe module "
 """The names of the marks: around a whole pass, and before the path of a module."""
+
+BLOCK = 3
+"""Passes in a row; one is left out."""
 
 _Mark: Any = torch._C._profiler._RecordFunctionFast  # `record_function` takes ten times as long
 
@@ -57,24 +62,44 @@ class Event:
         return self.device_ns + sum(event.device_ns for event in self.all_inside())
 
 
-def profiled_passes(
-    model: nn.Module, step: Callable[[], Any], wait: Callable[[], Any], count: int
-) -> tuple[list[Event], Any]:
-    """`count` passes, each as a tree below its `PASS_MARK`, and the profiler that has them all.
+@dataclass(frozen=True)
+class ProfiledPasses:
+    """Passes as trees, each below its `PASS_MARK`; how many times as long as plain ones between them they take (the
+    median of blocks); and torch's profiler with the last block."""
 
-    One more is run before, whose time has the start of the profiler in it.
-    """
+    trees: list[Event]
+    slower: float
+    profiler: Any
+
+
+def profiled_passes(model: nn.Module, step: Callable[[], Any], wait: Callable[[], Any], blocks: int) -> ProfiledPasses:
+    """Passes under the profiler, `BLOCK` at a time, with as many plain ones after each: a machine is faster at one time
+    than at another. The first of each, which pays for the change, is left out."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with _quiet_kineto(), ExitStack() as stack:
-        _mark_modules(model, stack)
-        with profile(activities=activities) as profiler:
-            for _ in range(count + 1):
-                with _Mark(PASS_MARK):
-                    step()
-                    wait()
-    assert profiler.profiler is not None
-    found: Any = profiler.profiler.kineto_results
-    return pass_trees(found.events())[1:], profiler
+    trees: list[Event] = []
+    ratios: list[float] = []
+    profiler: Any = None
+    with _quiet_kineto():
+        for _ in range(blocks):
+            with ExitStack() as stack:
+                _mark_modules(model, stack)
+                with profile(activities=activities) as profiler:
+                    for _ in range(BLOCK):
+                        with _Mark(PASS_MARK):
+                            step()
+                            wait()
+            own = pass_trees(profiler.profiler.kineto_results.events())[1:]
+            plain = [_seconds(step, wait) for _ in range(BLOCK)][1:]
+            trees += own
+            ratios += [statistics.fmean(tree.duration for tree in own) / 1e9 / statistics.fmean(plain)] if own else []
+    return ProfiledPasses(trees, statistics.median(ratios or [1.0]), profiler)
+
+
+def _seconds(step: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - started
 
 
 def _mark_modules(model: nn.Module, stack: ExitStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -140,6 +141,9 @@ class LayerTimes:
 
 SCALED_MUCH = 0.1
 
+MOST_OF_AN_EVENT = 1e-5
+"""Seconds that noting an event takes at most; beyond that the machine did something else."""
+
 PieceKey = tuple[int, str, tuple[int, ...], int]
 """Call, operator, indices in the ledger, and the how manieth such piece of a pass."""
 
@@ -163,17 +167,19 @@ OPERATOR_COLUMNS = (
 
 
 def reconciled(
-    trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], median_s: float, on_gpu: bool, plain_s: float | None = None
+    trace: Trace, passes: Sequence[Sequence[ProfiledPiece]], median_s: float, on_gpu: bool, slower: float = 1.0
 ) -> Reconciled:
-    """The pieces of typical passes, without the time of the profiler's events, adding up to `median_s`.
+    """The pieces of the faster passes, without the time of the profiler's events, adding up to `median_s`.
 
-    `plain_s` is a plain pass at the time of the profiled ones, from which the cost of the profiler is taken: machines
-    are faster at one time than at another.
+    A profiled pass takes `slower` times as long as a plain one.
 
     On a GPU times are those of the kernels, which no profiler slows down; the rest of the median it waited.
     """
-    typical = _middle_half(passes)
-    whole = statistics.fmean(sum(piece.seconds for piece in pieces) for pieces in typical)
+    took = [math.fsum(piece.seconds for piece in pieces) for pieces in passes]
+    slowest = _fastest_half(took)[-1]
+    typical = [pieces for pieces, seconds in zip(passes, took, strict=True) if seconds <= slowest]
+    whole = statistics.fmean(_fastest_half(took))  # means of pieces add up, as their medians do not
+    plain_s = whole / max(slower, 1e-9)
     found: dict[PieceKey, list[ProfiledPiece]] = {}
     for pieces in typical:
         seen: Counter[tuple[int, str, tuple[int, ...]]] = Counter()
@@ -183,7 +189,7 @@ def reconciled(
             found.setdefault((*key, seen[key]), []).append(piece)
     many = len(typical)
     events = sum(len(pieces) * bool(key[1]) + sum(p.events for p in pieces) for key, pieces in found.items()) // many
-    each = max(0.0, whole - (plain_s or median_s)) / max(1, events)
+    each = min(MOST_OF_AN_EVENT, max(0.0, whole - plain_s) / max(1, events))
     host = {
         key: max(0.0, sum(piece.seconds - each * piece.events for piece in pieces) / many)
         for key, pieces in found.items()
@@ -204,14 +210,12 @@ def reconciled(
     ]
     if on_gpu and median_s > busy:
         made.append(TimedPiece(IDLE, "", "", -1, (), TimedCost(median_s - busy)))
-    return Reconciled(trace, tuple(made), median_s, plain_s or median_s, len(passes), whole, events, scale)
+    return Reconciled(trace, tuple(made), median_s, plain_s, len(passes), whole, events, scale)
 
 
-def _middle_half(passes: Sequence[Sequence[ProfiledPiece]]) -> list[Sequence[ProfiledPiece]]:
-    """Passes without the fastest and the slowest quarter. Their means add up, as medians of pieces do not."""
-    ranked = sorted(passes, key=lambda pieces: sum(piece.seconds for piece in pieces))
-    cut = len(ranked) // 4
-    return ranked[cut : len(ranked) - cut]
+def _fastest_half(values: Sequence[float]) -> list[float]:
+    """The lower half: what else runs on a machine makes passes slower, never faster."""
+    return sorted(values)[: (len(values) + 1) // 2]
 
 
 def _kind_and_module(trace: Trace, key: PieceKey) -> tuple[str, str]:

@@ -17,20 +17,20 @@ from torch.profiler import ProfilerActivity, profile
 from modelprobe.cli.app import main
 from modelprobe.cost.timing.layers import align, profiled
 from modelprobe.cost.timing.layers.align import ProfiledPiece, aligned_pieces
-from modelprobe.cost.timing.layers.profiled import MODULE_MARK, PASS_MARK, pass_trees, profiled_passes
+from modelprobe.cost.timing.layers.profiled import BLOCK, MODULE_MARK, PASS_MARK, pass_trees, profiled_passes
 from modelprobe.cost.timing.layers.times import BETWEEN, IDLE, reconciled
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 
 
-def seen(net: nn.Module, *args: Tensor, passes: int = 3) -> tuple[Trace, list[list[ProfiledPiece]]]:
+def seen(net: nn.Module, *args: Tensor, blocks: int = 2) -> tuple[Trace, list[list[ProfiledPiece]]]:
     """The ledger of a forward on the CPU, and the pieces of profiled ones."""
     net.eval()
     ledger = trace(net, *args, device="real")
     with torch.inference_mode():
-        trees, _ = profiled_passes(net, lambda: net(*args), lambda: None, passes)
-    assert len(trees) == passes
-    return ledger, [aligned_pieces(ledger, tree) for tree in trees]
+        found = profiled_passes(net, lambda: net(*args), lambda: None, blocks)
+    assert len(found.trees) == blocks * (BLOCK - 1)
+    return ledger, [aligned_pieces(ledger, tree) for tree in found.trees]
 
 
 class Sleeper(nn.Module):
@@ -73,7 +73,7 @@ def test_every_recorded_operator_is_seen_once_and_times_add_up() -> None:
 
 def test_the_model_keeps_no_mark() -> None:
     net = Tied()
-    seen(net, torch.rand(4, 8), passes=1)
+    seen(net, torch.rand(4, 8), blocks=1)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
@@ -81,7 +81,7 @@ def test_a_kernel_that_does_the_work_of_several_operators_has_them_all() -> None
     net = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     ledger = trace(net, torch.rand(2, 5, 16), device="real")
     with torch.inference_mode():
-        trees, _ = profiled_passes(net, lambda: net(torch.rand(2, 5, 16)), lambda: None, 1)
+        trees = profiled_passes(net, lambda: net(torch.rand(2, 5, 16)), lambda: None, 1).trees
     pieces = aligned_pieces(ledger, trees[0])
     assert sorted(index for piece in pieces for index in piece.ops) == list(range(len(ledger.ops)))
     (fused,) = [piece for piece in pieces if len(piece.ops) > 1]
