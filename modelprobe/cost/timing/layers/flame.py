@@ -11,7 +11,7 @@ from modelprobe.cost.timing.layers.times import BETWEEN, Reconciled
 from modelprobe.report.formats.html import esc
 from modelprobe.report.units import Unit, labelled, seconds, share
 
-NARROWEST = 2e-4
+NARROWEST_FRAME = 2e-4
 """Parts of the width below which a frame could not be seen, whatever is opened."""
 
 
@@ -58,25 +58,25 @@ def frames_of(times: Reconciled) -> Frame:
 def flame_page(times: Reconciled) -> str:
     """The page: a row for each depth, a click opens a frame. Without JavaScript every frame still tells what it is."""
     root = frames_of(times)
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(FLAME_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    rows = list(_rows(root, 0.0, 1.0, 0, root.seconds))
+    rows = list(_frame_rows(root, 0.0, 1.0, 0, root.seconds))
     depth = 1 + max((row[0] for row in rows), default=0)
     device = str(times.trace.env.get("device", ""))
     title = f"{root.name}: {seconds(root.seconds)} a pass{f' on {device}' if device else ''}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(title)}</title><style>{STYLE}</style></head><body><h1>{esc(title)}</h1>"
+        f"<title>{esc(title)}</title><style>{FLAME_STYLE}</style></head><body><h1>{esc(title)}</h1>"
         "<p>Width is time. Modules are blue, operators orange; what is empty below a module is its own Python code. "
         "Click or press Enter to open a frame, Escape to go back.</p>"
         f'<div id="flame" style="height:{depth * 22}px">{"".join(row[1] for row in rows)}</div>'
-        f'<p id="told" aria-live="polite">&nbsp;</p><script>{SCRIPT}</script></body></html>\n'
+        f'<p id="told" aria-live="polite">&nbsp;</p><script>{FLAME_SCRIPT}</script></body></html>\n'
     )
 
 
-def _rows(frame: Frame, left: float, width: float, depth: int, whole: float) -> Iterator[tuple[int, str]]:
-    if width < NARROWEST:
+def _frame_rows(frame: Frame, left: float, width: float, depth: int, whole: float) -> Iterator[tuple[int, str]]:
+    if width < NARROWEST_FRAME:
         return
     of_time = frame.seconds / whole if whole else 0.0
     place = f"{frame.path}: {frame.name}" if frame.is_operator and frame.path else frame.path or frame.name
@@ -92,11 +92,11 @@ def _rows(frame: Frame, left: float, width: float, depth: int, whole: float) -> 
     )
     for child in frame.inside.values():
         part = width * child.seconds / frame.seconds if frame.seconds else 0.0
-        yield from _rows(child, left, part, depth + 1, whole)
+        yield from _frame_rows(child, left, part, depth + 1, whole)
         left += part
 
 
-STYLE = """
+FLAME_STYLE = """
 :root{color-scheme:light dark;font:14px/1.4 system-ui,sans-serif}body{margin:1rem}h1{font-size:1.1rem}
 #flame{position:relative;overflow:hidden}
 #flame div{position:absolute;height:20px;box-sizing:border-box;overflow:hidden;white-space:nowrap;padding:0 3px;
@@ -105,7 +105,7 @@ font-size:12px;line-height:20px;border-radius:2px;border-right:1px solid Canvas;
 #flame .above{opacity:.55}#told{min-height:1.4em;font-variant-numeric:tabular-nums}
 """
 
-SCRIPT = """
+FLAME_SCRIPT = """
 const flame=document.getElementById('flame'),told=document.getElementById('told'),all=[...flame.children];
 function open(l,w,top){for(const e of all){const a=+e.dataset.l,b=+e.dataset.w,t=parseInt(e.style.top);
 const over=t<top&&a<=l+1e-6&&a+b>=l+w-1e-6,inside=t>=top&&a>=l-1e-6&&a+b<=l+w+1e-6;

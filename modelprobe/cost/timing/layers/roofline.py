@@ -15,7 +15,7 @@ from modelprobe.report.units import Unit, seconds
 
 ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch overhead"
 
-FAR = 4
+FAR_FROM_ROOF = 4
 """From this factor on the kernel itself is what holds a layer back, far from the peak that it could reach."""
 
 HOT_SHARE, MOST_HOT = 0.01, 8
@@ -61,7 +61,7 @@ class LayerRoof:
         reached = f"{amount / self.seconds / 1e9:,.4g} of {amount / least / 1e9:,.4g} {unit}"
         if self.left <= 1:
             return f"Bound by {self.bound}, and at the peak: {reached}."
-        if self.left >= FAR:
+        if self.left >= FAR_FROM_ROOF:
             return f"Bound by its kernel before {self.bound}: {reached}; up to {self.left:.3g}x faster."
         return f"Bound by {self.bound}: {reached}; up to {self.left:.3g}x faster."
 
