@@ -69,7 +69,7 @@ def predict(
         raise BadInput("every score of an image is NaN or infinite", "look at the weights, and at the values in x")
     names = list(labels) if labels is not None else [f"class {index}" for index in range(rows.shape[1])]
     found = [guesses_of(row, how, names, top) for row in rows]
-    return found if x.dim() == 4 else found[0]
+    return found if x.dim() != 3 else found[0]
 
 
 def attention(
@@ -101,4 +101,4 @@ def attention(
     except BadInput:
         each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
     found = [attention_maps_of(one, asked)[0] for one in each]
-    return found if x.dim() == 4 else found[0]
+    return found if x.dim() != 3 else found[0]

@@ -345,9 +345,13 @@ def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
 
 
 def as_batch(x: Any, name: str) -> Any:
-    """Images as a tensor [B, C, H, W], of one [C, H, W] or several, for the function `name`. Raises BadInput."""
+    """Images as a tensor [B, C, H, W], of one [C, H, W] or several, for the function `name`; videos [B, C, T, H, W] as
+
+    they are. Raises BadInput.
+    """
     images = x[None] if x.dim() == 3 else x
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+    if images.dim() not in (4, 5) or not len(images) or not images.is_floating_point():
         shape = "x".join(map(str, x.shape))
-        raise BadInput(f"{name} takes images of floats, [C, H, W] or [B, C, H, W], not {shape} {x.dtype}", "x[None]")
+        taken = "[C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W]"
+        raise BadInput(f"{name} takes images of floats, {taken}, not {shape} {x.dtype}", "x[None]")
     return images

@@ -92,10 +92,11 @@ def cam(
     """Where `x` speaks for class `target` of a model: `.map` [H, W], a float32 tensor on the CPU, not negative.
 
     `x` is one image as the model takes it, [C, H, W] or [1, C, H, W], or several, [B, C, H, W]: then a list of maps is
-    returned. `target` is an index, by default the top prediction, or a function from the model's output to a score for
-    each image; `against` asks for what lowers it. `method` is one of gradcam, gradcam++, layercam, hirescam, eigencam,
-    scorecam, guided-gradcam, integrated-gradients, saliency, occlusion. The layer is chosen by the paths from the image
-    to the scores, and `.reason` says why; `layer` names another, or several, whose maps are averaged.
+    returned; or videos, [B, C, T, H, W], whose maps are [T, H, W]. `target` is an index, by default the top prediction,
+    or a function from the model's output to a score for each image; `against` asks for what lowers it. `method` is one
+    of gradcam, gradcam++, layercam, hirescam, eigencam, scorecam, guided-gradcam, integrated-gradients, saliency,
+    occlusion. The layer is chosen by the paths from the image to the scores, and `.reason` says why; `layer` names
+    another, or several, whose maps are averaged.
 
     `output` names the output that holds the scores, where there are several, and `scores` what is made of them
     (softmax, sigmoid, exp, given, none). For a score at every place (segmentation) the map is of the places where the

@@ -108,7 +108,7 @@ def _of_frames(
         overlay(_large(frame), value, cmap=cmap, limits=limits) for frame, value in zip(frames, values, strict=True)
     ]
     shown = frame_numbers(len(laid), min(len(laid), FRAMES_SHOWN), "segments")
-    over = side_by_side([(f"frame {at}", laid[at]) for at in shown], f"{title}. {told}", cell=SIDE // 2)
+    over = side_by_side([(f"frame {at} of {len(laid)}", laid[at]) for at in shown], f"{title}. {told}", cell=SIDE // 2)
     slices = alone if alone.ndim == 3 else alone[None]
     at = frame_numbers(len(slices), min(len(slices), 2 * FRAMES_SHOWN), "segments")
     captions = [f"{number} of {len(slices)}" for number in at]

@@ -114,6 +114,8 @@ def map_panels(entries: Sequence[CamEntry]) -> list[Panel]:
     panels = [Panel("All maps", "", shots)] if shots else []
     for entry in entries:
         pair = [Shot(entry.overlay, f"{map_title(entry)}, over the image"), Shot(entry.heat, map_title(entry))]
+        if len(entry.size) == 3:
+            pair.append(Shot(f"{entry.overlay.removesuffix('.png')}.gif", f"{map_title(entry)}, frame by frame"))
         panels.append(Panel(map_title(entry), map_subtitle(entry), pair))
     return panels
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import modelprobe
 from modelprobe.vision.attention.attention import attentions_of
 from modelprobe.vision.attention.maps import query_of, weights_of_query
 from tests.command_line import CommandLine, said
@@ -87,6 +88,8 @@ def test_maps_have_the_shape_of_what_was_given(cli: CommandLine, name: str, size
         assert values[tuple(entry["peak"])] == values.max()
         assert (Path("out") / entry["overlay"]).is_file()
     assert len(list(Path("out").rglob("*.gif"))) == (9 if name == "volume" else 0)
+    page = Path("out/index.html").read_text()
+    assert page.count(".gif") == (18 if name == "volume" else 0)  # in its place, and as large as the window
 
 
 @pytest.mark.parametrize(("name", "space"), [("signal", 1), ("volume", 3)])
@@ -104,6 +107,19 @@ def test_grad_cam_is_the_formula(cli: CommandLine, name: str, space: int) -> Non
     (gradient,) = torch.autograd.grad(score, features)
     expected = (gradient.mean(places, keepdim=True) * features).sum(1)[0].detach().numpy()
     assert np.abs(np.load(f"out/{name}/maps.npz")["gradcam.3.raw"] - expected).max() < 1e-6
+
+
+def test_maps_of_videos_in_python(cli: CommandLine) -> None:
+    scope: dict[str, object] = {}
+    exec(NETS, scope)
+    model = scope["made"](scope["Clips"])  # type: ignore[operator]
+    clips = torch.rand(2, 3, 4, 16, 24)
+    maps = modelprobe.cam(model, clips, 1, method="hirescam")
+    assert [tuple(found.map.shape) for found in maps] == [(4, 16, 24)] * 2
+    alone = modelprobe.cam(model, clips[1:], 1, method="hirescam")
+    assert torch.allclose(maps[1].map, alone.map, atol=1e-5)
+    assert [guesses[0].index for guesses in modelprobe.predict(model, clips)] == model(clips).argmax(1).tolist()
+    assert [entries[0].frames for entries in modelprobe.attention(model, clips)] == [2, 2]
 
 
 def test_features_of_signals_and_volumes(cli: CommandLine) -> None:
