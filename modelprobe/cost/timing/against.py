@@ -75,7 +75,7 @@ class AgainstResult(Result):
         facts = (
             *((Fact("Input", ", ".join(self.first.inputs)),) if same else ()),
             Fact("Answer", self.answer, detail=_sentence(self)),
-            Fact("Time ratio", f"{self.ratio:.3f}", detail=f"first over second; 99 % interval {low:.3f} to {high:.3f}"),
+            Fact("Time ratio", f"{self.ratio:.4g}", detail=f"first over second; 99 % interval {low:.4g} to {high:.4g}"),
             Fact("Pairs", self.pairs, Unit.COUNT, f"in turn, in {self.seconds:.3g} s"),
         )
         columns = (
@@ -159,7 +159,7 @@ def _in_turn(
             # Which goes first changes: what follows a pass is not always the same.
             pair = {}
             for at in (0, 1) if len(samples[0]) % 2 else (1, 0):
-                with sides[at].active():
+                with sides[at].active(warm=sides[0].threads != sides[1].threads):
                     pair[at] = sides[at].seconds(numbers[at])
             for at, one in pair.items():
                 samples[at].append(one)

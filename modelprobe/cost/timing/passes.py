@@ -53,6 +53,8 @@ class TimingSetting:
         """Raise BadInput for no thread, and for a graph where there is none."""
         if self.threads is not None and self.threads < 1:
             raise BadInput(f"--threads {self.threads} is no number of threads", "for example --threads 4")
+        if device == "meta":
+            raise BadInput("on meta nothing is computed, so nothing takes time", "--device cpu, or --predict rtx4090")
         if self.cuda_graph and (not device.startswith("cuda") or self.step or self.compiled):
             raise BadInput(
                 "--cuda-graph is for an eager forward on a CUDA device", "leave it out, or see --device cuda"
@@ -84,14 +86,19 @@ class PreparedPass:
         self.stack.close()
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """The state of torch in which passes are timed: threads, gradients; no garbage collector in between."""
+    def active(self, warm: bool = False) -> Iterator[None]:
+        """The state of torch in which passes are timed: threads, gradients; no garbage collector in between.
+
+        With `warm` a pass is run first, in which torch starts its threads.
+        """
         before, collects = torch.get_num_threads(), gc.isenabled()
         if before != self.threads:
             torch.set_num_threads(self.threads)
         gc.disable()
         try:
             with torch.enable_grad() if self.setting.step else torch.inference_mode():
+                if warm:
+                    self.seconds(1)
                 yield
         finally:
             if collects:

@@ -177,6 +177,8 @@ def test_an_interrupted_run_reports_what_it_has(cli: CommandLine, monkeypatch: p
         (("--train", "--freeze", "nothing.*"), "nothing.*"),
         (("--inputs-from", f"{SAMPLES}:tagger_inputs", "--batch", "1,2"), "--inputs-from"),
         (("--train", "--by", "layer"), "--by looks into an eager forward of one batch"),
+        (("--device", "meta"), "on meta nothing is computed"),
+        (("--against", NET, "--batch", "1,8"), "--against times one batch"),
         (("--device", "mps"), "--device mps cannot be used"),
     ],
 )

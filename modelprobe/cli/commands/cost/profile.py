@@ -11,6 +11,7 @@ import typer
 from modelprobe.cli.layer_options import LayerOptions
 from modelprobe.cli.options import (
     COUNTING,
+    INPUT,
     TARGET,
     ModelOptions,
     ReportOptions,
@@ -50,6 +51,10 @@ FitOpt = Annotated[
         help="Make constants for --device-spec from times that were measured: model, batch, step_ms. Without TARGET.",
     ),
 ]
+BatchesOpt = Annotated[
+    str | None,
+    option("--batch", "-b", metavar="N[,N]|auto", panel=INPUT, help="Examples in the batch; auto: most per second."),
+]
 MaybeTargetArg = Annotated[
     str,
     typer.Argument(
@@ -68,9 +73,16 @@ class ProfiledModel(ModelOptions):
     target: MaybeTargetArg = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfiledInputs(RunOptions):
+    """What the model is given, of one batch or several, and how it runs."""
+
+    batch: BatchesOpt = None
+
+
 def command(
     model: ProfiledModel,
-    inputs: RunOptions,
+    inputs: ProfiledInputs,
     *,
     seconds: SecondsOpt = 2.0,
     timing: TimingOptions,
@@ -143,6 +155,8 @@ def _timed_in_turn(
     from modelprobe.model.build import load_model
     from modelprobe.report.amounts import parse_share
 
+    if here.batch is not None and not here.batch.strip().isdigit():
+        raise BadInput(f"--against times one batch, and --batch is {here.batch!r}", "for example --batch 8")
     tolerance = None
     if against.fail_if_slower is not None:
         tolerance = parse_share(against.fail_if_slower, "--fail-if-slower")
