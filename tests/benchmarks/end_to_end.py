@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each model and batch, at least")
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others use the machine too"
-    )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine in use")
     asked = parser.parse_args()
     clock = time.process_time if asked.clock == "cpu" else time.perf_counter
     for name in asked.models:
