@@ -123,20 +123,15 @@ def slices_of(bands: Bands) -> tuple[Image.Image, ...]:
     return tuple(bands_picture(bands[:, at]) for at in range(bands.shape[1])) if bands.ndim == 4 else ()
 
 
-def signal_picture(bands: Bands) -> Image.Image:
-    """The channels of a signal [C, L] as lines."""
-    from modelprobe.vision.pictures.curves import line_picture
-
-    return line_picture(bands)
-
-
 def bands_picture(bands: Bands) -> Image.Image:
     """The first three bands as red, green and blue (the first as gray where there are fewer), each over its range.
 
     Of a volume the middle slice, of a signal its line.
     """
     if bands.ndim == 2:
-        return signal_picture(bands)
+        from modelprobe.vision.pictures.curves import line_picture
+
+        return line_picture(bands)
     bands = bands if bands.ndim == 3 else bands[:, bands.shape[1] // 2]
     shown = bands[:3] if len(bands) >= 3 else bands[:1]
     values = np.where(np.isfinite(shown), shown, 0.0)

@@ -17,7 +17,6 @@ from modelprobe.errors import BadInput, one_line
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.images import MOST_PIXELS, Photo
 
-SAMPLINGS = ("segments", "random", "dense")
 USUAL_FRAMES = 8
 """Frames of a video for a model that takes one image."""
 

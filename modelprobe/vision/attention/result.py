@@ -32,9 +32,6 @@ MEAN_HEAD, ROLLOUT = "mean", "rollout"
 UNIFORM = 0.9
 """A map that is spread over more than this share of its places is near uniform."""
 
-MAX_ATTENTION_ROWS = 24
-"""More rows than this are left to --format csv and json: heads are many."""
-
 
 @dataclass(frozen=True, slots=True)
 class AttentionBlock:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from modelprobe.errors import BadInput
 
-TENSOR_FORMATS = ("npz", "safetensors", "pt")
-
 
 def serialised(tensors: Mapping[str, Tensor], format: str) -> bytes:
     """The tensors as one file. numpy has no bfloat16 and no float8: `npz` holds those as float32.

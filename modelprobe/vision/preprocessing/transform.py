@@ -151,7 +151,8 @@ class Preprocessing:
         """What was converted of this image: in the file, and for this model."""
         notes = list(photo.notes)
         if photo.as_it_is:
-            return tuple(notes)
+            whole = Note("a volume, given to the model as it is: not resized, nothing cut off", Level.INFO)
+            return (*notes, whole) if photo.bands is not None and self.space == 3 else tuple(notes)
         if self.channels == 3 and photo.picture.mode == "L" and photo.bands is None:
             notes.append(Note("gray, given to the model as three equal channels", Level.INFO))
         if self.channels == 1 and photo.picture.mode == "RGB" and photo.bands is None:

@@ -130,6 +130,7 @@ def test_features_of_signals_and_volumes(cli: CommandLine) -> None:
     found = json.loads(cli("features", "nets.py:Volume", "--weights", "random", "--layers", "c1", "--image",
                            "volume.npy", "-o", "b", "-f", "json").out)  # fmt: skip
     assert found["layers"][0]["layout"] == "NCDHW"
+    assert any("a volume, given to the model as it is: not resized" in note["text"] for note in found["notes"])
     assert Path("b/volume/c1.frames.png").is_file()
 
 
