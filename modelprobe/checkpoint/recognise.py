@@ -109,6 +109,11 @@ def _other(source: ByteSource, head: bytes) -> Kind:
         raise BadInput(f"{source.name} begins with zeros only: the download did not finish", "download it again")
     if _is_text(head):
         raise BadInput(f"{source.name} is a text file, not a weight file", "download the file itself")
+    if head.startswith(b"modelprobe"):
+        raise BadInput(
+            f"{source.name} is a recorded run of modelprobe's, and this question is about weights",
+            "flops, summary, training, memory, graph and trace answer from such a file",
+        )
     raise BadInput(f"{source.name} has an unknown format: it begins with {head[:8].hex(' ')}", OURS)
 
 

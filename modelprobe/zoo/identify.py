@@ -152,8 +152,8 @@ def _verdict_notes(match: Match) -> Iterator[Note]:
 def loading_command(path: str, candidate: ZooCandidate, match: Match) -> str:
     """The command that checks the file against the network, or rewrites it where its names are others."""
     settings = dict(candidate.settings)
-    if candidate.target.startswith(f"{TORCHVISION}:"):
-        settings.pop("in_chans", None)  # its builders take no such argument
+    if candidate.target.startswith(f"{TORCHVISION}:") and "in_chans" in settings:
+        return ""  # its builders take no such argument
     given = "".join(f" --set {key}={value}" for key, value in settings.items())
     renamed = match.variant.how or match.by_shapes
     written = f" -o {shlex.quote(Path(path).stem + '.repaired.safetensors')}" if renamed else ""

@@ -79,3 +79,45 @@ def test_an_unknown_network_gets_a_blueprint(identified: Callable[..., Any]) -> 
     facts = {fact["what"]: fact for fact in found["blueprint"]["facts"]}
     assert (facts["Numbered blocks"]["value"], facts["Numbered blocks"]["known"]) == ("5 under layers", "confirmed")
     assert facts["Strides, groups, activations, input"]["known"] == "unknown"
+
+
+def test_missing_auxiliary_classifiers_are_no_missing_head(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]
+) -> None:
+    found = identified(torchvision.models.googlenet(aux_logits=False, init_weights=False).state_dict())
+    assert (found["verdict"], found["target"]) == ("certain", "torchvision:googlenet")
+    assert found["candidates"][0]["differences"] == ["no auxiliary classifiers (18 tensors)"]
+    answer = CommandLine(capsys)("params", str(tmp_path / "model.pth"), "-f", "json")
+    assert json.loads(answer.out)["total"] == 6_624_904
+
+
+def test_channels_that_a_builder_does_not_take(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]
+) -> None:
+    state = squeezenet()
+    state["features.0.weight"] = torch.zeros(64, 12, 3, 3)
+    found = identified(state)
+    assert (found["verdict"], found["command"]) == ("certain", "")
+    answer = CommandLine(capsys)("flops", str(tmp_path / "model.pth"))
+    assert answer.code == 2
+    assert "its builder cannot make: 12 input channels instead of 3" in answer.err
+
+
+def test_other_tensors_in_the_file_are_said_when_a_network_is_taken(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    large = torchvision.models.mobilenet_v3_small().state_dict()
+    torch.save({"teacher": large, "student": squeezenet()}, tmp_path / "both.pth")
+    torch.save({"state_dict": squeezenet(), "state_dict_ema": squeezenet()}, tmp_path / "ema.pth")
+    cli = CommandLine(capsys)
+    assert "holds other tensors too, in " in cli("flops", str(tmp_path / "both.pth"), "-f", "json").out
+    assert "holds other tensors too" not in cli("flops", str(tmp_path / "ema.pth"), "-f", "json").out
+
+
+def test_a_recorded_run_is_named_as_such(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "run.mptrace"
+    cli = CommandLine(capsys)
+    assert cli("flops", "squeezenet1_1", "--input", "64", "--save-trace", str(file)).code == 0
+    for command in ("params", "buffers", "identify", "health"):
+        answer = cli(command, str(file))
+        assert "a recorded run of modelprobe's" in answer.err

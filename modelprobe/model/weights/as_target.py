@@ -96,12 +96,21 @@ def _identified(found: Checkpoint, spec: str, settings: Sequence[str]) -> Target
     from modelprobe.model.zoo.index import read_catalogue
     from modelprobe.model.zoo.match import match_network
 
-    entries = entries_by_name(found, chosen_branch(found, None))
+    chosen = chosen_branch(found, None)
+    entries = entries_by_name(found, chosen)
     match = match_network({n: entry.shape for n, entry in entries.items()}, read_catalogue(), architecture_words(found))
     targets = [target for c in match.candidates[:1] for target in (c.target, *c.same_as)]
     given = dict(match.candidates[0].settings) if match.candidates else {}
-    if "in_chans" in given:  # an argument of timm's factories alone
-        targets = [target for target in targets if target.startswith(f"{zoo.TIMM}:")]
+    zoo_of = {"in_chans": zoo.TIMM, "aux_logits": zoo.TORCHVISION}  # whose factories alone take such an argument
+    for name, library in zoo_of.items():
+        named = [target for target in targets if name not in given or target.startswith(f"{library}:")]
+        if targets and not named and match.verdict == "certain":
+            differs = ", ".join(match.candidates[0].differences)
+            raise BadInput(
+                f"{spec} is {targets[0]} with a difference that its builder cannot make: {differs}",
+                "build it in a function of your own: --arch net.py:make",
+            )
+        targets = named
     if match.verdict != "certain" or not targets:
         likely = match.verdict != "unknown" and targets
         hint = f"--arch {targets[0]} is likely" if likely else "say which network with --arch, such as --arch resnet50"
@@ -112,8 +121,17 @@ def _identified(found: Checkpoint, spec: str, settings: Sequence[str]) -> Target
     target = resolve(targets[0], [*(f"{key}={value}" for key, value in given.items()), *settings])
     differs = "".join(f", {text}" for text in (*match.candidates[0].differences, *match.variant.how))
     by_name = ", and by what the file calls itself" if match.by_name else ""
-    note = Note(f"{spec} is {targets[0]} by the names and shapes in it{by_name}{differs}.", Level.INFO)
-    return replace(target, notes=(*target.notes, note))
+    notes = [Note(f"{spec} is {targets[0]} by the names and shapes in it{by_name}{differs}.", Level.INFO)]
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    others = [
+        branch.name
+        for branch in found.branches
+        if branch.name != chosen.name and {n: e.shape for n, e in entries_by_name(found, branch).items()} != shapes
+    ]
+    if others:
+        text = f"{spec} holds other tensors too, in {', '.join(others[:4])}: these are of {chosen.name or 'its root'}."
+        notes.append(Note(text, Level.WARNING))
+    return replace(target, notes=(*target.notes, *notes))
 
 
 def fit_notes(found: Checkpoint, model: nn.Module, target: Target) -> tuple[Note, ...]:

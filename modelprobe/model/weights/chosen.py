@@ -122,7 +122,7 @@ def _random(target: Target, request: TargetRequest, reason: str) -> Weighted:
     model, notes = _built_on_cpu(target, request)
     name = f"seed {request.seed}"
     if not reason:
-        note = Note(f"The weights are random ({name}), as --weights random asks.", Level.INFO)
+        note = Note(f"The weights are random ({name}): nobody gave trained ones.", Level.INFO)
         return model, ModelWeights(RANDOM, name, False), None, (*notes, note)
     text = (
         f"RANDOM WEIGHTS ({name}): {target.name} is not trained here, since {reason}. What follows says something "

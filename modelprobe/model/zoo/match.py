@@ -304,7 +304,10 @@ def _explanation(
     lost = [name for name in missing if HEAD.search(name)]
     if lost and len(lost) <= max(2, total // 10) and not heads:
         accepted += len(lost)
-        said.append(f"no head ({len(lost)} tensors)")
+        auxiliary = all(name.lower().startswith("aux") for name in lost)
+        said.append(f"no {'auxiliary classifiers' if auxiliary else 'head'} ({len(lost)} tensors)")
+        if auxiliary:
+            settings["aux_logits"] = False
     positions = [other for other in others if is_position(other.name)]
     if positions:
         said.append("position embedding of another input size")
