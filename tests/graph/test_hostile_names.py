@@ -21,11 +21,15 @@ HOSTILE = (
 
 
 def hostile_graph():
+    return graph_of(trace(hostile_model(), torch.zeros(1, 2)))
+
+
+def hostile_model():
     model = nn.Sequential()
     for at, name in enumerate(HOSTILE):
         cls = type(name.replace("\x00", ""), (nn.ReLU,), {})
         model._modules[name + str(at)] = cls()
-    return graph_of(trace(model, torch.zeros(1, 2)))
+    return model
 
 
 @pytest.mark.parametrize("suffix", [".html", ".svg", ".dot", ".mmd"])
