@@ -58,10 +58,16 @@ def diverge_targets(
     models = [_in_dtype(loaded) for loaded in (first, second)]
     given = record_with(replace(first, model=models[0], notes=()), _what_is_given, "train" if train else "eval")
     notes += [note for note in given.notes if note not in notes]
+    plain = train and len({torch.device(device).type for device in devices}) > 1
+    if plain:
+        text = (
+            "Of a training step on two kinds of devices the plain kernels are compared: no cuDNN, no fused attention."
+        )
+        notes.append(Note(text, Level.INFO))
     sides = []
     for loaded, model, device in zip((first, second), models, devices, strict=True):
         args, kwargs = moved(_inputs_of(loaded, given), device)
-        sides.append(RunSide(model.to(device), args, kwargs, train, a.seed))
+        sides.append(RunSide(model.to(device), args, kwargs, train, a.seed, plain_kernels=plain))
     with working(f"running {names[0]} and {names[1]}"), _without_tf32(devices):
         found = diverge(sides[0], sides[1], names, notes)
     env = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelprobe.inside.divergence.tape import Tape
 from modelprobe.tracing.autograd import Numbered, where_differentiated
@@ -26,7 +27,10 @@ from modelprobe.tracing.training import outputs_with_gradients
 
 @dataclass(frozen=True)
 class RunSide:
-    """A model and what it is given. `train` runs forward in training mode, and backward."""
+    """A model and what it is given. `train` runs forward in training mode, and backward.
+
+    `plain_kernels` keeps cuDNN and fused attention out, whose operators another kind of device does not have.
+    """
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -34,6 +38,7 @@ class RunSide:
     train: bool = False
     seed: int = 0
     threads: int = 0
+    plain_kernels: bool = False
 
 
 def run_under(side: RunSide, tape: Tape) -> list[tuple[str, Tensor]]:
@@ -60,6 +65,9 @@ def run_under(side: RunSide, tape: Tape) -> list[tuple[str, Tensor]]:
         stack.enter_context(model_errors(partial(model_raised, model, args, kwargs, calls)))
         grad: Any = torch.enable_grad() if side.train else torch.inference_mode()
         stack.enter_context(_threads(side.threads))
+        if side.plain_kernels:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         with compiler_stand_in(), grad, quiet_hooks():
             try:
                 with tape:
