@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
+from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.tracing.capture import Captured, captured_until, check_captured, chosen_layers
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.module_tree import class_name
@@ -95,6 +96,7 @@ def attention(
     chosen = tuple(part.strip() for text in names for part in text.split(",") if part.strip())
     place = None if query is None else parse_query(query)
     asked = AttentionOptions(chosen, *heads_of(heads), place, rollout)
+    model = without_wrappers(model)
     images, name = as_batch(x, "attention"), class_name(model)
     try:
         each = attentions_of(model, images, name)

@@ -17,8 +17,10 @@ from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder, open_folder
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model
 from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
+from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Fact, Level, Note
+from modelprobe.tracing.module_tree import class_name
 from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
@@ -188,6 +190,15 @@ def _file_state(value: Any) -> str:
     return ""
 
 
+def _unwrapped(loaded: LoadedModel) -> LoadedModel:
+    """With the module that `torch.compile` was given: what compiled code does inside, no hook and no mode sees."""
+    inner = without_wrappers(loaded.model)
+    if inner is loaded.model:
+        return loaded
+    text = f"The model is wrapped in {class_name(loaded.model)}: the module in it was run."
+    return replace(loaded, model=inner, notes=(*loaded.notes, Note(text, Level.INFO)))
+
+
 @stdout_kept()
 def load_image_model(asked: ImageModelRequest) -> ImageModel:
     """The target with weights, its preprocessing and its labels. Raises ProbeError for what stands in the way."""
@@ -202,7 +213,7 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
 
         checked_device(asked.device)
     given = given_inputs(asked.request.inputs_from) if asked.request.inputs_from is not None else None
-    loaded = load_model(asked.request)
+    loaded = _unwrapped(load_model(asked.request))
     declared = given.declared if given is not None else None
     seeing = preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides, declared)
     if given is not None:

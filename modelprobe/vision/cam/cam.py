@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder
+from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.report.blocks import Level, Note
 from modelprobe.vision.cam.drawing import ImageMaps, draw_class_maps
 from modelprobe.vision.cam.judge import Judgement, judge_map
@@ -106,6 +107,7 @@ def cam(
     The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without scores, a
     class or layer that it does not have, ModelRaised for what the model itself raises.
     """
+    model = without_wrappers(model)
     region = Region(at, mask) if at is not None or mask is not None else None
     how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
     names = () if layer is None else (layer,) if isinstance(layer, str) else tuple(layer)

@@ -100,6 +100,10 @@ class Places(nn.Module):
         return {"out": F.interpolate(self.head(self.features(x)), x.shape[-2:], mode="bilinear")}
 
 
+def compiled():
+    return torch.compile(Plain())
+
+
 class FourChannels(Plain):
     default_cfg = dict(input_size=(4, 64, 64))
 
@@ -254,3 +258,10 @@ def test_the_layer_is_the_last_sum_or_concatenation(cli: CommandLine, name: str)
     expected = (last.grad.mean((2, 3), keepdim=True) * last).sum(1)[0].detach().numpy()
     found = np.load("maps/photo/maps.npz")[f"{entry['array']}.raw"]
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max() + 1e-7
+
+
+def test_a_compiled_model_is_looked_into(cli: CommandLine) -> None:
+    given = ("--weights", "random", "--image", "photo.png", "-f", "json")
+    compiled, plain = (json.loads(cli("cam", f"nets.py:{name}", *given).out) for name in ("compiled", "Plain"))
+    assert any("the module in it was run" in note["text"] for note in compiled["notes"])
+    assert compiled["entries"] == plain["entries"]
