@@ -338,7 +338,7 @@ class ReportOptions:
         """Whether the report is for people: no data that a program takes up."""
         from modelprobe.cli.output import choose
 
-        return choose(self.format, self.output).name not in ("json", "csv")
+        return choose(self.format, self.output).name not in ("json", "jsonl", "csv")
 
     def folded(self, given: bool | None) -> bool:
         """Whether equal blocks are shown once: as given, else in what people read."""

@@ -34,7 +34,7 @@ def emit(
         style = Style(columns(), colour=False, unicode=True)
         atomic_write(path, renderer.render(report, style), force=force)
         say(f"wrote {path}")
-    if renderer.name == "csv":  # which has no place for them
+    if renderer.name in ("csv", "jsonl"):  # which have no place for them
         for note in report.notes:
             say(f"{_label(note.level)}: {note.text}")
     if strict:

@@ -106,6 +106,21 @@ class OpCall(NamedTuple):
         return self.outputs[0].numel if self.kind in WEIGHTED_KINDS and self.outputs else 0
 
 
+class OperatorValues(NamedTuple):
+    """The values that an operator put out in a run for real: those of its first result that are finite.
+
+    `not_finite` counts the others. `said` is what had not been there before (`first NaN, from finite operands`,
+    `first float64`), and `line` the source that called the operator then.
+    """
+
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    not_finite: int
+    said: str
+    line: str
+
+
 class Composite(NamedTuple):
     """An operator that has no formula of its own and was recorded by its parts (`einsum` by its products)."""
 

@@ -70,7 +70,7 @@ def test_version(run):
         (("env", "--frmat", "json"), "no such option: --frmat"),
         (("env", "extra"), "extra"),
         (("env", "-f"), "-f"),
-        (("env", "-f", "yaml"), "unknown format 'yaml'\nhint: choose one of terminal, json"),
+        (("env", "-f", "yaml"), "unknown format 'yaml'\nhint: choose one of terminal, json, jsonl"),
         (("env", "-o", "a.yaml"), "names no format"),
         (("\x1b[31mred",), "\\x1b[31mred"),
         (("env", "--\x1b[31mred"), "\\x1b[31mred"),

@@ -74,7 +74,7 @@ def test_a_pattern_of_models(cli):
 @pytest.mark.parametrize("command", EVERY)
 def test_a_format(cli, command):
     target = ["resnet18"] if command in TARGETED else []
-    expected = "unknown format 'yaml' | choose one of terminal, json, csv, markdown, html"
+    expected = "unknown format 'yaml' | choose one of terminal, json, jsonl, csv, markdown, html"
     assert refused(cli, command, *target, "-f", "yaml") == expected
 
 

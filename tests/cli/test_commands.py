@@ -9,7 +9,7 @@ import pytest
 from modelprobe.cli.app import main
 from tests.command_line import SAMPLES, CommandLine
 
-FORMATS = {"terminal": ".txt", "json": ".json", "csv": ".csv", "markdown": ".md", "html": ".html"}
+FORMATS = {"terminal": ".txt", "json": ".json", "jsonl": ".jsonl", "csv": ".csv", "markdown": ".md", "html": ".html"}
 CNN, ATTENTION = f"{SAMPLES}:TinyCNN", f"{SAMPLES}:TinyAttention"
 TARGETED = ["flops", "summary", "params", "buffers"]
 

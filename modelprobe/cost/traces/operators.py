@@ -12,7 +12,7 @@ from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.tracing.records import OpCall, TensorRef, Trace
+from modelprobe.tracing.records import OpCall, OperatorValues, TensorRef, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,24 @@ class OperatorRow:
     flops: int
     bytes_moved: int
     status: str
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    not_finite: int | None = None
+    said: str = ""
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorList(Result):
-    """The operators that were asked for, of `total` that ran."""
+    """The operators that were asked for, of `total` that ran. `measured`: their values are known."""
 
     model: str
     inputs: tuple[str, ...]
     total: int
     operators: tuple[OperatorRow, ...]
     notes: tuple[Note, ...]
+    measured: bool = False
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
@@ -58,11 +65,13 @@ class OperatorList(Result):
             Column("flops", "FLOPs", Unit.FLOPS, priority=3),
             Column("bytes_moved", "Moved", Unit.BYTES, priority=1),
             Column("status", "Counted", priority=4),
+            *(VALUE_COLUMNS if self.measured else ()),
         )
         rows = tuple(
             Row((
                 row.index, row.operator, row.module, _short(row.inputs), _short(row.outputs), row.macs,
                 row.flops, row.bytes_moved, row.status,
+                *((row.minimum, row.maximum, row.mean, row.said) if self.measured else ()),
             ))
             for row in self.operators
         )  # fmt: skip
@@ -74,34 +83,59 @@ class OperatorList(Result):
         )
         return self.blocks_report(
             f"{self.model}: operators of one forward pass", "modelprobe.trace/1", Facts(facts),
-            Table(columns, rows, key="rows"), *self.notes,
+            Table(columns, rows, key="operators"), *_surprise_notes(self.operators), *self.notes,
         )  # fmt: skip
 
 
-def operators_of(trace: Trace, modules: Sequence[str] = (), names: Sequence[str] = ()) -> OperatorList:
+VALUE_COLUMNS = (
+    Column("minimum", "Min", Unit.NUMBER),
+    Column("maximum", "Max", Unit.NUMBER),
+    Column("mean", "Mean", Unit.NUMBER, priority=1),
+    Column("said", "Surprise", priority=3),
+)
+
+
+def _surprise_notes(rows: Iterable[OperatorRow]) -> Iterator[Note]:
+    for row in rows:
+        if row.said:
+            where = f"{row.operator} in {row.module}" if row.module else row.operator
+            at = f", called at {row.line}" if row.line else ""
+            many = f"; {row.not_finite:,} values are not finite" if row.not_finite else ""
+            yield Note(f"#{row.index} {where}: {row.said}{many}{at}.", Level.WARNING)
+
+
+def operators_of(
+    trace: Trace,
+    modules: Sequence[str] = (),
+    names: Sequence[str] = (),
+    values: Mapping[int, OperatorValues] | None = None,
+) -> OperatorList:
     """The operators in modules and of names that match the patterns; all without. Raises BadInput for no match.
 
-    A module's pattern stands for everything inside it; a name may leave out `aten.`.
+    A module's pattern stands for everything inside it; a name may leave out `aten.`. `values` are what operators put
+    out, by their place in the run.
     """
     rows = tuple(
         row
-        for row in _listed_operators(trace)
+        for row in _listed_operators(trace, values or {})
         if (not modules or _matches_module(row.module, modules)) and (not names or _matches_name(row.operator, names))
     )
     if trace.ops and not rows:
         asked = ", ".join((*modules, *names))
         raise BadInput(f"no operator of the run matches {asked}", "without --module and --operator all are listed")
     notes = trace.notes if trace.ops else (*trace.notes, Note("No operator ran.", Level.WARNING))
-    return OperatorList(model_name(trace), tuple(input_texts(trace)), len(trace.ops), rows, notes, trace.env)
+    return OperatorList(
+        model_name(trace), tuple(input_texts(trace)), len(trace.ops), rows, notes, values is not None, trace.env
+    )
 
 
-def _listed_operators(trace: Trace) -> Iterator[OperatorRow]:
+def _listed_operators(trace: Trace, values: Mapping[int, OperatorValues]) -> Iterator[OperatorRow]:
     made: dict[int, int] = {}
     for index, op in enumerate(trace.ops):
         reads = dict.fromkeys(made[ref.value] for ref in op.inputs if ref.value in made)
         yield OperatorRow(
             index, op.name, op.kind, op.module, _tensor_texts(op.inputs), _tensor_texts(op.outputs), tuple(reads),
-            op.macs, 2 * op.macs + op.flops, _bytes_moved(op), op.status,
+            op.macs, 2 * op.macs + op.flops, _bytes_moved(op), op.status, *values.get(index, ()),
         )  # fmt: skip
         made.update((ref.value, index) for ref in op.outputs)
 

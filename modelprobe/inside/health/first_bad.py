@@ -37,21 +37,28 @@ class NonFiniteTape(Tape):
         if self.found is not None or op.role == "source" or op.kind == "view":
             return None
         given = [t for t in flat_tensors(args, kwargs) if t.is_floating_point()]
-        largest = max((float(t.detach().abs().max()) for t in given if t.numel() and _all_finite(t)), default=0.0)
-        finite = all(map(_all_finite, given))
+        largest = max((float(t.detach().abs().max()) for t in given if t.numel() and all_finite(t)), default=0.0)
+        finite = all(map(all_finite, given))
         return (finite, largest, "" if op.backward else next(iter(calling_lines()), ""))
 
     def after(self, op: TapeOp, results: Sequence[Tensor], before: Any) -> None:
-        if before is None or self.found is not None or not before[0] or op.name.startswith("aten.empty"):
+        if before is None or self.found is not None or not before[0]:
             return
-        bad = next((t for t in results if t.is_floating_point() and not _all_finite(t)), None)
-        if bad is None or ("full" in op.name or "fill" in op.name):  # a mask is infinite on purpose
-            return
-        what = "NaN" if bool(bad.isnan().any()) else "infinity"
-        self.found = BadOperator(op.name, op.path, op.backward, before[2], f"{before[1]:.3g}", what)
+        what = made_bad(op.name, results)
+        if what:
+            self.found = BadOperator(op.name, op.path, op.backward, before[2], f"{before[1]:.3g}", what)
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def made_bad(name: str, results: Sequence[Tensor]) -> str:
+    """`NaN` or `infinity` for what an operator put out, empty where it is finite or meant so, as a mask is."""
+    if name.startswith("aten.empty") or "full" in name or "fill" in name:
+        return ""
+    bad = next((t for t in results if t.is_floating_point() and not all_finite(t)), None)
+    return "" if bad is None else "NaN" if bool(bad.isnan().any()) else "infinity"
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
     return bool(torch.isfinite(tensor).all())
 
 

@@ -51,6 +51,7 @@ def register(name: str, suffixes: tuple[str, ...], module: str) -> None:
 
 register("terminal", (".txt",), "modelprobe.report.formats.terminal")
 register("json", (".json",), "modelprobe.report.formats.json")
+register("jsonl", (".jsonl", ".ndjson"), "modelprobe.report.formats.jsonl")
 register("csv", (".csv",), "modelprobe.report.formats.csv")
 register("markdown", (".md", ".markdown"), "modelprobe.report.formats.markdown")
 register("html", (".html", ".htm"), "modelprobe.report.formats.html")

@@ -19,16 +19,16 @@ def render(report: Report, style: Style) -> str:
     document.update({key: value for key, value in report.data.items() if key not in RESERVED})
     document["env"] = report.env or report.data.get("env", {})
     document["notes"] = [{"level": note.level.value, "text": note.text} for note in report.notes]
-    text = json.dumps(_finite_or_null(plain(document)), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(finite_or_null(plain(document)), indent=2, ensure_ascii=True, allow_nan=False)
     return text.replace("\x7f", "\\u007f") + "\n"  # the one control character that ASCII JSON lets through
 
 
-def _finite_or_null(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite_or_null(item) for key, item in value.items()}
+        return {key: finite_or_null(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite_or_null(item) for item in value]
+        return [finite_or_null(item) for item in value]
     return value
