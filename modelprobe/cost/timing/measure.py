@@ -26,7 +26,7 @@ from modelprobe.errors import ProbeError
 from modelprobe.model.build import LoadedModel, Recording, load_model, record, record_with
 from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit
+from modelprobe.report.units import Unit, text
 from modelprobe.tracing.records import Trace
 from modelprobe.tracing.step_records import TrainingTrace
 
@@ -92,8 +92,8 @@ class ProfileResult(Result):
 
     def report(self) -> Report:
         """Median with its spread, throughput, the rate of arithmetic."""
-        shares = ", ".join(f"p{name} {value * 1e3:.4g} ms" for name, value in self.percentiles.items())
-        spread = f"IQR {self.iqr_s * 1e3:.3g} ms, {len(self.samples_s)} samples"
+        shares = ", ".join(f"p{name} {text(value, Unit.SECONDS)}" for name, value in self.percentiles.items())
+        spread = f"IQR {text(self.iqr_s, Unit.SECONDS)}, {len(self.samples_s)} samples"
         facts = (
             Fact("Input", ", ".join(self.inputs) or "none"),
             Fact("Device", self.device, detail=", ".join(device_details(self.device, self.threads, self.setting))),
@@ -171,8 +171,8 @@ def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: s
     spread = quarters[2] - quarters[0]
     notes = [*raw.notes]
     if spread > NOISY * median:
-        text = f"A noisy run: the middle half of the samples spans {spread / median:.0%} of the median."
-        notes.append(Note(text, Level.WARNING))
+        noisy = f"A noisy run: the middle half of the samples spans {spread / median:.0%} of the median."
+        notes.append(Note(noisy, Level.WARNING))
     if isinstance(trace, Trace):
         what, macs, flops = "forward pass", trace.macs, trace.flops
         rates: AchievedRates | None = achieved_rates(trace, median, device, raw.threads, "autocast" in raw.setting)

@@ -186,3 +186,32 @@ def test_settings_that_cannot_be(cli: CommandLine, line: tuple[str, ...], text: 
     answer = cli("profile", NET, "--seconds", "0.02", *line)
     assert answer.code == 2
     assert text in said(answer)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+def test_a_cuda_graph_gives_the_time_of_its_kernels(cli: CommandLine) -> None:
+    eager = told(cli, "--device", "cuda", "--seconds", "0.5")
+    graph = told(cli, "--device", "cuda", "--seconds", "0.5", "--cuda-graph")
+    assert graph["setting"] == ["CUDA graph"]
+    assert graph["median_s"] < eager["median_s"]  # a small network waits for launches
+
+
+@needs_cuda
+def test_peak_memory_is_that_of_the_allocator(cli: CommandLine) -> None:
+    found = told(cli, "--device", "cuda", "--batch", "64", "--input", "128")
+    assert found["peak_from"] == "by torch's allocator"
+    assert found["peak_bytes"] > 64 * 8 * 128 * 128 * 4  # the first activation
+
+
+@needs_cuda
+def test_batches_grow_until_the_memory_of_a_device_ends(cli: CommandLine) -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(2**30 / total)
+    try:
+        found = told(cli, "--device", "cuda", "--batch", "64,65536", "--input", "128")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (found["best"], found["too_large"]) == (64, 65536)
