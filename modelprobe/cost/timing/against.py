@@ -13,7 +13,7 @@ from typing import Any
 
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.memory.of_target import MemoryRequest
-from modelprobe.cost.timing.measure import INFERENCE, device_details, run_timed, timed_setting
+from modelprobe.cost.timing.measure import INFERENCE, device_details, run_timed, timed_setting, what_is_run
 from modelprobe.cost.timing.paired import LEAST_BLOCKS, PairedRatio, paired_ratio
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
 from modelprobe.model.build import LoadedModel
@@ -55,6 +55,7 @@ class AgainstResult(Result):
     whether the first takes longer by more than that, by the whole interval.
     """
 
+    what: str
     answer: str
     ratio: float
     interval: tuple[float, float]
@@ -91,7 +92,7 @@ class AgainstResult(Result):
                  one.batch / one.median_s, one.first_s))
             for one in (self.first, self.second)
         )  # fmt: skip
-        title = f"{self.first.name} against {self.second.name}"
+        title = f"{self.first.name} against {self.second.name}: time of one {self.what}"
         return self.blocks_report(title, "modelprobe.against/1", Facts(facts), Table(columns, rows), *self.notes)
 
 
@@ -135,7 +136,7 @@ def profile_against(
     exceeded = tolerance is not None and ratio.low > 1 + tolerance
     notes = (*dict.fromkeys(note for side in sides for note in side.notes), *doubts)
     return AgainstResult(
-        _answer(ratio), ratio.ratio, (ratio.low, ratio.high), len(samples[0]), took, made[0], made[1], tolerance,
+        what_is_run(run), _answer(ratio), ratio.ratio, (ratio.low, ratio.high), len(samples[0]), took, made[0], made[1], tolerance,
         exceeded, interrupted, notes, sides[0].env,
     )  # fmt: skip
 

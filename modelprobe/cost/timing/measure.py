@@ -130,6 +130,11 @@ def by_shapes(loaded: LoadedModel) -> LoadedModel:
     return load_model(replace(loaded.request, device=None))
 
 
+def what_is_run(run: MemoryRequest) -> str:
+    """`forward pass` or `training step`."""
+    return "training step" if run.train else "forward pass"
+
+
 def run_timed(loaded: LoadedModel, recording: Recording[T], setting: TimingSetting) -> T:
     """What `recording` makes of the forward, or of the step of that setting."""
     return trained_with(loaded, recording) if setting.step else record_with(loaded, recording, "eval")

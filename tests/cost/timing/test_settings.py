@@ -39,6 +39,8 @@ def test_a_training_step(cli: CommandLine) -> None:
     assert 2 * forward["macs"] < step["macs"] <= 3 * forward["macs"]
     assert step["peak_bytes"] > forward["peak_bytes"]
     assert step["peak_from"] == "estimated from shapes"
+    both = told(cli, "--train", "--against-with", "amp")
+    assert (both["what"], both["second"]["setting"][-1]) == ("training step", "autocast")
 
 
 def test_a_step_with_a_loss_and_frozen_layers(cli: CommandLine, tmp_path: Path) -> None:
