@@ -136,8 +136,8 @@ def profile_against(
     exceeded = tolerance is not None and ratio.low > 1 + tolerance
     notes = (*dict.fromkeys(note for side in sides for note in side.notes), *doubts)
     return AgainstResult(
-        what_is_run(run), _answer(ratio), ratio.ratio, (ratio.low, ratio.high), len(samples[0]), took, made[0], made[1], tolerance,
-        exceeded, interrupted, notes, sides[0].env,
+        what_is_run(run), _answer(ratio), ratio.ratio, (ratio.low, ratio.high), len(samples[0]), took, made[0], made[1],
+        tolerance, exceeded, interrupted, notes, sides[0].env,
     )  # fmt: skip
 
 
