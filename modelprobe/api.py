@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from modelprobe.cost.buffers import BuffersResult, buffers_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | str,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     device: str = "meta",
@@ -44,17 +45,50 @@ def trace(
 ) -> Trace:
     """Run `model(*inputs, **kwargs)` once and return its ledger.
 
+    `model` may be what the command line takes (`"resnet18"`, `"net.py:Net"`); without inputs, those that it declares
+    are taken. Inputs that are all shapes, as `(1, 3, 224, 224)`, stand for random tensors of the model's dtype.
     By default nothing is computed: the forward runs on `meta` copies of the weights' shapes, and for real, on the
     model's own device, only when the model asks for values. `device="real"` runs it for real from the start.
     Raises ModelRaised when the model raises, with the module and the shapes in flight.
     """
+    if isinstance(model, str):
+        return _trace_of_target(model, inputs, kwargs, device, train)
     refuse_what_torch_cannot_walk(model)
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train" if train else "eval"}
+    inputs = _tensors_of_shapes(model, inputs)
     return _trace(model, *inputs, kwargs=kwargs, device=device, train=train, env=env)
 
 
+def _trace_of_target(
+    target: str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None, device: str, train: bool
+) -> Trace:
+    from modelprobe.model.build import TargetRequest, load_model, record
+
+    if kwargs or not all(map(_is_shape, inputs)):
+        raise BadInput(f"{target!r} takes shapes as inputs", "for example (1, 3, 224, 224), or build the model first")
+    if device not in ("meta", "real"):
+        raise BadInput(f"{device!r} is no device of trace", "choose meta or real")
+    shapes = tuple("x".join(map(str, shape)) for shape in inputs)
+    asked = TargetRequest(target, inputs=shapes, device=None if device == "meta" else "cpu")
+    return record(load_model(asked), train=train)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and all(type(size) is int for size in value)
+
+
+def _tensors_of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors in the place of inputs that are all shapes."""
+    if not inputs or not all(map(_is_shape, inputs)):
+        return inputs
+    kind = next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+    place = next((value.device for value in model.parameters()), torch.device("cpu"))
+    chance = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(*shape, generator=chance).to(place, kind) for shape in inputs)
+
+
 def count_flops(
-    model: nn.Module | Trace,
+    model: nn.Module | Trace | str,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     by: By = "module",
@@ -64,7 +98,7 @@ def count_flops(
     """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
     recorded = _trace_of(model, inputs, kwargs)
     found = flops_of(recorded, by=by, depth=depth, top=top)
-    return found if isinstance(model, Trace) else replace(found, ranges=cost_bounds(model, recorded))
+    return found if isinstance(model, (Trace, str)) else replace(found, ranges=cost_bounds(model, recorded))
 
 
 def count_training(
@@ -153,7 +187,7 @@ def load_trace(path: str | Path) -> Trace:
 
 
 def summarize(
-    model: nn.Module | Trace,
+    model: nn.Module | Trace | str,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     depth: int | None = None,
@@ -180,7 +214,7 @@ def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | Non
 
 
 def assert_cost(
-    model: nn.Module | Trace,
+    model: nn.Module | Trace | str,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     max_macs: int | None = None,
@@ -206,7 +240,7 @@ def assert_cost(
         raise AssertionError("\n".join(breaches))
 
 
-def _trace_of(model: nn.Module | Trace, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
+def _trace_of(model: nn.Module | Trace | str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:
     if not isinstance(model, Trace):
         return trace(model, *inputs, kwargs=kwargs)
     if inputs or kwargs:

@@ -15,7 +15,7 @@ ZOOS = {"torch", "torchvision", "timm"}
 # From the ground up: (the parts of modelprobe that stand on a floor, the libraries that they may import). Parts on one
 # floor do not import each other, but for those that ASIDE allows.
 FLOORS: tuple[dict[str, set[str]], ...] = (
-    {"_version": set(), "errors": set(), "report": {"rich"}},
+    {"_version": set(), "errors": set(), "report": {"rich", "pandas"}},
     {"environment": ZOOS, "files": set(), "console": {"rich"}},
     {"tracing": {"torch"}, "checkpoint": {"torch", "numpy", "safetensors", "fsspec"}},
     {"model": {*ZOOS, "platformdirs", "numpy", "safetensors", "huggingface_hub"}},

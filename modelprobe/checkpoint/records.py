@@ -235,6 +235,15 @@ class Checkpoint:
     unlisted: tuple[tuple[str, int], ...] = ()
     root: object = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {self.format}, {len(self.tensors):,} tensors, {self.size:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: as `summary FILE` does."""
+        from modelprobe.checkpoint.answers.summary import summarize_weights
+
+        return summarize_weights(self)._repr_html_()
+
     @property
     def damaged(self) -> bool:
         """Whether anything says that the file is damaged, forged or ambiguous."""

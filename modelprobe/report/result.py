@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelprobe.report.blocks import Block, Report, plain
+from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Block, Facts, Report, plain
+from modelprobe.report.formats import Style
+from modelprobe.report.units import labelled
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Result:
     """The base of the frozen dataclasses that analyzers return. It adds no field and no slot."""
 
     __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # Ahead of the one that `dataclass` writes, which shows every row.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """The title and the first figures, in one line."""
+        report = self.report()
+        facts = next((block.items for block in report.blocks if isinstance(block, Facts)), ())
+        shown = [f"{fact.label} {labelled(fact.value, fact.unit)}" for fact in facts[:4] if fact.value is not None]
+        return f"<{type(self).__name__} {report.title}: {', '.join(shown)}>"
+
+    def __str__(self) -> str:
+        """What the command prints in a terminal of 100 columns."""
+        from modelprobe.report.formats.terminal import render
+
+        return render(self.report(), Style(100)).rstrip("\n")
+
+    def to_dataframe(self) -> DataFrame:
+        """The first table as a pandas DataFrame of raw values, or, without tables, the facts.
+
+        Columns are the table's keys; a tree has `depth`, rows of modules have `path`. Raises BadInput without pandas.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise BadInput("to_dataframe needs pandas", "pip install pandas") from error
+        report = self.report()
+        if not report.tables:
+            facts = [fact for block in report.blocks if isinstance(block, Facts) for fact in block.items]
+            return DataFrame({"fact": [f.label for f in facts], "value": [f.value for f in facts]})
+        table = report.tables[0]
+        columns = {column.key: [row.cells[at] for row in table.rows] for at, column in enumerate(table.columns)}
+        if table.tree:
+            columns["depth"] = [row.depth for row in table.rows]
+        if any(row.path is not None for row in table.rows):
+            columns["path"] = [row.path for row in table.rows]
+        return DataFrame(columns)
 
     def report(self) -> Report:
         """The answer in blocks that every format can write."""

@@ -274,6 +274,25 @@ class Trace:
     functions: tuple[FunctionCall, ...] = ()
     threads: bool = False
 
+    def __repr__(self) -> str:
+        name = self.env.get("model") or self.tree.cls
+        return f"<Trace of {name}: {len(self.ops):,} operators, {len(self.calls):,} calls of modules>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from modelprobe.report.blocks import Fact, Facts, Report
+        from modelprobe.report.formats.html import fragment
+        from modelprobe.report.units import Unit
+
+        facts = Facts((
+            Fact("Operators", len(self.ops), Unit.COUNT), Fact("Module calls", len(self.calls), Unit.COUNT),
+            Fact("MACs", sum(op.macs for op in self.ops), Unit.MACS),
+            Fact("Inputs", tuple(ref.shape for ref in self.inputs), Unit.SHAPE),
+            Fact("Outputs", tuple(ref.shape for ref in self.outputs), Unit.SHAPE),
+        ))  # fmt: skip
+        title = f"{self.env.get('model') or self.tree.cls}: recorded forward pass"
+        return fragment(Report(title, "modelprobe.trace", (facts, *self.notes), env=self.env))
+
     @property
     def gaps(self) -> tuple[CoverageGap, ...]:
         """What the count may lack, beside operators without a rule."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -50,7 +51,9 @@ def render(report: Report, style: Style) -> str:
 
 def fragment(report: Report) -> str:
     """The report without a page around it, for a notebook: styles scoped to it, no script."""
-    return f"<style>{CSS}</style>\n{_html_article(report)}\n"
+    # Three times the class outweighs Jupyter's own rules for tables and lists.
+    styles = re.sub(r"\.mp(?=[ {])", ".mp.mp.mp", CSS) + NOTEBOOK_CSS
+    return f"<style>{styles}</style>\n{_html_article(report)}\n"
 
 
 def esc(foreign: str) -> str:
@@ -261,6 +264,13 @@ border:1px solid var(--line);border-radius:6px;padding:.25rem .65rem}
 @media print{.mp{max-width:none;border:0;padding:0;background:none}.mp .mp-tools,.mp .mp-sort::after,
 .mp .mp-fold::before{display:none}.mp .mp-scroll{overflow:visible;max-height:none;border:0}
 .mp thead th,.mp tfoot th,.mp tfoot td{position:static}.mp tr,.mp .mp-note{break-inside:avoid}}
+"""
+
+NOTEBOOK_CSS = """
+.mp.mp.mp table{table-layout:auto}
+.mp.mp.mp dt,.mp.mp.mp dd{float:none;width:auto;padding:0;clear:none;overflow:visible}
+.mp.mp.mp tbody tr:nth-child(odd),.mp.mp.mp tbody tr:nth-child(even){background:none}
+.mp.mp.mp.mp .mp-n{text-align:right}
 """
 
 JS = """

@@ -12,9 +12,12 @@ Those at a layer are arithmetic on one forward pass for a batch; captum does the
 from __future__ import annotations
 
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -76,6 +79,22 @@ class ClassMap:
     reason: str = ""
     remarks: tuple[str, ...] = ()
     against: bool = False
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.map.shape))
+        where = f", layer {self.layer}" if self.layer else ""
+        return f"<ClassMap {self.method} for class {self.target}: {size}, score {self.score:.4g}{where}>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: with its picture where it is of an image."""
+        shown = f"<p>{escape(repr(self))}</p>"
+        if self.map.dim() != 2:
+            return shown
+        from modelprobe.vision.pictures.heat import heat_map
+
+        out = BytesIO()
+        heat_map(self.map.numpy(), f"{self.method}, class {self.target}").save(out, "PNG")
+        return f'{shown}<img alt="class map" src="data:image/png;base64,{b64encode(out.getvalue()).decode()}">'
 
 
 class Scorer(nn.Module):
