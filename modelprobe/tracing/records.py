@@ -284,14 +284,12 @@ class Trace:
         from modelprobe.report.formats.html import fragment
         from modelprobe.report.units import Unit
 
-        facts = Facts((
-            Fact("Operators", len(self.ops), Unit.COUNT), Fact("Module calls", len(self.calls), Unit.COUNT),
-            Fact("MACs", sum(op.macs for op in self.ops), Unit.MACS),
-            Fact("Inputs", tuple(ref.shape for ref in self.inputs), Unit.SHAPE),
-            Fact("Outputs", tuple(ref.shape for ref in self.outputs), Unit.SHAPE),
-        ))  # fmt: skip
+        facts = [Fact("Operators", len(self.ops), Unit.COUNT), Fact("Module calls", len(self.calls), Unit.COUNT)]
+        facts.append(Fact("MACs", sum(op.macs for op in self.ops), Unit.MACS))
+        for label, refs in (("Inputs", self.inputs), ("Outputs", self.outputs)):
+            facts.append(Fact(label, tuple(ref.shape for ref in refs), Unit.SHAPE))
         title = f"{self.env.get('model') or self.tree.cls}: recorded forward pass"
-        return fragment(Report(title, "modelprobe.trace", (facts, *self.notes), env=self.env))
+        return fragment(Report(title, "modelprobe.trace", (Facts(tuple(facts)), *self.notes), env=self.env))
 
     @property
     def gaps(self) -> tuple[CoverageGap, ...]:
