@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,17 @@ def _in_order(value: Tensor | StoredValue) -> Callable[[int, int], Tensor]:
         return value.piece
     flat = value.detach().cpu().reshape(-1)
     return lambda start, count: flat[start : start + count]
+
+
+def _beside_spread(gap: Gap, mean: Tensor | StoredValue, inverse_deviation: Tensor) -> Gap:
+    """A gap between statistics of a norm, relative to the spread of what was normalised.
+
+    The mean of values around zero is rounding alone: relative to itself it is always far off.
+    """
+    size = _root_mean_square(_in_order(mean), math.prod(mean.shape), torch.float64)
+    deviation = 1 / inverse_deviation.detach().double()
+    spread = _root_mean_square(_in_order(deviation), deviation.numel(), torch.float64)
+    return replace(gap, largest=gap.largest * size / (size + spread)) if size and gap.largest < math.inf else gap
 
 
 def _root_mean_square(flat: Callable[[int, int], Tensor], count: int, wide: torch.dtype) -> float:
@@ -219,6 +230,8 @@ class JudgingTape(Tape):
                 continue
             if not op.random:
                 gap = gap_between(wanted, tensor, tolerance)
+                if position and other.kind == "norm" and len(results) > 2:
+                    gap = _beside_spread(gap, wanted, results[2])
                 worst = max(worst, gap, key=lambda found: found.largest)
             forced &= _put_into(wanted, tensor)
         self.unforced |= not forced

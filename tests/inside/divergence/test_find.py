@@ -206,3 +206,23 @@ def test_memory_stays_at_about_one_forward() -> None:
     forward, both = peak("forward"), peak("diverge")
     print(f"{forward:,} KiB forward, {both:,} KiB both")
     assert both <= 1.3 * forward + 32 * 1024  # a copy of the input: a model may write to what it is given
+
+
+class Centred(nn.Module):
+    """Its second norm gets values whose means are zero but for rounding."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(16, affine=False), nn.BatchNorm2d(16)
+        self.inner, self.last = nn.Conv2d(16, 16, 1, bias=False), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(self.first(x))
+        return self.second(x.contiguous(memory_format=torch.channels_last) if self.last else x)
+
+
+def test_means_around_zero_are_no_alarm() -> None:
+    a, b = Centred(False), Centred(True)
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(8, 16, 33, 33)
+    assert diverge(RunSide(a, (x,), train=True), RunSide(b, (x,), train=True)).verdict == "equal"
