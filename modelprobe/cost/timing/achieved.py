@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from modelprobe.cost.timing.peaks import main_dtype, peaks_of
 from modelprobe.environment import MeasuredPeaks
 from modelprobe.report.blocks import Fact
+from modelprobe.report.units import share
 from modelprobe.tracing.records import Trace
 
 AUTOCAST_TYPES = {"cpu": "bfloat16", "cuda": "float16", "mps": "float16"}
@@ -39,7 +40,7 @@ class AchievedRates:
             return f"no peak was measured for {self.dtype}"
         peak: float = getattr(self.peaks, name)
         unit, of = ("GFLOP/s", f"a matrix product of {self.dtype}") if name == "flops_per_s" else ("GB/s", "a copy")
-        return f"{getattr(self, name) / peak:.0%} of the {peak / 1e9:,.4g} {unit} of {of} here"
+        return f"{share(getattr(self, name) / peak)} of the {peak / 1e9:,.4g} {unit} of {of} here"
 
 
 def achieved_rates(trace: Trace, seconds: float, device: str, threads: int, autocast: bool = False) -> AchievedRates:
