@@ -5,6 +5,7 @@ S. Williams, A. Waterman, D. Patterson, Roofline: An Insightful Visual Performan
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class LayerRoof:
     """A layer by its own operators. `bound` is the limit that takes longest: `arithmetic_s`, `memory_s` or `launch_s`.
 
     `intensity` is FLOPs per byte, `flops_per_s` what it achieves, `roof_flops_per_s` what intensity and peaks allow.
-    `left` is the time over that of the limit.
+    `left` is the time over that of its arithmetic or its memory traffic, the longer one.
     """
 
     path: str
@@ -51,10 +52,12 @@ class LayerRoof:
         """What binds it, in plain words."""
         if self.bound == LAUNCH:
             many = "1 operator takes" if self.operators == 1 else f"{self.operators:,} operators take"
+            started = f"Bound by launch overhead: {many} {seconds(self.launch_s)} to start"
+            if math.isinf(self.left):
+                return f"{started}, and computes nothing."
             work = seconds(max(self.arithmetic_s, self.memory_s))
             return (
-                f"Bound by launch overhead: {many} {seconds(self.launch_s)} to start, the work {work}; "
-                "a larger batch or fewer operators would use it better."
+                f"{started}, the work {work}; up to {self.left:.3g}x faster in a larger batch or with fewer operators."
             )
         least = max(self.arithmetic_s, self.memory_s)
         amount, unit = (self.flops, "GFLOP/s") if self.bound == ARITHMETIC else (self.bytes_moved, "GB/s")
@@ -119,11 +122,14 @@ def roofline(times: Reconciled, peaks: MeasuredPeaks, note: str = "") -> Rooflin
         arithmetic, memory = cost.flops / peaks.flops_per_s, cost.bytes_moved / peaks.bytes_per_s
         launch = launches[path] * peaks.launch_s + between[path]
         limits = {ARITHMETIC: arithmetic, MEMORY: memory, LAUNCH: launch}
-        bound = max(limits, key=lambda name: limits[name])
+        least = max(arithmetic, memory)
+        if 2 * launch < took and least:  # launches alone do not explain it
+            del limits[LAUNCH]
+        bound = max(limits, key=lambda name: limits[name]) if least else LAUNCH
         intensity = cost.flops / cost.bytes_moved if cost.bytes_moved else 0.0
         found.append(LayerRoof(
             path, classes.get(path, ""), took, took / times.median_s, launches[path], cost.flops, cost.bytes_moved,
             intensity, cost.flops / took, min(peaks.flops_per_s, intensity * peaks.bytes_per_s), arithmetic, memory,
-            launch, bound, took / max(arithmetic, memory, launch),
+            launch, bound, took / least if least else math.inf,
         ))  # fmt: skip
     return Roofline(peaks, tuple(sorted(found, key=lambda one: -one.seconds)), note)
