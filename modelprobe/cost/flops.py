@@ -285,7 +285,11 @@ def _flops_table(result: FlopsResult) -> Table:
         calls = row.calls if result.tree and by_module and row.name != ITSELF else 0
         return row_mark(uncounted=row.uncounted, copies=row.mark, same_as=row.same_as, calls=calls)
 
-    return row_table(columns, result.rows, tree=result.tree, mark=mark, quiet=lambda row: row.flops == 0)
+    def without_cost(row: CostRow) -> bool:
+        """Rows that a reader who looks for the cost passes over."""
+        return row.macs == 0 if result.macs else row.flops == 0
+
+    return row_table(columns, result.rows, tree=result.tree, mark=mark, quiet=without_cost)
 
 
 def _flops_notes(result: FlopsResult) -> list[Note]:
