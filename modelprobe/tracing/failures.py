@@ -101,7 +101,7 @@ def by_compiler(error: BaseException | None) -> bool:
 
 def wants_gradients(raised: ProbeError) -> bool:
     """Whether the model differentiated and nothing had a gradient, as gradients are off."""
-    return "does not require grad" in str(raised.__cause__)
+    return raised.__cause__ is not None and "does not require grad" in one_line(raised.__cause__)
 
 
 def fails_anywhere(raised: ProbeError) -> bool:

@@ -117,7 +117,11 @@ def _varied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _drawn_alike(first: LoadedModel, second: LoadedModel) -> bool:
-    """Whether the constructors of two networks draw the same weights from one seed, but for what they do to a few."""
+    """Whether two networks of the user's draw the same weights from one seed, but for what they do to a few."""
+    from modelprobe.model.sources import ZooSource
+
+    if any(isinstance(loaded.target.source, ZooSource) for loaded in (first, second)):
+        return False  # two libraries begin their copies of a network differently
     one, other = _varied(first.model), _varied(second.model)
     equal = sum(name in other and torch.equal(value, other[name]) for name, value in one.items())
     return equal >= MOSTLY * max(len(one), len(other), 1)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from modelprobe.tracing.records import OperatorValues, Trace
 
 EXAMPLES = (
-    "modelprobe trace samples/models.py:TinyCNN",
     "modelprobe trace resnet18 --module layer4 --operator conv*",
     "modelprobe trace resnet18 -o resnet18.mptrace",
     "modelprobe trace samples/models.py:TinyCNN --device cpu -f jsonl",
