@@ -57,7 +57,7 @@ def test_every_recorded_operator_is_seen_once_and_times_add_up() -> None:
     ledger, passes = seen(Tied(), torch.rand(4, 8))
     for pieces in passes:
         assert sorted(index for piece in pieces for index in piece.ops) == list(range(len(ledger.ops)))
-        assert all(ledger.ops[piece.ops[0]].name == piece.operator for piece in pieces if piece.ops)
+        assert [ledger.ops[piece.ops[0]].name for piece in pieces if piece.ops] == [p.operator for p in pieces if p.ops]
     found = reconciled(ledger, passes, 0.05, on_gpu=False).times("layer", None, None)
     assert (found.mapped, found.grouped, found.recorded) == (len(ledger.ops), 0, len(ledger.ops))
     assert sum(one.exclusive_s for one in found.layers) == pytest.approx(0.05)
