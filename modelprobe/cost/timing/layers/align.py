@@ -121,8 +121,9 @@ def _with_modules_outside(events: Sequence[Event]) -> Iterator[Event]:
 def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int | None, Event]]:
     """(place in `ops`, event) in order; None for an event that is none of them.
 
-    An event that is no operator of the ledger is a composite that was recorded by its parts, where these take most of
-    its time; else it is a kernel of its own, which may happen to reshape as the recorded operators do.
+    An event that is no operator of the ledger is a composite that was recorded by its parts, where all that runs inside
+    was recorded, a product among it, or where its parts take most of its time. Else it is a kernel of its own, which
+    may happen to reshape as the recorded operators do.
     """
     found: list[tuple[int | None, Event]] = []
     at = 0
@@ -139,7 +140,9 @@ def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int |
                 continue
             before, place = len(found), at
             inside = take(event.inside)
-            if 2 * inside >= event.duration:
+            parts = [place for place, _ in found[before:]]
+            whole = None not in parts and any(ops[place].macs for place in parts if place is not None)
+            if whole or 2 * inside >= event.duration:
                 nanoseconds += inside
             else:
                 del found[before:]
