@@ -17,7 +17,8 @@ from torch import Tensor
 LOWER = frozenset(
     "conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution prelu"
     " addmm _addmm_activation addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul"
-    " linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell scaled_dot_product_attention"
+    " _thnn_fused_lstm_cell _thnn_fused_gru_cell cudnn_convolution cudnn_convolution_transpose _cudnn_rnn"
+    " mkldnn_rnn_layer linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell scaled_dot_product_attention"
     " _scaled_dot_product_flash_attention _native_multi_head_attention".split()
 )
 """Operators that autocast runs in the lower precision. Source: ATen/autocast_mode.h, and autocast_mode.cpp for CPUs."""
@@ -133,11 +134,14 @@ class _Casts:
 def _cast_call(casts: _Casts, like: str, packet: str, op: Any, *args: Any, **kwargs: Any) -> Any:
     dtype = torch.float32
     with _CORE._ExcludeDispatchKeyGuard(_CORE.DispatchKeySet(_KEY)):
+        if not torch.is_autocast_enabled(like):  # turned off by hand, not by leaving it
+            return op(*args, **kwargs)
         if like == "cuda" and packet in WIDE_BY_ARGUMENT:
-            takes_type = any(one.name == "dtype" for one in op._schema.arguments)
-            if takes_type and kwargs.get("dtype") is None and _is_cast(args[0]) and args[0].dtype is not dtype:
-                kwargs["dtype"] = dtype
-            if takes_type:
+            place = next((at for at, one in enumerate(op._schema.arguments) if one.name == "dtype"), None)
+            if place is not None:
+                given = args[place] if place < len(args) else kwargs.get("dtype")
+                if given is None and _is_cast(args[0]) and args[0].dtype is not dtype:
+                    args, kwargs = args[:place], {**kwargs, "dtype": dtype}
                 return op(*args, **kwargs)
         elif packet in LOWER:
             dtype = casts.dtype

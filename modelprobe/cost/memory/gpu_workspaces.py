@@ -20,7 +20,7 @@ SUMS_OF_POINTWISE = 16 * 4
 SUMS = 4 * 2**20
 """Bytes in which the gradient of another large weight is summed: the median."""
 
-SUMMING = ("aten.sum.dim_IntList", "aten.mean.dim", "aten.sum", "aten.mean")
+SUMMING = ("aten.sum.dim_IntList", "aten.mean.dim")
 MULTIPROCESSORS = 108
 """Of an A100. Other GPUs differ where sums of few columns are taken."""
 
@@ -31,8 +31,8 @@ def workspace_of_gpu(operator: str, args: Sequence[Any], out: Any) -> int:
         return _copies_of_operands(False, out, args[0], args[1], args[3], args[8])
     if operator == "aten.convolution_backward":
         return _copies_of_operands(True, args[0], args[1], args[2], args[4], args[9])
-    if operator in SUMMING and isinstance(out, Tensor) and isinstance(args[0], Tensor):
-        return _column_sums(args[0], out)
+    if operator in SUMMING and isinstance(out, Tensor) and len(args) > 1 and isinstance(args[0], Tensor):
+        return _column_sums(args[0], args[1])
     return 0
 
 
@@ -45,6 +45,8 @@ def _copies_of_operands(
     for float64, which is not copied either.
     """
     if not isinstance(result, Tensor) or image.dtype is torch.float64 or 1 < groups == image.shape[1]:
+        return 0
+    if not image.numel():
         return 0
     channels, places, narrow = image.shape[1], image.shape[0] * prod(image.shape[2:]), image.dtype is not torch.float32
     filled = 8 / channels if narrow and channels < 8 else 1  # half precision: eight at a time
@@ -63,10 +65,14 @@ def _copies_of_operands(
     return copied + SUMS if backward and copied > 2 * SUMS else copied
 
 
-def _column_sums(source: Tensor, out: Tensor) -> int:
+def _column_sums(source: Tensor, dims: Any) -> int:
     """The buffer in which blocks of threads leave their parts of sums over all but the last dimension."""
     columns = source.shape[-1] if source.dim() else 1
-    if out.numel() != columns or source.numel() == columns or not source.is_contiguous():
+    summed = {dim % source.dim() for dim in dims} if isinstance(dims, (list, tuple)) and source.dim() else set()
+    others = {dim for dim in range(source.dim() - 1) if source.shape[dim] > 1}
+    if columns < 2 or source.dim() - 1 in summed or not others or not others <= summed:
+        return 0
+    if not source.numel() or not source.is_contiguous():
         return 0
     rows, vector = source.numel() // columns, next(size for size in (4, 2, 1) if columns % size == 0)
     threads = 512 // vector
@@ -79,7 +85,8 @@ def _column_sums(source: Tensor, out: Tensor) -> int:
     if values == rows or values < 256 or grid > target:
         return 0
     blocks = max(min(-(-target // grid), -(-values // 16)), -(-values // 256))
-    return 4 * columns * blocks * width * vector if blocks > 1 else 0
+    added_up_in = max(4, source.element_size())
+    return added_up_in * columns * blocks * width * vector if blocks > 1 else 0
 
 
 def _power_below(number: int, most: int) -> int:

@@ -48,7 +48,7 @@ def not_recorded(model: nn.Module, run: FollowedRun, like: str, train: bool) -> 
         many = sum(parameter.numel() for parameter in run.unregistered.values())
         yield Note(
             f"{many:,} parameters in {len(run.unregistered)} tensors are used, and no module registers them (layers in "
-            "a plain list?). They count as weights; no optimizer gets them, and nobody frees their gradients.",
+            "a plain list?). They count as weights; no optimizer gets them, and nothing frees their gradients.",
             Level.WARNING,
         )
 

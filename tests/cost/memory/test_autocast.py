@@ -85,6 +85,16 @@ def test_on_a_gpu_norms_and_exponentials_are_wide_and_products_narrow() -> None:
     assert [one.dtype for one in wide] == [torch.float32] * 4 + [torch.float16]
 
 
+def test_a_type_that_is_given_counts_and_so_does_turning_autocast_off_by_hand() -> None:
+    x = torch.rand(4, 8, device="meta")
+    with autocast_on_meta("cuda"), torch.autocast("cuda"):
+        half = x @ x.T
+        assert torch.softmax(half, -1, torch.float16).dtype is torch.float16
+        assert half.sum(0, dtype=torch.float64).dtype is torch.float64
+        torch.set_autocast_enabled("cuda", False)
+        assert (x @ x.T).dtype is torch.float32
+
+
 def test_a_weight_is_cast_once_and_let_go_at_the_end() -> None:
     weight, x = torch.rand(8, 8, device="meta", requires_grad=True), torch.rand(4, 8, device="meta")
     with autocast_on_meta("cpu"), torch.autocast("cpu"), Copies() as copies:

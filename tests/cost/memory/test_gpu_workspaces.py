@@ -56,3 +56,5 @@ def test_sums_of_columns(rows: int, columns: int, nbytes: int) -> None:
     source = torch.empty(rows, columns, device="meta")
     assert workspace_of_gpu("aten.sum.dim_IntList", (source, [0]), source.sum(0)) == nbytes
     assert workspace_of_gpu("aten.sum.dim_IntList", (source, [1]), source.sum(1)) == 0
+    square = torch.empty(4096, 4096, device="meta")
+    assert workspace_of_gpu("aten.sum.dim_IntList", (square, [1]), square.sum(1)) == 0
