@@ -80,16 +80,18 @@ def diverge_targets(
 @contextmanager
 def _without_tf32(devices: Sequence[str]) -> Iterator[None]:
     """Let products and convolutions in float32 be computed in float32, where a GPU may round their operands."""
-    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [one.allow_tf32 for one in flags]
-    try:
-        if any(device.startswith("cuda") for device in devices):
-            for one in flags:
-                one.allow_tf32 = False
+    if not any(device.startswith("cuda") for device in devices):
         yield
+        return
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = products.allow_tf32
+    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    try:
+        products.allow_tf32 = False
+        with cudnn.flags(**kept, allow_tf32=False):
+            yield
     finally:
-        for one, allowed in zip(flags, before, strict=True):
-            one.allow_tf32 = allowed
+        products.allow_tf32 = before
 
 
 def _loaded(request: TargetRequest) -> LoadedModel:
