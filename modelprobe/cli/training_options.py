@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from modelprobe.cli.options import COUNTING, one_of, option
-from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cost.optimizers.known import OPTIMIZERS
 
 OptimizerOpt = Annotated[
     str,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelprobe.cost.optimizers import Optimizer, find_optimizer
+from modelprobe.cost.optimizers.known import Optimizer, find_optimizer
 from modelprobe.cost.rollup import ITSELF, CostPlace, Rollup, StepCosts, choose_rows, input_texts, model_name
 from modelprobe.cost.tables import (
     ROW_TITLES,

@@ -16,7 +16,7 @@ from modelprobe.checkpoint.file_names import SAVE_FORMATS
 from modelprobe.cli.app import COMMANDS, REMOVED, application, load_command, main
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION
 from modelprobe.cost.flops import By
-from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cost.optimizers.known import OPTIMIZERS
 from modelprobe.cost.tables import TRAINING_GROUPINGS
 from modelprobe.report.formats import RENDERERS
 from tests.samples import ROOT

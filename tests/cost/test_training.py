@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import modelprobe
-from modelprobe.cost.optimizers import OPTIMIZERS
+from modelprobe.cost.optimizers.known import OPTIMIZERS
 from modelprobe.cost.training import TrainingResult
 from modelprobe.errors import BadInput
 from modelprobe.tracing.dispatch import Observer

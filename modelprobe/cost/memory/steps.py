@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modelprobe.cost.optimizers import find_optimizer
+from modelprobe.cost.optimizers.known import find_optimizer
 from modelprobe.errors import BadInput, ModelRaised, ProbeError
 from modelprobe.tracing.failures import NeedsValuesError, asks_for_values, model_errors
 from modelprobe.tracing.tensors import given_leaves, leaves

@@ -68,7 +68,7 @@ def command(
         model.target, model.settings or (), dtype=dtype, arch=model.arch, unsafe_load=model.unsafe_load
     )
     if groups:
-        from modelprobe.cost.optimizer_code import groups_of, parse_rates
+        from modelprobe.cost.optimizers.groups import groups_of, parse_rates
 
         rates = parse_rates(lr or ())
         loaded = load_model(request)

@@ -38,7 +38,7 @@ RESULTS = {
     "modelprobe.graph/1": "graph.graph:ModelGraph",
     "modelprobe.summary/1": "cost.summary:Summary",
     "modelprobe.params/1": "cost.params:ParamsResult",
-    "modelprobe.parameter-groups/1": "cost.optimizer_code:GroupsResult",
+    "modelprobe.parameter-groups/1": "cost.optimizers.groups:GroupsResult",
     "modelprobe.initialization/1": "inside.health.initialized:InitializationResult",
     "modelprobe.buffers/1": "cost.buffers:BuffersResult",
     "modelprobe.features/1": "vision.features.features:FeaturesResult",

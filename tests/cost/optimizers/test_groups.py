@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelprobe.cost.optimizer_code import groups_of, parse_rates
+from modelprobe.cost.optimizers.groups import groups_of, parse_rates
 from modelprobe.errors import BadInput
 from modelprobe.tracing.module_tree import read_tree
 
