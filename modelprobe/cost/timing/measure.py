@@ -34,6 +34,7 @@ PERCENTILES = {90: 64, 99: 662}
 """Percentile -> the least samples that carry it: enough that one of ten such runs at most lies beside it."""
 
 LEAST_SAMPLES, MAX_SAMPLES = 3, 2000
+EVENT_PASSES = 50
 
 T = TypeVar("T")
 INFERENCE = MemoryRequest()
@@ -56,6 +57,7 @@ class RawTimes:
     setting: tuple[str, ...] = ()
     interrupted: bool = False
     peak_bytes: int | None = None
+    event_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class ProfileResult(Result):
     """The latency of one forward pass, or of one training step, of the batch.
 
     `percentiles` holds those that the samples carry. `peak_bytes` is the most memory of a pass, as `peak_from` says
-    (torch's allocator, or estimated from shapes), None where neither tells.
+    (torch's allocator, or estimated from shapes), None where neither tells. `event_s` is the median between CUDA
+    events, None on another device.
     """
 
     model: str
@@ -87,6 +90,7 @@ class ProfileResult(Result):
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
     rates: AchievedRates | None = None
+    event_s: float | None = None
     layers: LayerTimes | None = None
     roofline: Roofline | None = None
 
@@ -98,6 +102,7 @@ class ProfileResult(Result):
             Fact("Input", ", ".join(self.inputs) or "none"),
             Fact("Device", self.device, detail=", ".join(device_details(self.device, self.threads, self.setting))),
             Fact("Median", self.median_s, Unit.SECONDS, f"{spread}{', ' + shares if shares else ''}"),
+            *((Fact("Between CUDA events", self.event_s, Unit.SECONDS),) if self.event_s is not None else ()),
             Fact("First call", self.first_s, Unit.SECONDS),
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
             *(self.rates.facts() if self.rates else self._arithmetic()),
@@ -187,7 +192,7 @@ def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: s
     return ProfileResult(
         model, what, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
         raw.batch / median, macs, flops / median, raw.samples_s, raw.setting, raw.interrupted, raw.peak_bytes,
-        "by torch's allocator" if raw.peak_bytes else "", tuple(notes), raw.env, rates,
+        "by torch's allocator" if raw.peak_bytes else "", tuple(notes), raw.env, rates, raw.event_s,
     )  # fmt: skip
 
 
@@ -207,12 +212,13 @@ def timed(
             if len(samples) < LEAST_SAMPLES:
                 raise
         peak = one.peak_bytes()
+        between = None if interrupted else one.event_seconds(min(EVENT_PASSES, len(samples)))
     said = list(one.notes)
     if interrupted:
         said.append(Note(f"Interrupted: {len(samples)} samples were taken, fewer than wanted.", Level.WARNING))
     return RawTimes(
         one.first_s, tuple(samples), one.inputs, one.batch, tuple(said), env, one.threads, one.setting.texts(),
-        interrupted, peak,
+        interrupted, peak, between,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -123,6 +124,25 @@ class PreparedPass:
         with self.active():
             self.seconds(1)
         return torch.cuda.max_memory_allocated(self.device) - self.spare_bytes
+
+    def event_seconds(self, passes: int) -> float | None:
+        """Median time of a pass between two CUDA events, over `passes` of them; None on another device.
+
+        It holds no time of the host before the first kernel starts and after the last one ends.
+        """
+        if self.device.type != "cuda":
+            return None
+        event: Any = torch.cuda.Event
+        found: list[float] = []
+        with self.active(), torch.cuda.device(self.device):
+            for _ in range(passes):
+                begin, end = event(enable_timing=True), event(enable_timing=True)
+                begin.record()
+                self.step()
+                end.record()
+                self.wait()
+                found.append(begin.elapsed_time(end) / 1e3)
+        return statistics.median(found)
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
