@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +81,7 @@ class LayerOptions:
             return found
         from modelprobe.cost.timing.layers.of_target import profile_layers
         from modelprobe.cost.timing.layers.roofline import roofline
+        from modelprobe.cost.timing.peaks import peaks_of
 
         profiled = profile_layers(loaded, found, seconds, setting)
         self._write(profiled, report.force)
@@ -88,7 +90,8 @@ class LayerOptions:
         if found.rates is None or found.rates.peaks is None:
             return found
         note = "Bytes are those of the recorded types: autocast moves fewer." if setting.amp else ""
-        roofs = roofline(profiled.times, found.rates.peaks, note)
+        of_device = partial(peaks_of, found.device, found.rates.dtype, found.threads)
+        roofs = roofline(profiled.times, of_device() or found.rates.peaks, note, of_device(convolutions=True))
         return replace(found, roofline=_drawn(roofs, found.model, self.plot, report.force) if self.plot else roofs)
 
     def _write(self, profiled: ProfiledTarget, force: bool) -> None:
@@ -113,7 +116,8 @@ def _drawn(roofs: Roofline, model: str, path: Path, force: bool) -> Roofline:
 
     points = [(one.intensity, one.flops_per_s, one.seconds) for one in roofs.layers if one.flops]
     labels = [one.path or one.cls for one in roofs.hot if one.flops]
-    peaks = (roofs.peaks.flops_per_s, roofs.peaks.bytes_per_s)
+    both = [one for one in (roofs.peaks, roofs.convolution_peaks) if one is not None]
+    peaks = [(one.flops_per_s, one.bytes_per_s) for one in both]
     title = f"{model}: layers under the measured peaks of {roofs.peaks.name}"
     atomic_write(path, roofline_plot(points, labels, peaks, title), force=force)
     return replace(roofs, plot=str(path))

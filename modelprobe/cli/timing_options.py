@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from modelprobe.cli.options import COUNTING, InputOptions, ModelOptions, option
@@ -71,6 +71,11 @@ class TimingOptions:
     freeze: FreezeOpt = None
     loss: LossOfStepOpt = None
 
+    def first_given(self) -> str:
+        """The first option that was given, as it is typed."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"--{names[0].replace('_', '-')}"
+
     def setting(self) -> TimingSetting:
         """How a pass is run, for the engine."""
         from modelprobe.cost.timing.passes import TimingSetting
@@ -103,7 +108,9 @@ class AgainstOptions:
         """Whether there are two. Raises BadInput for a limit without another."""
         if self.against is None and self.against_with is None and self.set_b is None:
             if self.fail_if_slower is not None:
-                raise BadInput("--fail-if-slower says nothing of what", "give --against TARGET, or --against-with")
+                raise BadInput(
+                    "--fail-if-slower needs something to compare with", "add --against TARGET or --against-with SETTING"
+                )
             return False
         return True
 

@@ -17,7 +17,7 @@ from modelprobe.errors import BadInput
 
 T = TypeVar("T")
 
-ELSEWHERE = "choose another place with -o"
+ELSEWHERE = "choose another place"
 
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 

@@ -69,9 +69,7 @@ class Folder:
             raise CannotWriteError(error.message, error.hint) from error
         except OSError as error:
             self.undo()
-            raise CannotWriteError(
-                f"cannot write {place}: {one_line(error)}", "choose another place with -o"
-            ) from error
+            raise CannotWriteError(f"cannot write {place}: {one_line(error)}", "choose another place") from error
         return place
 
     def undo(self) -> None:

@@ -171,7 +171,10 @@ def outputs_with_gradients(out: Any, parameters: Mapping[str, nn.Parameter]) -> 
     if found:
         return found
     if not parameters:
-        raise BadInput("the model has no parameters to train", "quantised weights are none: give the model before that")
+        raise BadInput(
+            "the model has no parameters to train",
+            "buffers and quantized weights are not parameters: give the model with its float weights",
+        )
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise BadInput("nothing would train: every parameter is frozen", "freeze fewer of them")
     raise BadInput(

@@ -31,7 +31,8 @@ from modelprobe.vision.predict import PredictionRun
 from modelprobe.vision.scores import Scores
 from modelprobe.vision.walk import walk_images
 
-TARGETS = ("resnet18", "vit_b_16")
+TARGETS = ("resnet18", "timm:vit_small_patch16_224")
+"""Networks whose random heads are not zero, as that of torchvision's ViT is: zeros would hide every difference."""
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -109,7 +110,7 @@ def compared(device: str, files: list[Path]) -> None:
             maps = [modelprobe.cam(m.model, x, 3, method=method).map for m, x in ((here, one), (there, other))]
             scale = float(maps[0].max()) or 1.0
             print(f"{target}: cam, {method}: {float((maps[0] - maps[1]).abs().max()) / scale:.1e} of its largest value")
-        name = "layer3" if target == "resnet18" else "encoder.layers.encoder_layer_5"
+        name = "layer3" if target == "resnet18" else "blocks.5"
         with torch.no_grad(), capture(here.model, name) as a, capture(there.model, name) as b:
             here.model(one), there.model(other)
         values = a[name]

@@ -24,6 +24,7 @@ from modelprobe.cost.memory.autocast import autocast_on_meta, autocast_type
 from modelprobe.cost.memory.gpu_workspaces import workspace_of_gpu
 from modelprobe.cost.memory.inside_kernels import bytes_inside
 from modelprobe.cost.memory.not_recorded import not_recorded
+from modelprobe.cost.memory.recurrent import LAYER, LAYERS_OF_CPU, layer_of_cpu, recurrent_layers
 from modelprobe.cost.memory.steps import StepSetting, checkpointing, run_steps
 from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Note
@@ -129,7 +130,12 @@ class _Follower(_Mode):  # type: ignore[misc]
             if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes:
                 self.unregistered[id(tensor)] = tensor
                 self.note((tensor,), "weight")
-        if self._like == "cpu":
+        if self._like == "cpu" and self._operator in LAYERS_OF_CPU:
+            inside, workspace = layer_of_cpu(self._operator, func, args)
+            self._inside_kernel(inside)
+            if self._operator == LAYER and out[3].is_meta:
+                out = (*out[:3], out[3].new_empty(workspace, dtype=torch.uint8))
+        elif self._like == "cpu":
             self._inside_kernel(bytes_inside(self._operator, func, args, kwargs or {}))
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
@@ -253,6 +259,7 @@ def _followed(
             stack.enter_context(on_meta(model))
             args, kwargs = moved_to_meta(args, kwargs, leaf=step is not None)
             stack.enter_context(fused_attention(like))
+            stack.enter_context(recurrent_layers(like))
         else:
             args, kwargs = copied(tuple(args), leaf=step is not None), copied(dict(kwargs), leaf=step is not None)
         if amp or meta:

@@ -39,6 +39,8 @@ def memory_limit(text: str, option: str = "--fits") -> int:
     except BadInput as error:
         hint = f"did you mean {meant}?" if near else "a size such as 24GiB, or a device such as 4090"
         raise BadInput(f"{option} {text!r} is neither a size nor a known device", hint) from error
+    if not limit:
+        raise BadInput(f"{option} {text!r} is no memory at all", "a size such as 24GiB, or a device such as 4090")
     if name.isdigit() and limit < 2**20:  # no model fits in that: the name of a card that is not in the table
         hint = f"did you mean {meant}, or {name}GiB?" if near else f"sizes have a unit: {name}GiB"
         raise BadInput(f"{option} {text!r} is neither a size with a unit nor a known device", hint)

@@ -40,14 +40,14 @@ MAX_MACS, MAX_ELEMENTS = 2 * 10**9, 2**27
 """The largest call that is measured."""
 
 
-class _TensorLike(NamedTuple):
+class TensorLike(NamedTuple):
     """What a kernel sees of a tensor but its values."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
 
-    def of_batch(self, batch: int) -> _TensorLike:
+    def of_batch(self, batch: int) -> TensorLike:
         return self._replace(shape=(batch, *self.shape[1:]))
 
     def zeros(self) -> Tensor:
@@ -61,10 +61,10 @@ def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], k
     half = operator in HALF_PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16)
     if operator not in BATCHED and not half:
         return 0
-    call = tuple(_stand_in(value) for value in args)
+    call = tuple(stand_in(value) for value in args)
     if any(value is NotImplemented for value in call) or not all(0 not in _extents(value) for value in call):
         return 0
-    named = tuple((key, _stand_in(value)) for key, value in kwargs.items())
+    named = tuple((key, stand_in(value)) for key, value in kwargs.items())
     return _measured(operator, func, call, named, torch.get_num_threads())
 
 
@@ -80,24 +80,29 @@ def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any,
     if _arithmetic(operator, calls[-1]) > MAX_MACS or max(numel(_extents(value)) for value in calls[-1]) > MAX_ELEMENTS:
         return _estimated(operator, call)
     try:
-        found = [_allocations(func, one, dict(named)) for one in calls]
+        found = [allocations_of(func, one, dict(named)) for one in calls]
     except RuntimeError:  # no such kernel here, or somebody profiles already
         return _estimated(operator, call)
     if len(found) == 1:
-        return _peak(found[0])
+        return peak_of(found[0])
     first, second = found
     if len(first) != len(second):
         return _estimated(operator, call)
-    return _peak([low + (high - low) * (batch - at[0]) for low, high in zip(first, second, strict=True)])
+    return peak_of([low + (high - low) * (batch - at[0]) for low, high in zip(first, second, strict=True)])
 
 
-def _allocations(func: Callable[..., Any], call: tuple[Any, ...], named: dict[str, Any]) -> list[int]:
-    """Bytes taken (positive) and given back, in order, while the call runs; its results are still there at the end."""
+def allocations_of(
+    func: Callable[..., Any], call: tuple[Any, ...], named: dict[str, Any], gradients: bool = False
+) -> list[int]:
+    """Bytes taken (positive) and given back, in order, while the call runs; its results are still there at the end.
+
+    With `gradients` on, a kernel keeps what its backward pass reads.
+    """
     autograd: Any = torch.autograd
-    args = [value.zeros() if isinstance(value, _TensorLike) else _as_argument(value) for value in call]
+    args = [value.zeros() if isinstance(value, TensorLike) else _as_argument(value) for value in call]
     options = torch._C._profiler._ExperimentalConfig()
     setting = autograd.ProfilerConfig(autograd.ProfilerState.CPU, False, True, False, False, False, options)
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         autograd._enable_profiler_legacy(setting)
         try:
             result = func(*args, **named)
@@ -108,7 +113,7 @@ def _allocations(func: Callable[..., Any], call: tuple[Any, ...], named: dict[st
     return [event.cpu_memory_usage() for event in found]
 
 
-def _peak(allocations: Sequence[int]) -> int:
+def peak_of(allocations: Sequence[int]) -> int:
     return max(accumulate(allocations), default=0)
 
 
@@ -147,16 +152,16 @@ def _estimated(operator: str, call: Sequence[Any]) -> int:
     """Each operand copied once; 0 for others than convolutions, which take little."""
     if "convolution" not in operator:
         return 0
-    operands = [value for value in call if isinstance(value, _TensorLike)]
+    operands = [value for value in call if isinstance(value, TensorLike)]
     return sum(numel(one.shape) * one.dtype.itemsize for one in operands)
 
 
-def _stand_in(value: Any) -> Any:
+def stand_in(value: Any) -> Any:
     """A hashable stand-in for an argument, NotImplemented for one that has none."""
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
             return NotImplemented
-        return _TensorLike(tuple(value.shape), value.stride(), value.dtype)
+        return TensorLike(tuple(value.shape), value.stride(), value.dtype)
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
@@ -165,4 +170,4 @@ def _as_argument(value: Any) -> Any:
 
 
 def _extents(value: Any) -> tuple[int, ...]:
-    return value.shape if isinstance(value, _TensorLike) else (1,)
+    return value.shape if isinstance(value, TensorLike) else (1,)

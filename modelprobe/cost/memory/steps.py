@@ -140,8 +140,12 @@ def step_loss(step: StepSetting, out: Any, parameters: dict[str, nn.Parameter]) 
     with model_errors(_loss_raised):
         loss = step.loss(out)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
-        raise BadInput(f"the loss is {what}, not one number", "return a scalar: loss.mean() or loss.sum()")
+        what = (
+            f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"of type {type(loss).__name__}"
+        )
+        raise BadInput(
+            f"the loss is {what}, not a tensor of one number", "return loss.mean() or loss.sum(), no .item()"
+        )
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on a parameter that trains", "it must not detach the outputs")
     return loss

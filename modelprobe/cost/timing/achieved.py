@@ -39,7 +39,8 @@ class AchievedRates:
         if self.peaks is None:
             return f"no peak was measured for {self.dtype}"
         peak: float = getattr(self.peaks, name)
-        unit, of = ("GFLOP/s", f"a matrix product of {self.dtype}") if name == "flops_per_s" else ("GB/s", "a copy")
+        dtype = "TF32" if self.peaks.setting.endswith("TF32") else self.dtype
+        unit, of = ("GFLOP/s", f"a matrix product of {dtype}") if name == "flops_per_s" else ("GB/s", "a copy")
         return f"{share(getattr(self, name) / peak)} of the {peak / 1e9:,.4g} {unit} of {of} here"
 
 
@@ -50,5 +51,6 @@ def achieved_rates(trace: Trace, seconds: float, device: str, threads: int, auto
     """
     dtype = AUTOCAST_TYPES[device.partition(":")[0]] if autocast else main_dtype(trace)
     moved = sum(op.bytes_read + op.bytes_written for op in trace.ops)
-    peaks = peaks_of(device, dtype, threads)
+    convolved = sum(op.macs for op in trace.ops if op.kind == "conv")
+    peaks = peaks_of(device, dtype, threads, convolutions=2 * convolved > trace.macs)
     return AchievedRates(dtype, trace.flops, moved, trace.flops / seconds, moved / seconds, peaks)

@@ -88,6 +88,7 @@ def profile_batches(
         raise BadInput("--inputs-from fixes the batch", "several batches need inputs by shape: give --input")
     found: list[ProfileResult] = []
     too_large, why, interrupted = None, "", False
+    failed: dict[int, str] = {}
     with progress("batches", len(batches)) as done:
         try:
             for batch in batches or _growing(found):
@@ -102,7 +103,12 @@ def profile_batches(
                 except (ProbeError, RuntimeError, MemoryError) as error:
                     reason = out_of_memory(error)
                     if not reason:
-                        raise
+                        if not found:
+                            raise
+                        failed[batch] = one_line(getattr(error, "message", error), 160)
+                        if batches:
+                            continue
+                        break
                 if reason:
                     too_large, why = min(batch, too_large or batch), reason
                     if not batches:
@@ -118,7 +124,9 @@ def profile_batches(
                 raise
     if not found:
         raise BadInput(f"a batch of {too_large} does not fit: {why}", "a smaller --input or --dtype needs less")
-    return _batch_times(loaded, found, too_large, why, interrupted)
+    made = _batch_times(loaded, found, too_large, why, interrupted)
+    raised = [Note(f"A batch of {batch:,} was not timed: {text}", Level.WARNING) for batch, text in failed.items()]
+    return replace(made, notes=(*made.notes, *raised))
 
 
 def profile_one(

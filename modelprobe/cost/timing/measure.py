@@ -203,26 +203,27 @@ def timed(
     """Seconds of the first call and of samples of `model(*args, **kwargs)`, run as `setting` says."""
     one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
     samples: list[float] = []
+    between: list[float] = []
     interrupted = False
     with closing(one):
         try:
-            samples.extend(_samples_for(one, seconds))
+            samples.extend(_samples_for(one, seconds, between))
         except KeyboardInterrupt:
             interrupted = True
             if len(samples) < LEAST_SAMPLES:
                 raise
         peak = one.peak_bytes()
-        between = None if interrupted else one.event_seconds(min(EVENT_PASSES, len(samples)))
     said = list(one.notes)
     if interrupted:
         said.append(Note(f"Interrupted: {len(samples)} samples were taken, fewer than wanted.", Level.WARNING))
     return RawTimes(
         one.first_s, tuple(samples), one.inputs, one.batch, tuple(said), env, one.threads, one.setting.texts(),
-        interrupted, peak, between,
+        interrupted, peak, statistics.median(between) if between else None,
     )  # fmt: skip
 
 
-def _samples_for(one: PreparedPass, seconds: float) -> Iterator[float]:
+def _samples_for(one: PreparedPass, seconds: float, between: list[float]) -> Iterator[float]:
+    """Seconds by the clock; in turn with them, those between CUDA events go to `between`."""
     number = one.runs_a_sample()
     with one.active():
         end = time.perf_counter() + seconds
@@ -230,3 +231,5 @@ def _samples_for(one: PreparedPass, seconds: float) -> Iterator[float]:
             if at >= LEAST_SAMPLES and time.perf_counter() >= end:
                 return
             yield one.seconds(number)
+            of_events = one.event_seconds() if at < EVENT_PASSES else None
+            between += [of_events] if of_events is not None else []

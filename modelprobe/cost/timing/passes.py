@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import statistics
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +26,10 @@ from modelprobe.tracing.tensors import with_tensors
 
 SHORTEST_SAMPLE = 1e-3
 """Seconds; the clock and the call around a run are then below one in a thousand."""
+
+
+MOST_THREADS = 8
+"""Threads for each core that torch is asked for at most; far more end the process."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,12 @@ class TimingSetting:
 
     def check(self, device: str) -> None:
         """Raise BadInput for no thread, and for a graph where there is none."""
-        if self.threads is not None and self.threads < 1:
-            raise BadInput(f"--threads {self.threads} is no number of threads", "for example --threads 4")
+        cores = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS * cores:
+            raise BadInput(
+                f"--threads {self.threads:,} is no number of threads for {cores} cores",
+                f"for example --threads {cores}",
+            )
         if device == "meta":
             raise BadInput("on meta nothing is computed, so nothing takes time", "--device cpu, or --predict rtx4090")
         if self.cuda_graph and (not device.startswith("cuda") or self.step or self.compiled):
@@ -125,24 +133,21 @@ class PreparedPass:
             self.seconds(1)
         return torch.cuda.max_memory_allocated(self.device) - self.spare_bytes
 
-    def event_seconds(self, passes: int) -> float | None:
-        """Median time of a pass between two CUDA events, over `passes` of them; None on another device.
+    def event_seconds(self) -> float | None:
+        """Seconds of one pass between two CUDA events; None on another device.
 
-        It holds no time of the host before the first kernel starts and after the last one ends.
+        They hold no time of the host before the first kernel starts and after the last one ends.
         """
         if self.device.type != "cuda":
             return None
         event: Any = torch.cuda.Event
-        found: list[float] = []
-        with self.active(), torch.cuda.device(self.device):
-            for _ in range(passes):
-                begin, end = event(enable_timing=True), event(enable_timing=True)
-                begin.record()
-                self.step()
-                end.record()
-                self.wait()
-                found.append(begin.elapsed_time(end) / 1e3)
-        return statistics.median(found)
+        with torch.cuda.device(self.device):
+            begin, end = event(enable_timing=True), event(enable_timing=True)
+            begin.record()
+            self.step()
+            end.record()
+        self.wait()
+        return float(begin.elapsed_time(end)) / 1e3
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
@@ -185,6 +190,9 @@ def prepare_pass(
             args, kwargs = with_tensors((args, dict(kwargs)), _in_channels_last)
         stack.enter_context(mode_set(model, setting.step is not None))
         threads = setting.threads or torch.get_num_threads()
+        if threads > (os.cpu_count() or 1):
+            text = f"{threads} threads share {os.cpu_count()} cores: they wait for each other."
+            notes = (*notes, Note(text, Level.WARNING))
         batch = next((value.shape[0] for value in (*args, *kwargs.values()) if _is_batched(value)), 1)
         run = _step_of(model, args, kwargs, setting, parameters, place)
         made = PreparedPass(run, setting, place, 0, batch, threads, tuple(notes), env, stack, spare)

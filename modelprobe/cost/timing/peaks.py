@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,15 +41,24 @@ COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30, "mps": 2**28}
 SECONDS_OF_REPEATS, LEAST_REPEATS, LAUNCHES = 0.25, 5, 100
 
 
-def peaks_of(device: str, dtype: str, threads: int) -> MeasuredPeaks | None:
-    """The peaks from the cache, else measured now (about a second) and kept. None for a dtype without."""
-    if dtype not in PEAK_DTYPES:
+def peaks_of(
+    device: str, dtype: str, threads: int, convolutions: bool = False, anew: bool = False
+) -> MeasuredPeaks | None:
+    """The peaks from the cache, else (or with `anew`) measured now, about a second, and kept.
+
+    `convolutions` asks for what a GPU's convolutions may do: torch lets them multiply float32 as TF32, and matrix
+    products not. None for a dtype without peaks, and for more threads than the machine has cores.
+    """
+    if dtype not in PEAK_DTYPES or (device == "cpu" and threads > (os.cpu_count() or 1)):
         return None
+    import torch
+
     name, threads = device_name(device), threads if device == "cpu" else 0
     known = {(one.name, one.dtype, one.threads, one.setting): one for one in read_peaks()}
-    key = (name, dtype, threads, _setting(device, dtype))
-    if key not in known:
-        with working(f"measuring the peaks of {name}, {dtype}"):
+    tf32 = may_be_tf32(device, dtype, convolutions)
+    key = (name, dtype, threads, f"torch {torch.__version__}{', TF32' if tf32 else ''}")
+    if anew or key not in known:
+        with working(f"measuring the peaks of {name}, {dtype}"), _multiplied_as(tf32):
             found = measure_peaks(device, dtype, threads)
         known[key] = MeasuredPeaks(device.partition(":")[0], *key[:3], key[3], *found)
         _keep(known)
@@ -61,7 +71,9 @@ def measured_peaks(machine: EnvResult, anew: bool) -> tuple[MeasuredPeaks, ...]:
         for device in machine.devices:
             if device.memory is not None or device.name == "cpu":
                 for dtype in USUAL_DTYPES[device.name.partition(":")[0]]:
-                    peaks_of(device.name, dtype, machine.torch.threads)
+                    peaks_of(device.name, dtype, machine.torch.threads, anew=True)
+                    if may_be_tf32(device.name, dtype, True) != may_be_tf32(device.name, dtype, False):
+                        peaks_of(device.name, dtype, machine.torch.threads, convolutions=True, anew=True)
     names = {device.model for device in machine.devices}
     return tuple(one for one in read_peaks() if one.name in names)
 
@@ -132,12 +144,29 @@ def device_name(device: str) -> str:
     return str(torch.cuda.get_device_name(device))
 
 
-def _setting(device: str, dtype: str) -> str:
-    """What else a peak depends on: the release of torch, and whether a GPU may multiply single precision as TF32."""
+def may_be_tf32(device: str, dtype: str, convolutions: bool) -> bool:
+    """Whether torch may multiply that type as TF32 there: in convolutions, or in matrix products."""
+    if dtype != "float32" or not device.startswith("cuda"):
+        return False
     import torch
 
-    exact = dtype != "float32" or torch.get_float32_matmul_precision() == "highest"
-    return f"torch {torch.__version__}{'' if exact or device == 'cpu' else ', TF32'}"
+    return bool(torch.backends.cudnn.allow_tf32 if convolutions else torch.backends.cuda.matmul.allow_tf32)
+
+
+@contextmanager
+def _multiplied_as(tf32: bool) -> Iterator[None]:
+    """Matrix products of float32 on a GPU as TF32, or not."""
+    import torch
+
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    if before != tf32:
+        matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        if before != tf32:
+            matmul.allow_tf32 = before
 
 
 def read_peaks() -> tuple[MeasuredPeaks, ...]:

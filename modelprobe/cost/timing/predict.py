@@ -175,7 +175,7 @@ def predict_time(trace: Trace, device: PredictedDevice) -> PredictionResult:
         len(kernels) * device.rates.launch_s / total if total else 0.0,
         _shares_by([KERNEL_KINDS[kernel.kind] for kernel in kernels], each, total),
         _shares_by([trace.ops[kernel.op].module or trace.tree.cls for kernel in kernels], each, total)[:SLOWEST],
-        (*trace.notes, *_setting_notes(device, batch)), trace.env,
+        (*trace.notes, *_setting_notes(device, batch), *_unfitted_notes(trace)), trace.env,
     )  # fmt: skip
 
 
@@ -201,6 +201,17 @@ def _shares_by(names: list[str], seconds: list[float], total: float) -> tuple[Ke
 
 def _batch_of(trace: Trace) -> int:
     return next((ref.shape[0] for ref in trace.inputs if len(ref.shape) > 1), 1)
+
+
+def _unfitted_notes(trace: Trace) -> list[Note]:
+    """What no network was like among those whose times the constants come from."""
+    if not any(op.kind == "rnn" for op in trace.ops):
+        return []
+    text = (
+        "No recurrent network was among those fitted: the time of its steps, one after the other, is not in the "
+        "prediction, which may be far too short."
+    )
+    return [Note(text, Level.WARNING)]
 
 
 def _setting_notes(device: PredictedDevice, batch: int) -> list[Note]:

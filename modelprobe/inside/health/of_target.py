@@ -14,7 +14,7 @@ from modelprobe.console import stdout_kept, working
 from modelprobe.errors import BadInput
 from modelprobe.inside.health.batch_health import BatchHealthResult, batch_health
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record_with
-from modelprobe.model.weights.chosen import PRETRAINED, RANDOM
+from modelprobe.model.weights.chosen import AS_BUILT, PRETRAINED
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.failures import LoneValueError
 
@@ -34,7 +34,7 @@ def health_of_target(
     """One step of the target. Raises ProbeError for what stands in the way."""
     if request.weights is None:
         own = names_weights(request.target)
-        request = replace(request, weights=PRETRAINED if own else RANDOM)
+        request = replace(request, weights=PRETRAINED if own else AS_BUILT)
     made_up = request.inputs_from is None
     if made_up and request.batch is None and not request.inputs:
         request = replace(request, batch=ENOUGH)

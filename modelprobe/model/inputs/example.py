@@ -206,6 +206,8 @@ def _channel_notes(unnamed: Sequence[InputSpec], wanted: DeclaredInput | None) -
         return ()
     if wanted is None or wanted.kind in (GIVEN, UNDECLARED):
         return (_image_note(short),)
+    if wanted.kind == TENSOR and len(short.shape) >= len(wanted.shape):
+        return ()
     rest = "the rest of the shape" if wanted.kind == TENSOR else "the number of channels"
     from_layer = Note(f"{rest} was read from {wanted.source}", Level.INFO)
     return (from_layer,) if any(note.level is Level.ASSUMED for note in wanted.notes) else wanted.notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,9 @@ def of_module(model: nn.Module) -> DeclaredInput | None:
     named = _from_library(inner)
     if named is not None:
         return named
+    shape = _configured_shape(inner)
+    if shape:
+        return DeclaredInput(IMAGE, (1, *shape), source=f"{type(inner).__name__}.default_cfg")
     needed = required_inputs(model)
     if needed == ():
         optional = tuple(p.name for p in parameters_of_forward(model) or () if p.kind is p.POSITIONAL_OR_KEYWORD)
@@ -48,6 +51,15 @@ def _from_library(model: nn.Module) -> DeclaredInput | None:
         return None
     source = f"the configuration of {type(model).__name__}"
     return DeclaredInput(NAMED, source=source, values=sets)
+
+
+def _configured_shape(model: nn.Module) -> tuple[int, ...]:
+    """Channels, height and width of `default_cfg["input_size"]`, as timm writes it, on a module of one's own."""
+    config = getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else None
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(type(one) is int and one > 0 for one in size):
+        return ()
+    return tuple(size)
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

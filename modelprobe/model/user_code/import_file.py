@@ -85,7 +85,9 @@ def load_file(text: str) -> Loaded:
     path = _readable(text)
     surroundings = Surroundings(path.parent, str(path))
     name = _private_name(path)
-    with surroundings.entered():
+    from modelprobe.model.construct import seeded
+
+    with surroundings.entered(), seeded(0):  # what the file makes when it is imported is the same each time
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise BadInput(f"{text} cannot be loaded as Python")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 PRETRAINED, RANDOM = "pretrained", "random"
 
+AS_BUILT = "as built"
+"""Random weights where the model is made here; of one that exists already those that it has."""
+
 
 @dataclass(frozen=True)
 class ModelWeights:
@@ -58,7 +61,7 @@ def load_with_weights(request: TargetRequest) -> LoadedModel:
 
 def _target_and_file(request: TargetRequest) -> tuple[Target, str | None]:
     """The target, and the weight file that is to be loaded into it: the target itself, or what --weights names."""
-    file = None if request.weights in (PRETRAINED, RANDOM) else _weight_file(request.weights or "")
+    file = None if request.weights in (PRETRAINED, RANDOM, AS_BUILT) else _weight_file(request.weights or "")
     target, found = resolve_target(request)
     if request.inputs:
         from modelprobe.model.inputs.sizes import resize
@@ -100,7 +103,8 @@ def _weighted(target: Target, request: TargetRequest, file: str | None) -> Weigh
         except UnavailableError as error:
             return _random(target, request, str(error))
         return got.model, ModelWeights(PRETRAINED, got.name, True), got.entry, got.notes
-    if isinstance(target.source, ZooSource) or (request.weights == RANDOM and not _is_built_already(target)):
+    made_here = request.weights in (RANDOM, AS_BUILT) and not _is_built_already(target)
+    if isinstance(target.source, ZooSource) or made_here:
         return _random(target, request, "")
     return _own(target, request)
 

@@ -136,20 +136,24 @@ def line_picture(channels: Any, heat: Any = None, title: str = "", cmap: str = "
 
 
 def roofline_plot(
-    points: Sequence[tuple[float, float, float]], labels: Sequence[str], peaks: tuple[float, float], title: str
+    points: Sequence[tuple[float, float, float]],
+    labels: Sequence[str],
+    peaks: Sequence[tuple[float, float]],
+    title: str,
 ) -> bytes:
-    """A PNG of points (FLOPs per byte, FLOP/s, weight) under a roof of FLOP/s and bytes/s, on logarithmic axes.
+    """A PNG of points (FLOPs per byte, FLOP/s, weight) under roofs of FLOP/s and bytes/s, on logarithmic axes.
 
-    `labels` are of the first points; the area of a point is its weight.
+    `labels` are of the first points; the area of a point is its weight. A second roof is that of convolutions.
     """
     from matplotlib.ticker import EngFormatter
 
     axes = _new_axes(title, "FLOPs per byte", "FLOP/s")
-    flops, bandwidth = peaks
-    ridge = flops / bandwidth
-    xs = [x for x, _, _ in points] + [ridge / 4, ridge * 4]
-    roof = sorted([min(xs) / 2, ridge, max(xs) * 2])
-    axes.plot(roof, [min(flops, x * bandwidth) for x in roof], color="0.3", label="measured peaks")
+    ridges = [flops / bandwidth for flops, bandwidth in peaks]
+    xs = [x for x, _, _ in points] + [min(ridges) / 4, max(ridges) * 4]
+    named = ("measured peaks", "measured peaks, convolutions (TF32)")
+    for ridge, (flops, bandwidth), style, label in zip(ridges, peaks, ("-", "--"), named, strict=False):
+        roof = sorted([min(xs) / 2, ridge, max(xs) * 2])
+        axes.plot(roof, [min(flops, x * bandwidth) for x in roof], color="0.3", linestyle=style, label=label)
     heaviest = max((weight for _, _, weight in points), default=1)
     for place, (x, y, weight) in enumerate(points):
         axes.plot(x, y, "o", markersize=3 + 15 * (weight / heaviest) ** 0.5, color=f"C{place % 10}", alpha=0.6)

@@ -21,3 +21,8 @@ def test_the_nearest_is_named(text: str, hint: str) -> None:
     with pytest.raises(BadInput) as raised:
         memory_limit(text)
     assert hint in raised.value.hint
+
+
+def test_no_memory_at_all_is_refused() -> None:
+    with pytest.raises(BadInput, match="no memory at all"):
+        memory_limit("0GiB")

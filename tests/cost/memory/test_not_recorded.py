@@ -146,7 +146,6 @@ class Listed(nn.Module):
 @pytest.mark.parametrize(
     ("net", "shape", "text"),
     [
-        (nn.LSTM(8, 8), (5, 2, 8), "runs recurrent layers as one kernel"),
         (Foreign(), (4, 8), "modelprobe_tests.outer"),
         (Listed(), (2, 32), "1,056 parameters in 2 tensors are used, and no module registers them"),
     ],

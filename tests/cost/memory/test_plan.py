@@ -143,7 +143,7 @@ def test_blocks_are_the_outermost_neighbours_of_one_class() -> None:
 
 
 def test_a_loss_that_is_no_number(planned: Any) -> None:
-    with pytest.raises(BadInput, match=r"shape \(64, 10\), not one number"):
+    with pytest.raises(BadInput, match=r"shape \(64, 10\), not a tensor of one number"):
         planned(1, train=True, loss=lambda out: out)
     with pytest.raises(BadInput, match="does not depend"):
         planned(1, train=True, loss=lambda out: out.detach().sum())

@@ -86,7 +86,7 @@ def test_what_is_said_of_an_interval(ratio: PairedRatio, answer: str, text: str)
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (("--fail-if-slower", "5%"), "give --against TARGET"),
+        (("--fail-if-slower", "5%"), "--fail-if-slower needs something to compare with | add --against TARGET"),
         (("--against-with", "fast"), "--against-with 'fast' is no setting | it takes dtype=NAME"),
         (("--against-with", "amp=perhaps"), "'amp=perhaps' is no setting"),
         (("--against-with", "threads=0"), "no number of threads"),

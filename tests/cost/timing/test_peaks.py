@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,19 @@ def test_a_product_and_a_copy_are_measured() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_peaks_are_measured_once_per_device_dtype_and_threads(quick: list[object], tmp_path: Path) -> None:
+def test_peaks_are_measured_once_per_device_dtype_and_threads(
+    quick: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = peaks.peaks_of("cpu", "float32", 1)
     assert first is not None
     assert first == peaks.peaks_of("cpu", "float32", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     peaks.peaks_of("cpu", "float32", 2)
     peaks.peaks_of("cpu", "bfloat16", 1)
     assert quick == [("cpu", "float32", 1), ("cpu", "float32", 2), ("cpu", "bfloat16", 1)]
     assert len(peaks.read_peaks()) == 3
     assert peaks.peaks_of("cpu", "complex64", 1) is None
+    assert peaks.peaks_of("cpu", "float32", 3) is None  # more than there are cores
     (tmp_path / "cache" / "peaks.json").write_text('{"schema": "modelprobe.peaks/1", "peaks": [{"kind": 1}]}')
     assert peaks.read_peaks() == ()  # damaged: measured again
     assert peaks.peaks_of("cpu", "float32", 1) == first
@@ -59,7 +64,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert peaks.peaks_of("cpu", "float32", 1) is not None
 
 
-def test_env_shows_them_when_they_are_known(quick: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_shows_them_when_they_are_known(
+    quick: list[tuple[str, str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["env", "-f", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["peaks"] == []
     assert main(["env", "--peaks", "-f", "json"]) == 0
@@ -67,6 +74,17 @@ def test_env_shows_them_when_they_are_known(quick: list[object], capsys: pytest.
     assert [one["dtype"] for one in found if one["kind"] == "cpu"] == ["float32", "bfloat16"]
     assert main(["env"]) == 0
     assert "200.0 G" in capsys.readouterr().out
+
+
+def test_env_measures_them_anew_when_asked(
+    quick: list[tuple[str, str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for times in (1, 2):
+        assert main(["env", "--peaks", "-f", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)["peaks"]
+        measured = [what for what in quick if what[0] == "cpu"]
+        assert len(measured) == 2 * times  # two types
+    assert [one["dtype"] for one in found if one["kind"] == "cpu"] == ["float32", "bfloat16"]
 
 
 def test_what_a_run_achieves_of_them(quick: list[object]) -> None:

@@ -104,7 +104,8 @@ def command(
     two = against.is_asked()
     if predict is not None or device_spec is not None:
         if two or layers.are_given or timing != TimingOptions():
-            raise BadInput("a prediction measures nothing", "leave out --against, --by and how a pass is run here")
+            given = "--against" if two else "--by" if layers.are_given else timing.first_given()
+            raise BadInput("a prediction measures nothing", f"leave out {given}")
         _predict(model, inputs, predict, device_spec, report)
         return
     here = replace(inputs, device=inputs.device or "cpu")

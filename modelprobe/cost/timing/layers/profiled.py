@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ def profiled_passes(model: nn.Module, step: Callable[[], Any], wait: Callable[[]
     trees: list[Event] = []
     ratios: list[float] = []
     profiler: Any = None
-    with _quiet_kineto():
+    with _quiet_kineto(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")  # each block has its own profiler
         for _ in range(blocks):
             with ExitStack() as stack:
                 _mark_modules(model, stack)

@@ -19,6 +19,14 @@ ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch overhead"
 FAR_FROM_ROOF = 4
 """From this factor on the kernel itself is what holds a layer back, far from the peak that it could reach."""
 
+ABOVE = 1.1
+"""A rate that many times the peak is not at it, but above it."""
+
+ABOVE_PEAKS = (
+    "Rates above a peak: caches held what was read, or the peaks were measured while the machine was busy; "
+    "modelprobe env --peaks measures them again."
+)
+
 HOT_SHARE, MOST_HOT = 0.01, 8
 """Layers that a report speaks of: of this share of the median, and at most so many."""
 
@@ -62,6 +70,8 @@ class LayerRoof:
         least = max(self.arithmetic_s, self.memory_s)
         amount, unit = (self.flops, "GFLOP/s") if self.bound == ARITHMETIC else (self.bytes_moved, "GB/s")
         reached = f"{amount / self.seconds / 1e9:,.4g} of {amount / least / 1e9:,.4g} {unit}"
+        if self.left < 1 / ABOVE:
+            return f"Bound by {self.bound}, above the measured peak: {reached}."
         if self.left <= 1:
             return f"Bound by {self.bound}, and at the peak: {reached}."
         if self.left >= FAR_FROM_ROOF:
@@ -71,11 +81,15 @@ class LayerRoof:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Every layer that took time, the hottest first, under the peaks of the device. `plot` is a drawn picture."""
+    """Every layer that took time, the hottest first, under the peaks of the device. `plot` is a drawn picture.
+
+    `convolution_peaks` are those of layers that convolve, where they differ.
+    """
 
     peaks: MeasuredPeaks
     layers: tuple[LayerRoof, ...]
     note: str = ""
+    convolution_peaks: MeasuredPeaks | None = None
     plot: str | None = None
 
     @property
@@ -104,8 +118,11 @@ class Roofline:
         return (*found, *((Note(self.note),) if self.note else ()))
 
 
-def roofline(times: Reconciled, peaks: MeasuredPeaks, note: str = "") -> Roofline:
-    """The layers of reconciled times under measured peaks."""
+def roofline(
+    times: Reconciled, peaks: MeasuredPeaks, note: str = "", convolutions: MeasuredPeaks | None = None
+) -> Roofline:
+    """The layers of reconciled times under measured peaks; `convolutions` are those of layers that convolve."""
+    convolutions = convolutions or peaks
     rollup = times.rollup()
     classes = {node.path: node.cls for node in times.trace.tree.modules}
     pieces = [piece for piece in times.pieces if piece.name != IDLE]
@@ -114,12 +131,14 @@ def roofline(times: Reconciled, peaks: MeasuredPeaks, note: str = "") -> Rooflin
     for piece in pieces:
         if piece.name == BETWEEN:
             between[piece.module] += piece.cost.seconds  # type: ignore[assignment]
+    convolve = {piece.module for piece in pieces if piece.kind == "conv"}
     found = []
     for path, cost in rollup.own.items():
+        own = convolutions if path in convolve else peaks
         took = cost.seconds - sum(p.cost.seconds for p in times.pieces if p.name == IDLE and p.module == path)
         if took <= 0 or not launches[path]:
             continue
-        arithmetic, memory = cost.flops / peaks.flops_per_s, cost.bytes_moved / peaks.bytes_per_s
+        arithmetic, memory = cost.flops / own.flops_per_s, cost.bytes_moved / own.bytes_per_s
         launch = launches[path] * peaks.launch_s + between[path]
         limits = {ARITHMETIC: arithmetic, MEMORY: memory, LAUNCH: launch}
         least = max(arithmetic, memory)
@@ -129,7 +148,10 @@ def roofline(times: Reconciled, peaks: MeasuredPeaks, note: str = "") -> Rooflin
         intensity = cost.flops / cost.bytes_moved if cost.bytes_moved else 0.0
         found.append(LayerRoof(
             path, classes.get(path, ""), took, took / times.median_s, launches[path], cost.flops, cost.bytes_moved,
-            intensity, cost.flops / took, min(peaks.flops_per_s, intensity * peaks.bytes_per_s), arithmetic, memory,
+            intensity, cost.flops / took, min(own.flops_per_s, intensity * own.bytes_per_s), arithmetic, memory,
             launch, bound, took / least if least else math.inf,
         ))  # fmt: skip
-    return Roofline(peaks, tuple(sorted(found, key=lambda one: -one.seconds)), note)
+    layers = tuple(sorted(found, key=lambda one: -one.seconds))
+    if any(layer.left < 1 / ABOVE for layer in layers if layer.share >= HOT_SHARE):
+        note = " ".join(filter(None, (note, ABOVE_PEAKS)))
+    return Roofline(peaks, layers, note, convolutions if convolutions != peaks else None)

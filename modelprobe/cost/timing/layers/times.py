@@ -100,8 +100,8 @@ class LayerTimes:
 
     def blocks(self) -> tuple[Block, ...]:
         """What the profiler costs, the table asked for, and how far times and operators belong together."""
-        overhead = self.instrumented_s / self.plain_s - 1
-        cost = f"cost {overhead:.1%}, taken off" if overhead > 0 else "cost less than what passes differ by"
+        slower = self.instrumented_s / self.plain_s
+        cost = f"make it {slower:.2f}x as long, taken off" if slower > 1 else "cost less than what passes differ by"
         detail = f"{self.passes} passes; the profiler's {self.events:,} events {cost}; scaled by {self.scale:.3f}"
         facts = (Fact("Profiled", self.instrumented_s, Unit.SECONDS, detail),)
         depth, top = self.shown
