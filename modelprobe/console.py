@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,6 +28,40 @@ STDOUT, STDERR = 1, 2
 """What child processes and libraries write to, whatever `sys.stdout` is."""
 
 DRAWING = "├─│└…█▏▁▇"
+
+COLOUR_CHOICES: Mapping[str, Mapping[str, str | None]] = {
+    "auto": {},
+    "always": {"FORCE_COLOR": "1", "NO_COLOR": None},
+    "never": {"NO_COLOR": "1"},
+}
+"""What `--color` takes -> the variables that say it, to us and to every library and process that we start."""
+
+QUIET = "MODELPROBE_QUIET"
+
+
+@contextmanager
+def as_asked(color: str, quiet: bool) -> Iterator[None]:
+    """While the body runs, colours as `--color` says and, if `quiet`, nothing on stderr but what went wrong."""
+    wanted: dict[str, str | None] = {**COLOUR_CHOICES[color], **({QUIET: "1"} if quiet else {})}
+    before = {name: os.environ.get(name) for name in wanted}
+    _set_variables(wanted)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def is_quiet() -> bool:
+    """Whether a person asked for the answer alone."""
+    return os.environ.get(QUIET, "0") not in ("", "0")
 
 
 def style_of(stream: TextIO | None) -> Style:
@@ -84,8 +118,13 @@ def write_text(stream: TextIO | None, text: str) -> None:
         raise BadInput(f"cannot write to stdout: {error.strerror or error}", "use -o FILE") from error
 
 
-def say(text: str) -> None:
-    """One line on stderr: a note, progress, a hint. Foreign text in it is made printable; this never raises."""
+def say(text: str, *, always: bool = True) -> None:
+    """One line on stderr: a note, progress, a hint. Foreign text in it is made printable; this never raises.
+
+    What only informs is not `always` said: not under `--quiet`.
+    """
+    if not always and is_quiet():
+        return
     try:
         write_text(sys.stderr, f"{printable(text)}\n")
     except (OSError, ValueError, BadInput):
@@ -108,7 +147,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
     What the body is given changes the text.
     """
-    if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+    if not _is_watched():
         yield lambda _: None
         return
     from rich.console import Console
@@ -121,7 +160,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr for `total` pieces of work; what is given is called after each. Nothing where no person looks."""
-    if total < 2 or not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+    if total < 2 or not _is_watched():
         yield lambda: None
         return
     from rich.console import Console
@@ -132,6 +171,10 @@ def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
+
+
+def _is_watched() -> bool:
+    return is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -134,10 +135,20 @@ def _options(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show the traceback of an error. May stand after the command too."),
+        typer.Option(
+            "--debug", help="Show the traceback of an error. May stand after the command too, as the next two."
+        ),
+    ] = False,
+    color: Annotated[
+        str,
+        typer.Option("--color", metavar="|".join(console.COLOUR_CHOICES), help="When to colour what is printed."),
+    ] = "auto",
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="The answer, warnings and errors alone: no progress, no other notes."),
     ] = False,
 ) -> None:
-    """Both options are dealt with before this runs: `--version` by its callback, `--debug` by `main`."""
+    """Shown in `--help` alone: `--version` is dealt with by its callback, the others by `main`."""
 
 
 def application(asked: str | None) -> typer.Typer:
@@ -181,12 +192,30 @@ def _command_in(arguments: Sequence[str]) -> str | None:
     return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
+@dataclass(frozen=True)
+class CommonOptions:
+    """The options of every command, which may stand before and after it."""
+
+    debug: bool = False
+    color: str = "auto"
+    quiet: bool = False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Nothing but SystemExit of shell completion gets past it."""
-    arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
+    given = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # help texts too must never fail on what an encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    try:
+        arguments, common = _without_common(given)
+    except BadInput as error:
+        return _explain(error)
+    with console.as_asked(common.color, common.quiet):
+        return _run(arguments, common.debug)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     try:
         code = _exit_code_of(arguments or ["--help"])
         if sys.stdout is not None:
@@ -208,12 +237,25 @@ def _exit_code_of(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """`--debug` taken out wherever it stands before `--`."""
+def _without_common(arguments: list[str]) -> tuple[list[str], CommonOptions]:
+    """`--debug`, `--quiet` and `--color` taken out wherever they stand before `--`. Raises BadInput for a colour."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    asked = len(kept) < end or os.environ.get("MODELPROBE_DEBUG", "0") not in ("", "0")
-    return kept + arguments[end:], asked
+    kept: list[str] = []
+    debug, color, quiet = os.environ.get("MODELPROBE_DEBUG", "0") not in ("", "0"), "auto", False
+    rest = iter(arguments[:end])
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if argument == "--debug":
+            debug = True
+        elif argument in ("--quiet", "-q"):
+            quiet = True
+        elif name == "--color":
+            color = value if equals else next(rest, "")
+        else:
+            kept.append(argument)
+    if color not in console.COLOUR_CHOICES:
+        raise BadInput(f"--color {color!r} is not known", f"choose one of {', '.join(console.COLOUR_CHOICES)}")
+    return kept + arguments[end:], CommonOptions(debug, color, quiet)
 
 
 def _explain(error: BaseException, arguments: Sequence[str] = ()) -> int:

@@ -102,12 +102,12 @@ class LayerOptions:
             from modelprobe.cost.timing.layers.chrome import chrome_trace
 
             atomic_write(self.trace, chrome_trace(profiled.profiler, self.trace.suffix == ".gz"), force=force)
-            say(f"wrote {self.trace}")
+            say(f"wrote {self.trace}", always=False)
         if self.flame is not None:
             from modelprobe.cost.timing.layers.flame import flame_page
 
             atomic_write(self.flame, flame_page(profiled.times), force=force)
-            say(f"wrote {self.flame}")
+            say(f"wrote {self.flame}", always=False)
 
 
 def _drawn(roofs: Roofline, model: str, path: Path, force: bool) -> Roofline:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from modelprobe.checkpoint.file_names import SAVE_FORMATS
-from modelprobe.console import columns, say, style_of, write_text
+from modelprobe.console import columns, is_quiet, say, style_of, write_text
 from modelprobe.errors import BadInput, Incomplete
 from modelprobe.files.atomic import atomic_write, check_target
-from modelprobe.report.blocks import Level, Report
+from modelprobe.report.blocks import Level, Note, Report
 from modelprobe.report.formats import RENDERERS, Renderer, Style
 
 
@@ -29,16 +30,23 @@ def emit(
     """
     renderer = choose(format, path)
     if path is None:
-        write_text(sys.stdout, renderer.render(report, style_of(sys.stdout)))
+        shown = without_information(report) if renderer.name == "terminal" and is_quiet() else report
+        write_text(sys.stdout, renderer.render(shown, style_of(sys.stdout)))
     else:
         style = Style(columns(), colour=False, unicode=True)
         atomic_write(path, renderer.render(report, style), force=force)
-        say(f"wrote {path}")
+        say(f"wrote {path}", always=False)
     if renderer.name in ("csv", "jsonl"):  # which have no place for them
         for note in report.notes:
-            say(f"{_label(note.level)}: {note.text}")
+            say(f"{_label(note.level)}: {note.text}", always=note.level is not Level.INFO)
     if strict:
         refuse_if_incomplete(report)
+
+
+def without_information(report: Report) -> Report:
+    """The report without notes that only inform; what was assumed, and warnings, stay."""
+    kept = (block for block in report.blocks if not isinstance(block, Note) or block.level is not Level.INFO)
+    return replace(report, blocks=tuple(kept))
 
 
 def choose(format: str | None, path: Path | None) -> Renderer:

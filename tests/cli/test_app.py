@@ -125,7 +125,7 @@ def test_debug_by_the_environment(run, raising, monkeypatch):
 
 
 def test_debug_after_two_dashes_is_an_argument():
-    assert cli._without_debug(["a", "--", "--debug"])[0] == ["a", "--", "--debug"]
+    assert cli._without_common(["a", "--", "--debug"])[0] == ["a", "--", "--debug"]
 
 
 def modelprobe(*arguments, **more):

@@ -33,10 +33,11 @@ class ColumnLayout:
     bar: int = 0
 
 
-def fit_columns(wants: Sequence[ColumnNeeds], width: int) -> ColumnLayout | None:
-    """Drop columns, highest priority number first, until the rest fits; None when even priority 0 does not."""
-    shown = list(range(len(wants)))
-    while sum(wants[i].least for i in shown) + COLUMN_GAP * (len(shown) - 1) > width:
+def fit_columns(wants: Sequence[ColumnNeeds], width: int, most: int | None = None) -> ColumnLayout | None:
+    """Drop columns, highest priority number first, until the rest, at most `most` of them, fits; None when even
+    priority 0 does not."""
+    shown, most = list(range(len(wants))), len(wants) if most is None else most
+    while len(shown) > most or sum(wants[i].least for i in shown) + COLUMN_GAP * (len(shown) - 1) > width:
         # The first column names the row, so it stays; of equals the rightmost goes.
         droppable = [i for i in shown[1:] if wants[i].priority > 0]
         if not droppable:

@@ -61,11 +61,15 @@ def clean(foreign: str, style: Style) -> str:
     return shown if style.unicode else shown.translate(_ASCII_FOR)
 
 
-def shorten(name: str, width: int, style: Style) -> str:
-    """`name` cut in the middle to `width` cells, the cut shown."""
+def dots_of(style: Style) -> str:
+    """What stands for text that is left out."""
+    return "…" if style.unicode else "..."
+
+
+def shorten(name: str, width: int, dots: str) -> str:
+    """`name` cut in the middle to `width` cells, the cut shown by `dots`."""
     if cell_len(name) <= width:
         return name
-    dots = "…" if style.unicode else "..."
     if width <= len(dots):
         return dots[: max(0, width)]
     head, tail = (width - len(dots) + 1) // 2, (width - len(dots)) // 2

@@ -1,4 +1,4 @@
-"""A report for a person at a terminal. The only user of rich.
+"""A report for a person at a terminal. The only user of rich, with what it draws by: `grid`, `lines` and `names`.
 
 Every line is a rich `Text` built from parts: foreign text is never parsed as markup.
 """
@@ -18,7 +18,7 @@ from modelprobe.report.blocks import Facts, Figure, Level, Note, Pixel, Pixels, 
 from modelprobe.report.formats import Style
 from modelprobe.report.formats.columns import COLUMN_GAP
 from modelprobe.report.formats.grid import table_lines
-from modelprobe.report.formats.lines import clean, glued, pad, shorten, wrap
+from modelprobe.report.formats.lines import clean, dots_of, glued, pad, shorten, wrap
 from modelprobe.report.units import labelled
 
 NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Level.WARNING: ("warning", "bold red")}
@@ -119,7 +119,9 @@ def _figure_lines(figures: Sequence[Figure], style: Style) -> Iterator[Text]:
 
 def _preview_row(figures: Sequence[Figure], widths: Sequence[int], style: Style) -> Iterator[Text]:
     names = [figure.caption.partition(": ")[0] for figure in figures]
-    titles = [Text(shorten(clean(name, style), w, style), "dim") for name, w in zip(names, widths, strict=True)]
+    titles = [
+        Text(shorten(clean(name, style), w, dots_of(style)), "dim") for name, w in zip(names, widths, strict=True)
+    ]
     yield Text(" " * COLUMN_GAP).join(pad(title, width) for title, width in zip(titles, widths, strict=True))
     drawn = [preview_cells(figure.preview, style.colour, style.unicode) for figure in figures]
     for line in range(max(map(len, drawn))):

@@ -77,8 +77,8 @@ def command(
 
         atomic_write(drawn, content_of(graph, drawn.suffix.lower(), depth, orientation == "right"), force=report.force)
         for note in graph.notes:
-            say(f"note: {note.text}")
-        say(f"wrote {drawn}")
+            say(f"note: {note.text}", always=False)
+        say(f"wrote {drawn}", always=False)
     if failure is not None:
         raise failure
 

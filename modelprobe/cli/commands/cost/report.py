@@ -78,6 +78,6 @@ def command(
         from modelprobe.files.atomic import atomic_write
 
         atomic_write(report.output, page, force=report.force)
-        say(f"wrote {report.output}")
+        say(f"wrote {report.output}", always=False)
     if report.strict:
         refuse_if_incomplete(found.report())

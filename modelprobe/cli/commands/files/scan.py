@@ -99,7 +99,7 @@ class ScanReportOptions(ReportOptions):
             write_text(sys.stdout, document(result))
         else:
             atomic_write(self.output, document(result), force=self.force)
-            say(f"wrote {self.output}")
+            say(f"wrote {self.output}", always=False)
 
 
 def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ScanReportOptions) -> None:

@@ -43,7 +43,6 @@ QueryOpt = Annotated[
     str | None,
     option(
         "--query",
-        "-q",
         metavar="cls|mean|ROW,COL",
         panel=IMAGES,
         help="Whose attention: the class token, a patch by row and column (7,7), or the mean of all. Default: the "

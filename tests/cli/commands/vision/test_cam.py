@@ -92,7 +92,7 @@ def test_cam_writes_what_it_says(cli, tmp_path):
 
 def test_attention_writes_what_it_says(cli, tmp_path):
     out = tmp_path / "attention"
-    answer = cli("attention", *VIT, "--rollout", "--blocks", "0", "--heads", "1,mean", "-q", "2,5", "-o", str(out),
+    answer = cli("attention", *VIT, "--rollout", "--blocks", "0", "--heads", "1,mean", "--query", "2,5", "-o", str(out),
                  "-f", "json")  # fmt: skip
     assert answer.code == 0
     report = json.loads(answer.out)
