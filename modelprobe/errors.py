@@ -29,6 +29,10 @@ class CheckFailed(ProbeError):
     exit_code = 1
 
 
+class Difference(CheckFailed):
+    """What was compared differs (exit code 1): an answer, which is said without the word error."""
+
+
 class BadInput(ProbeError):
     """The command line, a file or a shape is not usable (exit code 2)."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelprobe.cost.tables import row_mark
@@ -14,6 +15,9 @@ from modelprobe.tracing.records import ModuleTree, StateTensor
 
 MAX_BUFFER_ROWS = 40
 """More buffers than this are shown in groups, unless all are asked for."""
+
+
+NUMBERS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,15 @@ class BuffersResult(Result):
     state_dict_entries: int
     rows: tuple[BufferRow, ...]
     grouped: bool = False
+    folded: bool = False
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
         """Buffers against parameters, then every buffer; of many, those alike together."""
-        tables = (_grouped_table(self.rows) if self.grouped else _buffer_table(self.rows),) if self.rows else ()
+        tables = (
+            (_grouped_table(self.rows) if self.grouped else _buffer_table(self.rows, self.folded),) if self.rows else ()
+        )
         blocks = (Facts(_buffer_facts(self)), *tables, *self.notes, *_buffer_notes(self))
         return self.blocks_report(f"{self.model}: buffers against parameters", "modelprobe.buffers/1", *blocks)
 
@@ -72,7 +79,8 @@ def buffers_of(
 
     `changed` are those that a train-mode forward wrote to (`Trace.changed`), `saved` the names in the `state_dict`
     (`saved_names`); without it, what is persistent counts as saved. Unless `show_all`, the report of more than
-    MAX_BUFFER_ROWS buffers shows those that share owner, name and columns as one row; `rows` always holds all of them.
+    MAX_BUFFER_ROWS buffers shows those that share owner, name and columns as one row, of fewer those that differ in the
+    numbers of their paths alone; `rows` always holds all of them.
     """
     buffers = [entry for entry in tree.state if entry.role == "buffer"]
     unique = [entry for entry in tree.unique_state() if entry.role == "buffer"]
@@ -90,6 +98,7 @@ def buffers_of(
         state_dict_entries=sum(entry.persistent for entry in tree.state) if saved is None else len(saved),
         rows=rows,
         grouped=not show_all and len(rows) > MAX_BUFFER_ROWS,
+        folded=not show_all,
         notes=tuple(notes),
         env=env or {},
     )
@@ -137,13 +146,36 @@ _SHARED_COLUMNS = (
 )
 
 
-def _buffer_table(rows: tuple[BufferRow, ...]) -> Table:
+def _buffer_table(rows: tuple[BufferRow, ...], folded: bool) -> Table:
     own = (Column("path", "Buffer"), Column("owner", "Owner", priority=2), Column("shape", "Shape", Unit.SHAPE))
     columns, drawn = (*own, *_SHARED_COLUMNS), []
-    for row in rows:
-        cells = tuple(getattr(row, column.key) for column in columns)
-        drawn.append(Row(cells, mark=row_mark(same_as=row.same_as), quiet=row.changes is False))
+    for name, row, count in _numbered_alike(rows) if folded else ((row.path, row, 1) for row in rows):
+        cells = (name, *(getattr(row, column.key) for column in columns[1:]))
+        copies = f"x{count}" if count > 1 else ""
+        drawn.append(Row(cells, mark=row_mark(copies=copies, same_as=row.same_as), quiet=row.changes is False))
     return Table(columns, tuple(drawn), key="buffers")
+
+
+def _numbered_alike(rows: tuple[BufferRow, ...]) -> Iterator[tuple[str, BufferRow, int]]:
+    """Buffers that differ in the numbers of their paths alone: their common name, the first, and how many they are."""
+    groups: dict[BufferRow, list[BufferRow]] = {}
+    for row in rows:
+        groups.setdefault(replace(row, path=NUMBERS.sub("#", row.path)), []).append(row)
+    for group in groups.values():
+        varied = [
+            sorted(set(map(int, values))) for values in zip(*(NUMBERS.findall(row.path) for row in group), strict=True)
+        ]
+        ranges = sum(len(values) > 1 for values in varied) == 1
+        pieces = NUMBERS.split(group[0].path)
+        shown = [_range_of(values) if ranges else "*" if len(values) > 1 else str(values[0]) for values in varied]
+        yield "".join(a + b for a, b in zip(pieces, [*shown, ""], strict=True)), group[0], len(group)
+
+
+def _range_of(found: list[int]) -> str:
+    """`0-3` for numbers without a gap, else `*`; one as it is."""
+    if len(found) == 1:
+        return str(found[0])
+    return f"{found[0]}-{found[-1]}" if found[-1] - found[0] == len(found) - 1 else "*"
 
 
 def _grouped_table(rows: tuple[BufferRow, ...]) -> Table:
@@ -166,6 +198,8 @@ def _buffer_notes(result: BuffersResult) -> list[Note]:
     notes = []
     if result.grouped:
         notes.append(Note(f"{len(result.rows)} buffers, grouped by name: --all lists each.", Level.INFO))
+    elif result.folded and any(count > 1 for _, _, count in _numbered_alike(result.rows)):
+        notes.append(Note("Rows marked xN are N equal buffers; the size is that of one. --all lists each.", Level.INFO))
     lost = [row.path for row in result.rows if not row.persistent]
     if lost:
         text = f"Not persistent: made by the constructor, absent from checkpoints: {first_few(lost, 3)}."

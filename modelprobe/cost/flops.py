@@ -28,7 +28,7 @@ from modelprobe.cost.tables import (
     uncounted_note,
     uncounted_table,
 )
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Table, plain
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Table, Tone, plain
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, scaled, size
 from modelprobe.tracing.records import GAPS, CoverageGap, Trace, Uncounted
@@ -221,7 +221,7 @@ def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
         *mode_facts(result.env),
-        Fact("MACs", result.macs, Unit.MACS, f"{macs} (conv, matmul, attention, recurrent)".strip()),
+        Fact("MACs", result.macs, Unit.MACS, f"{macs} (conv, matmul, attention, recurrent)".strip(), Tone.KEY),
         Fact("FLOPs", result.flops, Unit.FLOPS, f"2 x MACs + {scaled(result.elementwise_flops)} elementwise"),
         *_macs_range(result),
         *_own_gradients(result),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -100,6 +100,23 @@ def _pattern_at(forms: Sequence[Hashable], at: int) -> tuple[int, int]:
         if times > 1 and length * times > best[0] * best[1]:
             best = (length, times)
     return best
+
+
+def folded_paths(rows: Sequence[Any], form: Callable[[Any], Hashable]) -> list[Any]:
+    """Rows of a tree with equal ones, as `form` sees them, made one.
+
+    They are dataclasses with `path`, `depth`, and `folded`, `run` and `every`, which are filled in.
+    """
+    return [
+        replace(b.item, depth=depth, folded=tuple(row.path for row in b.copies), run=b.run, every=b.every)
+        for b, depth in flatten(fold_equal(grow(rows, lambda row: row.depth), form))
+    ]
+
+
+def name_of_run(row: Any) -> str:
+    """The last segment of the path of a row of `folded_paths`; of a run of neighbours, the first and the last."""
+    names = [path.rpartition(".")[2] for path in row.folded[: row.run - 1]]
+    return range_of_names(row.path.rpartition(".")[2], names)
 
 
 def folded_mark(row: Any) -> str:

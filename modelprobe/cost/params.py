@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelprobe.cost.folding import folded_mark, folded_paths, name_of_run, stem
 from modelprobe.cost.patterns import matching
 from modelprobe.cost.rollup import choose_rows, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
-from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, first_few
 from modelprobe.tracing.records import ModuleTree, StateTensor
+
+FOLDED_NOTE = "Rows marked xN are N blocks with equal classes and parameters; figures are per block."
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleParameters:
     """One module and everything below it; a tensor that it holds twice is counted once.
 
-    `same_as` names the first place of a module that stands at several.
+    `same_as` names the first place of a module that stands at several. `folded` names further modules that are equal
+    to it, whose figures these are each; `run` of them are neighbours, in a pattern of `every` modules where not 0.
     """
 
     path: str
@@ -31,11 +35,14 @@ class ModuleParameters:
     nbytes: int
     share: float
     same_as: str = ""
+    folded: tuple[str, ...] = ()
+    run: int = 1
+    every: int = 0
 
     @property
     def name(self) -> str:
-        """The last segment of the path."""
-        return self.path.rpartition(".")[2]
+        """The last segment of the path; of a folded run, the first and the last."""
+        return name_of_run(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ class ParamsResult(Result):
             tables.append(_group_table("By dtype", "dtypes", self.dtypes))
         if self.shared:
             tables.append(_shared_table(self.shared))
-        notes = (*self.notes, *hidden_notes(self.hidden, self.depth, tree=True))
+        folded = [Note(FOLDED_NOTE)] if any(row.folded for row in self.modules) else []
+        notes = (*self.notes, *folded, *hidden_notes(self.hidden, self.depth, tree=True))
         return self.blocks_report(
             f"{self.model}: parameters", "modelprobe.params/1", Facts(_parameter_facts(self)), *tables, *notes
         )
@@ -112,17 +120,20 @@ def parameters_of(
     model: str = "",
     depth: int | None = None,
     freeze: Sequence[str] = (),
+    folded: bool = False,
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
 ) -> ParamsResult:
     """The parameters of `tree`, by module to `depth`. `freeze` holds wildcard patterns of modules or parameters.
 
-    Raises BadInput for a pattern that matches nothing.
+    `folded` makes one row of equal blocks. Raises BadInput for a pattern that matches nothing.
     """
     unique = [entry for entry in tree.unique_state() if entry.role == "parameter"]
     buffers = [entry for entry in tree.unique_state() if entry.role == "buffer"]
     total = sum(entry.numel for entry in unique)
-    visible, shown, hidden = choose_rows(_module_parameters(tree, total), depth, None, tree=True)
+    rows = _module_parameters(tree, total)
+    rows = folded_paths(rows, _parameters_form) if folded else rows
+    visible, shown, hidden = choose_rows(rows, depth, None, tree=True)
     notes = [*notes, *_lazy_notes(tree)]
     trainable = sum(entry.numel for entry in unique if entry.requires_grad)
     return ParamsResult(
@@ -178,6 +189,12 @@ def _module_parameters(tree: ModuleTree, total: int) -> list[ModuleParameters]:
                 )
             )
     return rows
+
+
+def _parameters_form(row: ModuleParameters) -> Hashable:
+    """Equal for modules that differ in nothing that is shown but the number at the end of their names."""
+    name = stem(row.path.rpartition(".")[2])
+    return (name, row.cls, row.tensors, row.total, row.trainable, row.nbytes, bool(row.same_as))
 
 
 def _parameter_groups(entries: Iterable[StateTensor], key: Callable[[StateTensor], str]) -> tuple[ParameterGroup, ...]:
@@ -250,7 +267,7 @@ def _freeze(tree: ModuleTree, patterns: tuple[str, ...]) -> Freeze:
 
 def _parameter_facts(result: ParamsResult) -> tuple[Fact, ...]:
     facts = [
-        Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors"),
+        Fact("Parameters", result.total, Unit.QUANTITY, f"{result.total:,} in {result.tensors} tensors", Tone.KEY),
         Fact("Trainable", result.trainable, Unit.QUANTITY, exact_count(result.trainable)),
         Fact("Frozen", result.frozen, Unit.QUANTITY, exact_count(result.frozen)),
         Fact("Size", result.nbytes, Unit.BYTES, ", ".join(group.name for group in result.dtypes)),
@@ -281,7 +298,7 @@ def _module_table(result: ParamsResult) -> Table:
 
     def mark(row: ModuleParameters) -> str:
         frozen = "" if row.trainable == row.total else "partly frozen" if row.trainable else "frozen"
-        return row_mark(same_as=row.same_as, state=frozen)
+        return row_mark(copies=folded_mark(row), same_as=row.same_as, state=frozen)
 
     return row_table(columns, result.modules, tree=True, mark=mark, root=result.model, key="modules")
 

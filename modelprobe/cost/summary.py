@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from modelprobe.cost.folding import FoldedBranch, flatten, fold_equal, folded_mark, grow, range_of_names, stem
+from modelprobe.cost.folding import folded_mark, folded_paths, name_of_run, stem
 from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, mode_facts, model_name, state_inside
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table
+from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, exact_count, size
 from modelprobe.tracing.records import ModuleCall, Shape, Trace, parents
@@ -69,9 +69,7 @@ class Layer:
     @property
     def name(self) -> str:
         """The last segment of the path; of a folded run, the first and the last."""
-        return range_of_names(
-            self.path.rpartition(".")[2], [path.rpartition(".")[2] for path in self.folded[: self.run - 1]]
-        )
+        return name_of_run(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +113,8 @@ def summary_of(trace: Trace, *, depth: int | None = None, columns: Sequence[str]
     Raises BadInput for a column that does not exist.
     """
     chosen = known_columns(columns)
-    layers = _layers(trace)
-    branches = grow(layers, lambda layer: layer.depth)
-    if folded:
-        branches = fold_equal(branches, _layer_signature(chosen))
-    rows = [_with_copies(branch, level) for branch, level in flatten(branches)]
+    rows = _layers(trace)
+    rows = folded_paths(rows, _layer_signature(chosen)) if folded else rows
     visible, shown, hidden = choose_rows(rows, depth, None, tree=True)
     unique = list(trace.tree.unique_state())
     results = _result_bytes(trace)
@@ -231,11 +226,6 @@ def _layer_signature(columns: Sequence[str]) -> Callable[[Layer], Hashable]:
     return signature
 
 
-def _with_copies(branch: FoldedBranch[Layer], depth: int) -> Layer:
-    copies = tuple(layer.path for layer in branch.copies)
-    return replace(branch.item, depth=depth, folded=copies, run=branch.run, every=branch.every)
-
-
 def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
     return (
         Fact("Input", ", ".join(summary.inputs) or "none"),
@@ -246,7 +236,7 @@ def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
             Unit.QUANTITY,
             f"{summary.parameters:,}; {summary.trainable:,} trainable; {summary.buffers:,} in buffers",
         ),
-        Fact("MACs", summary.macs, Unit.MACS, exact_count(summary.macs)),
+        Fact("MACs", summary.macs, Unit.MACS, exact_count(summary.macs), Tone.KEY),
         Fact("FLOPs", summary.flops, Unit.FLOPS, "2 x MACs and elementwise"),
         Fact("Weights", summary.weight_bytes, Unit.BYTES, "parameters and buffers"),
         Fact(

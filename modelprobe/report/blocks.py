@@ -27,6 +27,19 @@ class Level(str, Enum):
     WARNING = "warning"
 
 
+class Tone(str, Enum):
+    """What a value means to who reads it, where a format has colours: the figure asked for, good news, or bad."""
+
+    KEY = "key"
+    GOOD = "good"
+    BAD = "bad"
+
+    @classmethod
+    def of(cls, good: bool) -> Tone:
+        """Good news or bad."""
+        return cls.GOOD if good else cls.BAD
+
+
 @dataclass(frozen=True)
 class Fact:
     """One labelled value. `detail` is a short text in a quieter voice after it."""
@@ -35,6 +48,7 @@ class Fact:
     value: Cell
     unit: Unit = Unit.TEXT
     detail: str = ""
+    tone: Tone | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class Row:
     mark: str = ""
     quiet: bool = False
     path: str | None = None
+    tone: Tone | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,8 @@ Block: TypeAlias = "Facts | Table | Note | Figure"
 class Report:
     """A whole answer. `data` holds the plain values that JSON prints; CSV prints the first table.
 
-    With `flat_csv` it prints every fact and every row of every table instead, one in a line.
+    `data_table` is printed in its place where what people read is shorter, or has no table. With `flat_csv` CSV prints
+    every fact and every row of every table instead, one in a line.
     """
 
     title: str
@@ -136,6 +152,7 @@ class Report:
     data: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, Any] = field(default_factory=dict)
     flat_csv: bool = False
+    data_table: Table | None = None
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -144,8 +161,13 @@ class Report:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables, in order; the first is the one that CSV prints."""
+        """The tables, in order."""
         return tuple(block for block in self.blocks if isinstance(block, Table))
+
+    @property
+    def rows(self) -> Table | None:
+        """The table that programs are given; None where there is none."""
+        return self.data_table or next(iter(self.tables), None)
 
 
 def plain(value: Any) -> Any:

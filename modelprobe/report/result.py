@@ -46,10 +46,10 @@ class Result:
         except ImportError as error:
             raise BadInput("to_dataframe needs pandas", "pip install pandas") from error
         report = self.report()
-        if not report.tables:
+        table = report.rows
+        if table is None:
             facts = [fact for block in report.blocks if isinstance(block, Facts) for fact in block.items]
             return DataFrame({"fact": [f.label for f in facts], "value": [f.value for f in facts]})
-        table = report.tables[0]
         columns = {column.key: [row.cells[at] for row in table.rows] for at, column in enumerate(table.columns)}
         if table.tree:
             columns["depth"] = [row.depth for row in table.rows]

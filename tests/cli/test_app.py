@@ -170,3 +170,40 @@ def test_shell_completion_names_the_commands():
 def test_help_imports_no_torch():
     code = "import sys; from modelprobe.cli.app import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_quiet_leaves_the_answer_and_what_was_assumed(run, place):
+    line = ["params", "resnet18", "-f"]
+    shown, quiet = run("params", "resnet18"), list(line[:2])
+    quiet.insert(min(place, 2), "-q")
+    code, out, err = run(*quiet)
+    assert (code, err) == (0, "")
+    assert "note:" in shown[1]
+    assert "note:" not in out
+    assert out.splitlines()[:8] == shown[1].splitlines()[:8]
+
+
+def test_quiet_says_no_file_but_every_error(run, tmp_path):
+    assert run("params", "resnet18", "--quiet", "-o", str(tmp_path / "p.json"))[1:] == ("", "")
+    code, _, err = run("params", "resnet1", "-q")
+    assert code == 2
+    assert err.startswith("error: ")
+
+
+def test_colours_by_option(run, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" in run("--color", "always", "schema")[1] + run("env", "--color=always")[1]
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in run("env")[1]
+    assert "\x1b[" not in run("env", "--color", "never")[1]
+    assert "FORCE_COLOR" in os.environ
+    assert "NO_COLOR" not in os.environ
+
+
+@pytest.mark.parametrize("line", [("--color", "pink", "env"), ("env", "--color=pink"), ("env", "--color")])
+def test_a_colour_that_is_none(run, line):
+    code, out, err = run(*line)
+    assert (code, out) == (2, "")
+    assert err.endswith("hint: choose one of auto, always, never\n")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from modelprobe.cli.app import main
+from tests.samples import ROOT
 
 NET = "resnet18"
 MODULES = 68
@@ -59,6 +60,34 @@ def test_a_screen_shows_less(told: Any) -> None:
 
 def test_every_buffer(told: Any) -> None:
     assert len(table(told("buffers", NET, "-f", "csv"))) == 60
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_diff_has_one_schema_whatever_the_answer(format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (str(ROOT / "samples" / f"{name}.pth") for name in ("digit_cnn", "digit_vit"))
+    found = []
+    for pair in ((one, one), (one, other)):
+        main(["diff", *pair, "-f", format])
+        text = capsys.readouterr().out
+        found.append(table(text) if format == "csv" else [json.loads(line) for line in text.splitlines()])
+    same, apart = found
+    assert list(same[0]) == list(apart[0])
+    assert {row["status"] for row in same} == {"identical"}
+    assert len(same) == 26
+    assert len(apart) == 26 + 47 - 1, "one is renamed"
+    assert {row["status"] for row in apart} == {"different", "removed", "added"}
+
+
+def test_equal_blocks_are_one_row_on_a_screen_alone(told: Any) -> None:
+    assert "encoder_layer_0-11 x12" in told("params", "vit_b_16")
+    assert "encoder_layer_7 " in told("params", "vit_b_16", "--no-fold")
+    paths = [row["path"] for row in table(told("params", "vit_b_16", "-f", "csv"))]
+    assert "encoder.layers.encoder_layer_7.mlp.3" in paths
+    screen = told("buffers", "swin_t")
+    assert "x12" in screen
+    assert screen.count("relative_position_index") == 1
+    assert told("buffers", "swin_t", "--all").count("relative_position_index") == 12
+    assert len(table(told("buffers", "swin_t", "-f", "csv"))) == 12
 
 
 def test_env_says_all_it_knows(told: Any) -> None:

@@ -23,7 +23,7 @@ from modelprobe.checkpoint.values.compare import (
 from modelprobe.checkpoint.values.sides import Sides, open_sides
 from modelprobe.checkpoint.write.extras import NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
-from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, shape
 
@@ -108,7 +108,8 @@ class WeightsDiff(Result):
         tables = [table for table in (_structure_table(self), _values_table(self), _extras_table(self)) if table.rows]
         data = {**self.to_dict(), "differ": self.differ, "counts": dict(self.counts)}
         blocks: tuple[Block, ...] = (_diff_facts(self), *tables, *_diff_notes(self))
-        return Report(f"{self.a.path} and {self.b.path}", "modelprobe.diff/1", blocks, data)
+        title = f"{self.a.path} and {self.b.path}"
+        return Report(title, "modelprobe.diff/1", blocks, data, data_table=_every_tensor(self))
 
 
 def diff_weights(
@@ -156,7 +157,9 @@ def _diff_facts(result: WeightsDiff) -> Facts:
     items = [Fact(label, side.path, detail=_side_in_words(side)) for label, side in (("A", result.a), ("B", result.b))]
     lacking = sum(map(len, result.not_compared))
     detail = "" if not lacking else f"{lacking:,} entries could not be compared" if lacking > 1 else NOT_ONE
-    items.append(Fact("Result", "different" if result.differ else "identical", detail=detail))
+    items.append(
+        Fact("Result", "different" if result.differ else "identical", detail=detail, tone=Tone.of(not result.differ))
+    )
     items += [Fact(status.capitalize(), counts[status], Unit.COUNT) for status in _ORDER if counts.get(status)]
     renamed, retyped = sum(t.renamed for t in result.tensors), sum(t.retyped for t in result.tensors)
     items += [Fact(label, n, Unit.COUNT) for label, n in (("Renamed", renamed), ("Retyped", retyped)) if n]
@@ -181,9 +184,34 @@ def _structure_table(result: WeightsDiff) -> Table:
     )
     found = [t for t in result.tensors if _what(t)]
     rows = tuple(
-        Row((t.name, t.other, _what(t), _change(_shapes_in_words(t)), _change((t.dtype, t.other_dtype)))) for t in found
+        Row(
+            (t.name, t.other, _what(t), _change(_shapes_in_words(t)), _change((t.dtype, t.other_dtype))),
+            tone={ADDED: Tone.GOOD, REMOVED: Tone.BAD}.get(t.status),
+        )
+        for t in found
     )
     return Table(columns, rows[: result.top], "Structure", key="structure")
+
+
+def _every_tensor(result: WeightsDiff) -> Table:
+    """All tensors of both files, whatever was found."""
+    columns = (
+        Column("name", "A"), Column("other", "B"), Column("status", "Status"), Column("found", "Found by"),
+        Column("shape", "Shape (A)", Unit.SHAPE), Column("other_shape", "Shape (B)", Unit.SHAPE),
+        Column("dtype", "Dtype (A)"), Column("other_dtype", "Dtype (B)"),
+        *(Column(key, key, Unit.NUMBER) for key in ("max_abs", "max_rel", "cosine", "norm_a", "norm_b")),
+        Column("changed", "Changed", Unit.COUNT), Column("numel", "Elements", Unit.COUNT),
+    )  # fmt: skip
+    rows = []
+    for tensor in result.tensors:
+        own = tuple(getattr(tensor, column.key) for column in columns[:8])
+        values = tensor.values
+        measured: tuple[Cell, ...] = (None,) * 7
+        if values is not None:
+            numbers = (values.max_abs, values.max_rel, values.cosine, values.norm_a, values.norm_b)
+            measured = (*numbers, values.numel - values.equal, values.numel)
+        rows.append(Row((*own, *measured)))
+    return Table(columns, tuple(rows), key="tensors")
 
 
 def _what(tensor: TensorDiff) -> str:

@@ -14,7 +14,7 @@ from modelprobe.checkpoint.pickle.globals import Trust, judged
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, NOT_A_NAME, SETS_ITEMS
 from modelprobe.checkpoint.scan.inspect import Executable, inspect
 from modelprobe.errors import BadInput, ProbeError
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
@@ -193,7 +193,8 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
         held = [found for found in result.imports if found.trust is kind]
         files = len({found.file for found in held})
         where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
-        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"imports that {what}{where}"))
+        tone = None if kind is Trust.HARMLESS else Tone.of(not held)
+        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"imports that {what}{where}", tone))
     unread = [problem for problem in result.problems if problem.unread]
     if unread:
         facts.append(Fact("Not read", len(unread), Unit.COUNT, "files, or parts of files"))

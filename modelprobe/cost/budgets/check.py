@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelprobe.cost.rollup import input_texts
-from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, scaled
 from modelprobe.tracing.records import Trace
@@ -99,7 +99,9 @@ class CheckResult(Result):
 
     def report(self) -> Report:
         """Whether it passed; a row for each figure that has a limit or a baseline, or for all where none has."""
-        facts = [Fact("Result", "passed" if self.passed else f"{len(self.breaches)} exceeded")]
+        facts = [
+            Fact("Result", "passed" if self.passed else f"{len(self.breaches)} exceeded", tone=Tone.of(self.passed))
+        ]
         facts += [Fact("Input", "; ".join(model.inputs), detail=model.target) for model in self.models]
         columns = (
             Column("model", "Model"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelprobe.cost.memory.allocator import simulate
-from modelprobe.report.blocks import Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Column, Fact, Facts, Figure, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, size
 from modelprobe.tracing.step_records import MemoryBlock, MemoryTrace
@@ -229,7 +229,7 @@ def _memory_facts(result: MemoryResult) -> tuple[Fact, ...]:
     where = f"{result.peak_phase}, {result.peak_operator}" + (f" in {result.peak_module}" if result.peak_module else "")
     facts = [
         Fact("Input", ", ".join(result.inputs) or "none"),
-        Fact("Peak", result.peak_bytes, Unit.BYTES, where),
+        Fact("Peak", result.peak_bytes, Unit.BYTES, where, Tone.KEY),
         Fact("Above start", result.above_start_bytes, Unit.BYTES, "beside what is there between steps"),
     ]
     if result.reserved_bytes is not None:

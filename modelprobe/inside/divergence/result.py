@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelprobe.inside.divergence.culprit import Culprit
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
@@ -67,7 +67,7 @@ class DivergenceResult(Result):
         return self.blocks_report(f"{self.a} | {self.b}: divergence", "modelprobe.divergence/1", *blocks, *self.notes)
 
     def _facts(self) -> tuple[Fact, ...]:
-        found = [Fact("Verdict", self.verdict)]
+        found = [Fact("Verdict", self.verdict, tone=Tone.of(self.culprit is None))]
         one = self.culprit
         if one is not None:
             where = one.path_b or one.path_a or "the model itself"

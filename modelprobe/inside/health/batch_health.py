@@ -16,7 +16,7 @@ from modelprobe.inside.health.batch_checks import batch_findings, step_of
 from modelprobe.inside.health.batch_run import run_batch
 from modelprobe.inside.health.file_health import FileHealthResult, check_file_health
 from modelprobe.inside.health.findings import HealthFinding, findings_table, ranked
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
@@ -78,7 +78,11 @@ class BatchHealthResult(Result):
         got = [one for one in self.parameters if one.norm is not None]
         count = len(self.findings)
         facts = (
-            Fact("Verdict", "nothing found" if self.healthy else f"{count} finding{'s' if count > 1 else ''}"),
+            Fact(
+                "Verdict",
+                "nothing found" if self.healthy else f"{count} finding{'s' if count > 1 else ''}",
+                tone=Tone.of(self.healthy),
+            ),
             Fact("Loss", f"{self.loss:.5g}", detail=self.loss_name),
             Fact("Gradients", f"{len(got)} of {len(self.parameters)} parameters"),
         )

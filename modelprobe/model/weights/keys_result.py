@@ -12,7 +12,7 @@ from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
 from modelprobe.checkpoint.keys.reference import ExpectedTensor
 from modelprobe.checkpoint.records import TensorEntry
 from modelprobe.model.weights.load import Fit, refusals
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, shape
 
@@ -185,7 +185,7 @@ def _keys_facts(result: KeysResult) -> tuple[Fact, ...]:
                 facts.append(Fact(kind.capitalize(), result.count(kind), Unit.COUNT))
         strict = f"strict=False: {len(result.allowed_missing):,} tensors not asked for"
         how = strict if result.allowed_missing else "strict=True"
-        facts.append(Fact("Fits", result.fits, Unit.YESNO, f"load_state_dict({how})"))
+        facts.append(Fact("Fits", result.fits, Unit.YESNO, f"load_state_dict({how})", Tone.of(result.fits)))
     if result.equivalence is not None:
         facts.append(Fact("Outputs", difference(result.equivalence), detail="random weights, float64"))
     return tuple(facts)

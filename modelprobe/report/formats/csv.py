@@ -18,8 +18,8 @@ FORMULA = ("=", "+", "-", "@")
 
 def render(report: Report, style: Style) -> str:
     """The first table; of a report without tables, its facts."""
-    flat = report.flat_csv or not report.tables
-    rows = _csv_facts(report) if flat else _csv_table(report.tables[0])
+    table = None if report.flat_csv else report.rows
+    rows = _csv_facts(report) if table is None else _csv_table(table)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()

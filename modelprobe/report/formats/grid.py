@@ -20,7 +20,7 @@ from modelprobe.report.formats.columns import (
     fit_columns,
     tree_prefixes,
 )
-from modelprobe.report.formats.lines import broken_lines, clean, dots_of, glued, pad, shorten, wrap
+from modelprobe.report.formats.lines import TONES, broken_lines, clean, dots_of, glued, pad, shorten, wrap
 from modelprobe.report.formats.names import fitted_names
 from modelprobe.report.units import NUMERIC, Unit, heading, text
 
@@ -194,6 +194,8 @@ class _Grid:
         line = Text(" " * COLUMN_GAP).join(parts)
         if self.rows[row].quiet:
             line.stylize("dim")
+        elif self.rows[row].tone is not None:
+            line.stylize(TONES[self.rows[row].tone])
         if row >= len(self.table.rows):
             line.stylize("bold")
         return line

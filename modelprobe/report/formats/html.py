@@ -111,7 +111,8 @@ def _html_facts(facts: Facts) -> str:
     lines.append('<dl class="mp-facts">')
     for fact in facts.items:
         detail = f" <small>{esc(fact.detail)}</small>" if fact.detail else ""
-        value = f"<span{_html_title(fact.value)}>{esc(labelled(fact.value, fact.unit))}</span>"
+        tone = f' class="mp-{fact.tone.value}"' if fact.tone else ""
+        value = f"<span{tone}{_html_title(fact.value)}>{esc(labelled(fact.value, fact.unit))}</span>"
         lines.append(f"<div><dt>{esc(fact.label)}</dt><dd>{value}{detail}</dd></div>")
     return "\n".join([*lines, "</dl>"])
 
@@ -136,7 +137,8 @@ def _html_header(column: Column) -> str:
 
 def _html_row(row: Row, table: Table) -> str:
     depth = f' data-depth="{row.depth}"' if table.tree else ""
-    quiet = ' class="mp-quiet"' if row.quiet else ""
+    look = "quiet" if row.quiet else row.tone.value if row.tone else ""
+    quiet = f' class="mp-{look}"' if look else ""
     cells = [_html_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
     if cells:
         indent = f' style="--depth:{int(row.depth)}"' if row.depth else ""
@@ -197,14 +199,14 @@ html{background:#f6f7f9}body{margin:0;padding:1.5rem 1rem 4rem}
 
 CSS = """
 .mp{--fg:#1c2026;--soft:#646c78;--line:#e2e5ea;--bg:#fff;--alt:#f8f9fb;--hover:#eef3fb;--accent:#2f6fde;
---bar:#8fb4f3;--warn:#b3261e;--warnbg:#fdf0ef;--ass:#8a5a00;--assbg:#fdf6e3;--note:#2559a8;--notebg:#eff5fd;
+--bar:#8fb4f3;--warn:#b3261e;--warnbg:#fdf0ef;--ass:#8a5a00;--assbg:#fdf6e3;--note:#2559a8;--notebg:#eff5fd;--good:#1a7f37;
 font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;color:var(--fg);
 background:var(--bg);max-width:min(96rem,100%);width:fit-content;min-width:min(100%,52rem);margin:0 auto;
 padding:1.5rem 2rem;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;
 overflow-wrap:anywhere;text-align:left}
 @media(prefers-color-scheme:dark){.mp{--fg:#e3e6eb;--soft:#98a1af;--line:#2c313a;--bg:#181b20;--alt:#1d2127;
 --hover:#232a36;--accent:#7eaaf5;--bar:#3a63a8;--warn:#f2a49d;--warnbg:#331c1b;--ass:#e6bd6a;--assbg:#2e2716;
---note:#a3c3f7;--notebg:#1a2535}}
+--note:#a3c3f7;--notebg:#1a2535;--good:#6cc58a}}
 .mp *{box-sizing:border-box}
 .mp h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem;font-weight:650;letter-spacing:-.01em;color:inherit}
 .mp h2{font-size:1.05rem;margin:1.75rem 0 .6rem;font-weight:620;color:inherit}
@@ -230,7 +232,8 @@ font-weight:600;color:var(--soft);font-size:.8rem}
 .mp tfoot th,.mp tfoot td{position:sticky;bottom:0;background:var(--alt);border-top:2px solid var(--line);
 font-weight:650}
 .mp .mp-n{text-align:right;font-variant-numeric:tabular-nums}
-.mp .mp-quiet{color:var(--soft)}
+.mp .mp-quiet{color:var(--soft)}.mp .mp-key{color:var(--accent)}
+.mp .mp-good,.mp .mp-good th{color:var(--good)}.mp .mp-bad,.mp .mp-bad th{color:var(--warn)}
 .mp .mp-mark{color:var(--soft);font-size:.78rem;border:1px solid var(--line);border-radius:9px;padding:0 .45em;
 margin-left:.35em;font-weight:400}
 .mp .mp-bar{display:inline-block;width:5rem;height:.6em;margin-left:.6em;border-radius:3px;

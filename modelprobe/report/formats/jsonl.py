@@ -15,7 +15,7 @@ from modelprobe.report.formats.json import finite_or_null
 
 def render(report: Report, style: Style) -> str:
     """A line for each row; of a report without tables one line with its values."""
-    rows = _whole_rows(report, report.tables[0]) if report.tables else [report.data]
+    rows = _whole_rows(report, report.rows) if report.rows is not None else [report.data]
     lines = (json.dumps(finite_or_null(plain(row)), ensure_ascii=True, allow_nan=False) for row in rows)
     return "".join(line.replace("\x7f", "\\u007f") + "\n" for line in lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from modelprobe.report.blocks import Tone
 from modelprobe.report.formats import Style
 from modelprobe.report.units import BAR_HEIGHTS, NUMERIC, Unit, printable
 
@@ -15,6 +16,9 @@ TEXT_WIDTH = 100
 
 GLUE = "\u00a0"
 """A space that a paragraph is not broken at."""
+
+
+TONES = {Tone.KEY: "bold cyan", Tone.GOOD: "green", Tone.BAD: "red"}
 
 
 def wrap(foreign: str, style: Style, look: str = "", lead: Text | None = None) -> Iterator[Text]:

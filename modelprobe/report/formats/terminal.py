@@ -18,7 +18,7 @@ from modelprobe.report.blocks import Facts, Figure, Level, Note, Pixel, Pixels, 
 from modelprobe.report.formats import Style
 from modelprobe.report.formats.columns import COLUMN_GAP
 from modelprobe.report.formats.grid import table_lines
-from modelprobe.report.formats.lines import clean, dots_of, glued, pad, shorten, wrap
+from modelprobe.report.formats.lines import TONES, clean, dots_of, glued, pad, shorten, wrap
 from modelprobe.report.units import labelled
 
 NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Level.WARNING: ("warning", "bold red")}
@@ -155,7 +155,9 @@ def _facts_lines(facts: Facts, style: Style) -> Iterator[Text]:
         if narrow:
             yield from wrap(label, style, "dim")
         lead = Text("  ") if narrow else pad(Text(label, style="dim"), wide)
-        lines = list(wrap(glued(labelled(fact.value, fact.unit), fact.unit), style, lead=lead))
+        lines = list(
+            wrap(glued(labelled(fact.value, fact.unit), fact.unit), style, TONES[fact.tone] if fact.tone else "", lead)
+        )
         detail = Text(clean(fact.detail, style), style="dim")
         if fact.detail and lines[-1].cell_len + COLUMN_GAP + detail.cell_len <= style.width:
             lines[-1] = Text.assemble(lines[-1], " " * COLUMN_GAP, detail)

@@ -11,6 +11,7 @@ from modelprobe.cli.options import (
     MODEL,
     DepthOpt,
     DtypeOpt,
+    FoldOpt,
     ModelOptions,
     ReportOptions,
     option,
@@ -18,6 +19,7 @@ from modelprobe.cli.options import (
 from modelprobe.cli.training_options import FreezeOpt
 from modelprobe.errors import BadInput
 from modelprobe.model.build import TargetRequest, load_model
+from modelprobe.report.blocks import Report
 
 EXAMPLES = (
     "modelprobe params resnet18 --freeze 'conv1,layer[12].*'",
@@ -49,6 +51,7 @@ def command(
     dtype: DtypeOpt = None,
     freeze: FreezeOpt = None,
     depth: DepthOpt = None,
+    fold: FoldOpt = None,
     groups: GroupsOpt = False,
     lr: RatesOpt = None,
     init: InitOpt = False,
@@ -77,11 +80,7 @@ def command(
         )
         return
     if init:
-        from modelprobe.inside.health.initialized import initialization_of
-
-        own = names_weights(model.target)
-        loaded = load_model(replace(request, weights="pretrained" if own else "random"))
-        report.emit(initialization_of(loaded).report())
+        report.emit(_initialization(request))
         return
     loaded = load_model(request)
     result = parameters_of(
@@ -89,7 +88,15 @@ def command(
         model=loaded.target.name,
         depth=report.depth(depth),
         freeze=split_patterns(freeze or ()),
+        folded=report.folded(fold),
         notes=loaded.notes,
         env=loaded.env,
     )
     report.emit(result.report())
+
+
+def _initialization(request: TargetRequest) -> Report:
+    from modelprobe.inside.health.initialized import initialization_of
+
+    own = names_weights(request.target)
+    return initialization_of(load_model(replace(request, weights="pretrained" if own else "random"))).report()
