@@ -225,8 +225,8 @@ def rules_table(applied: Sequence[AppliedRule]) -> Table:
     columns = (
         Column("rule", "Rule"),
         Column("tensors", "Tensors", Unit.COUNT),
-        Column("before", "Before"),
-        Column("after", "After"),
+        Column("before", "Before", wrap=True),
+        Column("after", "After", wrap=True),
         Column("reason", "Why", priority=1, wrap=True),
     )
     rows = []

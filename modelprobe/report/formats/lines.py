@@ -44,6 +44,8 @@ def broken_lines(prose: str, style: Style, first: int, hang: int) -> list[str]:
             room = width - hang
         while cell_len(word) > room:
             piece = chop_cells(word, max(1, room))[0]
+            part = max(piece.rfind("."), piece.rfind("/")) + 1
+            piece = piece[:part] if part > len(piece) // 2 else piece  # behind a part of a name, where one ends
             lines[-1], word = piece, word[len(piece) :]
             lines.append("")
             room = width - hang

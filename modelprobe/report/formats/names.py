@@ -34,7 +34,7 @@ def fitted_names(
 
 def _common_start(names: Sequence[str], least: int) -> str:
     """What all names begin with, up to a separator; nothing where that is no longer than what stands for it."""
-    if len(names) < 2 or any(" " in name for name in names):
+    if len(names) < 4 or any(" " in name for name in names):
         return ""
     same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*map(SEPARATORS.split, names), strict=False))
     start = "".join(parts[0] for parts in same)
