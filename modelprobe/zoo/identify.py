@@ -135,6 +135,17 @@ def identify(path: str, branch: str | None = None, env: Mapping[str, Any] | None
     )  # fmt: skip
 
 
+def network_facts(path: str) -> dict[str, str]:
+    """The network of a weight file for a bill of materials; empty where its names and shapes do not tell it."""
+    found = identify(path)
+    if found.target is None:
+        return {}
+    first = found.candidates[0]
+    facts = {"target": found.target, "verdict": found.verdict}
+    others = {"differences": first.differences, "same names and shapes": first.same_as[:6], "naming": found.naming}
+    return facts | {key: ", ".join(texts) for key, texts in others.items() if texts}
+
+
 def _verdict_notes(match: Match) -> Iterator[Note]:
     if match.verdict == "likely" and match.by_shapes:
         yield Note("Named by its shapes alone: the names are another library's.", Level.ASSUMED)

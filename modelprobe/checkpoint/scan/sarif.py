@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from modelprobe._version import __version__
-from modelprobe.checkpoint.answers.scan import ScanResult
+from modelprobe.checkpoint.answers.scan import Import, ScanProblem, ScanResult
 from modelprobe.checkpoint.pickle.globals import Trust
 
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -41,21 +41,31 @@ def _sarif_results(result: ScanResult) -> Iterator[dict[str, Any]]:
         if found.trust is not Trust.HARMLESS:
             what = f": {found.reason}" if found.reason else ""
             called = "calls" if found.called else "names"
-            yield _sarif_result(found.trust.value, found.trust, found.file, found.where, f"{called} {found.name}{what}")
+            text = f"{called} {found.name}{what}"
+            yield _sarif_result(found.trust.value, found, text) | _suppressed(result, found)
     for problem in result.problems:
         rule = "not-read" if problem.unread else problem.trust.value
         if rule in SARIF_RULES:
-            yield _sarif_result(rule, problem.trust, problem.file, problem.where, problem.text)
+            yield _sarif_result(rule, problem, problem.text) | _suppressed(result, problem)
 
 
-def _sarif_result(rule: str, trust: Trust, file: str, where: str, text: str) -> dict[str, Any]:
-    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(Path(file).as_posix())}}}
+def _suppressed(result: ScanResult, found: Import | ScanProblem) -> dict[str, Any]:
+    """What a policy accepts is suppressed; with a policy, an empty list says of the others that they are not."""
+    if result.policy is None:
+        return {}
+    accepted = {"kind": "external", "status": "accepted", "justification": found.accepted}
+    return {"suppressions": [accepted] if found.accepted else []}
+
+
+def _sarif_result(rule: str, found: Import | ScanProblem, text: str) -> dict[str, Any]:
+    where = found.where
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(Path(found.file).as_posix())}}}
     if where:
         place["logicalLocations"] = [{"fullyQualifiedName": where}]
     return {
         "ruleId": rule,
         "ruleIndex": list(SARIF_RULES).index(rule),
-        "level": LEVELS[trust],
+        "level": LEVELS[found.trust],
         "message": {"text": f"{text} ({where})" if where else text},
         "locations": [place],
     }

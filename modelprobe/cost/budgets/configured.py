@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelprobe.errors import BadInput
+from modelprobe.files.toml import read_toml
 
 PROJECT_FILE = "pyproject.toml"
 KEYS = (
@@ -36,7 +36,7 @@ def configured_checks(start: Path) -> tuple[ConfiguredCheck, ...]:
 
 
 def _checks_in(path: Path) -> tuple[ConfiguredCheck, ...]:
-    found = _read_toml(path).get("tool", {}).get("modelprobe", {}).get("check")
+    found = read_toml(path).get("tool", {}).get("modelprobe", {}).get("check")
     entries = found if isinstance(found, list) else [found] if isinstance(found, dict) else []
     if not entries:
         raise BadInput(
@@ -60,15 +60,3 @@ def _check(entry: Any, path: Path) -> ConfiguredCheck:
     if "baseline" in options:
         options["baseline"] = str(path.parent / str(options["baseline"]))
     return ConfiguredCheck(entry["target"], options)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "check the file") from error

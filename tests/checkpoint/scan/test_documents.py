@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -61,6 +62,21 @@ def test_cyclonedx(cli: CommandLine) -> None:
     ]
     verdicts = {name: one["properties"][1]["value"] for name, one in parts.items()}
     assert verdicts == {"bad.pkl": "dangerous", "good one.pth": "harmless", "page.bin": "unknown"}
+
+
+def test_the_network_is_in_the_bill_where_it_is_known(cli: CommandLine) -> None:
+    torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), "net.pth")
+    answer = cli("scan", "net.pth", "good one.pth", "-f", "cyclonedx")
+    assert answer.code == 0
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(answer.out) is None
+    net, other = json.loads(answer.out)["components"]
+    assert net["modelCard"] == {"modelParameters": {"modelArchitecture": "timm:resnet10t"}}
+    told = {one["name"].removeprefix("modelprobe:"): one["value"] for one in net["properties"]}
+    assert (told["network:verdict"], told["network:differences"]) == ("certain", "head of 7 classes instead of 1,000")
+    model = timm.create_model("resnet10t", num_classes=7)
+    assert int(told["parameters"]) == sum(value.numel() for value in model.parameters())
+    assert int(told["buffers"]) == sum(value.numel() for value in model.buffers())
+    assert "modelCard" not in other
 
 
 @pytest.mark.parametrize(("bar", "code"), [("dangerous", 0), ("suspicious", 0), ("unknown", 1)])

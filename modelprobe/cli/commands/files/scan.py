@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -21,7 +22,7 @@ EXAMPLES = (
     "modelprobe scan samples -f sarif -o scan.sarif",
 )
 
-DOCUMENTS = ("sarif", "cyclonedx")
+DOCUMENTS = ("sarif", "cyclonedx", "policy")
 FAIL_ON = ("dangerous", "suspicious", "unknown")
 
 PathsArg = Annotated[
@@ -48,6 +49,17 @@ FailOnOpt = Annotated[
 ]
 
 
+PolicyOpt = Annotated[
+    Path | None,
+    option(
+        "--policy",
+        metavar="FILE.toml",
+        panel=OUTPUT,
+        help="Findings that are accepted, each with a reason and a last day; `-f policy` writes a draft.",
+    ),
+]
+
+
 def _known_format(value: Optional[str]) -> Optional[str]:  # noqa: UP045 - Typer reads it at run time
     """As for every command, and the two formats of scanners."""
     return value if value in DOCUMENTS else known_format(value)
@@ -61,7 +73,8 @@ ScanFormatOpt = Annotated[
         metavar="FORMAT",
         callback=_known_format,
         panel=OUTPUT,
-        help="terminal, json, csv, markdown, html, sarif (2.1.0, for code scanners) or cyclonedx (1.6, an ML-BOM).",
+        help="terminal, json, csv, markdown, html, sarif (2.1.0, for code scanners), cyclonedx (1.6, an "
+        "ML-BOM) or policy (a draft for --policy).",
     ),
 ]
 
@@ -91,18 +104,33 @@ class ScanReportOptions(ReportOptions):
         from modelprobe.console import say, write_text
         from modelprobe.files.atomic import atomic_write
 
-        if self.format == "sarif":
-            from modelprobe.checkpoint.scan.sarif import sarif as document
-        else:
-            from modelprobe.checkpoint.scan.bom import bom as document
+        document = _document(result, self.format)
         if self.output is None:
-            write_text(sys.stdout, document(result))
+            write_text(sys.stdout, document)
         else:
-            atomic_write(self.output, document(result), force=self.force)
+            atomic_write(self.output, document, force=self.force)
             say(f"wrote {self.output}", always=False)
 
 
-def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ScanReportOptions) -> None:
+def _document(result: ScanResult, format: str) -> str:
+    """What other programs take."""
+    if format == "sarif":
+        from modelprobe.checkpoint.scan.sarif import sarif
+
+        return sarif(result)
+    if format == "policy":
+        from modelprobe.checkpoint.scan.policy import policy_for
+
+        return policy_for(result)
+    from modelprobe.checkpoint.scan.bom import bom
+    from modelprobe.zoo.identify import network_facts
+
+    return bom(result, network_facts)
+
+
+def command(
+    paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", policy: PolicyOpt = None, report: ScanReportOptions
+) -> None:
     """What loading a file could run: every name that a pickle imports, judged by what it reaches. Runs nothing.
 
     Compressed files, archives, texts in base64 and pickles in pickles are opened. What could not be read is listed, and
@@ -111,8 +139,9 @@ def command(paths: PathsArg, *, fail_on: FailOnOpt = "suspicious", report: ScanR
     report.check()
     from modelprobe.checkpoint.answers.scan import FROM_HARMLESS, scan
     from modelprobe.checkpoint.pickle.globals import Trust
+    from modelprobe.checkpoint.scan.policy import read_policy
 
-    result = scan(*paths)
+    result = scan(*paths, policy=None if policy is None else read_policy(policy))
     report.emit_scan(result)
     if FROM_HARMLESS.index(result.worst) < FROM_HARMLESS.index(Trust(fail_on)):
         return
