@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelprobe.checkpoint.bytes.source import ByteSource, Span
-from modelprobe.checkpoint.scan.base64 import Memory
+from modelprobe.checkpoint.scan.encoded import Memory
 
 MAX_INFLATED = 64 << 20
 """Bytes that one compressed file is inflated to; what comes after them is not read."""

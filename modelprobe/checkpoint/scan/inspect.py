@@ -14,7 +14,7 @@ from modelprobe.checkpoint.pickle.nodes import Blob
 from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.checkpoint.scan import containers
-from modelprobe.checkpoint.scan.base64 import Memory, decoded
+from modelprobe.checkpoint.scan.encoded import Memory, decoded
 from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modelprobe.checkpoint.answers.scan import scan
-from modelprobe.checkpoint.scan.base64 import Memory, decoded
+from modelprobe.checkpoint.scan.encoded import Memory, decoded
 
 
 class Evil:
@@ -68,7 +68,7 @@ def test_ordinary_texts(tmp_path: Path) -> None:
 
 
 def test_a_text_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelprobe.checkpoint.scan.base64.SEARCH_BYTES", 100)
+    monkeypatch.setattr("modelprobe.checkpoint.scan.encoded.SEARCH_BYTES", 100)
     data = bytes(range(60))
     raw = b"\x01" * 70 + base64.b64encode(data) + b"\x01" * 70
     assert (70, data) in list(decoded(Memory(raw, ""), 0, len(raw)))
