@@ -136,7 +136,8 @@ def scan(
         except ProbeError as error:
             if lone:
                 raise
-            problems.append(ScanProblem(str(file), "", error.message, unread=True))
+            trust = Trust.SUSPICIOUS if _is_archive(file) else Trust.UNKNOWN
+            problems.append(ScanProblem(str(file), "", error.message, trust, unread=True))
     ranked = sorted(imports.values(), key=lambda found: (-FROM_HARMLESS.index(found.trust), found.file, found.name))
     shown = ", ".join(map(str, targets))
     known, odd, use = _with_policy(policy, ranked, problems)
@@ -176,6 +177,15 @@ def _problems_of(file: str, found: Executable) -> list[ScanProblem]:
 def _inspected(file: Path, limits: ReadLimits) -> Iterator[Executable]:
     with closing(FileSource(file)) as source:
         yield from inspect(source, limits)
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether a file that could not be read is one that a loader may open all the same."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4) == b"PK\3\4"
+    except OSError:
+        return False
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -37,6 +37,8 @@ HARMLESS: dict[str, frozenset[str]] = {
     "torch._utils": REBUILDERS,
     "torch._tensor": frozenset({"_rebuild_from_type_v2", "Tensor"}),
     "torch.tensor": frozenset({"_rebuild_from_type_v2", "_rebuild_from_type", "Tensor"}),
+    "torch.nn.modules.module": frozenset({"_WrappedHook"}),
+    "torch.utils.data.dataset": frozenset({"TensorDataset", "ConcatDataset", "StackDataset", "Subset"}),
     "torch.nn.parameter": frozenset({"Parameter", "Buffer", "UninitializedParameter"}),
     "torch.serialization": frozenset({"_get_layout"}),
     "torch.storage": frozenset({"UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage"}),
@@ -63,14 +65,21 @@ HARMLESS: dict[str, frozenset[str]] = {
     "random": frozenset({"Random"}),
     "re": frozenset({"_compile"}),
     "logging": frozenset({"getLogger"}),
+    "operator": frozenset({"itemgetter"}),
+    "time": frozenset({"struct_time"}),
+    "ipaddress": frozenset({"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"}),
     "torch.torch_version": frozenset({"TorchVersion"}),
     "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
     "joblib.numpy_pickle": frozenset({"NumpyArrayWrapper", "NDArrayWrapper", "ZNDArrayWrapper"}),
     "numpy.ma.core": frozenset({"_mareconstruct", "MaskedArray"}),
+    "numpy.ma": frozenset({"MaskedArray"}),
     "numpy.matrixlib.defmatrix": frozenset({"matrix"}),
     "numpy.random._pickle": frozenset({"__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"}),
     "sklearn.utils._bunch": frozenset({"Bunch"}),
     "pandas._libs.internals": frozenset({"_unpickle_block"}),
+    "pandas._libs.tslibs.nattype": frozenset({"_nat_unpickle"}),
+    "pandas._libs.tslibs.timedeltas": frozenset({"_timedelta_unpickle"}),
+    "pandas._libs.tslibs.timestamps": frozenset({"_unpickle_timestamp"}),
     "pandas.core.internals.blocks": frozenset({"new_block"}),
     "pandas.core.indexes.base": frozenset({"_new_Index"}),
     "builtins": frozenset(
@@ -82,14 +91,19 @@ HARMLESS: dict[str, frozenset[str]] = {
     "_codecs": frozenset({"encode"}),
     "copyreg": frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"}),
     "argparse": frozenset({"Namespace"}),
-    "types": frozenset({"SimpleNamespace"}),
+    "types": frozenset({"SimpleNamespace", "MethodType"}),
+    "inspect": frozenset({"Signature", "Parameter", "_ParameterKind", "_empty"}),
     "datetime": frozenset({"datetime", "date", "time", "timedelta", "timezone"}),
     "decimal": frozenset({"Decimal"}),
     "fractions": frozenset({"Fraction"}),
     "uuid": frozenset({"UUID"}),
     "pathlib": frozenset({"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"}),
     "pathlib._local": frozenset({"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"}),
-    "numpy": frozenset({"dtype", "ndarray", "float64", "float32", "int64", "int32", "bool_", "str_"}),
+    "numpy": frozenset("dtype ndarray float64 float32 int64 int32 bool_ str_ matrix poly1d recarray record".split()),
+    **{
+        f"numpy.polynomial.{kind.lower()}": frozenset({kind})
+        for kind in ("Polynomial", "Chebyshev", "Legendre", "Hermite", "Laguerre")
+    },
 }
 for _core in ("numpy.core.", "numpy._core."):
     HARMLESS[f"{_core}multiarray"] = frozenset({"_reconstruct", "scalar"})
@@ -141,8 +155,11 @@ MODULES = {name: ability for ability, names in ABILITIES.items() for name in nam
 MODULES["copyreg extension"] = REACH
 
 WORDS = (
-    (RUN, r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|run_?(code|path|module|string)?$"),
-    (EVALUATE, r"eval|exec$|exec_|compile|sympify|parse_expr|_create_fn|_make_function|dynamic_module|import"),
+    (
+        RUN,
+        r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|(^|_)run(_|$)|run(code|path|module|string)$",
+    ),
+    (EVALUATE, r"^query$|eval|exec$|exec_|compile|sympify|parse_expr|_create_fn|_make_function|dynamic_module|import"),
     (NATIVE, r"library|dlopen|CDLL|ctypes"),
     (UNPICKLE, r"unpickle|read_pickle|(un|full_|unsafe_)load|^_?load|_load($|_)|loads$|from_bytes|decode"),
     (CONNECT, r"urlopen|urlretrieve|download|request|socket|connect|fetch|http"),
@@ -153,7 +170,7 @@ WORDS = (
 ARGUMENTS = (
     ("an address", r"\b[a-z]{2,6}://"),
     ("a command", r"\b(sh|bash|zsh|cmd|powershell|curl|wget|nc|python3?|perl|rm|chmod|touch)\b +\S|/bin/|\$\(|&& |; "),
-    ("code", r"__\w+__|\bimport \w|\blambda\b|\b(exec|eval|open|print|getattr)\("),
+    ("code", r"__\w+__|\bimport \w|\blambda\b|\b(exec|eval|open|print|getattr|system|popen|Popen|check_output)\("),
     ("a mode for writing", r"^(w|[wax][bt]|[wax]\+[bt]?|r\+[bt]?|[rwax][bt]\+)$"),
     ("a path", r"^(/|~|\.\./)|\.\./"),
 )
@@ -161,6 +178,9 @@ ARGUMENTS = (
 
 LOUD = ("is given a command", "is given code")
 """Texts that no class of any package needs either."""
+
+RESOLVED = ("taken by name",)
+"""In place of the texts of a `getattr` that was given names and texts alone: what it gives is a name of its own."""
 
 HIDING_CODECS = frozenset(
     "rot13 rot_13 hex hex_codec base64 base64_codec zlib zlib_codec bz2 bz2_codec uu uu_codec".split()
@@ -200,8 +220,9 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -
         return TrustVerdict(Trust.DANGEROUS, "a name that the pickle computes, which no honest writer does")
     module = OLD_NAMES.get(module, module)
     if name in HARMLESS.get(module, ()):
-        hidden = (module, name) == ("_codecs", "encode") and not HIDING_CODECS.isdisjoint(map(str.lower, texts))
-        return TrustVerdict(Trust.SUSPICIOUS, "decodes hidden text") if hidden else TrustVerdict(Trust.HARMLESS)
+        return _by_texts(module, name, texts)
+    if texts == RESOLVED and not called:
+        return TrustVerdict(Trust.HARMLESS)
     known = _listed(module, name, called, texts)
     if known is not None:
         return known
@@ -211,9 +232,31 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -
         return TrustVerdict(Trust.UNKNOWN)  # how Cython makes an object of a class of the package
     top = module.partition(".")[0]
     own = top in sys.stdlib_module_names or top in ("torch", "numpy")
-    if own and not called and (name in MODULES or name.startswith("_")):
-        return TrustVerdict(Trust.DANGEROUS if name in MODULES else Trust.SUSPICIOUS, REACH)
+    if own and not called:
+        return _by_name_alone(name)
     return _by_call(own, name, texts, top) if called else TrustVerdict(Trust.UNKNOWN)
+
+
+def _by_texts(module: str, name: str, texts: Sequence[str]) -> TrustVerdict:
+    """Of a rebuilder, by what it is given."""
+    if (module, name) == ("_codecs", "encode") and not HIDING_CODECS.isdisjoint(map(str.lower, texts)):
+        return TrustVerdict(Trust.SUSPICIOUS, "decodes hidden text")
+    if (module, name) == ("builtins", "type") and texts:
+        return TrustVerdict(Trust.DANGEROUS, "makes a class, whose methods loading may call")
+    return TrustVerdict(Trust.HARMLESS)
+
+
+def _by_name_alone(name: str) -> TrustVerdict:
+    """Of something of the standard library, torch or numpy that the pickle itself does not call: others may."""
+    if name in MODULES:
+        return TrustVerdict(Trust.DANGEROUS, REACH)
+    last = name.rpartition(".")[2]
+    ability = "" if re.fullmatch(r"_*[A-Z]\w*", last) else _by_name(name)
+    if ability or name.startswith("_"):
+        return TrustVerdict(Trust.SUSPICIOUS, ability or REACH)
+    if "." in name and not last[:1].isupper():
+        return TrustVerdict(Trust.SUSPICIOUS, "a method, taken from its class")
+    return TrustVerdict(Trust.UNKNOWN)
 
 
 def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> TrustVerdict | None:
@@ -224,6 +267,8 @@ def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> Trust
             return TrustVerdict(Trust.UNKNOWN)
         if name == "getattr" and len(texts) == 1 and texts[0].isidentifier() and not texts[0].startswith("_"):
             return TrustVerdict(Trust.SUSPICIOUS, f"takes an attribute, {texts[0]!r}")
+        if first in HARMLESS["builtins"] and not called and re.fullmatch(r"[a-z]+\.[a-z]+", name):
+            return TrustVerdict(Trust.SUSPICIOUS, "a method, taken from its class")
         if first in BUILTINS or "." in name or name.startswith("__"):
             return TrustVerdict(Trust.DANGEROUS, EVALUATE if first in ("eval", "exec", "compile") else REACH)
         return TrustVerdict(Trust.UNKNOWN)
@@ -234,7 +279,9 @@ def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> Trust
         return TrustVerdict(Trust.DANGEROUS, _by_name(name) or EVALUATE)
     if re.fullmatch(r"__\w+__", name) and name not in ("__newobj__", "__newobj_ex__"):
         return TrustVerdict(Trust.DANGEROUS, REACH)
-    odd = not all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
+    own = top in sys.stdlib_module_names or top in ("torch", "numpy")
+    parts = name.split(".") if own or called else re.sub(r"\._(?=[a-z]\w*$)", ".", name).split(".")
+    odd = not all(part.isidentifier() and not part.startswith("_") for part in parts)
     if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ()) or _through(name)):
         return TrustVerdict(Trust.DANGEROUS, "an attribute path to something that its author did not mean to export")
     return None
@@ -245,7 +292,10 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
     shown = [f"is given {what}" for what, shape in ARGUMENTS if any(re.search(shape, text) for text in texts)]
     told = next((one for one in shown if one in LOUD), shown[0] if shown else "")
     ability = _by_name(name)
-    function = not re.fullmatch(r"_*[A-Z]\w*", name.rpartition(".")[2])
+    last = name.rpartition(".")[2]
+    function = not re.fullmatch(r"_*[A-Z]\w*", last)
+    if not own and ability == UNPICKLE and re.fullmatch(r"_\w*unpickle\w*", last):
+        ability = ""  # how a package makes its own objects again
     reason = "; ".join(filter(None, (ability, told)))
     if own and (ability or told):
         return TrustVerdict(Trust.DANGEROUS, reason)

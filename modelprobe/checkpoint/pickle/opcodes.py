@@ -6,9 +6,10 @@ How to add one: write the function, decorate it with its code, add a case to `te
 from __future__ import annotations
 
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
+from modelprobe.checkpoint.pickle.globals import RESOLVED
 from modelprobe.checkpoint.pickle.joblib_arrays import is_wrapper
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PersistentId, PickleNode, SetNode
-from modelprobe.checkpoint.pickle.reader import GIVES_STATE, U32, U64, PickleReader, op
+from modelprobe.checkpoint.pickle.reader import GIVES_STATE, TEXT_LENGTH, U32, U64, PickleReader, op
 
 # The most frequent ones first: together they are nine tenths of a state dict.
 
@@ -85,7 +86,26 @@ def binpersid(m: PickleReader) -> None:
 @op(b"R")
 def reduce(m: PickleReader) -> None:
     args = m.stack.pop()
-    m.stack[-1] = m.call(m.stack[-1], args)
+    func = m.stack[-1]
+    taken = _taken(m, func, args) if type(func) is Global and func.name in ("getattr", "_builtin_type") else None
+    m.stack[-1] = m.call(func, args) if taken is None else taken
+
+
+def _taken(m: PickleReader, func: Global, args: PickleNode) -> Global | None:
+    """What `getattr` of a name and a text gives, as protocols before 4 spell a class inside a class; what cloudpickle
+    calls by the name that the module `types` has for it. None where it is not known."""
+    if type(args) is not tuple or any(type(arg) not in (str, Global) for arg in args):
+        return None
+    owner, name = "", ""
+    if func.spelled in ("builtins.getattr", "__builtin__.getattr") and list(map(type, args)) == [Global, str]:
+        owner, name = args[0].module, f"{args[0].name}.{args[1]}"
+    elif func.spelled == "cloudpickle.cloudpickle._builtin_type" and list(map(type, args)) == [str]:
+        owner, name = "types", args[0]
+    if not owner or len(name) > TEXT_LENGTH:
+        return None
+    if not func.called:
+        func.texts = RESOLVED
+    return m.use(owner, name)
 
 
 @op(b"\x85")

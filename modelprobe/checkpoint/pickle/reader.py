@@ -12,7 +12,7 @@ from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
-from modelprobe.checkpoint.pickle.globals import Trust, trust_of
+from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import WRAPPER, array_bytes
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
 from modelprobe.errors import BadInput
@@ -25,10 +25,15 @@ MAX_MEMO_GAP = 4096
 NOT_A_NAME = "the pickle calls something that is not a plain name"
 SETS_ITEMS = "the pickle sets items on something that takes none"
 GIVES_STATE = "the pickle gives a state to something that takes none"
-WATCHED_REBUILDERS = {("_codecs", "encode"), ("numpy", "dtype")}
-"""Rebuilders whose texts matter: a codec that hides, the kind of a number."""
+WATCHED_REBUILDERS = {("_codecs", "encode"), ("numpy", "dtype"), ("builtins", "type"), ("__builtin__", "type")}
+"""Rebuilders whose texts matter: a codec that hides, the kind of a number, the name of a class that is made."""
 
-HANDING_ON = frozenset({"_rebuild_from_type_v2", "_rebuild_wrapper_subclass", "__newobj__", "__newobj_ex__"})
+HANDING_ON = frozenset(
+    (
+        "_rebuild_from_type_v2 _rebuild_wrapper_subclass __newobj__ __newobj_ex__ _reconstructor _reconstruct "
+        "_mareconstruct _array_reconstructor _new_Index __generator_ctor __randomstate_ctor"
+    ).split()
+)
 """Rebuilders that call what they are given."""
 
 MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 8, 400, 64
@@ -306,17 +311,21 @@ class PickleReader:
         """Record that `func` would be called, and return the inert object in place of its result."""
         self.nodes += 1
         if type(func) is Global:
+            if func.texts == RESOLVED:
+                func.texts = ()
             func.called = True
             if func.watched:
                 func.texts = texts_of(func.texts, args)
             elif func.name in HANDING_ON:
-                self.handed_on(args)
+                self.handed_on(func.name, args)
         else:
             self.findings[NOT_A_NAME] = None
         return PendingCall(func, args)
 
-    def handed_on(self, args: PickleNode) -> None:
+    def handed_on(self, rebuilder: str, args: PickleNode) -> None:
         """What a rebuilder is given to call in its turn is called as well."""
+        if rebuilder.endswith("_ctor") and type(args) is tuple and len(args) > 1 and type(args[1]) is PendingCall:
+            self.findings[NOT_A_NAME] = None
         for value in args[:2] if type(args) is tuple else ():
             if type(value) is Global:
                 value.called = True

@@ -51,8 +51,8 @@ _DTYPES_OF_NUMPY = {
 """What `numpy.dtype(text)` is an instance of, which the unpickler wants to be told as well."""
 
 
-NEVER = {("collections", "deque"), ("_collections", "deque")}
-"""What the unpickler fills by appending, which it does to lists alone: no line makes it take them."""
+NEVER = {("collections", "deque"), ("_collections", "deque"), ("builtins", "getattr")}
+"""What the unpickler fills by appending, which it does to lists alone, and what no one should allow."""
 
 
 def allowed(module: str, name: str) -> bool:

@@ -1,10 +1,12 @@
-"""Texts of a pickle that hold a pickle in base64, found by their letters whatever opcode holds them."""
+"""Texts that stand for bytes (base64, base85, base32, hex, lists of numbers), found by their letters."""
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 
@@ -12,8 +14,16 @@ SEARCH_BYTES = 4 << 20
 MAX_DECODED_TEXTS = 20_000
 """Texts of one pickle that are decoded."""
 
-_RUN = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:[\r\n]+[A-Za-z0-9+/_-]{4,})*={0,2}")
+MAX_BASE85 = 1 << 20
+"""Letters of one text in base85 that are decoded, which Python does slowly."""
+
+PREFIX_LETTERS = 40
+
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_OPENING = re.compile(
+    rb"\x80[\x02-\x05]|\(?c[A-Za-z_][\w.]*\n|\([SVX]|PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|x[\x01\x5e\x9c\xda]|[\x21-\x75]{24}"
+)
+"""How a pickle, what holds one, or a text that is encoded again may begin."""
 
 
 class Memory:
@@ -30,25 +40,93 @@ class Memory:
         return self._data[offset : offset + length] if offset >= 0 < length else b""
 
 
-def decoded(feed: ByteSource, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """What every run of base64 letters between two places stands for, with its place.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a text stands for, where it begins, and the encoding that was undone."""
 
-    The length in front of a short text may look like one more letter or two: all three beginnings are given.
-    """
+    place: int
+    data: bytes
+    how: str
+
+
+Attempts = Iterator[tuple[int, bytes]]
+"""Letters that were skipped, and what the others stand for."""
+
+
+def _base64(letters: bytes) -> Attempts:
+    """The length in front of a short text may look like one more letter or two: all three beginnings are given."""
+    letters = letters.translate(_STANDARD_ALPHABET, b"\r\n")
+    for skip in range(3):
+        raw = letters[skip : len(letters) - (len(letters) - skip) % 4]
+        if len(raw) >= 16:
+            yield skip, binascii.a2b_base64(raw)
+
+
+def _base32(letters: bytes) -> Attempts:
+    letters = letters.rstrip(b"=")
+    for skip in range(3):
+        raw = letters[skip:]
+        if len(raw) % 8 in (1, 3, 6):  # no number of bytes has so many letters
+            raw = raw[:-1]
+        yield skip, base64.b32decode(raw + b"=" * (-len(raw) % 8))
+
+
+def _base85(decode: Callable[[bytes], bytes]) -> Callable[[bytes], Attempts]:
+    """Tried at five beginnings by a few letters, and decoded where those may begin something."""
+
+    def attempts(letters: bytes) -> Attempts:
+        for skip in range(5):
+            try:
+                if _OPENING.match(decode(letters[skip : skip + PREFIX_LETTERS])):
+                    yield skip, decode(letters[skip : skip + MAX_BASE85])
+            except ValueError:  # five letters that are more than four bytes can be
+                continue
+
+    return attempts
+
+
+def _hex(letters: bytes) -> Attempts:
+    digits = re.sub(rb"\\x|0x|[^0-9a-fA-F]", b"", letters)
+    for skip in range(3):  # the length in front of a short text may look like digits
+        raw = digits[skip:]
+        yield skip, binascii.unhexlify(raw[: len(raw) // 2 * 2])
+
+
+def _numbers(letters: bytes) -> Attempts:
+    values = [int(digits) for digits in re.findall(rb"\d+", letters)]
+    if max(values) < 256:
+        yield 0, bytes(values)
+
+
+ENCODINGS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Attempts]], ...] = (
+    ("base64", re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:[\r\n]+[A-Za-z0-9+/_-]{4,})*={0,2}"), _base64),
+    ("base32", re.compile(rb"[A-Z2-7]{32,}={0,6}"), _base32),
+    ("hex", re.compile(rb"(?:(?:\\x|0x)?[0-9a-fA-F]{2}[\s,:;\"']{0,4}){16,}"), _hex),
+    ("numbers", re.compile(rb"(?:\d{1,3}[\s,;]{1,12}){24,}\d{1,3}"), _numbers),
+    ("base85", re.compile(rb"[0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]{30,}"), _base85(base64.b85decode)),
+    ("ascii85", re.compile(rb"[!-uz]{30,}(?:[\r\n]+[!-uz]{2,})*"), _base85(lambda raw: base64.a85decode(_whole(raw)))),
+)
+"""Name, the letters that it is found by, and how it is undone."""
+
+
+def _whole(letters: bytes) -> bytes:
+    """Without what the end may lack: `a85decode` takes no single last letter."""
+    return letters[:-1] if len(letters) % 5 == 1 else letters
+
+
+def decoded(feed: ByteSource, start: int, stop: int) -> Iterator[Decoded]:
+    """What every encoded text between two places stands for; a text may be taken for more than one encoding."""
     at, count = start, 0
     while at < stop and count < MAX_DECODED_TEXTS:
         window = feed.read(at, min(SEARCH_BYTES, stop - at))
         if not window:
             return
-        step = len(window)
-        for match in _RUN.finditer(window):
-            if match.end() == len(window) and match.start() and at + len(window) < stop:
-                step = match.start()  # it goes on in the next window
-                break
-            letters = match[0].translate(_STANDARD_ALPHABET, b"\r\n")
-            count += 1
-            for skip in range(3):
-                raw = letters[skip : len(letters) - (len(letters) - skip) % 4]
-                if len(raw) >= 16:
-                    yield at + match.start() + skip, binascii.a2b_base64(raw)
+        found = [(match, how, undo) for how, letters, undo in ENCODINGS for match in letters.finditer(window)]
+        step, more = len(window), at + len(window) < stop
+        if more:  # what goes on in the next window is read there
+            step = min([match.start() for match, *_ in found if match.end() == step and match.start()], default=step)
+        for match, how, undo in found:
+            if match.start() < step and count < MAX_DECODED_TEXTS:
+                count += 1
+                yield from (Decoded(at + match.start() + skip, data, how) for skip, data in undo(match[0]))
         at += step

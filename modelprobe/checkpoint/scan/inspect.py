@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
-from modelprobe.checkpoint.bytes.zip import ZipDirectory
+from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
 from modelprobe.checkpoint.formats.pickled import global_entries
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob
@@ -18,7 +19,7 @@ from modelprobe.checkpoint.scan.encoded import Memory, decoded
 from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
 
-MAX_CONSECUTIVE = 64
+MAX_CONSECUTIVE = 1_000
 MAX_NESTED = 2_000
 MAX_ARCHIVES = 5
 """Archives in archives that are opened."""
@@ -37,6 +38,9 @@ NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 
 NUMPY_START = b"\x93NUMPY"
 
+
+_OBJECTS = re.compile(rb"['\"][<>=|]?O\d*['\"]")
+"""The type of Python objects in numpy's header, also of one field among others."""
 
 _MODULE = re.compile(r"[\w.]+|\?|copyreg extension")
 """What can be imported: a name of a module, or one that the pickle computes."""
@@ -93,8 +97,10 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         yield from _hdf5(source, where, limits)
         return
-    for place, data in decoded(source, 0, min(source.size, MAX_TEXT)) if _reads_as_text(head) and not found else ():
-        yield from _in_base64(data, source.name, f"{where or 'the text'} at byte {place:,}, in base64", limits, 1)
+    if _reads_as_text(head) and not found:
+        yield from _encoded(source, 0, min(source.size, MAX_TEXT), where or "the text", limits, 1)
+    elif head[8:9] == b"{":  # the header of a safetensors file
+        yield from _encoded(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits, 1)
     yield from (Executable(where, "remark", remarks=(text,)) for text in in_text(source))
     if not found:
         why = _why_unread(source, head)
@@ -163,7 +169,10 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
             yield Executable(spot, "code")
             continue
         named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
-        if member.size < 2 or (not named and "/data/" in name and name.rpartition("/")[2].isdigit()):
+        if member.size < 2:
+            continue
+        if not named and "/data/" in name and name.rpartition("/")[2].isdigit():
+            yield from _in_storage(archive, member, spot, limits)
             continue
         try:
             feed = archive.open(member, limits.pickle_bytes)
@@ -172,6 +181,14 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
             yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
         except ProbeError as error:
             yield Executable(spot, "unread" if not named else "pickle", error=error.message, container=True)
+
+
+def _in_storage(archive: ZipDirectory, member: Member, spot: str, limits: ReadLimits) -> Iterator[Executable]:
+    """The bytes of a tensor, where they are a pickle that calls something."""
+    with suppress(ProbeError):
+        feed = archive.open(member, limits.pickle_bytes)
+        if looks_pickled(feed.read(0, 2)):
+            yield from _calling(feed, spot, limits)
 
 
 def _zip_member(
@@ -192,15 +209,14 @@ def _zip_member(
         yield from found
         if found or not _reads_as_text(head):
             return
-        for place, data in decoded(feed, 0, min(feed.size, MAX_TEXT)):
-            yield from _in_base64(data, feed.name, f"{spot} at byte {place:,}, in base64", limits, 1)
+        yield from _encoded(feed, 0, min(feed.size, MAX_TEXT), spot, limits, 1)
         yield from (Executable(spot, "remark", remarks=(text,)) for text in in_text(feed))
 
 
 def _object_array(feed: ByteSource, head: bytes, name: str, limits: ReadLimits) -> Iterator[Executable]:
     """An array of Python objects is a pickle behind numpy's header."""
     start = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
-    if b"|O" in head and start < feed.size:
+    if _OBJECTS.search(feed.read(8, start)) and start < feed.size:
         yield from _consecutive(Span(feed, start, feed.size - start), name, limits)
 
 
@@ -226,28 +242,37 @@ def _consecutive(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 
         if not looks_pickled(feed.read(at, 8)):
             yield from _calling(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
             return
+    yield Executable(where, "unread", error=f"more than {MAX_CONSECUTIVE:,} pickles in one file", container=True)
 
 
 def _encoded(
     feed: ByteSource, start: int, stop: int, where: str, limits: ReadLimits, depth: int
 ) -> Iterator[Executable]:
-    """Texts inside a pickle that are a pickle in base64."""
-    for place, data in decoded(feed, start, stop):
-        yield from _in_base64(data, feed.name, f"{where or 'the pickle'} at byte {place:,}, in base64", limits, depth)
+    """What stands between two places as a text that is a pickle in base64 or another encoding."""
+    for found in decoded(feed, start, stop):
+        spot = f"{where or 'the pickle'} at byte {found.place:,}, in {found.how}"
+        yield from _of_decoded(found.data, feed.name, spot, limits, depth)
 
 
-def _in_base64(data: bytes, name: str, spot: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
-    """The pickles in what a run of base64 letters stands for, compressed ones too."""
+def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """The pickles in what an encoded text stands for, compressed ones too, and those that are encoded again."""
     span = Memory(data, name)
     kind = containers.container_kind(data[:512])
     if data[:1] == b"\x80" and looks_pickled(data):
         yield from (found for found in _consecutive(span, spot, limits, depth) if found.globals)
-    elif kind and kind != "tar" and depth < MAX_ARCHIVES:
+        return
+    if depth >= MAX_ARCHIVES:
+        return
+    if kind and kind != "tar":
         for part in containers.opened(span, kind):
             if part.data is not None:
                 yield from filter(_calls, inspect(part.data, limits, spot, depth + 1))
+    elif data[:4] == b"PK\3\4":
+        yield from filter(_calls, inspect(span, limits, spot, depth + 1))
     elif any(opcode in data for opcode in NAMING):
         yield from _calling(span, spot, limits, depth)
+    if data[:512].isascii() and _reads_as_text(data[:512]):
+        yield from _encoded(span, 0, span.size, spot, limits, depth + 1)
 
 
 def _calling(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 0) -> Iterator[Executable]:

@@ -1,18 +1,23 @@
-"""`scan` follows pickles that hide in base64, at any depth, and leaves ordinary texts alone."""
+"""`scan` follows pickles that hide in base64 and other encodings, at any depth, and leaves ordinary texts alone."""
 
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 import os
 import pickle
+import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from modelprobe.checkpoint.answers.scan import scan
-from modelprobe.checkpoint.scan.encoded import Memory, decoded
+from modelprobe.checkpoint.scan.encoded import Decoded, Memory, decoded
 
 
 class Evil:
@@ -49,6 +54,48 @@ def test_other_spellings(encode, tmp_path: Path) -> None:
     assert "mkdir" in dangerous(tmp_path / "m")[0]
 
 
+ENCODED: dict[str, Callable[[bytes], bytes | str]] = {
+    "base32": base64.b32encode,
+    "base85": base64.b85encode,
+    "ascii85": base64.a85encode,
+    "ascii85 of Adobe, in lines": lambda raw: base64.a85encode(raw, adobe=True, wrapcol=60),
+    "hex": bytes.hex,
+    "large hex": lambda raw: raw.hex().upper(),
+    "spaced hex": lambda raw: raw.hex(" "),
+    "a list of hex": lambda raw: ", ".join(f"0x{byte:02x}" for byte in raw),
+    "escapes": lambda raw: "".join(f"\\x{byte:02x}" for byte in raw),
+    "a list of numbers": lambda raw: str(list(raw)),
+    "base64 of base64": lambda raw: base64.b64encode(base64.b64encode(raw)),
+    "hex of zlib": lambda raw: zlib.compress(raw).hex(),
+    "base85 of gzip": lambda raw: base64.b85encode(gzip.compress(raw)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+@pytest.mark.parametrize("inner", [0, 4])
+def test_other_encodings(encoding: str, inner: int, tmp_path: Path) -> None:
+    text = ENCODED[encoding](pickle.dumps(Evil(), protocol=inner))
+    text = text.decode() if isinstance(text, bytes) else text
+    files = {
+        "json": f'{{"state": "{text}", "n": 3}}'.encode(),
+        "note.txt": f"weights\n{text}\n".encode(),
+        "text.pkl": pickle.dumps({"state": text}, 4),
+        "bytes.pkl": pickle.dumps({"state": text.encode()}, 4),
+    }
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+        assert "mkdir" in "".join(dangerous(tmp_path / name)), name
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("data", files["json"])
+    assert "mkdir" in "".join(dangerous(tmp_path / "m.zip"))
+
+
+def test_texts_in_the_header_of_safetensors(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"note": hidden(4).decode()}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "mkdir" in "".join(dangerous(tmp_path / "m.safetensors"))
+
+
 def test_one_inside_another_and_in_archives(tmp_path: Path) -> None:
     twice = base64.b64encode(pickle.dumps({"x": hidden(4)}))
     torch.save({"w": torch.ones(3), "note": twice.decode()}, tmp_path / "m.pth")
@@ -71,4 +118,4 @@ def test_a_text_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelprobe.checkpoint.scan.encoded.SEARCH_BYTES", 100)
     data = bytes(range(60))
     raw = b"\x01" * 70 + base64.b64encode(data) + b"\x01" * 70
-    assert (70, data) in list(decoded(Memory(raw, ""), 0, len(raw)))
+    assert Decoded(70, data, "base64") in list(decoded(Memory(raw, ""), 0, len(raw)))
