@@ -52,7 +52,7 @@ def _component(file: str, result: ScanResult, network_of: NetworkOf | None) -> d
     }
     network: Mapping[str, str] = {}
     try:
-        told += _contents(summarize_weights(open_checkpoint(file)))
+        told += _told_of(summarize_weights(open_checkpoint(file)))
         component["type"] = "machine-learning-model"
         network = network_of(file) if network_of is not None else {}
     except ProbeError:
@@ -64,7 +64,7 @@ def _component(file: str, result: ScanResult, network_of: NetworkOf | None) -> d
     return component
 
 
-def _contents(found: WeightsSummary) -> Iterator[tuple[str, str]]:
+def _told_of(found: WeightsSummary) -> Iterator[tuple[str, str]]:
     """What a weight file holds: the elements of its weights by role, and their types of numbers."""
     yield "format", found.format
     yield "tensors", str(found.tensors)

@@ -92,7 +92,7 @@ def _hex(letters: bytes) -> Attempts:
         yield skip, binascii.unhexlify(raw[: len(raw) // 2 * 2])
 
 
-def _numbers(letters: bytes) -> Attempts:
+def _decimals(letters: bytes) -> Attempts:
     values = [int(digits) for digits in re.findall(rb"\d+", letters)]
     if max(values) < 256:
         yield 0, bytes(values)
@@ -102,7 +102,7 @@ ENCODINGS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Attempts]], ...
     ("base64", re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:[\r\n]+[A-Za-z0-9+/_-]{4,})*={0,2}"), _base64),
     ("base32", re.compile(rb"[A-Z2-7]{32,}={0,6}"), _base32),
     ("hex", re.compile(rb"(?:(?:\\x|0x)?[0-9a-fA-F]{2}[\s,:;\"']{0,4}){16,}"), _hex),
-    ("numbers", re.compile(rb"(?:\d{1,3}[\s,;]{1,12}){24,}\d{1,3}"), _numbers),
+    ("numbers", re.compile(rb"(?:\d{1,3}[\s,;]{1,12}){24,}\d{1,3}"), _decimals),
     ("base85", re.compile(rb"[0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]{30,}"), _base85(base64.b85decode)),
     ("ascii85", re.compile(rb"[!-uz]{30,}(?:[\r\n]+[!-uz]{2,})*"), _base85(lambda raw: base64.a85decode(_whole(raw)))),
 )

@@ -54,7 +54,7 @@ class ScanPolicy:
 
     def accepting(self, file: str, finding: str, trust: Trust) -> tuple[AcceptedFinding | None, bool]:
         """The entry for a finding in a file, and whether it still holds; one that holds comes first."""
-        fitting = [entry for entry in self.entries if _fits(entry, file, finding, trust)]
+        fitting = [entry for entry in self.entries if _is_accepted_by(entry, file, finding, trust)]
         fitting.sort(key=lambda entry: entry.expires, reverse=True)
         return (fitting[0], fitting[0].expires >= self.today) if fitting else (None, False)
 
@@ -106,14 +106,14 @@ def read_policy(path: str | os.PathLike[str], today: datetime.date | None = None
     if others or not isinstance(entries, list) or not entries:
         what = f"it has {others[0]!r} beside them" if others else "it has none"
         raise BadInput(f"{path}: a policy is a list of [[accept]] tables, and {what}", _DRAFT)
-    read = tuple(_entry(entry, f"{path}: entry {number}") for number, entry in enumerate(entries, 1))
+    read = tuple(_accepted_entry(entry, f"{path}: entry {number}") for number, entry in enumerate(entries, 1))
     return ScanPolicy(os.fspath(path), read, today or datetime.date.today())
 
 
 _DRAFT = "modelprobe scan FILE -f policy writes one for what it finds"
 
 
-def _entry(entry: Any, place: str) -> AcceptedFinding:
+def _accepted_entry(entry: Any, place: str) -> AcceptedFinding:
     if not isinstance(entry, dict):
         raise BadInput(f"{place} is no table", _DRAFT)
     for key in entry:
@@ -144,7 +144,7 @@ def _entry(entry: Any, place: str) -> AcceptedFinding:
     return AcceptedFinding(entry["finding"], entry["reason"], expires, entry.get("file", ""), digest.lower())
 
 
-def _fits(entry: AcceptedFinding, file: str, finding: str, trust: Trust) -> bool:
+def _is_accepted_by(entry: AcceptedFinding, file: str, finding: str, trust: Trust) -> bool:
     """What is dangerous is accepted by its whole name and in known bytes alone."""
     if trust is Trust.DANGEROUS and not (entry.sha256 and entry.finding == finding):
         return False
@@ -156,7 +156,7 @@ def _fits(entry: AcceptedFinding, file: str, finding: str, trust: Trust) -> bool
 
 
 @cache
-def _digest(file: str, size: int, changed: int) -> str:
+def _digest_of(file: str, size: int, changed: int) -> str:
     with closing(FileSource(Path(file))) as source:
         return sha256(source)
 
@@ -164,7 +164,7 @@ def _digest(file: str, size: int, changed: int) -> str:
 def file_digest(file: str) -> str:
     """The SHA-256 of a file, computed once for as long as it does not change."""
     status = Path(file).stat()
-    return _digest(file, status.st_size, status.st_mtime_ns)
+    return _digest_of(file, status.st_size, status.st_mtime_ns)
 
 
 def policy_for(result: ScanResult) -> str:
