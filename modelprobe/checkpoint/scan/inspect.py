@@ -31,7 +31,7 @@ MAX_INFLATED_BYTES = 64 << 20
 """Bytes of a compressed pickle up to which what is nested in it is followed."""
 
 CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
-PACKAGED = ".data/extern_modules"
+TORCH_PACKAGE = ".data/extern_modules"
 OPENERS = b"\x80(]}c"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 """The opcodes that name something to import."""
@@ -161,7 +161,7 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
     texts with pickles in base64, code.
     """
     archive = ZipDirectory(source, limits)
-    if any(name.endswith(PACKAGED) for name in archive.members):
+    if any(name.endswith(TORCH_PACKAGE) for name in archive.members):
         yield Executable(where, "remark", remarks=("a torch.package archive: its importer runs the code in it",))
     for name, member in archive.members.items():
         spot = f"{where}/{name}" if where else name

@@ -36,7 +36,7 @@ def in_text(source: ByteSource) -> Iterator[str]:
     """Remarks on templates and on configurations of Keras, in a text or in what stands before a file's numbers."""
     said: set[str] = set()
     for window in _search_parts(source):
-        for text in (*_templates(window), *_layers(window)):
+        for text in (*_templates(window), *_keras_layers(window)):
             if text not in said:
                 said.add(text)
                 yield text
@@ -49,7 +49,7 @@ def _templates(window: bytes) -> Iterator[str]:
         yield f"a template that reaches Python's objects: {shown}"
 
 
-def _layers(window: bytes) -> Iterator[str]:
+def _keras_layers(window: bytes) -> Iterator[str]:
     """A Lambda layer is code, which Keras runs when it is loaded; a module is imported."""
     found = LAMBDA.search(window)
     if found is not None:
@@ -62,10 +62,10 @@ def _layers(window: bytes) -> Iterator[str]:
 
 def pickles_in(source: ByteSource) -> Iterator[int]:
     """Places at which a pickle may begin, in a file of another format."""
-    yield from islice(_places(source), MOST_PLACES)
+    yield from islice(_pickle_places(source), MOST_PLACES)
 
 
-def _places(source: ByteSource) -> Iterator[int]:
+def _pickle_places(source: ByteSource) -> Iterator[int]:
     for at in range(0, min(source.size, SEARCHED), SEARCH_WINDOW):
         window = source.read(at, SEARCH_WINDOW + 256)
         yield from (at + match.start() for match in PICKLE.finditer(window) if match.start() < SEARCH_WINDOW)
