@@ -17,6 +17,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
+from modelprobe.vision.together import Together
 from modelprobe.vision.walk import Command, ImagePlace, Shown, joined, walk_images
 
 
@@ -61,31 +62,34 @@ class PredictResult(Result):
     def report(self) -> Report:
         """One row for each class of each image; the image's name where there are several."""
         several = len(self.predictions) > 1
+        failed = any(one.error for one in self.predictions)
         dense = any(one.area is not None for prediction in self.predictions for one in prediction.guesses)
         columns = (
             *((Column("image", "Image"),) if several else ()),
             Column("label", "Class", wrap=several),
+            *((Column("error", "Error", wrap=True),) if failed else ()),
             *((Column("area", "Area", Unit.SHARE, bar=True),) if dense else ()),
             Column("probability", "Probability", Unit.SHARE, bar=not dense),
             Column("index", "Index", Unit.COUNT, priority=2),
             Column("score", "Score", Unit.NUMBER, priority=3),
             Column("rank", "Rank", Unit.COUNT, priority=4),
         )
-        rows = [row for prediction in self.predictions for row in _prediction_rows(prediction, several, dense)]
+        rows = [row for one in self.predictions for row in _prediction_rows(one, several, dense, failed)]
         blocks: list[Block] = [Facts(self.facts), Table(columns, tuple(rows), key="predictions")]
         title = f"{self.model}: predictions"
         return Report(title, "modelprobe.predict/1", (*blocks, *self.notes), self.to_dict(), self.env)
 
 
-def _prediction_rows(prediction: Prediction, several: bool, dense: bool) -> list[Row]:
+def _prediction_rows(prediction: Prediction, several: bool, dense: bool, failed: bool) -> list[Row]:
     if prediction.error:
         named = (prediction.image,) if several else ()
-        return [Row((*named, prediction.error, *(None,) * (5 if dense else 4)), quiet=True)]
+        return [Row((*named, None, prediction.error, *(None,) * (5 if dense else 4)), quiet=True)]
     return [
         Row(
             (
                 *((prediction.image,) if several else ()),
                 one.label,
+                *((None,) if failed else ()),
                 *((one.area,) if dense else ()),
                 one.probability,
                 one.index,
@@ -134,10 +138,14 @@ class PredictionRun(Command[Prediction]):
 
     def __init__(self, seeing: ImageModel, top: int, scores: Scores) -> None:
         self.seeing, self.top, self.scores, self.classes = seeing, top, scores, 0
+        self._together = Together()
 
     def look(self, batch: Sequence[Shown]) -> list[Tensor]:
         """The scores of each image."""
-        return self._read(joined(batch), len(batch))
+        found = self._read(joined(batch), len(batch))
+        if len(batch) > 1:
+            self._together.check(batch, found, lambda one: self._read(one.arguments, 1)[0])
+        return found
 
     def keep(self, shown: Shown, row: Tensor, place: ImagePlace) -> Prediction:
         """Its best classes."""

@@ -210,7 +210,7 @@ class Scores:
         if name.rpartition(".")[2] in EMBEDDINGS:
             return True
         length = scores.detach().double().norm(dim=1)
-        return scores.shape[1] >= 8 and maker == "Div" and bool((length - 1).abs().max() < UNIT)
+        return scores.shape[1] >= 3 and maker == "Div" and bool((length - 1).abs().max() < UNIT)
 
     def _no_classifier(self, out: Any) -> BadInput:
         return BadInput(

@@ -117,7 +117,7 @@ def test_many_pictures(cli: CommandLine) -> None:
     rows = list(csv.DictReader(io.StringIO(answer.out)))
     assert answer.code == 0
     assert [row["image"] for row in rows] == ["p2.png", "p9.png", "p9.png", "p10.png", "p10.png"]
-    assert "is empty (0 bytes)" in rows[0]["label"]
+    assert "is empty (0 bytes)" in rows[0]["error"]
     assert [row["rank"] for row in rows] == ["", "1", "2", "1", "2"]
     assert cli("predict", CNN, "--image", ".", "--strict").code == 3
     assert "p2.png is empty" in said(cli("predict", CNN, "--image", "p2.png"))
@@ -164,3 +164,51 @@ def test_bad_input(cli: CommandLine, arguments: tuple[str, ...], code: int, says
 
 def test_what_a_person_reads(cli: CommandLine, golden) -> None:
     golden("predict.TinyCNN.80.txt", cli("predict", CNN, "--image", SHAPES).out.replace(SHAPES, "shapes.png"))
+
+
+MIXED = """
+import torch
+from torch import nn
+
+class Mixed(nn.Module):
+    default_cfg = {"input_size": (3, 8, 8)}
+    def __init__(self, mixed=True):
+        super().__init__()
+        self.conv, self.head, self.mixed = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5), mixed
+    def forward(self, x):
+        y = self.head(self.conv(x).relu().mean((2, 3)))
+        return y - y.mean(0) * 0.9 if self.mixed else y
+"""
+
+
+def colored(folder: Path) -> list[str]:
+    files = []
+    for name, color in (("red", (255, 0, 0)), ("green", (0, 255, 0)), ("gray", (128, 128, 128))):
+        files.append(str(folder / f"{name}.png"))
+        Image.new("RGB", (8, 8), color).save(files[-1])
+    return files
+
+
+@pytest.mark.parametrize("command", ["predict", "cam"])
+def test_a_model_that_looks_across_the_batch_is_shown_one_image_at_a_time(
+    cli: CommandLine, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "net.py").write_text(MIXED)
+    images = [word for file in colored(tmp_path) for word in ("--image", file)]
+    line = (command, f"{tmp_path}/net.py:Mixed", *images, "-f", "json")
+    together, alone = (json.loads(cli(*line, "--batch", size).out) for size in ("3", "1"))
+    key = "predictions" if command == "predict" else "entries"
+    assert together[key] == alone[key]
+    assert any("depends on the others in its batch" in note["text"] for note in together["notes"])
+    plain = json.loads(cli(*line, "--batch", "3", "--set", "mixed=false").out)
+    assert not any("one by one" in note["text"] for note in plain["notes"])
+
+
+def test_the_error_of_an_image_is_no_class(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MIXED)
+    (tmp_path / "broken.png").write_text("no image")
+    images = [word for file in [*colored(tmp_path), str(tmp_path / "broken.png")] for word in ("--image", file)]
+    answer = cli("predict", f"{tmp_path}/net.py:Mixed", "--set", "mixed=false", *images, "--top", "1", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(answer.out)))
+    assert [bool(row["error"]) for row in rows] == [False, False, False, True]
+    assert rows[3]["label"] == ""

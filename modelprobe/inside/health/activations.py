@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from modelprobe.tracing.module_tree import class_name, walk
 from modelprobe.tracing.tensors import leaves
 
+RANGE = 1e-12, 1e18
+"""Norms within which squares of float32 neither vanish nor overflow."""
+
 MEASURED = 1 << 17
 """Elements of an output that are looked at: of a larger one every so many positions of every unit."""
 
@@ -128,6 +131,9 @@ def _thinned(out: Tensor, axis: int) -> Tensor:
 
 
 def norm_of(tensor: Tensor) -> float:
-    """The norm; in float32 for types in which squares would overflow."""
+    """The norm; in float32 for half precision, and in float64 where squares would leave the range of float32."""
     low = tensor.dtype in (torch.float16, torch.bfloat16)
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if low else None))
+    found = float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if low else None))
+    if tensor.is_complex() or RANGE[0] < found < RANGE[1]:
+        return found
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))

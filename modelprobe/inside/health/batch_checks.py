@@ -36,6 +36,7 @@ def batch_findings(run: BatchRun, rate: float | None = None, optimizer: str = "s
     """Everything that one step shows to be wrong."""
     return [
         *_not_finite(run),
+        *_unregistered(run),
         *_no_gradient(run.parameters),
         *_dead(run.layers),
         *_saturated(run.layers),
@@ -54,6 +55,14 @@ def _not_finite(run: BatchRun) -> Iterator[HealthFinding]:
         yield HealthFinding("not finite", (bad.path,), text, f"largest operand {bad.given}, loss {run.loss:.4g}")
     elif not math.isfinite(run.loss):
         yield HealthFinding("not finite", (), "The loss is not finite, and so is what the model is given.", "")
+
+
+def _unregistered(run: BatchRun) -> Iterator[HealthFinding]:
+    if run.unregistered:
+        many = sum(math.prod(shape) for shape in run.unregistered)
+        text = f"{many:,} parameters are used and no module registers them (layers in a plain list?): no optimizer gets them."
+        shapes = ", ".join("x".join(map(str, shape)) for shape in run.unregistered[:3])
+        yield HealthFinding("unregistered", (), text, f"{len(run.unregistered)} tensors: {shapes}")
 
 
 def _no_gradient(parameters: Sequence[ParameterHealth]) -> Iterator[HealthFinding]:

@@ -61,6 +61,8 @@ class BatchRun:
     bad: BadOperator | None = None
     probabilities: bool = False
     gradients: dict[str, Tensor] = field(default_factory=dict)
+    unregistered: list[tuple[int, ...]] = field(default_factory=list)
+    """Shapes of parameters that were used and that no module registers."""
 
 
 def run_batch(
@@ -87,6 +89,10 @@ def run_batch(
         found = BatchRun(float(value.detach()), name, list(hooks.layers.values()), [])
         found.probabilities = _are_probabilities(out)
         reached = _leaves_reached(value)
+        own = {id(parameter) for parameter in parameters.values()}
+        found.unregistered = [
+            tuple(leaf.shape) for leaf in reached.values() if isinstance(leaf, nn.Parameter) and id(leaf) not in own
+        ]
         for key, parameter in parameters.items():
             found.parameters.append(_parameter_health(key, parameter, hooks, reached))
             if keep_gradients and parameter.grad is not None:
@@ -190,9 +196,9 @@ def _refuse_without_gradient(value: Tensor, parameters: Mapping[str, nn.Paramete
     raise BadInput("the loss depends on no parameter", "it is detached, or computed under torch.no_grad")
 
 
-def _leaves_reached(value: Tensor) -> set[int]:
-    """The ids of the leaves that the graph of a loss leads to."""
-    found: set[int] = set()
+def _leaves_reached(value: Tensor) -> dict[int, Tensor]:
+    """The leaves that the graph of a loss leads to, by their ids."""
+    found: dict[int, Tensor] = {}
     seen: set[Any] = set()
     todo: list[Any] = [value.grad_fn]
     while todo:
@@ -201,12 +207,14 @@ def _leaves_reached(value: Tensor) -> set[int]:
             continue
         seen.add(node)
         if node.name() == LEAF:
-            found.add(id(node.variable))
+            found[id(node.variable)] = node.variable
         todo += [following for following, _ in node.next_functions]
     return found
 
 
-def _parameter_health(name: str, parameter: nn.Parameter, hooks: ActivityHooks, reached: set[int]) -> ParameterHealth:
+def _parameter_health(
+    name: str, parameter: nn.Parameter, hooks: ActivityHooks, reached: Mapping[int, Tensor]
+) -> ParameterHealth:
     weight = norm_of(parameter.detach()) if parameter.is_floating_point() else math.nan
     found = ParameterHealth(name, tuple(parameter.shape), weight)
     if parameter.grad is not None:
@@ -220,7 +228,7 @@ def _parameter_health(name: str, parameter: nn.Parameter, hooks: ActivityHooks, 
     return found
 
 
-def _why_none(name: str, parameter: nn.Parameter, hooks: ActivityHooks, reached: set[int]) -> str:
+def _why_none(name: str, parameter: nn.Parameter, hooks: ActivityHooks, reached: Mapping[int, Tensor]) -> str:
     """Why a parameter got no gradient."""
     path = name.rpartition(".")[0]
     while path in hooks.lists:  # nobody calls a list of parameters

@@ -10,7 +10,7 @@ import numpy
 
 from modelprobe.inside.health.file_values import TensorValues
 from modelprobe.inside.health.findings import HealthFinding, listed_names
-from modelprobe.inside.health.initializers import InitializerFit, fans, fitting_initializer
+from modelprobe.inside.health.initializers import LEAST, InitializerFit, fans, fitting_initializer
 
 DEAD_FILTER = 1e-4
 """Norm of a filter over the median of its layer, from which down it does nothing."""
@@ -45,6 +45,12 @@ class LayerValues:
         return found if found is not None and len(found.shape) > 1 else None
 
     @property
+    def recurrent_weight(self) -> TensorValues | None:
+        """The weight of the hidden state of a recurrent layer, [gates, width]."""
+        found = self.tensors.get("weight_hh_l0", self.tensors.get("weight_hh"))
+        return found if found is not None and len(found.shape) == 2 else None
+
+    @property
     def is_norm(self) -> bool:
         """Whether it is a normalization: its weight is a vector."""
         found = self.tensors.get("weight")
@@ -76,13 +82,24 @@ def _judge_layer(layer: LayerValues) -> None:
     """Whether the layer is as its initializer left it; None where the values are too few to tell."""
     weight, bias = layer.weight, layer.tensors.get("bias")
     if weight is None:
-        if layer.is_norm:
+        if layer.recurrent_weight is not None:
+            _judge_recurrent(layer, layer.recurrent_weight.shape[1])
+        elif layer.is_norm:
             layer.untrained = _untouched_norm(layer)
         return
     layer.fit = fitting_initializer(weight, weight.shape)
-    if weight.count < 32:
+    if weight.count < LEAST:
         return
     layer.untrained = _is_untouched(layer.fit, weight, bias) if layer.fit is not None else False
+
+
+def _judge_recurrent(layer: LayerValues, width: int) -> None:
+    """Whether all weights of a recurrent layer are as torch draws them."""
+    weights = [values for name, values in layer.tensors.items() if name.startswith("weight_")]
+    if all(values.count < LEAST for values in weights):
+        return
+    fits = [fitting_initializer(values, values.shape, width=width) for values in weights if values.count >= LEAST]
+    layer.fit, layer.untrained = fits[0], all(fit is not None for fit in fits)
 
 
 def _is_untouched(fit: InitializerFit, weight: TensorValues, bias: TensorValues | None) -> bool | None:
@@ -133,8 +150,8 @@ def check_not_finite(layers: Sequence[LayerValues]) -> Iterator[HealthFinding]:
 def check_untrained(layers: Sequence[LayerValues]) -> Iterator[HealthFinding]:
     """Layers that are as their initializer left them, where others are not; or all of them."""
     told = [layer for layer in layers if layer.untrained is not None]
-    left = [layer for layer in told if layer.untrained and layer.weight is not None]
-    weights = [layer for layer in told if layer.weight is not None]
+    weights = [layer for layer in told if layer.weight is not None or layer.recurrent_weight is not None]
+    left = [layer for layer in weights if layer.untrained]
     if not left:
         return
     names = tuple(layer.label for layer in left)

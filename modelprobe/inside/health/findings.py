@@ -13,6 +13,7 @@ KINDS_BY_GRAVITY = (
     "learning rate zero",
     "exploding step",
     "never trained",
+    "unregistered",
     "no gradient",
     "batch norm never trained",
     "average never updated",

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from modelprobe.console import stdout_kept
 from modelprobe.inside.health.file_values import TensorValues, read_values
-from modelprobe.inside.health.initializers import fans, fitting_initializer
+from modelprobe.inside.health.initializers import LEAST, fans, fitting_initializer
 from modelprobe.model.build import LoadedModel
 from modelprobe.report.blocks import Column, Fact, Facts, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.module_tree import class_name, walk
+
+TOO_FEW = "too few values to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ class InitializationResult(Result):
 
     def report(self) -> Report:
         """How many fit something, then each."""
-        fitting = sum(bool(one.fits) for one in self.parameters)
+        told = [one for one in self.parameters if one.fits != TOO_FEW]
+        few = len(self.parameters) - len(told)
+        fitting = f"{sum(bool(one.fits) for one in told)} of {len(told)} parameters"
+        detail = f"{few} more have too few values to tell" if few else ""
         columns = (
             Column("name", "Parameter"),
             Column("cls", "Class", priority=2),
@@ -63,7 +68,7 @@ class InitializationResult(Result):
             ))
             for one in self.parameters
         )  # fmt: skip
-        facts = Facts((Fact("Fit an initializer", f"{fitting} of {len(self.parameters)} parameters"),))
+        facts = Facts((Fact("Fit an initializer", fitting, detail=detail),))
         table = Table(columns, rows, title="Parameters", key="parameters")
         return self.blocks_report(
             f"{self.model}: initialization", "modelprobe.initialization/1", facts, table, *self.notes
@@ -94,9 +99,16 @@ def _initialized_parameter(
     beside = fans(tuple(weight.shape))[0] if len(shape) == 1 and weight is not None and weight.dim() > 1 else 0
     said, p = _constant(values), None
     if not said:
-        fit = fitting_initializer(values, shape, beside)
+        fit = fitting_initializer(values, shape, beside, _recurrent_width(module))
         said, p = (fit.name, fit.p_value) if fit is not None else ("", None)
+        if fit is None and values.count < LEAST:
+            said = TOO_FEW
     return InitializedParameter(name, class_name(module), shape, ins, outs, values.mean, values.std, said, p)
+
+
+def _recurrent_width(module: nn.Module) -> int:
+    width = getattr(module, "hidden_size", 0) if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) else 0
+    return int(width)
 
 
 def _as_numpy(tensor: Tensor) -> Any:

@@ -13,6 +13,8 @@ import numpy
 
 from modelprobe.inside.health.file_values import TensorValues
 
+TORCHS_DEFAULT = "torch's default, uniform"
+
 LEAST = 32
 """Elements below which a tensor is too small to tell."""
 
@@ -44,7 +46,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _uniform(fan_in: int, fan_out: int) -> Iterator[tuple[str, float]]:
-    yield "torch's default, uniform", 1 / math.sqrt(fan_in)
+    yield TORCHS_DEFAULT, 1 / math.sqrt(fan_in)
     yield "He uniform", math.sqrt(6 / fan_in)
     yield "Xavier uniform", math.sqrt(6 / (fan_in + fan_out))
     yield "LeCun uniform", math.sqrt(3 / fan_in)
@@ -60,10 +62,17 @@ def _normal(fan_in: int, fan_out: int) -> Iterator[tuple[str, float]]:
     yield "normal 1", 1.0
 
 
-def fitting_initializer(values: TensorValues, shape: tuple[int, ...], fan_in: int = 0) -> InitializerFit | None:
-    """The initializer that the values look like, or None. `fan_in` is that of the weight beside a bias."""
+def fitting_initializer(
+    values: TensorValues, shape: tuple[int, ...], fan_in: int = 0, width: int = 0
+) -> InitializerFit | None:
+    """The initializer that the values look like, or None. `fan_in` is that of the weight beside a bias.
+
+    `width` is that of the hidden state of a recurrent layer, by which torch draws all of its parameters.
+    """
     if values.count < LEAST or values.low is None or values.high is None or values.nan or values.inf:
         return None
+    if width:
+        return _fits_uniform(values, TORCHS_DEFAULT, 1 / math.sqrt(width))
     ins, outs = fans(shape) if len(shape) > 1 else (fan_in, fan_in)
     if not ins or not outs:
         return None

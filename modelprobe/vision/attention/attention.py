@@ -41,6 +41,7 @@ from modelprobe.vision.cam.layout import lay_out
 from modelprobe.vision.gallery import sections_of, write_pages
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.pictures.colour import colour_map
+from modelprobe.vision.together import Together
 from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, revived, walk_images
 
 
@@ -93,11 +94,18 @@ class AttentionRun(Command[tuple[AttentionEntry, ...]]):
         self.model, self._asked = model, asked
         self._blocks: tuple[AttentionBlock, ...] = ()
         self._remarks: dict[Note, None] = {}
+        self._together = Together()
 
     def look(self, batch: Sequence[Shown]) -> list[tuple[Attention, ...]]:
         """The attentions of each image."""
-        images = self.model.image(joined(batch), "attention")
-        return attentions_of(self.model.model, images, self.model.name)
+        found = self._attentions(joined(batch))
+        if len(batch) > 1:
+            last = [attentions[-1].weights() for attentions in found]
+            self._together.check(batch, last, lambda one: self._attentions(one.arguments)[0][-1].weights())
+        return found
+
+    def _attentions(self, arguments: Any) -> list[tuple[Attention, ...]]:
+        return attentions_of(self.model.model, self.model.image(arguments, "attention"), self.model.name)
 
     def keep(self, shown: Shown, found: tuple[Attention, ...], place: ImagePlace) -> tuple[AttentionEntry, ...]:
         """The maps of one image, drawn and stored where there is a directory."""

@@ -31,6 +31,7 @@ from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_im
 from modelprobe.vision.images import as_batch, open_image
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
+from modelprobe.vision.together import Together
 from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, walk_images
 
 
@@ -163,12 +164,20 @@ class CamRun(Command[tuple[CamEntry, ...]]):
             model.model, asked.methods, asked.layers, self.scores, region=asked.region, like=self.like
         )
         self._choices: tuple[Choice, ...] = ()
+        self._together = Together()
         self._labels = model.labels
 
     def look(self, batch: Sequence[Shown]) -> list[tuple[ClassMap, ...]]:
         """The maps of each image."""
-        images = self.model.image(joined(batch), "cam")
-        found, self._choices = self.mapper.maps(images, self.classes_of)
+        found = self._maps(joined(batch))
+        if len(batch) > 1:
+            self._together.check(
+                batch, [maps[0].map for maps in found], lambda one: self._maps(one.arguments)[0][0].map
+            )
+        return found
+
+    def _maps(self, arguments: Any) -> list[tuple[ClassMap, ...]]:
+        found, self._choices = self.mapper.maps(self.model.image(arguments, "cam"), self.classes_of)
         return found
 
     def classes_of(self, scores: Tensor) -> Sequence[ScoreTarget]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder, file_name
@@ -52,13 +51,11 @@ from modelprobe.vision.images import UnreadableError
 from modelprobe.vision.pictures.canvas import png
 from modelprobe.vision.pictures.colour import AUTO, colour_map
 from modelprobe.vision.pictures.heat import heat_map
+from modelprobe.vision.together import equal, near
 from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, walk_images
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CLOSE, CLOSE_HALF = 1e-3, 2e-2
-"""How far a layer's values in a batch may be from those of an image alone, of the largest value."""
 
 Survey = tuple[dict[tuple[str, int, int], LayerOutput], tuple[str, int] | None]
 """Where the outputs of a size of input stand, and the last call that is wanted."""
@@ -109,7 +106,7 @@ class FeatureRun(Command[tuple[LayerFeature, ...]]):
         if len(batch) == 1:
             return [self._captured(batch[0].arguments, self._memory)]
         first = batch[0].arguments
-        other = next((one for one in batch[1:] if not _equal(first, one.arguments)), None)
+        other = next((one for one in batch[1:] if not equal(first, one.arguments)), None)
         if other is None:
             return [self._captured(one.arguments, {}) for one in batch]
         together = self._captured(joined(batch), self._memory, first)
@@ -277,10 +274,6 @@ class FeatureRun(Command[tuple[LayerFeature, ...]]):
         return self.model.weights.fact(), Fact("Images", images), *self.model.written(folder), seeing
 
 
-def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-
-
 def _split_along(together: Mapping[str, Tensor], alone: Mapping[str, Tensor], at: int, count: int) -> dict[str, int]:
     """The dimension of each layer along which the images of a batch lie one after the other, found by comparison.
 
@@ -293,19 +286,10 @@ def _split_along(together: Mapping[str, Tensor], alone: Mapping[str, Tensor], at
         if many is not None and one is not None and many.dim() == one.dim():
             grown = [d for d in range(one.dim()) if many.shape[d] != one.shape[d]]
             dim = grown[0] if len(grown) == 1 and many.shape[grown[0]] == count * one.shape[grown[0]] else -1
-        if dim < 0 or many is None or one is None or not _near(many.chunk(count, dim)[at], one):
+        if dim < 0 or many is None or one is None or not near(many.chunk(count, dim)[at], one):
             raise BadInput(f"the images of a batch cannot be told apart in what {name} puts out", "--batch 1")
         found[name] = dim
     return found
-
-
-def _near(part: Tensor, one: Tensor) -> bool:
-    if not one.is_floating_point():
-        return bool(torch.equal(part, one))
-    close = CLOSE if one.dtype in (torch.float32, torch.float64) else CLOSE_HALF
-    good = one[one.isfinite()]
-    scale = float(good.abs().max()) if good.numel() else 0.0
-    return torch.allclose(part.double(), one.double(), rtol=close, atol=close * scale, equal_nan=True)
 
 
 def list_layers(request: TargetRequest) -> LayerList:

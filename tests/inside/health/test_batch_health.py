@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.inside.health.batch_checks import batch_findings
 from modelprobe.inside.health.batch_health import BatchHealthResult
 from modelprobe.inside.health.batch_run import run_batch
 
@@ -174,3 +175,31 @@ def test_bad_input(tmp_path: Path) -> None:
         modelprobe.check_health(body().requires_grad_(False), x)
     with pytest.raises(BadInput, match="no inputs"):
         modelprobe.check_health(str(tmp_path / "model.pth"), x)
+
+
+def test_gradients_whose_squares_vanish_are_not_zero() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(30):
+        layers += [nn.Linear(32, 32), nn.Sigmoid()]
+    run = run_batch(nn.Sequential(*layers), (torch.randn(16, 32),), {}, keep_gradients=True)
+    first = run.parameters[0]
+    assert first.norm == pytest.approx(float(run.gradients["0.weight"].double().norm()), rel=1e-6)
+    assert 0 < (first.norm or 0) < 1e-20
+    assert [one.where[0] for one in batch_findings(run) if one.kind == "vanishing gradient"] == ["0"]
+    assert not [one for one in batch_findings(run) if one.kind == "no gradient"]
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = [nn.Linear(8, 8)], nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden[0](x).relu())
+
+
+def test_layers_in_a_plain_list_are_named() -> None:
+    (found,) = batch_findings(run_batch(Listed(), (torch.randn(16, 8),), {}))
+    assert found.kind == "unregistered"
+    assert found.text.startswith("72 parameters are used and no module registers them")
