@@ -60,7 +60,8 @@ def _not_finite(run: BatchRun) -> Iterator[HealthFinding]:
 def _unregistered(run: BatchRun) -> Iterator[HealthFinding]:
     if run.unregistered:
         many = sum(math.prod(shape) for shape in run.unregistered)
-        text = f"{many:,} parameters are used and no module registers them (layers in a plain list?): no optimizer gets them."
+        why = "no module registers them (layers in a plain list?): no optimizer gets them"
+        text = f"{many:,} parameters are used and {why}."
         shapes = ", ".join("x".join(map(str, shape)) for shape in run.unregistered[:3])
         yield HealthFinding("unregistered", (), text, f"{len(run.unregistered)} tensors: {shapes}")
 
