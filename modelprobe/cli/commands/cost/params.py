@@ -97,6 +97,7 @@ def command(
 
 def _initialization(request: TargetRequest) -> Report:
     from modelprobe.inside.health.initialized import initialization_of
+    from modelprobe.model.weights.chosen import AS_BUILT, PRETRAINED
 
     own = names_weights(request.target)
-    return initialization_of(load_model(replace(request, weights="pretrained" if own else "random"))).report()
+    return initialization_of(load_model(replace(request, weights=PRETRAINED if own else AS_BUILT))).report()
