@@ -29,7 +29,7 @@ class CheckFailed(ProbeError):
     exit_code = 1
 
 
-class Difference(CheckFailed):
+class Differs(CheckFailed):
     """What was compared differs (exit code 1): an answer, which is said without the word error."""
 
 

@@ -21,7 +21,7 @@ import typer.main
 
 from modelprobe import console
 from modelprobe._version import __version__
-from modelprobe.errors import EXIT_CODES, BadInput, Difference, ProbeError
+from modelprobe.errors import EXIT_CODES, BadInput, Differs, ProbeError
 
 COST, SEES, INSIDE = "What a model costs", "What a model sees", "Inside a run"
 FILES, ZOO, OTHER = "Weight files", "Many models", "Other"
@@ -260,7 +260,7 @@ def _without_common(arguments: list[str]) -> tuple[list[str], CommonOptions]:
 
 def _explain(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Say what went wrong on stderr, in one line and a hint; the exit code."""
-    if isinstance(error, Difference):
+    if isinstance(error, Differs):
         console.say(error.message)
         return error.exit_code
     if isinstance(error, ProbeError):

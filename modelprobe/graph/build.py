@@ -50,6 +50,7 @@ def graph_of(
     if failure:
         _mark_failure(root, failure)
     into = _folded_into(root) if fold else {}
+    _keep_paths(root, into)
     nodes, shown = _numbered(root, into, depth)
     if len(nodes) > MOST_NODES:
         deepest = _depth_that_fits(root, into)
@@ -209,6 +210,24 @@ def _folded_into(root: _Item) -> dict[int, _Item]:
 
     visit(fold_equal([branch(child) for child in root.below], _Item.signature))
     return into
+
+
+def _keep_paths(root: _Item, into: Mapping[int, _Item]) -> None:
+    """Tells each drawn item the paths of those that it stands for."""
+    found: dict[int, dict[str, None]] = {}
+    drawn: dict[int, _Item] = {}
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        stack += item.below
+        shown = item
+        while id(shown) in into:
+            shown = into[id(shown)]
+        if shown is not item:
+            drawn[id(shown)] = shown
+            found.setdefault(id(shown), {})[item.node.path] = None
+    for number, item in drawn.items():
+        item.node = replace(item.node, folded=tuple(path for path in found[number] if path != item.node.path))
 
 
 def _walk_drawn(root: _Item, into: Mapping[int, _Item], depth: int | None) -> Iterator[tuple[_Item, int, int, bool]]:

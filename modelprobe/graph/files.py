@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelprobe.errors import BadInput
-from modelprobe.graph.graph import WHOLE_MODEL, ModelGraph
+from modelprobe.graph.graph import WHOLE_MODEL, GraphOverlay, ModelGraph
 
 SUFFIXES = (".html", ".svg", ".png", ".dot", ".mmd", ".json")
 FEW = 60
@@ -18,13 +19,21 @@ def check_suffix(path: Path) -> None:
         raise BadInput(f"{path.name!r} names no format of a graph", f"use one of {', '.join(SUFFIXES)}")
 
 
-def content_of(graph: ModelGraph, suffix: str, depth: int | None, across: bool) -> str | bytes:
-    """What the file holds. With a `depth` everything to there is open, else about as much as can be taken in."""
+def content_of(
+    graph: ModelGraph, suffix: str, depth: int | None, across: bool, overlays: Sequence[GraphOverlay] = (),
+    beside: ModelGraph | None = None,
+) -> str | bytes:  # fmt: skip
+    """What the file holds. With a `depth` everything to there is open, else about as much as can be taken in.
+
+    A page takes `overlays`, and a second graph `beside` the first.
+    """
     opened = opened_boxes(graph, depth)
     if suffix == ".html":
-        from modelprobe.graph.page import page_of
+        from modelprobe.graph.page import page_of, page_of_two
 
-        return page_of(graph, opened, across)
+        if beside is not None:
+            return page_of_two((graph, beside), (opened, opened_boxes(beside, depth)), across, overlays)
+        return page_of(graph, opened, across, overlays)
     if suffix in (".dot", ".mmd"):
         from modelprobe.graph.languages import dot_of, mermaid_of
 

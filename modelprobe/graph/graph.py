@@ -24,8 +24,8 @@ class GraphNode:
 
     `copies` equal neighbours are drawn as this one. `inputs` and `outputs` are texts of shapes; costs are of one copy,
     with all that lies inside: `bytes_moved` read and written, `activation_bytes` what its operators put out.
-    `source` is the Python module and line of the class's forward. `remark` says of a shared or repeated module, of a
-    failure, or that what is inside is not listed.
+    `folded` are the paths of the copies that are not drawn. `source` is the Python module and line of the class's
+    forward. `remark` says of a shared or repeated module, of a failure, or that what is inside is not listed.
     """
 
     id: int
@@ -46,6 +46,7 @@ class GraphNode:
     operators: int
     source: str = ""
     remark: str = ""
+    folded: tuple[str, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,20 @@ class GraphEdge:
     target: int
     shape: str
     repeats: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOverlay:
+    """A value for each node of a graph that colours it, None where nothing is known, and what it says in words.
+
+    With `logarithmic` the colours follow the magnitude.
+    """
+
+    key: str
+    title: str
+    values: tuple[float | None, ...]
+    texts: tuple[str, ...]
+    logarithmic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,16 @@
 "use strict";
-// Draws the graph of the page. Names come from models: they are only ever set as text.
+// Draws the graphs of the page. Names come from models: they are only ever set as text.
 (() => {
-  const data = JSON.parse(document.getElementById("graph-data").textContent);
+const viewers = [];
+function viewer(host, chosen) {
+  const data = JSON.parse(host.querySelector(".graph-data").textContent);
   const HEIGHT = 40, LETTER = 6.6, PAD = 16, HEAD = 24, ROW_GAP = 34, GAP = 22, UNIT = 150, DOT = 6;
   const nodes = data.nodes, levels = data.levels, across = data.across, byId = id => nodes[id];
-  const host = document.querySelector(".graph"), find = name => host.querySelector(name);
+  const find = name => host.querySelector(name);
   const svg = find("svg"), canvas = find(".canvas"), panel = find("aside"), found = find(".found"), search = find("input");
   const NS = "http://www.w3.org/2000/svg";
   const opened = new Set(data.opened);
-  let picked = 0, overlay = "", view = { x: 0, y: 0, k: 1 }, sizes = new Map(), centres = new Map(), boxes = new Map();
+  let picked = 0, overlay = find("select").value, view = { x: 0, y: 0, k: 1 }, sizes = new Map(), centres = new Map(), boxes = new Map();
   const plane = svg.appendChild(document.createElementNS(NS, "g"));
 
   const number = value => {
@@ -125,14 +127,23 @@
 
   const OVERLAYS = { macs: n => n.macs, parameters: n => n.parameters, bytes: n => n.bytes_moved, activations: n => n.activation_bytes,
     intensity: n => n.bytes_moved ? (2 * n.macs + n.flops) / n.bytes_moved : 0 };
+  for (const given of data.overlays) OVERLAYS[given.key] = node => given.values[node.id];
+  const logarithmic = new Set(data.overlays.filter(given => given.logarithmic).map(given => given.key));
   function paint() {
-    const value = OVERLAYS[overlay];
-    let most = 0;
-    for (const id of boxes.keys()) if (value && !(opened.has(id) && levels[id])) most = Math.max(most, value(byId(id)));
+    const value = OVERLAYS[overlay], values = new Map();
+    let most = 0, least = Infinity;
+    for (const id of value ? boxes.keys() : []) {
+      const amount = opened.has(id) && levels[id] ? null : value(byId(id));
+      if (amount === null || amount === undefined) continue;
+      values.set(id, amount);
+      most = Math.max(most, amount);
+      if (amount > 0) least = Math.min(least, amount);
+    }
+    const share = amount => amount <= 0 ? 0 : !logarithmic.has(overlay) ? Math.sqrt(amount / most) :
+      most > least ? 0.15 + 0.85 * Math.log(amount / least) / Math.log(most / least) : 1;
     for (const [id, { rect }] of boxes) {
-      const closed = !(opened.has(id) && levels[id]);
-      rect.style.fill = value && closed && most ?
-        `color-mix(in srgb, var(--hot) ${Math.round(95 * Math.sqrt(value(byId(id)) / most))}%, var(--module))` : "";
+      rect.style.fill = values.has(id) && most ?
+        `color-mix(in srgb, var(--hot) ${Math.round(95 * share(values.get(id)))}%, var(--module))` : "";
     }
   }
 
@@ -153,7 +164,13 @@
     picked = id;
     const now = boxes.get(id);
     if (now && id) now.rect.classList.add("picked");
-    if (show) describe(byId(id));
+    if (show) { describe(byId(id)); chosen(id, data.pairs); }
+  }
+  function alone() { // what is chosen in the other graph is not in this one
+    const old = boxes.get(picked);
+    if (old) old.rect.classList.remove("picked");
+    panel.replaceChildren();
+    panel.appendChild(document.createElement("p")).textContent = "Not in this model.";
   }
   function describe(node) {
     panel.replaceChildren();
@@ -175,6 +192,7 @@
     if (node.activation_bytes) add("Activations", exact(node.activation_bytes) + " bytes" + each);
     if (node.bytes_moved) add("Intensity", number((2 * node.macs + node.flops) / node.bytes_moved) + " FLOPs per byte");
     if (node.kind === "module") add("Operators", exact(node.operators));
+    for (const given of data.overlays) add(given.title[0].toUpperCase() + given.title.slice(1), given.texts[node.id]);
     add("Defined in", node.source); add("Remark", node.remark);
     if (levels[node.id] && node.id) {
       const button = panel.appendChild(document.createElement("button"));
@@ -182,11 +200,12 @@
       button.onclick = () => { toggle(node.id); describe(node); };
     }
   }
-  function reveal(id) {
+  function reveal(id, tell = true) {
     let changed = false;
     for (let at = byId(id).parent; at > 0; at = byId(at).parent) if (!opened.has(at)) { opened.add(at); forget(at); changed = true; }
     if (changed) render();
-    pick(id);
+    pick(id, tell);
+    if (!tell) describe(byId(id));
     const box = boxes.get(id), room = canvas.getBoundingClientRect();
     if (!box) return;
     view.k = Math.max(view.k, 0.8);
@@ -258,4 +277,12 @@
   render(); fit();
   if (broken) reveal(broken.id); else describe(byId(0));
   host.dataset.ready = "yes";
+  return { reveal, alone };
+}
+const hosts = Array.from(document.querySelectorAll(".graph"));
+hosts.forEach((host, at) => viewers.push(viewer(host, (id, pairs) => {
+  const other = pairs && viewers[1 - at];
+  if (!other) return;
+  if (pairs[id] === undefined) other.alone(); else other.reveal(pairs[id], false);
+})));
 })();

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from modelprobe.graph.graph import ModelGraph
+from modelprobe.graph.graph import GraphOverlay, ModelGraph
 from modelprobe.graph.levels import levels_of
+from modelprobe.graph.overlays import differences_between, pairs_of
 from modelprobe.report.blocks import plain
 
 OVERLAYS = {
@@ -20,9 +21,28 @@ OVERLAYS = {
 }  # fmt: skip
 
 
-def page_of(graph: ModelGraph, opened: Collection[int], across: bool = False) -> str:
+def page_of(
+    graph: ModelGraph, opened: Collection[int], across: bool = False, overlays: Sequence[GraphOverlay] = ()
+) -> str:
     """The page, with the boxes of `opened` open. It loads nothing, and runs no script but its own."""
-    return whole_page(graph.model, viewer_of(graph, opened, across), styles())
+    return whole_page(graph.model, viewer_of(graph, opened, across, overlays), styles())
+
+
+def page_of_two(
+    graphs: tuple[ModelGraph, ModelGraph], opened: Sequence[Collection[int]], across: bool = False,
+    overlays: Sequence[GraphOverlay] = (),
+) -> str:  # fmt: skip
+    """Two graphs beside each other: what is chosen in one is chosen in the other, and colours show what differs.
+
+    `overlays` are of the first.
+    """
+    pairs = pairs_of(*graphs)
+    back = {other: one for one, other in pairs.items()}
+    between = differences_between(*graphs, pairs), differences_between(*graphs[::-1], back)
+    sides = zip(graphs, opened, ((*overlays, between[0]), between[1:]), (pairs, back), strict=True)
+    body = "".join(viewer_of(graph, open_, across, own, pair) for graph, open_, own, pair in sides)
+    title = " | ".join(graph.model for graph in graphs)
+    return whole_page(title, f'<div class="two-graphs">{body}</div>', styles())
 
 
 def whole_page(title: str, body: str, style: str, more: tuple[str, ...] = ()) -> str:
@@ -38,9 +58,21 @@ def whole_page(title: str, body: str, style: str, more: tuple[str, ...] = ()) ->
     )
 
 
-def viewer_of(graph: ModelGraph, opened: Collection[int], across: bool = False) -> str:
-    """The viewer's elements and its data, for a page of one's own."""
-    choices = "".join(f'<option value="{value}">{word}</option>' for value, word in OVERLAYS.items())
+def viewer_of(
+    graph: ModelGraph, opened: Collection[int], across: bool = False, overlays: Sequence[GraphOverlay] = (),
+    pairs: Mapping[int, int] | None = None,
+) -> str:  # fmt: skip
+    """The viewer's elements and its data, for a page of one's own. The first of `overlays` colours it at once.
+
+    `pairs` says of each box which one of the page's other viewer is chosen with it.
+    """
+    words = {**OVERLAYS, **{overlay.key: overlay.title for overlay in overlays}}
+    first = overlays[0].key if overlays else ""
+    choices = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == first else ""}>{escape(word)}</option>'
+        for value, word in words.items()
+    )
+    data = {**_data(graph, opened, across), "overlays": plain(overlays), "pairs": pairs}
     facts = f"{graph.operators:,} operators, {len(graph.nodes):,} boxes, {len(graph.edges):,} edges"
     failure = f'<div class="failure">{escape(graph.failure)}</div>' if graph.failure else ""
     return (
@@ -51,8 +83,8 @@ def viewer_of(graph: ModelGraph, opened: Collection[int], across: bool = False) 
         '<div class="canvas" tabindex="0" aria-label="graph: double click or Enter opens a box, / searches, j and k '
         'step, + - 0 zoom"><svg role="img"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
         'markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0L8 4L0 8z"/></marker></defs></svg>'
-        '<ul class="found"></ul></div><aside></aside></div>'
-        f'<script type="application/json" id="graph-data">{_script_json(_data(graph, opened, across))}</script>'
+        '<ul class="found"></ul></div><aside></aside>'
+        f'<script type="application/json" class="graph-data">{_script_json(data)}</script></div>'
     )
 
 

@@ -16,6 +16,7 @@ from modelprobe.graph.build import graph_of
 from modelprobe.graph.files import content_of
 from modelprobe.graph.overview.gather import overview_of
 from modelprobe.graph.overview.page import overview_page
+from modelprobe.graph.page import page_of_two
 from tests.graph.test_hostile_names import hostile_graph, hostile_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -124,4 +125,21 @@ def test_the_report_at_every_width(browser: Any, tmp_path: Path, width: int, dar
     assert page.locator("details.part[open]").count() == 0
     page.locator("button.copy").click()
     page.locator("button.copy", has_text="Copied").wait_for(timeout=5000)
+    assert not said
+
+
+def test_two_models_are_chosen_together(browser: Any, tmp_path: Path) -> None:
+    nets = [nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, width))) for width in (4, 6)]
+    graphs = [graph_of(trace(net, torch.zeros(1, 8))) for net in nets]
+    path = tmp_path / "two.html"
+    path.write_text(page_of_two((graphs[0], graphs[1]), ([0], [0])), encoding="utf-8")
+    page, said = shown(browser, path)
+    first, second = (page.locator(".graph").nth(at) for at in range(2))
+    for side, other, figure in ((first, second, "54"), (second, first, "36")):
+        side.locator("input").fill("1.1")
+        side.locator(".found li").first.click()
+        assert side.locator("aside h2").inner_text() == other.locator("aside h2").inner_text() == "1 Linear"
+        assert figure in other.locator("aside").inner_text()
+        assert other.locator("rect.picked").count() == 1
+    assert "parameters 36 | 54" in first.locator("aside").inner_text()
     assert not said

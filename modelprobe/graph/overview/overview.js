@@ -19,7 +19,7 @@
     setTimeout(() => { copy.textContent = "Copy as Markdown"; }, 1500);
   };
 
-  const nodes = JSON.parse(document.getElementById("graph-data").textContent).nodes;
+  const nodes = JSON.parse(find(".graph-data").textContent).nodes;
   const cells = find(".icicle .cells"), amount = find(".icicle select"), said = find(".icicle output");
   const kids = nodes.map(() => []);
   for (const node of nodes) if (node.parent >= 0) kids[node.parent].push(node.id);

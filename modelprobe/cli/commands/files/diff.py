@@ -11,7 +11,7 @@ import typer
 from modelprobe import console
 from modelprobe.cli.file_options import WEIGHTS
 from modelprobe.cli.options import TARGET, ReportOptions, TopOpt, option
-from modelprobe.errors import BadInput, Difference
+from modelprobe.errors import BadInput, Differs
 
 EXAMPLES = (
     "modelprobe diff samples/digit_cnn.pth samples/digit_vit.pth",
@@ -77,4 +77,4 @@ def command(
         result = diff_weights(a, b, branches=branch or (), tolerance=tolerance, top=top)
     report.emit(replace(result.report(), env=brief()))
     if result.differ:
-        raise Difference(f"{a} and {b} differ; --tolerance allows for small differences")
+        raise Differs(f"{a} and {b} differ; --tolerance allows for small differences")

@@ -22,7 +22,7 @@ from modelprobe.cli.options import (
     SetOpt,
     option,
 )
-from modelprobe.errors import Difference
+from modelprobe.errors import Differs
 
 if TYPE_CHECKING:
     from modelprobe.model.build import TargetRequest
@@ -120,4 +120,4 @@ def command(
     report.emit(result.report())
     if result.culprit is not None:
         where = result.culprit.path_b or result.culprit.path_a or "the model itself"
-        raise Difference(f"{a} and {b} part at {result.culprit.operator} in {where}")
+        raise Differs(f"{a} and {b} part at {result.culprit.operator} in {where}")

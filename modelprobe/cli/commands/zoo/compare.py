@@ -104,7 +104,9 @@ def command(
         models.append(compared(target, trace, known.top1 if known is not None and not inputs else None))
         traces.append(trace)
         notes += [replace(note, text=f"{target}: {note.text}") for note in trace.notes]
-    layers = aligned_layers(traces[0], traces[1], DEFAULT_DEPTH if depth is None else depth) if by == "layer" else ()
+    levels = report.depth(depth)
+    levels = DEFAULT_DEPTH if levels is None else levels
+    layers = aligned_layers(traces[0], traces[1], levels) if by == "layer" else ()
     result = CompareResult(tuple(models), layers, notes=tuple(notes), env=brief())
     report.emit((_charted(result, plot, report.force) if plot is not None else result).report())
 
