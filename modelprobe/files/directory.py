@@ -108,8 +108,8 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
     """The directory `path` for the work that `question` describes; it is made when the first file is written.
 
     One with files of others in it is refused without `force`; with it new files are put beside them, and only files of
-    the same names are replaced. One that the same question began is gone on with, unless `force` asks for all anew.
-    Raises BadInput.
+    the same names are replaced. One that the same question began is gone on with, unless `force` asks for all anew;
+    where a file that the question is about has changed, everything is looked at anew. Raises BadInput.
     """
     try:
         exists, is_folder = path.exists() or path.is_symlink(), path.is_dir()
@@ -119,8 +119,11 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
     if exists and not is_folder:
         raise BadInput(f"{path} is a file", "-o names a directory for the images; the report goes to stdout")
     known = _manifest(path) if MANIFEST in there else None
-    same = not force and known is not None and known.get("question") == json.loads(json.dumps(question))
-    if there and not same and not force:
+    asked = json.loads(json.dumps(question))
+    before = known.get("question") if known is not None else None
+    same = not force and before == asked
+    changed = isinstance(before, dict) and _typed(before) == _typed(asked)  # a file that it is about
+    if there and not same and not force and not changed:
         if known is not None:
             raise BadInput(f"{path} holds the images of another command line", "choose another -o, or --force")
         raise BadInput(
@@ -131,6 +134,11 @@ def open_folder(path: Path, question: Mapping[str, Any], force: bool = False) ->
     if not exists:
         folder.try_out()
     return folder
+
+
+def _typed(question: Mapping[str, Any]) -> dict[str, Any]:
+    """The question without the state of the files that are named in it."""
+    return {key: value[0] if isinstance(value, list) and value else value for key, value in question.items()}
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

@@ -36,6 +36,9 @@ PERCENTILES = {90: 64, 99: 662}
 LEAST_SAMPLES, MAX_SAMPLES = 3, 2000
 EVENT_PASSES = 50
 
+ABOVE_PEAK = 1.1
+"""Times the measured peak from which a rate is doubted."""
+
 T = TypeVar("T")
 INFERENCE = MemoryRequest()
 
@@ -189,6 +192,12 @@ def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: s
     else:
         cost = training_cost(trace)
         what, macs, flops, rates = "training step", cost.macs, cost.flops, None
+    if rates is not None and rates.peaks is not None and rates.flops_per_s > ABOVE_PEAK * rates.peaks.flops_per_s:
+        text = (
+            "Arithmetic above the measured peak: the timed passes may do less than the recorded one, or the peak was "
+            "measured while the machine was busy; modelprobe env --peaks measures it again."
+        )
+        notes.append(Note(text, Level.WARNING))
     return ProfileResult(
         model, what, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
         raw.batch / median, macs, flops / median, raw.samples_s, raw.setting, raw.interrupted, raw.peak_bytes,

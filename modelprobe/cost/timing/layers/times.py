@@ -81,7 +81,7 @@ class LayerTimes:
     """Where the median goes. `instrumented_s` is a pass under the profiler with `events`, `plain_s` one without.
 
     `scale` brought the sum of all times, after the profiler's own, to the median. `mapped` operators of `recorded` have
-    a time of their own, `grouped` share one with others.
+    a time of their own, `grouped` share one with others. `alike` is the share of passes that ran the same operators.
     """
 
     by: str
@@ -94,6 +94,7 @@ class LayerTimes:
     recorded: int
     mapped: int
     grouped: int
+    alike: float
     layers: tuple[LayerTime, ...]
     operators: tuple[OperatorTime, ...]
     shown: tuple[int | None, int | None]
@@ -131,6 +132,12 @@ class LayerTimes:
         missing = self.recorded - self.mapped - self.grouped
         if missing:
             yield Note(f"{missing:,} of {self.recorded:,} recorded operators were not seen again.", Level.WARNING)
+        if self.alike < ALIKE:
+            yield Note(
+                f"The forward is not the same each time: no more than {self.alike:.0%} of the profiled passes ran the "
+                "same operators. Times are means over passes, costs those of the recorded one.",
+                Level.WARNING,
+            )
         if abs(self.scale - 1) > SCALED_MUCH:
             yield Note(
                 f"The profiled passes and the plain ones differ by {abs(1 / self.scale - 1):.0%} beyond what the "
@@ -140,6 +147,9 @@ class LayerTimes:
 
 
 SCALED_MUCH = 0.1
+
+ALIKE = 0.75
+"""Share of passes that run the same operators below which a forward is said to differ from pass to pass."""
 
 MOST_OF_AN_EVENT = 1e-5
 """Seconds that noting an event takes at most; beyond that the machine did something else."""
@@ -210,7 +220,9 @@ def reconciled(
     ]
     if on_gpu and median_s > busy:
         made.append(TimedPiece(IDLE, "", "", -1, (), TimedCost(median_s - busy)))
-    return Reconciled(trace, tuple(made), median_s, plain_s, len(passes), whole, events, scale)
+    kinds = Counter(frozenset(Counter((p.call, p.operator, p.ops) for p in pieces).items()) for pieces in passes)
+    alike = max(kinds.values()) / len(passes)
+    return Reconciled(trace, tuple(made), median_s, plain_s, len(passes), whole, events, scale, alike)
 
 
 def _fastest_half(values: Sequence[float]) -> list[float]:
@@ -244,6 +256,7 @@ class Reconciled:
     instrumented_s: float
     events: int
     scale: float
+    alike: float = 1.0
 
     def rollup(self) -> Rollup[TimedCost]:
         """The pieces added up in every way."""
@@ -271,11 +284,12 @@ class Reconciled:
             )
             for place in rollup.rows("operator")
         )  # fmt: skip
-        mapped = sum(len(piece.ops) == 1 for piece in self.pieces)
-        grouped = sum(len(piece.ops) for piece in self.pieces if len(piece.ops) > 1)
+        own = {piece.ops[0] for piece in self.pieces if len(piece.ops) == 1}
+        mapped = len(own)
+        grouped = len({index for piece in self.pieces if len(piece.ops) > 1 for index in piece.ops} - own)
         return LayerTimes(
             by, self.median_s, self.plain_s, self.passes, self.instrumented_s, self.events, self.scale,
-            len(trace.ops), mapped, grouped, layers, operators, (depth, top),
+            len(trace.ops), mapped, grouped, self.alike, layers, operators, (depth, top),
         )  # fmt: skip
 
 

@@ -125,6 +125,21 @@ def test_an_interrupted_run_goes_on(cli: CommandLine, monkeypatch: pytest.Monkey
     assert [picture["resumed"] for picture in again["pictures"]] == [True, False, True]
 
 
+def test_weights_that_changed_are_looked_at_anew(cli: CommandLine) -> None:
+    import torch
+
+    from samples.models import TinyCNN
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(TinyCNN().state_dict(), "weights.pth")
+        command = ("features", CNN, "--weights", "weights.pth", "--layers", "head", "--image", SHAPES, *SMALL)
+        found = json.loads(cli(*command, "-o", "out", "-f", "json").out)
+        assert [picture["resumed"] for picture in found["pictures"]] == [False]
+    again = json.loads(cli(*command, "-o", "out", "-f", "json").out)
+    assert [picture["resumed"] for picture in again["pictures"]] == [True]
+
+
 def test_one_bad_picture_does_not_stop_the_rest(cli: CommandLine) -> None:
     Path("bad.png").write_bytes(b"no picture")
     Image.new("L", (50, 40), 7).save("good.png")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,4 +191,30 @@ def test_the_command_shows_both_tables(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_prediction_has_no_layers_that_ran(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "samples/models.py:TinyCNN", "--predict", "rtx4090", "--by", "layer"]) == 2
-    assert "leave out --against, --by" in capsys.readouterr().err
+    assert "leave out --by" in capsys.readouterr().err
+
+
+class Skipping(nn.Module):
+    """Each layer runs half of the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            if random.random() < 0.5:
+                x = x + layer(x)
+        return x
+
+
+def test_a_forward_that_differs_from_pass_to_pass_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = "import random\nimport torch\nfrom torch import nn\n\n" + inspect.getsource(Skipping)
+    (tmp_path / "net.py").write_text(source)
+    line = ["profile", f"{tmp_path}/net.py:Skipping", "--input", "8x64", "--by", "layer", "--seconds", "0.2"]
+    assert main([*line, "--threads", "1", "-f", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    layers = found["layers"]
+    assert layers["alike"] < 0.75
+    assert layers["mapped"] + layers["grouped"] <= layers["recorded"]
+    assert any("not the same each time" in note["text"] for note in found["notes"])
