@@ -157,20 +157,31 @@ def profile(
     kwargs: Mapping[str, Any] | None = None,
     seconds: float = 2.0,
     threads: int | None = None,
+    train: bool = False,
+    optimizer: str = "sgd",
+    freeze: str | Sequence[str] = (),
+    loss: Callable[[Any], Any] | None = None,
+    amp: bool = False,
+    channels_last: bool = False,
+    compile: bool = False,
+    by: str | None = None,
 ) -> ProfileResult:
     """Time of `model(*inputs, **kwargs)` where the model is, in eval mode without gradients: median, spread, samples.
 
-    `seconds` is about how long samples are taken, `threads` those of the CPU. The model is left as it was.
-    Raises BadInput for no thread, ModelRaised.
+    `seconds` is about how long samples are taken, `threads` those of the CPU. `train` times a training step, whose
+    `optimizer`, `freeze` and `loss` are as for `estimate_memory`; `amp`, `channels_last` and `compile` say how it is
+    run. `by` ("layer" or "operator") adds where the time of a forward goes. The model is left as it was.
+    Raises BadInput for a setting that cannot be, ModelRaised.
     """
-    from modelprobe.cost.timing.measure import result_of, timed
+    from modelprobe.cost.timing.of_module import profile_module
     from modelprobe.cost.timing.passes import TimingSetting
 
-    place = next((str(parameter.device) for parameter in model.parameters()), "cpu")
-    env = {**brief(), "model": class_name(model), "device": place, "mode": "eval"}
-    setting = TimingSetting(threads)
-    raw = timed(model, *inputs, kwargs=kwargs or {}, device="real", notes=(), env=env, seconds=seconds, setting=setting)
-    return result_of(raw, trace(model, *inputs, kwargs=kwargs), class_name(model), place)
+    setting = TimingSetting(threads, amp, channels_last, compile)
+    if train:
+        place = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
+        setting = replace(setting, step=replace(step_setting(optimizer, frozen, place), loss=loss))
+    return profile_module(model, inputs, dict(kwargs or {}), seconds, setting, by)
 
 
 def save_trace(recorded: Trace, path: str | Path, force: bool = False) -> None:

@@ -42,6 +42,10 @@ FlameOpt = Annotated[
     Path | None,
     option("--flame", metavar="FILE.html", panel=OUTPUT, help="A flame graph by module, a page that loads nothing."),
 ]
+TensorboardOpt = Annotated[
+    Path | None,
+    option("--tensorboard", metavar="DIR", panel=OUTPUT, help="Figures, samples and the trace for TensorBoard."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,7 @@ class LayerOptions:
 
     trace: ChromeOpt = None
     flame: FlameOpt = None
+    tensorboard: TensorboardOpt = None
 
     def check(self, force: bool) -> None:
         """Raise BadInput for a file that has another suffix, or that exists."""
@@ -67,6 +72,10 @@ class LayerOptions:
             if not path.name.lower().endswith(suffixes):
                 raise BadInput(f"{path} has another suffix than {suffixes[0]}", f"name it with {suffixes[0]}")
             check_target(path, force=force)
+        if self.tensorboard is not None:
+            from modelprobe.cost.timing.layers.tensorboard import check_tensorboard
+
+            check_tensorboard(self.tensorboard)
 
     @property
     def are_given(self) -> bool:
@@ -87,6 +96,10 @@ class LayerOptions:
         self._write(profiled, report.force)
         times = profiled.times.times(self.by or "layer", report.depth(self.depth), self.top)
         found = replace(found, layers=times)
+        if self.tensorboard is not None:
+            from modelprobe.cost.timing.layers.tensorboard import write_tensorboard
+
+            write_tensorboard(self.tensorboard, found, profiled.profiler)
         if found.rates is None or found.rates.peaks is None:
             return found
         note = "Bytes are those of the recorded types: autocast moves fewer." if setting.amp else ""

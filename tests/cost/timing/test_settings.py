@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+import modelprobe
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.timing import batches, passes
 from modelprobe.cost.timing.passes import TimingSetting, prepare_pass
+from modelprobe.errors import BadInput
 from tests.command_line import SAMPLES, CommandLine, said
 
 NET = f"{SAMPLES}:TinyCNN"
@@ -248,3 +250,21 @@ def test_a_batch_that_the_model_refuses_leaves_the_others(cli: CommandLine, tmp_
         found = json.loads(answer.out)
         assert found["profiles"][0]["batch"] == 1
         assert any("A batch of 8 was not timed" in note["text"] for note in found["notes"])
+
+
+def test_the_python_function_takes_the_settings_of_the_command() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4))
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    x = torch.rand(2, 3, 16, 16)
+    step = modelprobe.profile(net, x, seconds=0.05, threads=1, train=True, optimizer="adam", amp=True)
+    assert (step.what, step.setting) == ("training step", ("autocast",))
+    assert step.macs > 2 * modelprobe.count_flops(net, x).macs
+    layers = modelprobe.profile(net, x, seconds=0.05, threads=1, by="layer").layers
+    assert layers is not None
+    assert {one.path for one in layers.layers} == {"", "0", "1", "2", "3"}
+    assert sum(one.exclusive_s for one in layers.layers) == pytest.approx(layers.median_s)
+    for wrong in ({"by": "line"}, {"by": "layer", "train": True}):
+        with pytest.raises(BadInput):
+            modelprobe.profile(net, x, **wrong)
+    assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))

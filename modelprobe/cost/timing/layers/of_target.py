@@ -19,6 +19,7 @@ from modelprobe.cost.timing.passes import TimingSetting, prepare_pass
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, record, record_with
 from modelprobe.report.blocks import Note
+from modelprobe.tracing.records import Trace
 
 LEAST_BLOCKS, MOST_BLOCKS = 2, 20
 
@@ -37,23 +38,29 @@ def profile_layers(loaded: LoadedModel, whole: ProfileResult, seconds: float, se
 
     Raises BadInput when the profiler saw nothing.
     """
-    blocks = max(LEAST_BLOCKS, min(MOST_BLOCKS, round(seconds / (2 * BLOCK) / whole.median_s)))
+    profiling = partial(profile_passes, seconds=seconds, median_s=whole.median_s, setting=setting)
     with working(f"profiling {loaded.target.name}"):
-        passes = record_with(loaded, partial(_profiled, blocks=blocks, setting=setting), "eval")
+        passes = record_with(loaded, profiling, "eval")
+    on_gpu = whole.device.startswith("cuda")
+    return ProfiledTarget(layer_times(record(loaded), passes, whole.median_s, on_gpu), passes.profiler)
+
+
+def layer_times(trace: Trace, passes: ProfiledPasses, median_s: float, on_gpu: bool) -> Reconciled:
+    """The pieces of the recorded forward with their times. Raises BadInput when the profiler saw nothing."""
     if not passes.trees:
         raise BadInput(
             "torch's profiler saw nothing of the run", "another profiler may be active in this process; stop it first"
         )
-    trace = record(loaded)
-    on_gpu = whole.device.startswith("cuda")
     pieces = [aligned_pieces(trace, tree) for tree in passes.trees]
-    return ProfiledTarget(reconciled(trace, pieces, whole.median_s, on_gpu, passes.slower), passes.profiler)
+    return reconciled(trace, pieces, median_s, on_gpu, passes.slower)
 
 
-def _profiled(
+def profile_passes(
     model: nn.Module, /, *args: Any, kwargs: Mapping[str, Any], device: str, notes: Sequence[Note],
-    env: Mapping[str, Any], blocks: int, setting: TimingSetting,
+    env: Mapping[str, Any], seconds: float, median_s: float, setting: TimingSetting,
 ) -> ProfiledPasses:  # fmt: skip
+    """Passes under torch's profiler for about `seconds`, where a plain one takes `median_s`."""
+    blocks = max(LEAST_BLOCKS, min(MOST_BLOCKS, round(seconds / (2 * BLOCK) / median_s)))
     one = prepare_pass(model, *args, kwargs=kwargs, device=device, notes=notes, env=env, setting=setting)
     with closing(one), one.active():
         return profiled_passes(model, one.step, one.wait, blocks)

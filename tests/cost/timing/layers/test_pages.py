@@ -72,3 +72,22 @@ def test_the_flame_graph_loads_nothing_and_escapes_names(tmp_path: Path, capsys:
     assert "--force" in capsys.readouterr().err
     assert main([*LINE, "--flame", str(tmp_path / "flame.pdf")]) == 2
     assert "name it with .html" in capsys.readouterr().err
+
+
+def test_what_tensorboard_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    line = ["profile", "samples/models.py:TinyCNN", "--input", "16", "--seconds", "0.1", "--threads", "1"]
+    assert main([*line, "--tensorboard", str(tmp_path / "runs"), "-f", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    events = EventAccumulator(str(tmp_path / "runs")).Reload()
+    (median,) = events.Scalars("profile/median_s")
+    assert median.value == pytest.approx(found["median_s"])
+    assert len(events.Scalars("profile/samples_s")) == len(found["samples_s"])
+    assert events.Scalars("exclusive_s/head")[0].value > 0
+    assert "**Median**" in events.Tensors("profile/report/text_summary")[0].tensor_proto.string_val[0].decode()
+    trace = json.loads((tmp_path / "runs" / "TinyCNN.pt.trace.json").read_text())
+    assert any(event.get("name") == "aten::conv2d" for event in trace["traceEvents"])
+    (tmp_path / "file").write_text("")
+    assert main([*line, "--tensorboard", str(tmp_path / "file")]) == 2
+    assert "--tensorboard names a directory" in capsys.readouterr().err
