@@ -33,6 +33,8 @@ _IN_PLACE = frozenset(
         "geometric_",
     ]
 )
+_ARITHMETIC = frozenset(["add_", "sub_", "mul_", "div_", "clamp_", "clip_", "fill_", "zero_"])
+"""What initialisers do to random numbers; with a number it changes values alone."""
 _RANDOM_FACTORIES = (torch.randn, torch.rand)
 
 
@@ -47,10 +49,13 @@ class _SkipInit(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if getattr(func, "__name__", "") in _IN_PLACE:
+        name = getattr(func, "__name__", "")
+        if name in _IN_PLACE:
             subject = args[0] if args else named.get("tensor")
             if isinstance(subject, torch.Tensor) and subject.is_meta:
                 return subject
+        elif name in _ARITHMETIC and _changes_values_alone(args, named):
+            return args[0]
         elif func in _RANDOM_FACTORIES and _is_meta(named.get("device")) and named.get("out") is None:
             named.pop("generator", None)
             return torch.empty(*args, **named)
@@ -88,6 +93,15 @@ def imports_as_ever() -> Iterator[None]:
 def skipping() -> TorchFunctionMode:
     """The same for tensors that come to meta in another way: factories still make real ones."""
     return _SkipInit()
+
+
+def _changes_values_alone(args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether the subject is a meta tensor that may be written to, and the rest are numbers."""
+    if not args or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
+        return False
+    if args[0].requires_grad and torch.is_grad_enabled():  # torch refuses that for parameters
+        return False
+    return all(value is None or isinstance(value, (int, float)) for value in (*args[1:], *named.values()))
 
 
 def _is_meta(device: Any) -> bool:

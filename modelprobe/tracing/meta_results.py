@@ -6,9 +6,11 @@ where an operator was given the same shapes, strides, dtypes and numbers before,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -55,17 +57,44 @@ class KnownIndices:
                 self.largest[outputs[0].value] = self.largest[inputs[0].value] + shift
 
 
-class MetaResults:
-    """Calls operators, and lets them compute their results once."""
+MAX_SHARED_RESULTS = 100_000
+"""Results that a process keeps for later recordings: some 100 MB."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], _Results | None] = {}
+_Known: TypeAlias = "dict[tuple[Any, ...], _Results | None]"
+_SHARED: ContextVar[_Known | None] = ContextVar("_SHARED", default=None)
+
+
+@contextmanager
+def shared_results() -> Iterator[None]:
+    """Recordings in the body know the results of all that were made so in this process: networks are much alike."""
+    known = _of_process()
+    if len(known) > MAX_SHARED_RESULTS:
+        known.clear()
+    token = _SHARED.set(known)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+@cache
+def _of_process() -> _Known:
+    return {}
+
+
+class MetaResults:
+    """Calls operators, and lets them compute their results once. `purpose` names what else they depend on."""
+
+    def __init__(self, purpose: str = "") -> None:
+        self._purpose = purpose
+        shared = _SHARED.get()
+        self._known: _Known = {} if shared is None else shared
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What `func(*args, **kwargs)` returns; for operators whose schema tells of no writing and no sharing."""
         if func in _NARROW:
             func = partial(_in_half_precision, func)
-        given: list[Any] = [getattr(func, "args", func), torch.get_default_dtype()]
+        given: list[Any] = [self._purpose, getattr(func, "args", func), torch.get_default_dtype()]
         if not _describe(args, given) or (kwargs and not _describe(kwargs.items(), given)):
             return func(*args, **kwargs)
         key = tuple(given)
@@ -133,12 +162,20 @@ def _layouts(out: Any, args: Iterable[Any]) -> _Results | None:
     for tensor in out if several else (out,):
         if tensor is None and several:
             layouts.append(None)
-        elif type(tensor) is Tensor and _is_plain(tensor) and tensor.untyped_storage()._cdata not in memories:
+        elif type(tensor) is Tensor and _is_plain(tensor) and _owns_its_memory(tensor, memories):
             memories.add(tensor.untyped_storage()._cdata)
             layouts.append((tuple(tensor.shape), tensor.stride(), tensor.dtype))
         else:
             return None
     return _Results(several, tuple(layouts))
+
+
+def _owns_its_memory(tensor: Tensor, memories: set[int]) -> bool:
+    """Whether a tensor has memory of its own, and no more of it than it needs."""
+    memory = tensor.untyped_storage()
+    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = extent * tensor.element_size() if tensor.numel() else 0
+    return memory._cdata not in memories and memory.nbytes() == needed
 
 
 def _argument_tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelprobe.model.build import TargetRequest, load_model, record
+from modelprobe.tracing.meta_results import shared_results
 
 
+@shared_results()
 def flops_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:
     """Costs of a forward pass. Raises ProbeError where the model cannot be built or run."""
     loaded = load_model(TargetRequest(target, inputs=tuple(inputs), batch=batch))

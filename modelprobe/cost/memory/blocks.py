@@ -30,7 +30,9 @@ from modelprobe.errors import ModelRaised
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.autograd import LEAF, Numbered
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
+from modelprobe.tracing.dispatch import describe_operator
 from modelprobe.tracing.failures import explained, mode_raised, model_errors, wants_gradients
+from modelprobe.tracing.meta_results import MetaResults
 from modelprobe.tracing.module_calls import watch
 from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
@@ -47,6 +49,7 @@ def record_memory(
     step: StepSetting | None = None,
     like: str = "cpu",
     amp: bool = False,
+    kernels: bool = True,
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -54,7 +57,8 @@ def record_memory(
     """Run `model(*args, **kwargs)` once without gradients, or the training steps of `step`, and follow its memory.
 
     `device` is as for `trace`; `like` names the device whose attention kernels are taken: cpu or cuda. `amp` runs the
-    forward under its autocast.
+    forward under its autocast. Without `kernels`, what kernels take inside a call is left out: the rest is the same on
+    every processor.
     Raises BadInput when nothing would train, ModelRaised when the model raises.
     """
     model, said = unwrapped(model)
@@ -66,7 +70,7 @@ def record_memory(
     setting = Setting(device, step is not None, notes=(*notes, *said), env={**(env or {}), **more})
     if amp and step is not None:
         step = replace(step, autocast=like)
-    record = partial(_followed, step=step, like=like, amp=amp)
+    record = partial(_followed, step=step, like=like, amp=amp, kernels=kernels)
     try:
         return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
     except ModelRaised as raised:
@@ -96,9 +100,10 @@ _Mode: Any = TorchDispatchMode  # whose methods have no types in some releases o
 class _Follower(_Mode):  # type: ignore[misc]
     """The dispatch mode; `phase` is set from outside."""
 
-    def __init__(self, running: Numbered, homes: dict[int, str], like: str) -> None:
+    def __init__(self, running: Numbered, homes: dict[int, str], like: str, kernels: bool) -> None:
         super().__init__()
         self._like = like
+        self._kernels_of = like if kernels else ""
         self.blocks: list[MemoryBlock] = []
         self.events: list[MemoryEvent] = []
         self.phase, self.step = "start", 0
@@ -108,6 +113,7 @@ class _Follower(_Mode):  # type: ignore[misc]
         self._operator = self._module = ""
         self.unregistered: dict[int, nn.Parameter] = {}
         self.open = True
+        self._results, self._pure = MetaResults(f"memory of {like}"), dict[Any, bool]()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -115,7 +121,9 @@ class _Follower(_Mode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._operator, self._module = str(func.name()).replace("::", ".").partition("/")[0], self._where()
-        out = func(*args, **(kwargs or {}))
+        if (pure := self._pure.get(func)) is None:
+            pure = self._pure[func] = describe_operator(func).pure
+        out = self._results.call(func, args, kwargs or {}) if pure else func(*args, **(kwargs or {}))
         if self._operator in FORMAT_KEPT:
             operands = args[: FORMAT_KEPT[self._operator]]
             if isinstance(out, Tensor):
@@ -130,16 +138,16 @@ class _Follower(_Mode):  # type: ignore[misc]
             if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes:
                 self.unregistered[id(tensor)] = tensor
                 self.note((tensor,), "weight")
-        if self._like == "cpu" and self._operator in LAYERS_OF_CPU:
+        if self._kernels_of == "cpu" and self._operator in LAYERS_OF_CPU:
             inside, workspace = layer_of_cpu(self._operator, func, args)
             self._inside_kernel(inside)
             if self._operator == LAYER and out[3].is_meta:
                 out = (*out[:3], out[3].new_empty(workspace, dtype=torch.uint8))
-        elif self._like == "cpu":
+        elif self._kernels_of == "cpu":
             self._inside_kernel(bytes_inside(self._operator, func, args, kwargs or {}))
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
-        if self._like == "cuda":
+        if self._kernels_of == "cuda":
             self._inside_kernel(workspace_of_gpu(self._operator, args, out))
         return out
 
@@ -248,8 +256,9 @@ def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _followed(
-    model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str, amp: bool
-) -> MemoryTrace:
+    model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str, amp: bool,
+    kernels: bool,
+) -> MemoryTrace:  # fmt: skip
     meta = setting.device == "meta"
     with ExitStack() as stack:
         stack.enter_context(restored(model))
@@ -271,7 +280,7 @@ def _followed(
             stack.enter_context(checkpointing(model, step.checkpointed))
         running = _Calls(lambda: 0, lambda tensor: True)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
-        follower = _Follower(running, homes, like)
+        follower = _Follower(running, homes, like, kernels)
         follower.note(parameters.values(), "weight")
         follower.note((buffer for buffer in model.buffers() if isinstance(buffer, Tensor)), "buffer")
         follower.note((tensor for _, tensor in given_leaves((args, kwargs))), "input")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from modelprobe.console import progress, stdout_kept
 from modelprobe.cost.memory.blocks import record_memory
 from modelprobe.cost.memory.estimate import MemoryResult, estimate_of
 from modelprobe.cost.memory.fits import MAX_BATCH, largest_batch
+from modelprobe.cost.memory.request import MemoryRequest as MemoryRequest
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.traces.saved import RecordedMemory
 from modelprobe.cost.training_step import frozen_names, trained_with
@@ -19,25 +19,6 @@ from modelprobe.model.build import LoadedModel, record_with
 from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import size
 from modelprobe.tracing.failures import LoneValueError
-
-
-@dataclass(frozen=True)
-class MemoryRequest:
-    """What is run: inference, or (`train`) steps with that optimizer, patterns of frozen parameters and a loss.
-
-    `like` is whose kernels and allocator, cpu or cuda; `context` bytes stand outside the allocator. `checkpointed` and
-    `accumulate` are as in `StepSetting`; `amp` is autocast.
-    """
-
-    train: bool = False
-    optimizer: str = "sgd"
-    freeze: Sequence[str] = ()
-    loss: Callable[[Any], Any] | None = None
-    like: str = "cpu"
-    context: int = 0
-    checkpointed: Collection[str] = ()
-    accumulate: int = 1
-    amp: bool = False
 
 
 def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
@@ -51,6 +32,14 @@ def estimated(recorded: RecordedMemory, context: int, model: str = "") -> Memory
     return estimate_of(recorded.trace, like=like, optimizer=optimizer, context=context, model=model)
 
 
+def peak_of_tensors(loaded: LoadedModel) -> int:
+    """Bytes of weights, buffers, inputs and activations at the peak of one inference: the same on every processor.
+
+    Raises ProbeError where the model does not run.
+    """
+    return memory_of_target(loaded, MemoryRequest(kernels=False)).peak_bytes
+
+
 @stdout_kept()
 def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory:
     """The run recorded; of two examples where batch norm refuses to train on one that nobody asked for."""
@@ -58,7 +47,7 @@ def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory
     if asked.train:
         step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
         step = replace(step, loss=asked.loss, checkpointed=asked.checkpointed, accumulate=asked.accumulate)
-    recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp)
+    recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp, kernels=asked.kernels)
     found = trained_with(loaded, recording) if asked.train else record_with(loaded, recording, "eval")
     return RecordedMemory(found, asked.like, asked.optimizer if asked.train else "")
 

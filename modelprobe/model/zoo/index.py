@@ -7,7 +7,6 @@ shapes) and `names/FAMILY.txt` (a line for each: the numbers in its names). Read
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -19,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from modelprobe.errors import BadInput
+from modelprobe.files.store import cache_directory
 from modelprobe.model.zoo.fingerprint import Profile, TensorShape, names_from, numbers_by_kind, profile_of
 
 SCHEMA = "modelprobe.index/1"
 PACKAGED = Path(__file__).with_name("index.zip")
 COSTS = ("name", "origin", "family", "task", "input", "parameters", "macs", "flops", "activations", "uncounted")
-FIELDS = (*COSTS, "weights", "features")
+OPTIONAL = ("memory",)
+"""Costs that rows of earlier releases lack."""
+FIELDS = (*COSTS, *OPTIONAL, "weights", "features")
 
 
 class IndexDamagedError(Exception):
@@ -48,7 +50,7 @@ class IndexedModel:
 
     `macs`, `flops` and `activations` are None where it could not be run without being told an input. `uncounted` is the
     number of kinds of operators without a formula. `features` are pairs of stride and channels. `memory` is the peak of
-    inference in bytes, where it was measured.
+    tensors in one inference in bytes, None where nobody recorded it.
     """
 
     name: str
@@ -146,7 +148,7 @@ def pack(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> byte
         )
     members = {
         "header.json": _compact({"schema": SCHEMA, "versions": dict(versions), "models": len(rows)}),
-        "costs.json": _compact({"fields": FIELDS, "rows": [[row[key] for key in FIELDS] for row in rows]}),
+        "costs.json": _compact({"fields": FIELDS, "rows": [[row.get(key) for key in FIELDS] for row in rows]}),
         "profiles.json": _compact({"patterns": list(patterns), "shapes": list(shapes), "rows": profiles}),
         **{member: "\n".join(lines) for member, lines in sorted(families.items())},
     }
@@ -236,15 +238,6 @@ def _index_at(path: Path) -> Index:
         return Index(problem=f"{whose} is not used: {error}")
 
 
-def cache_directory() -> Path:
-    """Where this user's index is: MODELPROBE_CACHE_DIR, else where the system keeps caches."""
-    if told := os.environ.get("MODELPROBE_CACHE_DIR"):
-        return Path(told)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("modelprobe", appauthor=False))
-
-
 def user_index() -> Path:
     """The file of this user's index; it may not exist."""
     return cache_directory() / PACKAGED.name
@@ -253,7 +246,7 @@ def user_index() -> Path:
 def rows_of(index: Index) -> Iterator[dict[str, Any]]:
     """The rows that an index was packed from."""
     for model in index.models:
-        row: dict[str, Any] = {key: getattr(model, key) for key in (*COSTS, "features")}
+        row: dict[str, Any] = {key: getattr(model, key) for key in (*COSTS, *OPTIONAL, "features")}
         row["weights"] = [[entry.name, entry.licence, entry.top1, entry.side] for entry in model.weights]
         yield {**row, "state": index.names(model)}
 
