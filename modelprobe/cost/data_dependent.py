@@ -14,8 +14,6 @@ from modelprobe.tracing.records import ModuleCall, ModuleNode, Trace, numel, par
 if TYPE_CHECKING:
     from torch import nn
 
-    from modelprobe.model.detector_heads import VariableHead
-
 
 @dataclass(frozen=True, slots=True)
 class CostBounds:
@@ -35,10 +33,19 @@ class CostBounds:
     active_parameters: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class VariableHead:
+    """Modules that run on so many items at once, `most` per image. `item` is the shape of one, without its batch."""
+
+    name: str
+    unit: str
+    modules: tuple[str, ...]
+    most: int
+    item: tuple[int, ...]
+
+
 def cost_bounds(model: nn.Module, trace: Trace) -> tuple[CostBounds, ...]:
     """Every part of `model` whose cost in `trace` depended on the data."""
-    from modelprobe.model.detector_heads import stages
-
     images = sum(len(ref.shape) == 3 for ref in trace.inputs)
     regions = (_head_bounds(model, trace, stage, images) for stage in stages(model))
     return (*(found for found in regions if found is not None), *_experts(trace))
@@ -145,3 +152,38 @@ def bounds_table(found: Sequence[CostBounds]) -> Table:
     )
     rows = tuple(Row((r.stage, r.unit, r.items, r.most_items, r.macs, r.most_macs)) for r in found)
     return Table(columns, rows, key="ranges")
+
+
+# The heads of two-stage detectors, which run as often as the data says, are known by their structure. To add a family:
+# write a function from a model to its `VariableHead`s (none where the structure is another), and name it in `FAMILIES`.
+
+
+def stages(model: nn.Module) -> tuple[VariableHead, ...]:
+    """The stages of `model` whose cost depends on the data, in the order in which they run; none for most models."""
+    return tuple(stage for family in FAMILIES for stage in family(model))
+
+
+def _regions(model: nn.Module) -> Iterator[VariableHead]:
+    """torchvision's GeneralizedRCNN and what is built on it: boxes for proposals, masks and keypoints for detections.
+
+    At most `rpn_post_nms_top_n_test` proposals pass the region proposal network, `box_detections_per_img` detections
+    the box head (Ren et al. 2015; He et al. 2017).
+    """
+    if not any(cls.__module__ == "torchvision.models.detection.generalized_rcnn" for cls in type(model).__mro__):
+        return
+    rpn, heads = getattr(model, "rpn", None), getattr(model, "roi_heads", None)
+    limits, channels = getattr(rpn, "_post_nms_top_n", None), getattr(model.backbone, "out_channels", None)
+    if not isinstance(limits, dict) or heads is None or not isinstance(channels, int):
+        return
+    for kind, unit, most in (
+        ("box", "proposals", limits.get("testing", 0)),
+        ("mask", "detections", heads.detections_per_img),
+        ("keypoint", "detections", heads.detections_per_img),
+    ):
+        pool = getattr(heads, f"{kind}_roi_pool", None)
+        if pool is not None and hasattr(pool, "output_size"):
+            modules = (f"roi_heads.{kind}_head", f"roi_heads.{kind}_predictor")
+            yield VariableHead(f"{kind} head", unit, modules, int(most), (channels, *map(int, pool.output_size)))
+
+
+FAMILIES = (_regions,)

@@ -101,7 +101,6 @@ def load_model(request: TargetRequest) -> LoadedModel:
         from modelprobe.model.weights.chosen import load_with_weights
 
         return load_with_weights(request)
-    from modelprobe.model.inputs.sizes import resize
     from modelprobe.model.inputs.spec import parse_floating, parse_input
 
     # What is wrong on the command line is said before anybody's code is run.
@@ -109,7 +108,11 @@ def load_model(request: TargetRequest) -> LoadedModel:
     if request.dtype is not None:
         parse_floating(request.dtype)
     named, checkpoint = resolve_target(request)
-    target = resize(named, specs)
+    target = named
+    if specs:
+        from modelprobe.model.inputs.sizes import resize
+
+        target = resize(named, specs)
     device = "meta"
     if request.device is not None:
         from modelprobe.model.devices import checked_device
@@ -283,7 +286,7 @@ def _runs_on_meta(loaded: LoadedModel, example: ExampleInputs) -> Trace:
 
 def _run_or_ask(loaded: LoadedModel, example: ExampleInputs, recording: Recording[T]) -> T:
     from modelprobe.tracing.failures import NeedsValuesError, fails_anywhere
-    from modelprobe.tracing.torchscript import is_script
+    from modelprobe.tracing.module_calls import is_script
 
     asked = loaded.request
     if is_script(loaded.model) and loaded.env["device"] == "meta":  # its weights cannot be exchanged for shapes
@@ -321,8 +324,6 @@ def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Record
 
 def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:
     """The model on the loaded's device. What it raises is told with the last line of the user's own code."""
-    from modelprobe.model.user_code.failure import place
-
     device = str(loaded.env["device"])
     with _memory_errors(device, f"the input {', '.join(example.describe())}"):
         args, kwargs = example.build(device, loaded.request.seed)
@@ -331,6 +332,8 @@ def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs
         with _redirected(loaded.request, device):
             return recording(model, *args, kwargs=kwargs, device=where, notes=loaded.notes, env=loaded.env)
     except ModelRaised as raised:
+        from modelprobe.model.user_code.failure import place
+
         home = getattr(loaded.target.source, "directory", None)
         line = place(raised.__cause__, home) if raised.__cause__ else ""
         hint = f"it was raised at {line}; {raised.hint}" if line else raised.hint

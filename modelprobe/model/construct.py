@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from modelprobe.model.skip_init import building_on_meta, skipping
-from modelprobe.model.user_code.failure import named
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.restore import seed_generators
@@ -49,6 +48,8 @@ def construct(make: Callable[[], Any], device: str, seed: int, label: str) -> tu
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - what it was shows in the real build below
+                from modelprobe.model.user_code.failure import named
+
                 reason = reason or named(error)
         notes = (Note(f"{label} was built for real on the CPU: on meta its constructor raised {reason}", Level.INFO),)
     with seeded(seed):

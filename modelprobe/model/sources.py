@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.model.user_code import arguments
-from modelprobe.model.user_code.failure import told
 from modelprobe.model.user_code.import_file import Loaded
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo.names import TORCHVISION
@@ -100,6 +99,8 @@ class ZooSource:
         fixed = _refused(error, _TWICE, given)
         if fixed:
             return BadInput(f"{self.name} sets {fixed} itself", "leave that --set out")
+        from modelprobe.model.user_code.failure import told
+
         hint = "the arguments it was given: " + ", ".join(f"{key}={value!r}" for key, value in given.items())
         return ModelRaised(
             f"{self.name} could not be built: {told(error)}", hint if given else "--debug shows the traceback"
@@ -177,6 +178,7 @@ class UserSource:
         refused = _refused(error, _UNEXPECTED, given)
         if refused:
             return arguments.unknown_setting(refused, arguments.accepted(self.value), self.label)
+        from modelprobe.model.user_code.failure import told
         from modelprobe.tracing.failures import asks_for_cuda
 
         told_ = told(error, self.directory)

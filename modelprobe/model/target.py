@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modelprobe.checkpoint.file_names import names_weights
 from modelprobe.errors import BadInput
 from modelprobe.model.sources import ModelSource, UserSource, ZooSource, as_probe_errors
-from modelprobe.model.user_code import arguments, attributes
+from modelprobe.model.user_code import arguments
 from modelprobe.model.user_code import import_file as pyfile
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo import names as zoo
@@ -224,6 +224,8 @@ def _file_target(spec: str, file: str, dotted: str | None) -> Target:
     loaded = pyfile.load_file(file)
     if dotted:
         return _user_target(spec, loaded, dotted, PYTHON_FILE)
+    from modelprobe.model.user_code import attributes
+
     offer = attributes.only_offer(loaded)
     found = _user_target(spec, loaded, offer.name, PYTHON_FILE)
     note = Note(f"{loaded.label}:{offer.name} was taken, the only model in the file", Level.INFO)
@@ -262,6 +264,8 @@ def _built_target(spec: str, builder: Callable[..., Any], label: str) -> Target:
 
 
 def _user_target(spec: str, loaded: pyfile.Loaded, dotted: str, origin: str) -> Target:
+    from modelprobe.model.user_code import attributes
+
     if not dotted:
         raise BadInput(
             f"{spec} names no class or function", f"it has: {attributes.listing(attributes.offers(loaded.module))}"

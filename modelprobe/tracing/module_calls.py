@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TopLevelTracedModule
 from torch.nn.parameter import is_lazy
 
 from modelprobe.tracing.module_tree import class_name, walk
 from modelprobe.tracing.records import ModuleCall, Shape
 from modelprobe.tracing.tensors import leaves, shapes
-from modelprobe.tracing.torchscript import is_script, takes_no_hook
 
 
 @dataclass
@@ -218,3 +218,13 @@ def followed_threads(here: Callable[[], Entering]) -> Iterator[None]:
 def _is_pool_worker(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
     return getattr(target, "__module__", "") == "concurrent.futures.thread"
+
+
+def is_script(model: nn.Module) -> bool:
+    """Whether the module is TorchScript. Its parameters live in C++ and cannot be exchanged for meta ones."""
+    return isinstance(model, torch.jit.ScriptModule)
+
+
+def takes_no_hook(model: nn.Module) -> bool:
+    """What `torch.jit.script` makes refuses hooks; the outermost module of `torch.jit.trace` takes them."""
+    return is_script(model) and not isinstance(model, TopLevelTracedModule)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
@@ -16,7 +18,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.failures import model_errors, model_raised
-from modelprobe.tracing.module_calls import Running
+from modelprobe.tracing.module_calls import Running, is_script
 from modelprobe.tracing.module_tree import state_tables
 from modelprobe.tracing.restore import on_meta
 from modelprobe.tracing.tensors import copied, moved
@@ -113,3 +115,32 @@ def autocast_of_meta() -> Iterator[None]:
         yield
     finally:
         cls.__init__ = plain
+
+
+# What `torch.jit.optimize_for_inference` and the fusers put in the place of operators: nodes of the interpreter itself.
+_FUSED_NODES = re.compile(r"= (prim::(?:mkldnn_\w+|MKLDNN\w+|\w*(?:Fusion|Differentiable|TensorExpr)\w*))[\[(]")
+
+
+def _scripts(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost scripts in a model."""
+    if is_script(model):
+        yield model
+    else:
+        for child in model.children():
+            yield from _scripts(child)
+
+
+def hidden_operators(model: nn.Module) -> list[Note]:
+    """A warning for the kernels of an optimised script that run below the dispatcher, where no operator is seen."""
+    graphs = (str(getattr(script, "inlined_graph", "")) for script in _scripts(model))
+    found = Counter(name for graph in graphs for name in _FUSED_NODES.findall(graph))
+    if not found:
+        return []
+    names = ", ".join(f"{count} x {name}" for name, count in sorted(found.items()))
+    return [
+        Note(
+            f"Not counted: {names}, which run inside TorchScript's interpreter. "
+            "Give the module as it was before torch.jit.optimize_for_inference.",
+            Level.WARNING,
+        )
+    ]

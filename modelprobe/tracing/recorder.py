@@ -32,13 +32,19 @@ from modelprobe.tracing.failures import (
     wants_gradients,
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
-from modelprobe.tracing.module_calls import Running, followed_threads, watch
+from modelprobe.tracing.module_calls import Running, followed_threads, is_script, watch
 from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
-from modelprobe.tracing.prepare import autocast_of_meta, has_lazies, materialised, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import (
+    autocast_of_meta,
+    has_lazies,
+    hidden_operators,
+    materialised,
+    run_compiled_parts_eagerly,
+    unwrapped,
+)
 from modelprobe.tracing.records import CoverageGap, FunctionCall, ModuleTree, TensorRef, Trace, coverage_gap
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
-from modelprobe.tracing.torchscript import hidden_operators, is_script
 
 T = TypeVar("T")
 Follower = Callable[[Sequence[Tensor], Running], AbstractContextManager[Any]]

@@ -29,7 +29,7 @@ from modelprobe.tracing.failures import (
     model_errors,
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
-from modelprobe.tracing.module_calls import watch
+from modelprobe.tracing.module_calls import is_script, watch
 from modelprobe.tracing.module_tree import class_name, walk
 from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import (
@@ -46,7 +46,6 @@ from modelprobe.tracing.records import Trace
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
 from modelprobe.tracing.step_records import GradientOp, TrainingTrace
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves
-from modelprobe.tracing.torchscript import is_script
 
 
 def record_training(
