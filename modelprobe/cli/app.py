@@ -6,14 +6,16 @@ To add a command, follow the recipe in `modelprobe guide architecture`.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import typer.core
@@ -60,6 +62,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("identify", ZOO, "Which network a weight file is of, by names and shapes."),
     ("sweep", ZOO, "One question of many models, resumable, on many machines."),
     ("index", ZOO, "What models and identify know; adding a package's models."),
+    ("cache", OTHER, "Runs that are kept, to answer again without torch."),
     ("env", OTHER, "Versions, devices and memory, for a bug report."),
     ("schema", OTHER, "The JSON Schema of what -f json prints."),
     ("guide", OTHER, "The chapters of the guide."),
@@ -98,11 +101,46 @@ def _without_bool(params: list[Any]) -> list[Any]:
     return params
 
 
+class _PlainCoercion:
+    """Passes by what needs no converting: an option that is not there, text for text. Newer Typers build an adapter of
+    pydantic for each option, which costs more than the rest of a command line."""
+
+    def __init__(self, param: Any, adapter: Callable[[], Any]) -> None:
+        annotation = param.type_descriptor.annotation
+        self._adapter = adapter
+        self._text = annotation is str and param.type_descriptor.parameter_info.parser is None
+        self._texts = annotation == list[str] and param.type_descriptor.parameter_info.parser is None
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value of a parameter as its annotation has it."""
+        several = param.multiple or param.nargs == -1
+        if value is None:
+            return () if several else None
+        if self._text and not several and type(value) is str:
+            return value
+        if self._texts and several and type(value) in (list, tuple) and all(type(item) is str for item in value):
+            return list(value)
+        return self._adapter().coerce(value, param=param, ctx=ctx)
+
+
+def _without_adapters(params: list[Any]) -> list[Any]:
+    """The parameters of a command, with adapters for the values alone that need one, where this Typer builds them."""
+    for param in params:
+        adapter = getattr(param, "get_runtime_param", None)
+        if (
+            adapter is not None
+            and not isinstance(adapter, functools.partial)
+            and hasattr(getattr(param, "type_descriptor", None), "annotation")
+        ):
+            param.get_runtime_param = functools.partial(_PlainCoercion, param, adapter)
+    return params
+
+
 class _Command(typer.core.TyperCommand):
     """A command that shows `--help` itself among the rare options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params = _without_bool(list(super().get_params(ctx)))
+        params = _without_adapters(_without_bool(list(super().get_params(ctx))))
         params[-1].rich_help_panel = "Rare options"  # Typer puts --help last
         return params
 
@@ -111,7 +149,7 @@ class _Commands(typer.core.TyperGroup):
     """A group that answers a misspelt command with the nearest names, and whose switches show no `<bool>`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_bool(list(super().get_params(ctx)))
+        return _without_adapters(_without_bool(list(super().get_params(ctx))))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
@@ -164,14 +202,54 @@ def application(asked: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, panel, text in COMMANDS:
         if asked in (None, name):
-            from modelprobe.cli.options import unfolded
-
             module = load_command(name)
             examples = "\n".join(("Examples:", *(f"  {line}" for line in getattr(module, "EXAMPLES", ()))))
             app.command(name, cls=_Command, rich_help_panel=panel, epilog=examples)(unfolded(module.command))
         else:
             app.command(name, rich_help_panel=panel, help=text)(_not_asked_for)
     return app
+
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options are options of their own, with those of the panel `RARE` at the end."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        found = _options_of(parameter.annotation)
+        groups[name] = (parameter.annotation, [option.name for option in found])
+        parameters += found
+    parameters.sort(key=lambda parameter: _is_rare(parameter.annotation))  # stable: all others keep their order
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {name: group(**{field: values.pop(field) for field in taken}) for name, (group, taken) in groups.items()}
+        command(**made, **values)
+
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]
+
+
+def _is_rare(annotation: Any) -> bool:
+    from modelprobe.cli.options import RARE
+
+    return any(getattr(option, "rich_help_panel", None) == RARE for option in getattr(annotation, "__metadata__", ()))
 
 
 def load_command(name: str) -> ModuleType:

@@ -172,7 +172,12 @@ class Report:
 
 def plain(value: Any) -> Any:
     """A frozen result as dicts, lists and plain values, ready for JSON. Raises TypeError for anything else."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    kind = type(value)
+    if value is None or kind in (int, str, float, bool):
+        return value
+    if kind in (tuple, list):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, int, float, str)):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, Path):
         return str(value)

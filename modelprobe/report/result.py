@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
@@ -11,6 +13,26 @@ from modelprobe.report.units import labelled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+class _LateValues(Mapping[str, Any]):
+    """A result's plain values, made when a format asks for them: the terminal's does not."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[str, Any]:
+        return self._make()
+
+    def __getitem__(self, key: str) -> Any:
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
 
 
 class Result:
@@ -63,7 +85,7 @@ class Result:
 
     def blocks_report(self, title: str, schema: str, *blocks: Block) -> Report:
         """The report of these blocks, with the result's own values and its `env`."""
-        return Report(title, schema, blocks, self.to_dict(), getattr(self, "env", {}))
+        return Report(title, schema, blocks, _LateValues(self.to_dict), getattr(self, "env", {}))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as dicts, lists and plain values: what JSON prints."""
