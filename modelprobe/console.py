@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from modelprobe.errors import BadInput
 from modelprobe.report.units import printable
@@ -69,6 +69,11 @@ def style_of(stream: TextIO | None) -> Style:
     from modelprobe.report.formats import Style
 
     return Style(columns(), colour=_colour(stream), unicode=_unicode(stream))
+
+
+def shown_on(stream: TextIO | None) -> list[Any]:
+    """What the text of a report depends on beside the report: width, colour, characters, encoding."""
+    return [columns(), _colour(stream), _unicode(stream), str(getattr(stream, "encoding", "")), is_quiet()]
 
 
 def columns() -> int:

@@ -33,9 +33,10 @@ def _no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the cache directory of whoever runs it."""
+    """No test reads or writes the cache directory of whoever runs it, or is answered by what another one recorded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MODELPROBE_STORE", "0")
         yield
 
 

@@ -16,7 +16,7 @@ ZOOS = {"torch", "torchvision", "timm"}
 # floor do not import each other, but for those that ASIDE allows.
 FLOORS: tuple[dict[str, set[str]], ...] = (
     {"_version": set(), "errors": set(), "report": {"rich", "pandas"}},
-    {"environment": ZOOS, "files": {"tomli"}, "console": {"rich"}},
+    {"environment": ZOOS, "files": {"platformdirs", "tomli"}, "console": {"rich"}},
     {"tracing": {"torch"}, "checkpoint": {"torch", "numpy", "safetensors", "fsspec"}},
     {"model": {*ZOOS, "platformdirs", "numpy", "safetensors", "huggingface_hub"}},
     # Other tools are imported inside the functions that ask them, which only a child process calls.

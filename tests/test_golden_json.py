@@ -218,5 +218,5 @@ def test_there_is_a_case_of_every_command() -> None:
     used = {case.split()[0] for case in CASES.values()}
     # `env` and `index` show this machine alone, `sweep` its times; `reconcile` starts other tools; what `schema` prints
     # is held against the JSON of every other command: they have tests of their own.
-    assert {name for name, *_ in COMMANDS} - used == {"env", "index", "reconcile", "guide", "schema", "sweep"}
+    assert {name for name, *_ in COMMANDS} - used == {"cache", "env", "index", "reconcile", "guide", "schema", "sweep"}
     assert {path.stem for path in (GOLDEN / "json").iterdir()} == set(CASES)

@@ -1,17 +1,15 @@
 """The options that commands share: one `Annotated` type each, so that a word means the same everywhere, and groups.
 
-A group is a dataclass of options. A command takes it as one parameter, and `unfolded` gives each of its fields an
+A group is a dataclass of options. A command takes it as one parameter, and the app gives each of its fields an
 option of its own: `def command(model: ModelOptions, report: ReportOptions) -> None`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +19,7 @@ from modelprobe.errors import BadInput
 from modelprobe.report.formats import RENDERERS
 
 if TYPE_CHECKING:
+    from modelprobe.cost.traces.stored import StoredRun, StoreUse
     from modelprobe.model.build import TargetRequest
     from modelprobe.report.blocks import Report
 
@@ -239,6 +238,19 @@ SaveTraceOpt = Annotated[
     option("--save-trace", metavar="FILE.mptrace", panel=OUTPUT, help="Keep the recorded run as a file, a target too."),
 ]
 
+FreshOpt = Annotated[
+    bool, option("--fresh", panel=RARE, help="Record anew what the store holds of an earlier run, and keep that.")
+]
+
+KeepOpt = Annotated[
+    bool,
+    option(
+        "--keep",
+        panel=RARE,
+        help="Let the store hold this run of your own code too, until a file changes that was imported for it.",
+    ),
+]
+
 TRACE_SUFFIX = ".mptrace"
 
 
@@ -286,31 +298,51 @@ class RunOptions(InputOptions):
     seed: SeedOpt = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Whether a run that was recorded before may be the answer."""
+
+    fresh: FreshOpt = False
+    keep: KeepOpt = False
+
+    @property
+    def use(self) -> StoreUse:
+        """The same, as what records runs takes it."""
+        from modelprobe.cost.traces.stored import StoreUse
+
+        return StoreUse(self.fresh, self.keep)
+
+
 def target_request(
     model: ModelOptions, inputs: ShapeOptions | None = None, *, batch: str | None = None, device: str | None = None
 ) -> TargetRequest:
     """What these options ask for. Raises BadInput for a batch that is no number, or a list."""
     from modelprobe.model.build import TargetRequest
-    from modelprobe.model.inputs.series import parse_batches
 
     inputs = inputs or ShapeOptions()
     if isinstance(inputs, InputOptions):
         batch, device = inputs.batch, inputs.device
-    batches = parse_batches(batch)
-    if len(batches) > 1:
-        raise BadInput(f"--batch {batch} lists several", "`modelprobe scaling` takes a list in --batch")
     return TargetRequest(
         model.target,
         model.settings or (),
         inputs.input or (),
         inputs.inputs_from,
-        batches[0] if batches else None,
+        _one_batch(batch) if batch is not None else None,
         inputs.dtype,
         device,
         arch=model.arch,
         unsafe_load=model.unsafe_load,
         **_run_settings(inputs),
     )
+
+
+def _one_batch(text: str) -> int | None:
+    from modelprobe.model.inputs.series import parse_batches
+
+    batches = parse_batches(text)
+    if len(batches) > 1:
+        raise BadInput(f"--batch {text} lists several", "`modelprobe scaling` takes a list in --batch")
+    return batches[0] if batches else None
 
 
 def _run_settings(inputs: ShapeOptions) -> dict[str, Any]:
@@ -350,48 +382,11 @@ class ReportOptions:
 
         return ALL_ROWS if given is None and not self.is_for_reading() else given
 
-    def emit(self, report: Report) -> None:
-        """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer."""
+    def emit(self, report: Report, stored: StoredRun | None = None) -> None:
+        """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer.
+
+        `stored` is the run that it says all of: the same command line can be answered by its text.
+        """
         from modelprobe.cli.output import emit
 
-        emit(report, self.format, self.output, force=self.force, strict=self.strict)
-
-
-def unfolded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose groups of options are options of their own, with those of the panel `RARE` at the end."""
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[Any, list[str]]] = {}
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        if not is_dataclass(parameter.annotation):
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        found = _options_of(parameter.annotation)
-        groups[name] = (parameter.annotation, [option.name for option in found])
-        parameters += found
-    parameters.sort(key=lambda parameter: _is_rare(parameter.annotation))  # stable: all others keep their order
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        made = {name: group(**{field: values.pop(field) for field in taken}) for name, (group, taken) in groups.items()}
-        command(**made, **values)
-
-    run.__dict__["__signature__"] = inspect.Signature(parameters)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _options_of(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(group)
-    ]
-
-
-def _is_rare(annotation: Any) -> bool:
-    return any(getattr(option, "rich_help_panel", None) == RARE for option in getattr(annotation, "__metadata__", ()))
+        emit(report, self.format, self.output, force=self.force, strict=self.strict, stored=stored)

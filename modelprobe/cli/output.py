@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from modelprobe.checkpoint.file_names import SAVE_FORMATS
 from modelprobe.console import columns, is_quiet, say, style_of, write_text
@@ -13,6 +13,9 @@ from modelprobe.errors import BadInput, Incomplete
 from modelprobe.files.atomic import atomic_write, check_target
 from modelprobe.report.blocks import Level, Note, Report
 from modelprobe.report.formats import RENDERERS, Renderer, Style
+
+if TYPE_CHECKING:
+    from modelprobe.cost.traces.stored import StoredRun
 
 
 def emit(
@@ -22,16 +25,18 @@ def emit(
     *,
     force: bool = False,
     strict: bool = False,
+    stored: StoredRun | None = None,
 ) -> None:
     """Write `report` to stdout, or to the file `path`, in the format asked for or that the file's suffix means.
 
     Raises BadInput for an unknown format or an unusable path, and under `strict` Incomplete (after the report is
-    out) when a note stands against the answer.
+    out) when a note stands against the answer. `stored` is the run that all of it is of.
     """
-    renderer = choose(format, path)
+    renderer, text = choose(format, path), ""
     if path is None:
         shown = without_information(report) if renderer.name == "terminal" and is_quiet() else report
-        write_text(sys.stdout, renderer.render(shown, style_of(sys.stdout)))
+        text = renderer.render(shown, style_of(sys.stdout))
+        write_text(sys.stdout, text)
     else:
         style = Style(columns(), colour=False, unicode=True)
         atomic_write(path, renderer.render(report, style), force=force)
@@ -41,6 +46,10 @@ def emit(
             say(f"{_label(note.level)}: {note.text}", always=note.level is not Level.INFO)
     if strict:
         refuse_if_incomplete(report)
+    if stored is not None and path is None and renderer.name not in ("csv", "jsonl"):
+        from modelprobe.cli.answers import keep_text
+
+        keep_text(text, stored)
 
 
 def without_information(report: Report) -> Report:

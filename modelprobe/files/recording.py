@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 from modelprobe._version import __version__
 from modelprobe.errors import BadInput
-from modelprobe.files.atomic import atomic_write
 
 Decoder = Callable[[Any], Any]
 
@@ -49,9 +48,16 @@ class TraceFile:
 
 def write_recording(path: Path, sections: Mapping[str, Any], force: bool = False) -> None:
     """Write the sections, whole or not at all. Raises BadInput where the file exists, unless `force`."""
+    from modelprobe.files.atomic import atomic_write
+
+    atomic_write(path, recording_bytes(sections), force=force)
+
+
+def recording_bytes(sections: Mapping[str, Any]) -> bytes:
+    """The sections as the bytes of a file."""
     values = {"modelprobe": __version__, "sections": {name: _as_json(value) for name, value in sections.items()}}
     text = json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    atomic_write(path, MAGIC + str(FORMAT).encode() + b"\n" + zlib.compress(text, 9), force=force)
+    return MAGIC + str(FORMAT).encode() + b"\n" + zlib.compress(text, 9)
 
 
 def read_recording(path: str) -> TraceFile:
@@ -61,6 +67,11 @@ def read_recording(path: str) -> TraceFile:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}", "name a file of --save-trace") from error
+    return parse_recording(data, path)
+
+
+def parse_recording(data: bytes, path: str) -> TraceFile:
+    """The bytes of a file, which is called `path`. Raises BadInput for what is none, as `read_recording` does."""
     head, _, body = data.partition(b"\n")
     if not head.startswith(MAGIC):
         raise BadInput(f"{path} is no trace of modelprobe", "`modelprobe trace TARGET -o run.mptrace` writes one")

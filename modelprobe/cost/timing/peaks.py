@@ -16,7 +16,7 @@ from modelprobe.console import working
 from modelprobe.environment import EnvResult, MeasuredPeaks, cpu_name
 from modelprobe.errors import ProbeError
 from modelprobe.files.atomic import atomic_write
-from modelprobe.model.zoo.index import cache_directory
+from modelprobe.files.store import cache_directory
 from modelprobe.tracing.records import Trace
 
 PEAKS_SCHEMA = "modelprobe.peaks/1"

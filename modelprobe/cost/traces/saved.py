@@ -44,15 +44,26 @@ def save_run(path: Path, force: bool, **sections: Any) -> None:
 def load_forward(path: str) -> tuple[Trace, tuple[CostBounds, ...]]:
     """The forward pass of a trace file, and the bounds of what depends on data. Raises BadInput."""
     found = read_recording(path)
-    trace = _section(found, FORWARD, Trace)
+    trace = forward_in(found)
     _refuse_faults(path, _faults(trace))
+    return trace, bounds_in(found)
+
+
+def forward_in(found: TraceFile) -> Trace:
+    """The forward pass that a file holds. Raises BadInput where it holds none."""
+    trace: Trace = _section(found, FORWARD, Trace)
+    return trace
+
+
+def bounds_in(found: TraceFile) -> tuple[CostBounds, ...]:
+    """The bounds of what depends on data; of a file without them none."""
     bounds: Any = found.get(BOUNDS, tuple[CostBounds, ...]) if BOUNDS in found.sections else ()
-    return trace, bounds
+    return tuple(bounds)
 
 
 def load_training(path: str) -> TrainingTrace:
     """The training step of a trace file. Raises BadInput."""
-    step: TrainingTrace = _section(read_recording(path), TRAINING, TrainingTrace)
+    step = training_in(read_recording(path))
     _refuse_faults(path, _faults(step.forward))
     _refuse_faults(path, _operator_faults(gradient.op for gradient in step.gradients))
     return step
@@ -60,9 +71,21 @@ def load_training(path: str) -> TrainingTrace:
 
 def load_memory(path: str) -> RecordedMemory:
     """The followed memory of a trace file. Raises BadInput."""
-    found: RecordedMemory = _section(read_recording(path), MEMORY, RecordedMemory)
+    found = memory_in(read_recording(path))
     _refuse_faults(path, _memory_faults(found.trace))
     return found
+
+
+def training_in(found: TraceFile) -> TrainingTrace:
+    """The training step that a file holds. Raises BadInput where it holds none."""
+    step: TrainingTrace = _section(found, TRAINING, TrainingTrace)
+    return step
+
+
+def memory_in(found: TraceFile) -> RecordedMemory:
+    """The followed memory that a file holds. Raises BadInput where it holds none."""
+    held: RecordedMemory = _section(found, MEMORY, RecordedMemory)
+    return held
 
 
 def _section(found: TraceFile, name: str, kind: Any) -> Any:

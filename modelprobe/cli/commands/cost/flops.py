@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from modelprobe.cli.options import (
@@ -19,6 +17,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     RunOptions,
     SaveTraceOpt,
+    StoreOptions,
     TopOpt,
     is_trace_file,
     one_of,
@@ -26,13 +25,12 @@ from modelprobe.cli.options import (
     target_request,
 )
 from modelprobe.cost.conventions import CONVENTIONS, OWN_CONVENTION, needs_function_calls
-from modelprobe.cost.data_dependent import CostBounds, cost_bounds
 from modelprobe.cost.tables import ROW_TITLES
+from modelprobe.cost.traces.stored import forward_run
 from modelprobe.errors import BadInput
-from modelprobe.model.inputs.series import parse_series
 
 if TYPE_CHECKING:
-    from modelprobe.model.build import TargetRequest
+    from modelprobe.cost.data_dependent import CostBounds
     from modelprobe.tracing.records import Trace
 
     Bounds = Callable[[Trace], tuple[CostBounds, ...]]
@@ -91,21 +89,43 @@ def command(
     depth: DepthOpt = None,
     top: TopOpt = None,
     save_trace: SaveTraceOpt = None,
+    store: StoreOptions,
     report: ReportOptions,
 ) -> None:
     """MACs and FLOPs of a forward pass: total, by module, operator, kind or call, and what was not counted."""
-    if causal == "exact" and convention != OWN_CONVENTION:
-        raise BadInput(f"--causal exact is not how {convention} counts", "drop either --causal or --convention")
-    if len(parse_series(inputs.input or ()).points) > 1:
-        raise BadInput("flops counts one size, not a list", "`modelprobe scaling` takes a list in --input")
+    _refuse_contradictions(inputs, convention, causal)
     report.check()
+    stored = None
     if is_trace_file(model.target):
         from modelprobe.cli.trace_options import refuse_model_options
 
-        refuse_model_options(model, inputs, fused=fused, mode=mode != "eval", save_trace=save_trace is not None)
+        refuse_model_options(model, inputs, store, fused=fused, mode=mode != "eval", save_trace=save_trace is not None)
         trace, bounds = _kept(model.target, convention)
     else:
-        trace, bounds = _recorded(target_request(model, inputs), fused, mode, convention, save_trace, report.force)
+        run = forward_run(
+            target_request(model, inputs), store.use, fused=fused, mode=mode,
+            functions=needs_function_calls(convention), edited=bool(ignore) or causal == "exact",
+        )  # fmt: skip
+        trace, bounds, stored = run.trace, run.bounds, run.stored
+    if save_trace is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save_trace, report.force, forward=trace, bounds=bounds(trace))
+        stored = None
+    trace = _edited(trace, ignore, causal)
+    if convention != OWN_CONVENTION:
+        from modelprobe.cost.conventions.report import count_by_convention
+
+        report.emit(count_by_convention(trace, convention, by=by, depth=report.depth(depth), top=top).report(), stored)
+        return
+    from modelprobe.cost.flops import flops_of
+
+    result = flops_of(trace, by=by, depth=report.depth(depth), top=top, folded=report.folded(fold))
+    report.emit(replace(result, ranges=bounds(trace)).report(), stored)
+
+
+def _edited(trace: Trace, ignore: list[str] | None, causal: str) -> Trace:
+    """The trace without the modules that are left out, and with causal attention as a kernel computes it."""
     if ignore:
         from modelprobe.cost.traces.edits import without_modules
 
@@ -114,31 +134,18 @@ def command(
         from modelprobe.cost.traces.edits import exactly_causal
 
         trace = exactly_causal(trace)
-    if convention != OWN_CONVENTION:
-        from modelprobe.cost.conventions.report import count_by_convention
-
-        report.emit(count_by_convention(trace, convention, by=by, depth=report.depth(depth), top=top).report())
-        return
-    from modelprobe.cost.flops import flops_of
-
-    result = flops_of(trace, by=by, depth=report.depth(depth), top=top, folded=report.folded(fold))
-    report.emit(replace(result, ranges=bounds(trace)).report())
+    return trace
 
 
-def _recorded(
-    request: TargetRequest, fused: bool, mode: str, convention: str, save: Path | None, force: bool
-) -> tuple[Trace, Bounds]:
-    """The run of a model, and what tells the bounds of costs in it."""
-    from modelprobe.model.build import fuse_model, load_model, record
+def _refuse_contradictions(inputs: RunOptions, convention: str, causal: str) -> None:
+    """Raise BadInput for options that exclude each other, and for a list of sizes."""
+    if causal == "exact" and convention != OWN_CONVENTION:
+        raise BadInput(f"--causal exact is not how {convention} counts", "drop either --causal or --convention")
+    if inputs.input:
+        from modelprobe.model.inputs.series import parse_series
 
-    loaded = load_model(request)
-    loaded = fuse_model(loaded) if fused else loaded
-    trace = record(loaded, train=mode == "train", functions=needs_function_calls(convention))
-    if save is not None:
-        from modelprobe.cost.traces.saved import save_run
-
-        save_run(save, force, forward=trace, bounds=cost_bounds(loaded.model, trace))
-    return trace, partial(cost_bounds, loaded.model)
+        if len(parse_series(inputs.input).points) > 1:
+            raise BadInput("flops counts one size, not a list", "`modelprobe scaling` takes a list in --input")
 
 
 def _kept(path: str, convention: str) -> tuple[Trace, Bounds]:

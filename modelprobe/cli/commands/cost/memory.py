@@ -16,6 +16,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     SaveTraceOpt,
     ShapeOptions,
+    StoreOptions,
     is_trace_file,
     one_of,
     option,
@@ -26,9 +27,11 @@ from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     from modelprobe.cost.memory.estimate import MemoryByBatch, MemoryResult
-    from modelprobe.cost.memory.of_target import MemoryRequest
     from modelprobe.cost.memory.plan import MemoryPlan
-    from modelprobe.model.build import LoadedModel
+    from modelprobe.cost.memory.request import MemoryRequest
+    from modelprobe.cost.traces.saved import RecordedMemory
+    from modelprobe.cost.traces.stored import StoredRun
+    from modelprobe.model.build import TargetRequest
 
 EXAMPLES = (
     "modelprobe memory resnet18 --batch 8",
@@ -95,6 +98,7 @@ def command(
     context: ContextOpt = CONTEXT,
     plot: CurveOpt = None,
     save_trace: SaveTraceOpt = None,
+    store: StoreOptions,
     report: ReportOptions,
 ) -> None:
     """Peak memory of inference or a training step, from shapes alone: its parts, when it is, and what is alive then."""
@@ -106,25 +110,46 @@ def command(
     from modelprobe.report.amounts import parse_amount
 
     outside = parse_amount(context, "--context", of_bytes=True)
+    stored: StoredRun | None = None
+    found: MemoryResult | MemoryByBatch | MemoryPlan
     if is_trace_file(model.target):
         others = {"batch": batch, "train": train, "fits": fits, "plan": plan, "device": device, "amp": amp}
-        found = _of_trace(model, inputs, {**of_training, **others, "save_trace": save_trace}, outside)
+        others |= {"save_trace": save_trace is not None, "fresh": store.fresh, "keep": store.keep}
+        found = _of_trace(model, inputs, {**of_training, **others}, outside)
     else:
-        from modelprobe.cost.memory.of_target import MemoryRequest
-        from modelprobe.model.build import load_model
-        from modelprobe.model.inputs.from_function import load_function
+        from modelprobe.cost.memory.request import MemoryRequest
 
         _refuse_together(train, batches, fits, plan, (plot, save_trace), of_training)
         limit, like = _limit(fits, plan, device, context)
         asked = MemoryRequest(train, optimizer, freeze or (), like=like, context=outside, amp=amp)
-        if loss is not None:
-            asked = replace(asked, loss=load_function(loss, "--loss"))
-        loaded = load_model(target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None))
-        if plan is not None or len(batches) > 1:
-            report.emit(_of_several(loaded, asked, limit, batches).report())
-            return
-        found = _of_model(loaded, asked, limit, save_trace, report.force)
-    report.emit((_curve_drawn(found, plot, report.force) if plot is not None else found).report())
+        asked = asked if loss is None else _with_loss(asked, loss)
+        request = target_request(model, inputs, batch=str(batches[0]) if len(batches) == 1 else None)
+        if plan is not None or limit or len(batches) > 1:
+            found = _of_several(request, asked, limit, batches, plan)
+        else:
+            found, stored = _of_one(request, store, asked, save_trace, report.force)
+    kept = stored if plot is None and save_trace is None else None
+    report.emit(_with_curve(found, plot, report.force).report(), kept)
+
+
+def _with_loss(asked: MemoryRequest, loss: str) -> MemoryRequest:
+    from modelprobe.model.inputs.from_function import load_function
+
+    return replace(asked, loss=load_function(loss, "--loss"))
+
+
+def _of_one(
+    request: TargetRequest, store: StoreOptions, asked: MemoryRequest, save: Path | None, force: bool
+) -> tuple[MemoryResult, StoredRun | None]:
+    """One run, recorded or from the store, and where it is kept."""
+    from modelprobe.cost.traces.stored import memory_run
+
+    recorded, stored = memory_run(request, store.use, asked)
+    if save is not None:
+        from modelprobe.cost.traces.saved import save_run
+
+        save_run(save, force, memory=recorded)
+    return _estimate_from(recorded, asked.context), stored
 
 
 def _limit(fits: str | None, plan: str | None, device: str | None, context: str) -> tuple[int, str]:
@@ -140,14 +165,20 @@ def _limit(fits: str | None, plan: str | None, device: str | None, context: str)
 
 
 def _of_several(
-    loaded: LoadedModel, asked: MemoryRequest, limit: int, batches: Sequence[int]
-) -> MemoryPlan | MemoryByBatch:
+    request: TargetRequest, asked: MemoryRequest, limit: int, batches: Sequence[int], plan: str | None
+) -> MemoryPlan | MemoryByBatch | MemoryResult:
+    """What takes more than one run."""
+    from modelprobe.cost.memory.of_target import memory_by_batch, memory_that_fits
+    from modelprobe.model.build import load_model
+
+    loaded = load_model(request)
     if len(batches) > 1:
         from modelprobe.cost.memory.estimate import MemoryByBatch
-        from modelprobe.cost.memory.of_target import memory_by_batch
 
         results = memory_by_batch(loaded, batches, asked)
         return MemoryByBatch(tuple(batches), results, results[-1].env)
+    if plan is None:
+        return memory_that_fits(loaded, limit, asked)
     from modelprobe.cost.memory.plan import memory_plan
 
     return memory_plan(loaded, limit, asked)
@@ -157,25 +188,16 @@ def _of_trace(
     model: ModelOptions, inputs: ShapeOptions, others: Mapping[str, object], context: int
 ) -> MemoryResult:  # fmt: skip
     from modelprobe.cli.trace_options import refuse_model_options
-    from modelprobe.cost.memory.estimate import estimate_of
     from modelprobe.cost.traces.saved import load_memory
 
     refuse_model_options(model, inputs, **{name: bool(value) for name, value in others.items()})
-    found = load_memory(model.target)
-    return estimate_of(found.trace, like=found.like, optimizer=found.optimizer, context=context)
+    return _estimate_from(load_memory(model.target), context)
 
 
-def _of_model(loaded: LoadedModel, asked: MemoryRequest, limit: int, save: Path | None, force: bool) -> MemoryResult:
-    from modelprobe.cost.memory.of_target import estimated, memory_that_fits, recorded_memory
+def _estimate_from(recorded: RecordedMemory, context: int) -> MemoryResult:
+    from modelprobe.cost.memory.estimate import estimate_of
 
-    if limit:
-        return memory_that_fits(loaded, limit, asked)
-    recorded = recorded_memory(loaded, asked)
-    if save is not None:
-        from modelprobe.cost.traces.saved import save_run
-
-        save_run(save, force, memory=recorded)
-    return estimated(recorded, asked.context, loaded.target.name)
+    return estimate_of(recorded.trace, like=recorded.like, optimizer=recorded.optimizer, context=context)
 
 
 def _refuse_together(
@@ -197,8 +219,14 @@ def _refuse_together(
             raise BadInput(f"{file} is to hold one run", "leave out --plan, and give one --batch")
 
 
-def _curve_drawn(result: MemoryResult, path: Path, force: bool) -> MemoryResult:
-    from modelprobe.cost.memory.estimate import PARTS
+def _with_curve(
+    result: MemoryResult | MemoryPlan | MemoryByBatch, path: Path | None, force: bool
+) -> MemoryResult | MemoryPlan | MemoryByBatch:
+    """The same with its curve drawn, where there is a path for it: of one run alone."""
+    from modelprobe.cost.memory.estimate import PARTS, MemoryResult
+
+    if path is None or not isinstance(result, MemoryResult):
+        return result
     from modelprobe.files.atomic import atomic_write
     from modelprobe.vision.pictures.curves import stacked_areas
 

@@ -19,6 +19,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     RunOptions,
     SaveTraceOpt,
+    StoreOptions,
     is_trace_file,
     option,
     target_request,
@@ -75,6 +76,7 @@ def command(
     stats: StatsOpt = False,
     verify: VerifyOpt = False,
     save_trace: SaveTraceOpt = None,
+    store: StoreOptions,
     report: ReportOptions,
 ) -> None:
     """Layers of a model with shapes, parameters and MACs. Of a weight file, everything in it; no code in it is run."""
@@ -85,26 +87,29 @@ def command(
         return
     from modelprobe.cost.summary import known_columns, summary_of
 
-    chosen = known_columns(columns or ())
+    chosen, stored = known_columns(columns or ()), None
     if trace_file:
         from modelprobe.cli.trace_options import refuse_model_options
         from modelprobe.cost.traces.saved import load_forward
 
-        refuse_model_options(model, inputs, mode=mode != "eval", save_trace=save_trace is not None)
+        refuse_model_options(model, inputs, store, mode=mode != "eval", save_trace=save_trace is not None)
         trace, _ = load_forward(model.target)
     else:
-        from modelprobe.model.build import load_model, record
+        from modelprobe.cost.traces.stored import forward_run
 
-        trace = record(load_model(target_request(model, inputs)), train=mode == "train")
+        run = forward_run(target_request(model, inputs), store.use, mode=mode)
+        trace, stored = run.trace, run.stored
     if save_trace is not None:
         from modelprobe.cost.traces.saved import save_run
 
         save_run(save_trace, report.force, forward=trace)
+        stored = None
     if ignore:
         from modelprobe.cost.traces.edits import without_modules
 
         trace = without_modules(trace, ignore)
-    report.emit(summary_of(trace, depth=report.depth(depth), columns=chosen, folded=report.folded(fold)).report())
+    result = summary_of(trace, depth=report.depth(depth), columns=chosen, folded=report.folded(fold))
+    report.emit(result.report(), stored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from modelprobe.cli.options import (
     ReportOptions,
     RunOptions,
     SaveTraceOpt,
+    StoreOptions,
     TopOpt,
     is_trace_file,
     one_of,
@@ -48,6 +49,7 @@ def command(
     depth: DepthOpt = None,
     top: TopOpt = None,
     save_trace: SaveTraceOpt = None,
+    store: StoreOptions,
     report: ReportOptions,
 ) -> None:
     """MACs and FLOPs of a training step: the forward in training mode, the backward pass as autograd runs it, what
@@ -60,15 +62,16 @@ def command(
         from modelprobe.cli.trace_options import refuse_model_options
         from modelprobe.cost.traces.saved import load_training
 
-        refuse_model_options(model, inputs, freeze=bool(freeze), save_trace=save_trace is not None)
-        recorded = load_training(model.target)
+        refuse_model_options(model, inputs, store, freeze=bool(freeze), save_trace=save_trace is not None)
+        recorded, stored = load_training(model.target), None
     else:
-        from modelprobe.cost.training_step import record_training_step
-        from modelprobe.model.build import load_model
+        from modelprobe.cost.traces.stored import training_run
 
-        recorded = record_training_step(load_model(target_request(model, inputs)), freeze or ())
+        recorded, stored = training_run(target_request(model, inputs), store.use, freeze or ())
     if save_trace is not None:
         from modelprobe.cost.traces.saved import save_run
 
         save_run(save_trace, report.force, training=recorded)
-    report.emit(training_cost(recorded, optimizer=optimizer, by=by, depth=report.depth(depth), top=top).report())
+        stored = None
+    result = training_cost(recorded, optimizer=optimizer, by=by, depth=report.depth(depth), top=top)
+    report.emit(result.report(), stored)
