@@ -302,7 +302,6 @@ def _followed(
                     del out
         finally:
             follower.open = False
-    said = not_recorded(model, follower, like, step is not None)
-    notes = (*setting.notes, *said)
+    notes = (*setting.notes, *not_recorded(model, follower, like, step is not None))
     steps = step.steps if step else 0
     return MemoryTrace(tuple(follower.blocks), tuple(follower.events), start, steps, notes, dict(setting.env))
