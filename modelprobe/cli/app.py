@@ -179,7 +179,7 @@ def _options(
     ] = False,
     color: Annotated[
         str,
-        typer.Option("--color", metavar="|".join(console.COLOUR_CHOICES), help="When to colour what is printed."),
+        typer.Option("--color", metavar="|".join(console.COLOUR_CHOICES), help="When to color what is printed."),
     ] = "auto",
     quiet: Annotated[
         bool,

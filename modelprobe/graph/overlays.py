@@ -25,7 +25,7 @@ def overlay_from(graph: ModelGraph, path: Path) -> GraphOverlay:
     reader = COLOURED_BY.get(str(data.get("schema", "")).rpartition("/")[0])
     if reader is None:
         raise BadInput(
-            f"{path} is no report that colours a graph",
+            f"{path} is no report that colors a graph",
             "give what `profile --by layer`, `compare --by layer`, `diverge` or `diff` print with -f json",
         )
     try:

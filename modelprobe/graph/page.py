@@ -16,7 +16,7 @@ from modelprobe.graph.overlays import differences_between, pairs_of
 from modelprobe.report.blocks import plain
 
 OVERLAYS = {
-    "": "no colours", "macs": "MACs", "parameters": "parameters", "bytes": "bytes moved",
+    "": "no colors", "macs": "MACs", "parameters": "parameters", "bytes": "bytes moved",
     "activations": "activation bytes", "intensity": "intensity",
 }  # fmt: skip
 
@@ -78,7 +78,7 @@ def viewer_of(
     return (
         f'<div class="graph"><header><h1>{escape(graph.model)}</h1><span class="facts">{facts}</span>'
         '<input type="search" placeholder="search ( / )" aria-label="search">'
-        f'<select aria-label="colours">{choices}</select><button class="fit">Fit</button>'
+        f'<select aria-label="colors">{choices}</select><button class="fit">Fit</button>'
         f'<button class="close">Close all</button>{failure}</header>'
         '<div class="canvas" tabindex="0" aria-label="graph: double click or Enter opens a box, / searches, j and k '
         'step, + - 0 zoom"><svg role="img"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '

@@ -101,7 +101,7 @@ def test_changed_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "values", "says"),
     [
-        ("flops", {}, "is no report that colours a graph"),
+        ("flops", {}, "is no report that colors a graph"),
         ("profile", {"layers": None}, "times are of the whole model"),
         ("compare", {"layers": []}, "comparison is of whole models"),
         ("compare", {"layers": [{"name": "a"}]}, "is damaged: KeyError"),

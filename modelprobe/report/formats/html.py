@@ -195,63 +195,67 @@ PAGE_CSS = """
 html{background:#f6f7f9}body{margin:0;padding:1.5rem 1rem 4rem}
 @media(prefers-color-scheme:dark){html{background:#101216}}
 @media print{html{background:none}body{padding:0}}
+@media(max-width:40rem){.mp{padding:1rem .8rem}.mp .mp-facts{grid-template-columns:1fr 1fr;gap:.6rem 1rem}
+.mp tbody th,.mp thead th:first-child{position:sticky;left:0;background:var(--bg);z-index:1;max-width:48vw;
+overflow:hidden;text-overflow:ellipsis}.mp thead th:first-child{z-index:2;background:var(--alt)}}
 """
 
+# Pixels, as one of Jupyter's style sheets has a `rem` of 10 of them.
 CSS = """
 .mp{--fg:#1c2026;--soft:#646c78;--line:#e2e5ea;--bg:#fff;--alt:#f8f9fb;--hover:#eef3fb;--accent:#2f6fde;
 --bar:#8fb4f3;--warn:#b3261e;--warnbg:#fdf0ef;--ass:#8a5a00;--assbg:#fdf6e3;--note:#2559a8;--notebg:#eff5fd;--good:#1a7f37;
 font:14px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;color:var(--fg);
-background:var(--bg);max-width:min(96rem,100%);width:fit-content;min-width:min(100%,52rem);margin:0 auto;
-padding:1.5rem 2rem;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;
+background:var(--bg);max-width:min(1536px,100%);width:fit-content;min-width:min(100%,832px);margin:0 auto;
+padding:24px 32px;border:1px solid var(--line);border-radius:10px;box-sizing:border-box;
 overflow-wrap:anywhere;text-align:left}
 @media(prefers-color-scheme:dark){.mp{--fg:#e3e6eb;--soft:#98a1af;--line:#2c313a;--bg:#181b20;--alt:#1d2127;
 --hover:#232a36;--accent:#7eaaf5;--bar:#3a63a8;--warn:#f2a49d;--warnbg:#331c1b;--ass:#e6bd6a;--assbg:#2e2716;
 --note:#a3c3f7;--notebg:#1a2535;--good:#6cc58a}}
 .mp *{box-sizing:border-box}
-.mp h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem;font-weight:650;letter-spacing:-.01em;color:inherit}
-.mp h2{font-size:1.05rem;margin:1.75rem 0 .6rem;font-weight:620;color:inherit}
-.mp .mp-facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(13rem,1fr));gap:.9rem 1.5rem;margin:0}
+.mp h1{font-size:24px;line-height:1.25;margin:0 0 16px;font-weight:650;letter-spacing:-.01em;color:inherit}
+.mp h2{font-size:16.8px;margin:28px 0 9.6px;font-weight:620;color:inherit}
+.mp .mp-facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(208px,1fr));gap:14.4px 24px;margin:0}
 .mp .mp-facts div{margin:0}
-.mp dt{color:var(--soft);font-size:.8rem;font-weight:500}
-.mp dd{margin:0;font-weight:600;font-size:1rem;font-variant-numeric:tabular-nums}
-.mp dd small{display:block;color:var(--soft);font-weight:400;font-size:.8rem}
-.mp .mp-table{margin:1.5rem 0 0}.mp h2+.mp-table{margin-top:0}
+.mp dt{color:var(--soft);font-size:12.8px;font-weight:500}
+.mp dd{margin:0;font-weight:600;font-size:16px;font-variant-numeric:tabular-nums}
+.mp dd small{display:block;color:var(--soft);font-weight:400;font-size:12.8px}
+.mp .mp-table{margin:24px 0 0}.mp h2+.mp-table{margin-top:0}
 .mp .mp-scroll{overflow:auto;max-height:85vh;border:1px solid var(--line);border-radius:8px}
 .mp .mp-scroll:focus-visible{outline:2px solid var(--accent)}
-.mp table{border-collapse:separate;border-spacing:0;width:100%;font-size:.86rem;margin:0;color:inherit;
+.mp table{border-collapse:separate;border-spacing:0;width:100%;font-size:13.76px;margin:0;color:inherit;
 background:var(--bg)}
-.mp caption{padding:.6rem;color:var(--soft)}
-.mp th,.mp td{padding:.28rem .7rem;text-align:left;vertical-align:top;border:0;white-space:nowrap;
+.mp caption{padding:9.6px;color:var(--soft)}
+.mp th,.mp td{padding:4.48px 11.2px;text-align:left;vertical-align:top;border:0;white-space:nowrap;
 background:transparent}
 .mp thead th{position:sticky;top:0;z-index:1;background:var(--alt);border-bottom:1px solid var(--line);
-font-weight:600;color:var(--soft);font-size:.8rem}
+font-weight:600;color:var(--soft);font-size:12.8px}
 .mp tbody tr{background:none}
 .mp tbody tr+tr>*{border-top:1px solid var(--line)}
 .mp tbody tr:hover{background:var(--hover)}
-.mp tbody th,.mp tfoot th{font-weight:500;padding-left:calc(.7rem + var(--depth,0)*1.25rem)}
+.mp tbody th,.mp tfoot th{font-weight:500;padding-left:calc(11.2px + var(--depth,0)*20px)}
 .mp tfoot th,.mp tfoot td{position:sticky;bottom:0;background:var(--alt);border-top:2px solid var(--line);
 font-weight:650}
 .mp .mp-n{text-align:right;font-variant-numeric:tabular-nums}
 .mp .mp-quiet{color:var(--soft)}.mp .mp-key{color:var(--accent)}
 .mp .mp-good,.mp .mp-good th{color:var(--good)}.mp .mp-bad,.mp .mp-bad th{color:var(--warn)}
-.mp .mp-mark{color:var(--soft);font-size:.78rem;border:1px solid var(--line);border-radius:9px;padding:0 .45em;
+.mp .mp-mark{color:var(--soft);font-size:12.48px;border:1px solid var(--line);border-radius:9px;padding:0 .45em;
 margin-left:.35em;font-weight:400}
-.mp .mp-bar{display:inline-block;width:5rem;height:.6em;margin-left:.6em;border-radius:3px;
+.mp .mp-bar{display:inline-block;width:80px;height:.6em;margin-left:.6em;border-radius:3px;
 background:linear-gradient(var(--bar),var(--bar)) 0/calc(var(--part)*100%) 100% no-repeat var(--line);
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.mp figure{margin:1.5rem 0}.mp figure img{max-width:100%;height:auto;border-radius:6px}
-.mp figcaption{color:var(--soft);font-size:.85rem;margin-top:.35rem}
-.mp .mp-notes{margin-top:1.75rem}
-.mp .mp-note{display:flex;gap:.8em;margin:.5rem 0;padding:.55rem .9rem;border-radius:7px;border-left:3px solid}
+.mp figure{margin:24px 0}.mp figure img{max-width:100%;height:auto;border-radius:6px}
+.mp figcaption{color:var(--soft);font-size:13.6px;margin-top:5.6px}
+.mp .mp-notes{margin-top:28px}
+.mp .mp-note{display:flex;gap:.8em;margin:8px 0;padding:8.8px 14.4px;border-radius:7px;border-left:3px solid}
 .mp .mp-note b{flex:0 0 5.2em;white-space:nowrap;font-weight:650}.mp .mp-note span{color:var(--fg);min-width:0}
 .mp .mp-info{background:var(--notebg);color:var(--note)}
 .mp .mp-assumed{background:var(--assbg);color:var(--ass)}
 .mp .mp-warning{background:var(--warnbg);color:var(--warn)}
-.mp footer{margin-top:1.75rem;color:var(--soft);font-size:.78rem}
-.mp .mp-tools{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center;margin:.25rem 0 .6rem;font-size:.85rem}
+.mp footer{margin-top:28px;color:var(--soft);font-size:12.48px}
+.mp .mp-tools{display:flex;flex-wrap:wrap;gap:8px;align-items:center;margin:4px 0 9.6px;font-size:13.6px}
 .mp .mp-tools input,.mp .mp-tools button{font:inherit;color:inherit;background:var(--bg);
-border:1px solid var(--line);border-radius:6px;padding:.25rem .65rem}
-.mp .mp-tools input{flex:0 1 18rem;min-width:8rem}
+border:1px solid var(--line);border-radius:6px;padding:4px 10.4px}
+.mp .mp-tools input{flex:0 1 288px;min-width:128px}
 .mp .mp-tools button{cursor:pointer}.mp .mp-tools button:hover{background:var(--hover)}
 .mp .mp-tools output{color:var(--soft)}
 .mp .mp-sort{all:unset;cursor:pointer;white-space:nowrap}
@@ -259,11 +263,11 @@ border:1px solid var(--line);border-radius:6px;padding:.25rem .65rem}
 .mp .mp-sort:hover::after,.mp .mp-sort:focus-visible::after{opacity:.5}
 .mp [aria-sort=ascending] .mp-sort::after{content:"\\2191";opacity:1;color:var(--accent)}
 .mp [aria-sort=descending] .mp-sort::after{content:"\\2193";opacity:1;color:var(--accent)}
-.mp .mp-fold{all:unset;cursor:pointer;display:inline-block;width:1.25rem;color:var(--soft);text-align:center}
+.mp .mp-fold{all:unset;cursor:pointer;display:inline-block;width:20px;color:var(--soft);text-align:center}
 .mp .mp-fold::before{content:"\\25be"}.mp .mp-fold[aria-expanded=false]::before{content:"\\25b8"}
-.mp .mp-leaf{display:inline-block;width:1.25rem}
+.mp .mp-leaf{display:inline-block;width:20px}
 .mp .mp-sort:focus-visible,.mp .mp-fold:focus-visible{outline:2px solid var(--accent);border-radius:3px}
-@media(max-width:40rem){.mp{padding:1rem;border-radius:0}.mp .mp-bar{display:none}}
+@media(max-width:40rem){.mp{padding:16px;border-radius:0}.mp .mp-bar{display:none}}
 @media print{.mp{max-width:none;border:0;padding:0;background:none}.mp .mp-tools,.mp .mp-sort::after,
 .mp .mp-fold::before{display:none}.mp .mp-scroll{overflow:visible;max-height:none;border:0}
 .mp thead th,.mp tfoot th,.mp tfoot td{position:static}.mp tr,.mp .mp-note{break-inside:avoid}}

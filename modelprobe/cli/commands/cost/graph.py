@@ -54,7 +54,7 @@ OverlayOpt = Annotated[
         "--overlay",
         metavar="FILE.json",
         panel=OUTPUT,
-        help="Colour the page by times (`profile --by layer -f json`) or differences (`compare --by layer`, `diverge`, "
+        help="Color the page by times (`profile --by layer -f json`) or differences (`compare --by layer`, `diverge`, "
         "`diff`). Repeatable.",
     ),
 ]
