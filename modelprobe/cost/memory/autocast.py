@@ -6,8 +6,9 @@ Python kernels under a dispatch key that no device on this machine uses. They st
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -49,42 +50,62 @@ def autocast_type(like: str) -> torch.dtype:
 
 @contextmanager
 def autocast_on_meta(like: str) -> Iterator[None]:
-    """In the body `torch.autocast` works on `meta` as on the kind of device `like`, cpu or cuda, here or not."""
-    made: Any = torch.library.Library
-    library, others = made("aten", "IMPL"), made("_", "IMPL")
-    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    casts = _Casts()
-    for name in _operators(like):
-        packet, _, overload = name.removeprefix("aten::").partition(".")
-        op = getattr(getattr(torch.ops.aten, packet), overload or "default")
-        library.impl(name.removeprefix("aten::"), partial(_cast_call, casts, like, packet, op), "AutocastPrivateUse1")
+    """In the body `torch.autocast` works on `meta` as on the kind of device `like`, cpu or cuda, here or not.
+
+    For one thread at a time; the autocast that others have meanwhile is torch's own.
+    """
+    with ExitStack() as stack:
+        made: Any = torch.library.Library
+        library, others = made("aten", "IMPL"), made("_", "IMPL")
+        stack.callback(library._destroy)
+        stack.callback(others._destroy)
+        others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+        casts = _Casts()
+        for name in _operators(like):
+            packet, _, overload = name.removeprefix("aten::").partition(".")
+            op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            call = partial(_cast_call, casts, like, packet, op)
+            library.impl(name.removeprefix("aten::"), call, "AutocastPrivateUse1")
+        stack.callback(casts.reset, like)
+        _replace_autocast(casts, like, stack)
+        yield
+
+
+def _replace_autocast(casts: _Casts, like: str, stack: ExitStack) -> None:
+    """Let `torch.autocast` of this thread set `casts` until `stack` is closed."""
     cls: Any = torch.amp.autocast_mode.autocast
     own = {name: cls.__dict__[name] for name in ("__init__", "__enter__", "__exit__")}
+    thread = threading.get_ident()
 
-    def init(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: Any = None) -> None:
+    def init(
+        self: Any, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> None:
+        self._here = threading.get_ident() == thread
+        if not self._here:
+            own["__init__"](self, device_type, dtype, enabled, cache_enabled)
+            return
         own["__init__"](self, "cpu", enabled=False)  # no GPU is needed, nor a type that it has
         self.device, self.fast_dtype = device_type, dtype or _DEFAULT[like]
         self._enabled, self._ours = enabled, device_type in ("meta", like)
+        self._keeps_casts = cache_enabled is not False
 
     def enter(self: Any) -> Any:
+        if not getattr(self, "_here", False):  # another thread's, or made before
+            return own["__enter__"](self)
         if self._ours:
-            casts.enter(like, self._enabled, self.fast_dtype)
+            casts.enter(like, self._enabled, self.fast_dtype, self._keeps_casts)
         return self
 
-    def leave(self: Any, *_: Any) -> bool:
+    def leave(self: Any, *raised: Any) -> Any:
+        if not getattr(self, "_here", False):
+            return own["__exit__"](self, *raised)
         if self._ours:
             casts.leave(like)
         return False
 
+    for name, function in own.items():
+        stack.callback(setattr, cls, name, function)
     cls.__init__, cls.__enter__, cls.__exit__ = init, enter, leave
-    try:
-        yield
-    finally:
-        casts.reset(like)
-        for name, function in own.items():
-            setattr(cls, name, function)
-        library._destroy()
-        others._destroy()
 
 
 class _Casts:
@@ -93,15 +114,18 @@ class _Casts:
     def __init__(self) -> None:
         self.dtype = torch.float32
         self.weights: dict[int, tuple[Tensor, Tensor]] = {}
-        self._outer: list[tuple[bool, torch.dtype]] = []
+        self.keeps = True
+        self._outer: list[tuple[bool, torch.dtype, bool]] = []
 
-    def enter(self, like: str, enabled: bool, dtype: torch.dtype) -> None:
-        self._outer.append((torch.is_autocast_enabled(like), torch.get_autocast_dtype(like)))
+    def enter(self, like: str, enabled: bool, dtype: torch.dtype, keeps: bool) -> None:
+        self._outer.append((torch.is_autocast_enabled(like), torch.get_autocast_dtype(like), self.keeps))
         torch.autocast_increment_nesting()
         self._set(like, enabled, dtype)
+        self.keeps = keeps
 
     def leave(self, like: str) -> None:
-        self._set(like, *self._outer.pop())
+        enabled, dtype, self.keeps = self._outer.pop()
+        self._set(like, enabled, dtype)
         if torch.autocast_decrement_nesting() == 0:
             self.weights.clear()
 
@@ -123,7 +147,8 @@ class _Casts:
             return type(value)(self.cast(one, dtype) for one in value)
         if not _is_cast(value) or value.dtype is dtype:
             return value
-        once = value.is_leaf and value.requires_grad and value.dtype is torch.float32 and dtype is self.dtype
+        weight = value.is_leaf and value.requires_grad and value.dtype is torch.float32
+        once = self.keeps and weight and dtype is self.dtype
         if not once:
             return value.to(dtype)
         if id(value) not in self.weights:

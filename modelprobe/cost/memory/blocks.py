@@ -41,6 +41,9 @@ from modelprobe.tracing.step_records import MemoryBlock, MemoryEvent, MemoryTrac
 from modelprobe.tracing.tensors import copied, given_leaves
 from modelprobe.tracing.training import refuse_scripts
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Functions of torch are replaced while a run is followed: another thread's recording waits."""
+
 
 def record_memory(
     model: nn.Module,
@@ -71,13 +74,14 @@ def record_memory(
     if amp and step is not None:
         step = replace(step, autocast=like)
     record = partial(_followed, step=step, like=like, amp=amp, kernels=kernels)
-    try:
-        return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
-    except ModelRaised as raised:
-        if step is not None or setting.differentiate or not wants_gradients(raised):
-            raise
-        setting = replace(setting, differentiate=True)
-        return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
+    with _ONE_AT_A_TIME:
+        try:
+            return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
+        except ModelRaised as raised:
+            if step is not None or setting.differentiate or not wants_gradients(raised):
+                raise
+            setting = replace(setting, differentiate=True)
+            return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
 
 
 class _Calls(Numbered):

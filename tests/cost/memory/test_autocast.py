@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -180,3 +181,43 @@ def test_what_the_model_raises_is_said_and_autocast_is_off_again() -> None:
     with pytest.raises(ModelRaised):
         modelprobe.estimate_memory(Refuses(), torch.rand(2), amp=True)
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_two_threads_and_another_autocast() -> None:
+    """Recordings wait for each other; the autocast of a thread that records nothing is torch's own meanwhile."""
+    net = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+    x = torch.rand(32, 64)
+    alone = modelprobe.estimate_memory(net, x, train=True, amp=True).peak_bytes
+    found: list[int] = []
+    types: set[torch.dtype] = set()
+    recorders = [
+        threading.Thread(
+            target=lambda: found.append(modelprobe.estimate_memory(net, x, train=True, amp=True).peak_bytes)
+        )
+        for _ in range(3)
+    ]
+    for thread in recorders:
+        thread.start()
+    while any(thread.is_alive() for thread in recorders):
+        with torch.autocast("cpu"):
+            types.add((x @ x.T).dtype)
+    assert found == [alone] * 3
+    assert types == {torch.bfloat16}
+
+
+class Uncached(nn.Module):
+    """One weight, used twice; its cast is kept or made again."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self.inner, self.keep = nn.Linear(512, 512, bias=False), keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", cache_enabled=self.keep):
+            return self.inner(self.inner(x))
+
+
+def test_casts_that_are_not_kept() -> None:
+    x = torch.empty(2, 512, device="meta")
+    kept, anew = (modelprobe.estimate_memory(Uncached(keep), x, train=True).above_start_bytes for keep in (True, False))
+    assert anew > kept + 512 * 512 * 2 * 0.9
