@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from modelprobe.cli.options import COUNTING, InputOptions, ModelOptions, option
-from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
+from modelprobe.cli.training_options import FreezeOpt, LossOpt, OptimizerOpt
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ CudaGraphOpt = Annotated[
 ]
 StepTimedOpt = Annotated[
     bool, option("--train", panel=COUNTING, help="A training step: forward, loss, backward, update.")
-]
-LossOfStepOpt = Annotated[
-    str | None,
-    option("--loss", metavar="FILE.py:FUNCTION", panel=COUNTING, help="With --train: the loss of the model's output."),
 ]
 TimedAgainstOpt = Annotated[
     str | None,
@@ -69,7 +65,7 @@ class TimingOptions:
     train: StepTimedOpt = False
     optimizer: OptimizerOpt = "sgd"
     freeze: FreezeOpt = None
-    loss: LossOfStepOpt = None
+    loss: LossOpt = None
 
     def first_given(self) -> str:
         """The first option that was given, as it is typed."""

@@ -27,3 +27,8 @@ FreezeOpt = Annotated[
         help="Parameters that do not train: 'conv1,layer1.*'. Modules or parameters, with wildcards. Repeatable.",
     ),
 ]
+
+LossOpt = Annotated[
+    str | None,
+    option("--loss", metavar="FILE.py:FUNCTION", panel=COUNTING, help="With --train: the loss of the model's output."),
+]

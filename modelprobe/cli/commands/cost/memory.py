@@ -22,7 +22,7 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
-from modelprobe.cli.training_options import FreezeOpt, OptimizerOpt
+from modelprobe.cli.training_options import FreezeOpt, LossOpt, OptimizerOpt
 from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
@@ -71,10 +71,6 @@ ContextOpt = Annotated[
 ]
 
 
-LossOpt = Annotated[
-    str | None,
-    option("--loss", metavar="FILE.py:FUNCTION", panel=COUNTING, help="With --train: the loss of the model's output."),
-]
 PlanOpt = Annotated[
     str | None,
     option("--plan", metavar="SIZE|DEVICE", panel=COUNTING, help="What would make it fit, each change recorded."),
