@@ -21,7 +21,7 @@ Found = Mapping[str, tuple[float, str]]
 
 def overlay_from(graph: ModelGraph, path: Path) -> GraphOverlay:
     """What a JSON report says of the graph's boxes. Raises BadInput for a file that says nothing of them."""
-    data = _json_report(path)
+    data = json_report(path)
     reader = COLOURED_BY.get(str(data.get("schema", "")).rpartition("/")[0])
     if reader is None:
         raise BadInput(
@@ -37,7 +37,8 @@ def overlay_from(graph: ModelGraph, path: Path) -> GraphOverlay:
     return overlay
 
 
-def _json_report(path: Path) -> Mapping[str, Any]:
+def json_report(path: Path) -> Mapping[str, Any]:
+    """What a command printed with `-f json`. Raises BadInput for a file that cannot be read, or is no JSON."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path} is too large for a report", "give the JSON of `profile` or `compare`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -66,3 +67,47 @@ def test_one_size_is_refused(cli):
 
 def test_a_curve_without_moments_is_empty():
     assert memory_curve(()) == ""
+
+
+PEAKS = {"kind": "cpu", "name": "a <machine>", "dtype": "float32", "threads": 1, "setting": "", "flops_per_s": 1e11,
+         "bytes_per_s": 1e10, "launch_s": 1e-6}  # fmt: skip
+
+
+def measured(place, path="features.0", **changes):
+    layer = {"path": path, "cls": "Conv2d", "seconds": 2e-3, "share": 0.5, "operators": 1, "flops": 20_000_000,
+             "bytes_moved": 1_000_000, "intensity": 20.0, "flops_per_s": 1e10, "roof_flops_per_s": 1e11,
+             "arithmetic_s": 2e-4, "memory_s": 1e-4, "launch_s": 1e-6, "bound": "arithmetic", "left": 10.0}  # fmt: skip
+    times = {"path": path, "calls": 1, "inclusive_s": 2e-3, "share": 0.5}
+    found = {
+        "schema": "modelprobe.profile/1", "model": "TinyCNN", "inputs": ["x"], "device": "cpu", "median_s": 4e-3,
+        "layers": {"layers": [times], "operators": []},
+        "roofline": {"peaks": PEAKS, "layers": [layer, {**layer, "path": "head", "intensity": 0.0, "left": None}]},
+        **changes,
+    }  # fmt: skip
+    file = place / "times.json"
+    file.write_text(json.dumps(found))
+    return str(file)
+
+
+def test_times_and_the_roofline(cli, tmp_path):
+    place = tmp_path / "report.html"
+    answer = cli("report", CNN, "--input", "32", "--times", measured(tmp_path), "-o", str(place))
+    assert answer.code == 0, answer.err
+    page = place.read_text()
+    assert "Time and roofline" in page
+    (circle,) = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', page)
+    (roof,) = re.findall(r'<polyline points="([^"]+)"', page)
+    ridge, peak = map(float, roof.split()[1].split(","))
+    assert float(circle[0]) > ridge, "20 FLOPs per byte are right of the ridge, at 10"
+    assert float(circle[1]) > peak, "a tenth of the peak is below it"
+    assert "a &lt;machine&gt;" in page
+    assert '<option value="time" selected>' in page
+    assert "2.000 ms" in cli("report", CNN, "--input", "32", "--times", measured(tmp_path)).out
+
+
+def test_other_files_hold_no_times(cli, tmp_path):
+    for changes, says in (({"roofline": None}, "holds no times"), ({"median_s": "a"}, "is damaged")):
+        answer = cli("report", CNN, "--input", "32", "--times", measured(tmp_path, **changes))
+        assert answer.code == 2
+        assert says in answer.err
+    assert "says nothing of the modules" in cli("report", CNN, "--times", measured(tmp_path, path="other")).err

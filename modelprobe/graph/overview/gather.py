@@ -16,8 +16,10 @@ from modelprobe.cost.summary import summary_of
 from modelprobe.environment import describe_machine
 from modelprobe.errors import ProbeError
 from modelprobe.graph.build import graph_of
-from modelprobe.graph.graph import ModelGraph
+from modelprobe.graph.graph import GraphOverlay, ModelGraph
 from modelprobe.graph.of_target import forward_lines
+from modelprobe.graph.overlays import overlay_from
+from modelprobe.graph.overview.times import times_from
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
 from modelprobe.report.blocks import Block, Fact, Facts, Figure, Level, Note, Report, Table
 from modelprobe.report.result import Result
@@ -53,6 +55,7 @@ class Overview(Result):
     sections: tuple[OverviewSection, ...]
     notes: tuple[Note, ...]
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    overlays: tuple[GraphOverlay, ...] = field(repr=False, default=())
 
     def headline(self) -> Facts:
         """What a forward pass costs, and the peak of its memory."""
@@ -171,6 +174,14 @@ def with_scaling(overview: Overview, request: TargetRequest, sizes: str) -> Over
     if len(series.points) < 2:
         raise BadInput(f"--sizes {sizes} is one size", "list several: --sizes 224,256,288")
     return _before_environment(overview, OverviewSection("scaling", "Scaling", measure_scaling(request, series, ())))
+
+
+def with_times(overview: Overview, path: Path) -> Overview:
+    """The same with the times that `profile --by layer` measured, in the graph too. Raises BadInput for other files."""
+    times = times_from(path)
+    overlay = overlay_from(overview.graph, path)
+    found = _before_environment(overview, OverviewSection("times", "Time and roofline", times))
+    return replace(found, overlays=(*overview.overlays, overlay))
 
 
 def with_class_maps(overview: Overview, request: TargetRequest, images: Sequence[str], place: Path | None) -> Overview:

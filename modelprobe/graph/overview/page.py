@@ -9,6 +9,7 @@ from pathlib import Path
 from modelprobe.graph.files import opened_boxes
 from modelprobe.graph.overview.curve import memory_curve
 from modelprobe.graph.overview.gather import Overview
+from modelprobe.graph.overview.times import MeasuredTimes, roofline_picture
 from modelprobe.graph.page import styles, viewer_of, whole_page
 from modelprobe.report.blocks import Block, Facts
 from modelprobe.report.formats import Style, html, markdown
@@ -21,13 +22,17 @@ AMOUNTS = {
 def overview_page(overview: Overview) -> str:
     """The whole page. It loads nothing, and runs no scripts but its own."""
     sections = [_folding("Headline", html.blocks_html((overview.headline(), *overview.notes)))]
-    sections.append(_folding("Graph", viewer_of(overview.graph, opened_boxes(overview.graph))))
+    sections.append(
+        _folding("Graph", viewer_of(overview.graph, opened_boxes(overview.graph), overlays=overview.overlays))
+    )
     sections.append(_folding("Where the cost lies", _icicle()))
     for section in overview.sections:
         blocks, curve = overview.blocks_of(section), ""
         if section.key == "memory" and overview.memory is not None:
             curve = memory_curve(overview.memory.line)
             blocks = tuple(map(_without_curve, blocks)) if curve else blocks
+        if isinstance(section.result, MeasuredTimes):
+            curve = roofline_picture(section.result)
         sections.append(_folding(section.title, curve + html.blocks_html(blocks)))
     copied = escape(markdown.render(overview.report(), Style()))
     body = (

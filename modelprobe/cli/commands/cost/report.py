@@ -31,6 +31,10 @@ SizesOpt = Annotated[
     str | None,
     option("--sizes", metavar="N,N[,N...]", panel=INPUT, help="Count at these input sizes too, as `scaling` does."),
 ]
+TimesOpt = Annotated[
+    Path | None,
+    option("--times", metavar="FILE.json", panel=INPUT, help="Times and roofline, from `profile --by layer -f json`."),
+]
 
 
 def command(
@@ -39,6 +43,7 @@ def command(
     *,
     mode: ModeOpt = "eval",
     sizes: SizesOpt = None,
+    times: TimesOpt = None,
     image: ImageOpt = None,
     weights: WeightsOpt = "pretrained",
     report: ReportOptions,
@@ -46,7 +51,13 @@ def command(
     """Everything about one model: cost, graph, layers, memory, parameters and buffers; class maps with --image. With
     -o report.html one page that needs nothing else."""
     from modelprobe.cli.output import choose, refuse_if_incomplete
-    from modelprobe.graph.overview.gather import overview_of_file, overview_of_target, with_class_maps, with_scaling
+    from modelprobe.graph.overview.gather import (
+        overview_of_file,
+        overview_of_target,
+        with_class_maps,
+        with_scaling,
+        with_times,
+    )
 
     report.check()
     if is_trace_file(model.target):
@@ -58,6 +69,7 @@ def command(
         request = target_request(model, inputs)
         found = overview_of_target(request, mode == "train")
         found = with_scaling(found, replace(request, inputs=()), sizes) if sizes is not None else found
+    found = with_times(found, times) if times is not None else found
     drawn = choose(report.format, report.output).name == "html"
     with tempfile.TemporaryDirectory(prefix="modelprobe-") as place:
         if image:
@@ -69,6 +81,12 @@ def command(
         from modelprobe.graph.overview.page import overview_page
 
         page = overview_page(found)
+    _write_page(page, report)
+    if report.strict:
+        refuse_if_incomplete(found.report())
+
+
+def _write_page(page: str, report: ReportOptions) -> None:
     if report.output is None:
         from modelprobe.console import write_text
 
@@ -79,5 +97,3 @@ def command(
 
         atomic_write(report.output, page, force=report.force)
         say(f"wrote {report.output}", always=False)
-    if report.strict:
-        refuse_if_incomplete(found.report())
