@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from modelprobe.inside.health.batch_checks import batch_findings, step_of
 from modelprobe.inside.health.batch_run import run_batch
 from modelprobe.inside.health.file_health import FileHealthResult, check_file_health
 from modelprobe.inside.health.findings import HealthFinding, findings_table, ranked
-from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
+from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 
@@ -66,12 +67,26 @@ class BatchHealthResult(Result):
     parameters: tuple[ParameterRow, ...]
     notes: tuple[Note, ...] = ()
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    plot: str | None = None
     show_layers: bool = field(repr=False, default=False)
 
     @property
     def healthy(self) -> bool:
         """Whether nothing was found."""
         return not self.findings
+
+    def gains(self) -> dict[int, float]:
+        """fan-in times the variance of its weight, by the place of the layer in `layers`.
+
+        He et al. (2015) make it 2, which keeps the variance of outputs behind a ReLU; Glorot and Bengio (2010) about 1.
+        """
+        weights = {one.name: one for one in self.parameters if len(one.shape) > 1}
+        found = {}
+        for place, layer in enumerate(self.layers):
+            weight = weights.get(f"{layer.path}.weight" if layer.path else "weight")
+            if weight is not None and math.isfinite(weight.weight):
+                found[place] = weight.weight**2 / weight.shape[0]
+        return found
 
     def report(self) -> Report:
         """The findings; on request layers and parameters."""
@@ -91,6 +106,8 @@ class BatchHealthResult(Result):
             blocks.append(findings_table(self.findings))
         if self.show_layers:
             blocks += [_activity_table(self.layers), _gradient_table(self.parameters)]
+        if self.plot:
+            blocks.append(Figure(Path(self.plot), f"{self.model}: outputs and gradients through depth"))
         return self.blocks_report(f"{self.model}: health", "modelprobe.health/1", *blocks, *self.notes)
 
 

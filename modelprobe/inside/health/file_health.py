@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from modelprobe.inside.health.findings import HealthFinding, findings_table, lis
 from modelprobe.inside.health.initializers import fans
 from modelprobe.inside.health.optimizer_checks import StateValues, check_gradients, check_rate, check_steps, check_units
 from modelprobe.inside.health.optimizer_state import OptimizerState, name_states, optimizers_of
+from modelprobe.inside.health.spectrum import MOST_VALUES, Spectrum, spectrum_of
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
@@ -32,6 +34,12 @@ LAG = 0.5
 """Distance of averaged weights over their norm, from which on they say little of the model."""
 
 FLOOR_ROOM = 0.06
+
+SPECTRUM_COLUMNS = (
+    Column("stable_rank", "Stable rank"),
+    Column("exponent", "Tail exponent", priority=1),
+    Column("tail_p", "p of the tail", priority=2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class LayerHealth:
     initializer: str
     p_value: float | None
     untrained: bool | None
+    spectrum: Spectrum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +96,17 @@ class FileHealthResult(Result):
         blocks: list[Block] = [Facts(facts)]
         if self.findings:
             blocks.append(findings_table(self.findings))
-        if self.show_layers and self.layers:
+        if self.layers and (self.show_layers or any(layer.spectrum is not None for layer in self.layers)):
             blocks.append(_layer_health_table(self.layers))
         return self.blocks_report(f"{self.path}: health", "modelprobe.file-health/1", *blocks, *self.notes)
 
 
-def check_file_health(path: str, branch: str | None = None, show_layers: bool = False) -> FileHealthResult:
+def check_file_health(
+    path: str, branch: str | None = None, show_layers: bool = False, spectra: bool = False
+) -> FileHealthResult:
     """Read every value of a weight file once, and say what is wrong. Memory stays bounded.
 
+    With `spectra` each weight is read once more, whole, for its stable rank and the tail of its spectrum.
     Raises BadInput for a file without tensors, and for one that is not on this machine.
     """
     found = open_checkpoint(path)
@@ -111,6 +123,8 @@ def check_file_health(path: str, branch: str | None = None, show_layers: bool = 
         for optimizer in optimizers:
             findings += _of_optimizer(reading, optimizer, chosen, layers)
         findings += _of_averages(reading, chosen, values, layers)
+        weights = [layer for layer in layers if layer.weight is not None]
+        found_spectra = reading.spectra(chosen, weights) if spectra else {}
     findings += _of_loss(found, layers)
     return FileHealthResult(
         path=path,
@@ -119,7 +133,7 @@ def check_file_health(path: str, branch: str | None = None, show_layers: bool = 
         values=sum(item.count for item in values.values()),
         optimizer=_told_optimizer(optimizers),
         findings=ranked(_without_consequences(findings)),
-        layers=tuple(_layer_health(layer) for layer in layers if layer.weight is not None),
+        layers=tuple(_layer_health(layer, found_spectra.get(layer.path)) for layer in weights),
         unread=tuple(reading.unread.items()),
         notes=_file_notes(reading, optimizers),
         show_layers=show_layers,
@@ -143,6 +157,21 @@ class _Reading:
             values = self.one(name, entry, branch.name)
             if values is not None:
                 read[name] = values
+        return read
+
+    def spectra(self, branch: Branch, layers: Sequence[LayerValues]) -> dict[str, Spectrum]:
+        """The spectra of the layers' weights, by path."""
+        wanted = {f"{layer.path}.weight" if layer.path else "weight": layer.path for layer in layers}
+        read: dict[str, Spectrum] = {}
+        for entry in self.found.tensors_in(branch):
+            name = ".".join(entry.path[len(branch.path) :])
+            if name not in wanted or math.prod(entry.shape) > MOST_VALUES or not _in_index_order(entry):
+                continue
+            with contextlib.suppress(ProbeError, ValueError, TypeError, OverflowError):
+                pieces = [numpy.tile(part, times) for part, times in self._readers[branch.name].pieces(name, entry)]
+                spectrum = spectrum_of(numpy.concatenate(pieces).reshape(entry.shape))
+                if spectrum is not None:
+                    read[wanted[name]] = spectrum
         return read
 
     def one(self, name: str, entry: TensorEntry | None, branch: str = "") -> TensorValues | None:
@@ -286,23 +315,25 @@ def _file_notes(reading: _Reading, optimizers: Sequence[OptimizerState]) -> tupl
     return tuple(notes)
 
 
-def _layer_health(layer: LayerValues) -> LayerHealth:
+def _layer_health(layer: LayerValues, spectrum: Spectrum | None) -> LayerHealth:
     weight = layer.weight
     assert weight is not None
     size = weight.rms * math.sqrt(fans(weight.shape)[0]) if weight.rms is not None else None
     fit = layer.fit
     return LayerHealth(
-        layer.path, weight.shape, size, fit.name if fit else "", fit.p_value if fit else None, layer.untrained
+        layer.path, weight.shape, size, fit.name if fit else "", fit.p_value if fit else None, layer.untrained, spectrum
     )
 
 
 def _layer_health_table(layers: Sequence[LayerHealth]) -> Table:
+    shown = any(layer.spectrum is not None for layer in layers)
     columns = (
         Column("path", "Layer"),
         Column("shape", "Weight", Unit.SHAPE, priority=1),
         Column("size", "Size x sqrt(fan-in)"),
         Column("initializer", "Fits initializer", priority=1),
         Column("p_value", "p", priority=2),
+        *(SPECTRUM_COLUMNS if shown else ()),
     )
     rows = tuple(
         Row(
@@ -312,9 +343,17 @@ def _layer_health_table(layers: Sequence[LayerHealth]) -> Table:
                 None if layer.size is None else f"{layer.size:.3g}",
                 layer.initializer or None,
                 None if layer.p_value is None else f"{layer.p_value:.2g}",
+                *(_spectrum_cells(layer.spectrum) if shown else ()),
             ),
             mark="never trained" if layer.untrained else "",
         )
         for layer in layers
     )
     return Table(columns, rows, title="Layers", key="layers")
+
+
+def _spectrum_cells(spectrum: Spectrum | None) -> tuple[str | None, str | None, str | None]:
+    if spectrum is None:
+        return None, None, None
+    exponent = None if spectrum.exponent is None else f"{spectrum.exponent:.2f}"
+    return f"{spectrum.stable_rank:.3g}", exponent, None if spectrum.p_value is None else f"{spectrum.p_value:.2g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,3 +165,33 @@ def roofline_plot(
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     return _png(axes)
+
+
+def depth_plot(layers: Sequence[tuple[str, float, float | None]], gains: Mapping[int, float], title: str) -> bytes:
+    """A PNG of layers (name, deviation of the output, RMS of its gradient) in the order in which they ran.
+
+    Below, where `gains` has one, fan-in times the variance of the weight beside the laws of He (2) and Xavier (1).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 1.3 * HEIGHT), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+    for at, label in ((1, "deviation of the output"), (2, "RMS of its gradient")):
+        points = [(place, layer[at]) for place, layer in enumerate(layers) if layer[at]]
+        if points:
+            upper.plot(*zip(*points, strict=True), ".-", label=label)
+    upper.set(title=title, yscale="log")
+    upper.legend(fontsize=8)
+    if gains:
+        lower.plot(list(gains), list(gains.values()), "o", markersize=4, color="C2")
+        lower.set_yscale("log")
+    for law, value, style in (("He", 2, "--"), ("Xavier", 1, ":")):
+        lower.axhline(value, color="0.4", linewidth=0.8, linestyle=style, label=f"{law}: {value}")
+    lower.set(ylabel="fan-in x variance", xlabel="layers, in the order in which they ran")
+    lower.legend(fontsize=8)
+    step = max(1, -(-len(layers) // 12))
+    names = [name[-18:] for name, _, _ in layers[::step]]
+    lower.set_xticks(range(0, len(layers), step), names, rotation=60, ha="right", fontsize=6)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    return _png(upper)

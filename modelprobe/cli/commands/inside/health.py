@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,6 +91,13 @@ RuleOpt = Annotated[
         help="The optimizer of --lr.",
     ),
 ]
+SpectrumOpt = Annotated[
+    bool, option("--spectrum", panel=OUTPUT, help="Of a file: stable rank and spectral tail of each weight.")
+]
+DepthPlotOpt = Annotated[
+    Path | None,
+    option("--plot", metavar="FILE.png", panel=OUTPUT, help="Of a run: how outputs and gradients grow through depth."),
+]
 AllLayersOpt = Annotated[bool, option("--layers", panel=OUTPUT, help="Also every layer and parameter.")]
 
 
@@ -108,6 +116,8 @@ def command(
     lr: RateOpt = None,
     optimizer: RuleOpt = "sgd",
     layers: AllLayersOpt = False,
+    spectrum: SpectrumOpt = False,
+    plot: DepthPlotOpt = None,
     seed: SeedOpt = 0,
     unsafe_load: UnsafeLoadOpt = False,
     report: ReportOptions,
@@ -121,19 +131,22 @@ def command(
     if names_weights(target) and arch is None:
         _refuse_of_models({
             "--input": input, "--inputs-from": inputs_from, "--batch": batch, "--image": image, "--loss": loss,
-            "--lr": lr, "--weights": weights, "--set": settings,
+            "--lr": lr, "--weights": weights, "--set": settings, "--plot": plot,
         })  # fmt: skip
         from modelprobe.environment import brief
         from modelprobe.inside.health.file_health import check_file_health
 
-        found: Any = replace(check_file_health(target, branch, layers), env=brief())
+        found: Any = replace(check_file_health(target, branch, layers, spectrum), env=brief())
     else:
-        if branch is not None:
-            raise BadInput("--branch is for weight files alone", "leave it out")
+        if branch is not None or spectrum:
+            raise BadInput(f"--{'branch' if branch else 'spectrum'} is for weight files alone", "leave it out")
         given = ModelOptions(target=target, settings=settings, arch=arch, unsafe_load=unsafe_load)
         shapes = ShapeOptions(input=input, inputs_from=inputs_from)
         request = replace(target_request(given, shapes, batch=batch), weights=weights, seed=seed)
+        _check_plot(plot, report.force)
         found = _of_run(request, image, loss, {"rate": lr, "optimizer": optimizer, "show_layers": layers})
+        if plot is not None:
+            found = _drawn_through_depth(found, plot, report.force)
     report.emit(found.report())
     if found.findings:
         raise CheckFailed(f"{target}: {found.findings[0].text}", "the report tells all that was found")
@@ -173,3 +186,21 @@ def _on_images(request: TargetRequest, image: list[str], loss: Any, settings: di
     notes = gathered((photo.path, note) for photo in photos for note in model.preprocessing.notes_on(photo))
     images = [model.image(model.arguments(photo), "health") for photo in photos]
     return health_of_images(model.loaded, images, [*model.notes, *notes], loss=loss, **settings)
+
+
+def _check_plot(plot: Path | None, force: bool) -> None:
+    from modelprobe.files.atomic import check_target
+
+    if plot is not None:
+        if plot.suffix.lower() != ".png":
+            raise BadInput(f"{plot} has another suffix than .png", "name it with .png")
+        check_target(plot, force=force)
+
+
+def _drawn_through_depth(found: BatchHealthResult, plot: Path, force: bool) -> BatchHealthResult:
+    from modelprobe.files.atomic import atomic_write
+    from modelprobe.vision.pictures.curves import depth_plot
+
+    layers = [(one.path or one.cls, one.std, one.gradient) for one in found.layers]
+    atomic_write(plot, depth_plot(layers, found.gains(), f"{found.model}: through depth"), force=force)
+    return replace(found, plot=str(plot))
