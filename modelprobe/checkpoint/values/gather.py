@@ -12,8 +12,8 @@ from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
-from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.left_out import kept_metadata, not_saved
+from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.values.left_out import kept_metadata, not_written
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ONE_TENSOR, PICKLED_FORMATS, ExtraEntries, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -100,24 +100,22 @@ def refuse_unusable(found: Checkpoint) -> None:
 
 
 def _nothing_saved(found: Checkpoint, branch: Branch) -> tuple[str, str]:
-    """What to say of a model without a state dict: its tensors are constants, attributes or packed weights."""
+    """What to say of a model without a state dict: its tensors are constants, attributes or quantized weights."""
     first = next(iter(found.tensors_in(branch)))
     named = f"such as {first.name}" if branch.tensors > 1 else first.name
     text = f"no tensor of {branch.name or found.path} is in a state_dict: {branch.tensors:,} are constants, attributes"
     look = f"`modelprobe summary {shlex.quote(found.path)}` lists them; nothing was written"
-    return f"{text} or packed weights, {named}", look
+    return f"{text} or quantized weights, {named}", look
 
 
 def model_tensors(found: Checkpoint, branch: Branch, reader: TensorReader) -> list[TensorToWrite]:
     """The tensors that `state_dict()` of the branch would have, by their names in it."""
     start, made = len(branch.path), []
-    gone = {id(entry) for entry in not_saved(found, branch)}
+    gone = {id(entry) for entry in not_written(found, branch)}
     for listed in found.tensors_in(branch):
         if id(listed) in gone:
             continue
         entry = readable(found, listed)
-        if "quantised" in entry.flags:
-            raise BadInput(f"{entry.name} cannot be taken over: {FLAG_TEXT['quantised']}")
         reader.check(entry)
         made.append(to_write(reader, entry, ".".join(entry.path[start:]) or ONE_TENSOR))
     return made

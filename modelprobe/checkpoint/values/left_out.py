@@ -18,12 +18,18 @@ def not_saved(found: Checkpoint, branch: Branch) -> list[TensorEntry]:
     return [e for e in found.tensors_in(branch) if e.role == ATTRIBUTE or "non-persistent" in e.flags]
 
 
+def not_written(found: Checkpoint, branch: Branch) -> list[TensorEntry]:
+    """These, and quantized ones, for which a new file has no place."""
+    gone = {id(entry) for entry in not_saved(found, branch)}
+    return [e for e in found.tensors_in(branch) if id(e) in gone or "quantised" in e.flags]
+
+
 def left_in_model(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
     """The tensors of a branch that its state dict leaves out, each by its name, and the storages that nothing uses.
 
     A second name of a tensor that the state dict has is no loss.
     """
-    gone = not_saved(found, branch)
+    gone = not_written(found, branch)
     ids = {id(entry) for entry in gone}
     kept = {_view_of_storage(entry) for entry in found.tensors_in(branch) if id(entry) not in ids and entry.storage}
     made = [NotKept(entry.name, _reason(entry)) for entry in gone if _view_of_storage(entry) not in kept]
@@ -35,6 +41,8 @@ def _view_of_storage(entry: TensorEntry) -> tuple[object, ...]:
 
 
 def _reason(entry: TensorEntry) -> str:
+    if "quantised" in entry.flags and entry.role != ATTRIBUTE:
+        return f"{FLAG_TEXT['quantised']}, which a new file has no place for"
     if "quantised" in entry.flags:
         return f"a packed weight, {FLAG_TEXT['quantised']}; state_dict() holds no tensor of it"
     if "non-persistent" in entry.flags:

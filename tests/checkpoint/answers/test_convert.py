@@ -286,10 +286,16 @@ def test_what_is_refused(value: object, expected: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
-    torch.save({"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, tmp_path / "in.pt")
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_quantised_tensors_are_named_and_alone_refused(suffix: str, tmp_path: Path) -> None:
+    packed = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    torch.save({"q": packed, "w": torch.ones(3)}, tmp_path / "in.pt")
+    done = convert_weights(str(tmp_path / "in.pt"), tmp_path / f"out.{suffix}")
+    assert done.tensors == 1
+    assert [(one.entry, one.action) for one in done.entries if "quantized" in one.why] == [("q", "dropped")]
+    torch.save({"q": packed}, tmp_path / "alone.pt")
     with pytest.raises(BadInput, match="quantized"):
-        convert_weights(str(tmp_path / "in.pt"), tmp_path / "out.safetensors")
+        convert_weights(str(tmp_path / "alone.pt"), tmp_path / f"none.{suffix}")
 
 
 # The command
