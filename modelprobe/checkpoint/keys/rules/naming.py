@@ -17,6 +17,8 @@ MAX_WRAPPERS = 3
 MIN_HITS = 0.5
 """The share of the new names that must be expected, query, key and value aside."""
 
+CLIP_BLOCK = re.compile(r"(?:visual\.|vision_model\.)?transformer\.resblocks\.\d+\.")
+
 PROJECTION = re.compile(r".*\.attn\.(?:query|key|value)\.(?:weight|bias)")
 
 
@@ -96,7 +98,16 @@ def library_conversion(draft: PlanDraft) -> None:
         fitting = _count_fitting(draft, {name: made.shape for name, made in (found or {}).items()})
         if found and fitting > max(before, MIN_HITS * len(draft.expected)):
             _take_conversion(draft, parts, found)
+            if any(CLIP_BLOCK.match(name) for name in names) and "QuickGELU" not in reference.kinds.values():
+                draft.assumed.append(_without_quick_gelu(reference.label))
             return
+
+
+def _without_quick_gelu(label: str) -> str:
+    """The names of CLIP do not tell which of two activations its network was trained with."""
+    text = "OpenAI trained CLIP with QuickGELU, OpenCLIP with GELU, under the same names; this network has GELU"
+    other = label.replace("_clip_", "_clip_quickgelu_")
+    return f"{text}, {other} has the other" if other != label else text
 
 
 def _count_fitting(draft: PlanDraft, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -57,6 +57,21 @@ def test_every_value_is_in_its_place(
             assert torch.equal(model(image), other(image))
 
 
+def test_the_activation_that_the_names_of_clip_do_not_tell(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naming = NAMINGS["OpenAI CLIP"]
+    monkeypatch.chdir(tmp_path)
+    torch.save(naming.make(dict(naming.network().state_dict())), "in.pth")
+    settings = [word for key, value in naming.settings.items() for word in ("--set", f"{key}={value}")]
+    for arch, said in (("vit_base_patch16_clip_224", True), (naming.arch, False)):
+        answer = cli("repair", "in.pth", "--arch", f"timm:{arch}", *settings, "-o", f"{arch}.pth")
+        assert answer.code == 0
+        assert ("QuickGELU" in answer.out) is said
+    assert f"timm:{naming.arch} has the other" in " ".join(cli("keys", "in.pth", "--arch",
+        "timm:vit_base_patch16_clip_224", *settings).out.split())  # fmt: skip
+
+
 def test_what_a_function_does_with_elements() -> None:
     def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
