@@ -19,7 +19,8 @@ from modelprobe.tracing.records import WEIGHTED_KINDS, Trace
 @dataclass(frozen=True, slots=True)
 class ComparedModel:
     """One model's totals. `layers` are calls of convolutions, matrix products, attention and recurrent layers; `kinds`
-    MACs by kind of operator; `top1` the published accuracy in percent, None where nobody published one."""
+    MACs by kind of operator; `top1` the published accuracy in percent, None where nobody published one; `memory` the
+    peak of tensors in one inference in bytes, None for a trace file that holds no memory."""
 
     target: str
     inputs: tuple[str, ...]
@@ -33,6 +34,7 @@ class ComparedModel:
     uncounted: int
     kinds: Mapping[str, int]
     top1: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def _totals(models: Sequence[ComparedModel]) -> Table:
         Column("flops", "FLOPs", Unit.FLOPS, 4),
         Column("activations", "Activations", Unit.QUANTITY, 2),
         Column("bytes_moved", "Moved", Unit.BYTES, 5),
+        Column("memory", "Memory", Unit.BYTES, 4),
         Column("layers", "Layers", Unit.COUNT, 3),
         Column("top1", "Top-1 %", Unit.NUMBER, 3),
         Column("input", "Input", priority=6),
@@ -90,7 +93,7 @@ def _totals(models: Sequence[ComparedModel]) -> Table:
     rows = tuple(
         Row((
             m.target, m.parameters, m.macs, m.macs / first.macs if first.macs else None, m.flops, m.activations,
-            m.bytes_moved, m.layers, m.top1, "; ".join(m.inputs),
+            m.bytes_moved, m.memory, m.layers, m.top1, "; ".join(m.inputs),
         ))
         for m in models
     )  # fmt: skip
@@ -141,7 +144,7 @@ def _lower_bound_notes(models: Sequence[ComparedModel]) -> list[Note]:
     ]
 
 
-def compared(target: str, trace: Trace, top1: float | None = None) -> ComparedModel:
+def compared(target: str, trace: Trace, top1: float | None = None, memory: int | None = None) -> ComparedModel:
     """The totals of one recorded forward pass."""
     kinds: Counter[str] = Counter()
     for op in trace.ops:
@@ -151,6 +154,7 @@ def compared(target: str, trace: Trace, top1: float | None = None) -> ComparedMo
         target, input_texts(trace), trace.tree.parameter_count(), trace.macs, trace.flops,
         sum(op.activations for op in trace.ops), sum(op.bytes_read + op.bytes_written for op in trace.ops),
         len(trace.ops), sum(op.kind in WEIGHTED_KINDS for op in trace.ops), len(trace.uncounted), dict(kinds), top1,
+        memory,
     )  # fmt: skip
 
 

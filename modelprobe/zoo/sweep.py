@@ -22,7 +22,7 @@ from modelprobe.zoo.journal import Journal
 from modelprobe.zoo.workers import Job, JobLimits
 
 SWEEP_SCHEMA = "modelprobe.sweep/1"
-ENTRIES = {"flops": "modelprobe.zoo.sweep_row:flops_row", "params": "modelprobe.zoo.sweep_row:params_row"}
+ENTRIES = {what: f"modelprobe.zoo.sweep_row:{what}_row" for what in ("flops", "params", "memory")}
 """What `--what` names -> the function that makes a row."""
 
 
@@ -36,6 +36,7 @@ class SweptModel:
     macs: int | None = None
     flops: int | None = None
     activations: int | None = None
+    memory: int | None = None
     uncounted: int | None = None
     seconds: float = 0.0
     problem: str = ""
@@ -65,12 +66,13 @@ class SweepResult(Result):
             Column("macs", "MACs", Unit.MACS),
             Column("flops", "FLOPs", Unit.FLOPS, 3),
             Column("activations", "Activations", Unit.QUANTITY, 2),
+            *([Column("memory", "Memory", Unit.BYTES)] if self.what == "memory" else []),
             Column("input", "Input", Unit.SHAPE, 4),
             Column("seconds", "Took", Unit.SECONDS, 5),
             Column("problem", "Problem", priority=1),
         )
         keys = [column.key for column in columns]
-        rows = tuple(Row(tuple(getattr(row, key) for key in keys)) for row in self.rows)
+        rows = tuple(Row(tuple(_cell_of(getattr(row, key)) for key in keys)) for row in self.rows)
         blocks: list[Block] = [Facts(tuple(facts)), Table(columns, rows)]
         if self.plot:
             blocks.append(Figure(Path(self.plot), "MACs against parameters"))
@@ -79,6 +81,11 @@ class SweepResult(Result):
         if gaps:
             notes.append(Note(f"{gaps:,} models have operators without a formula: lower bounds.", Level.WARNING))
         return self.blocks_report(f"Sweep of {self.what}", SWEEP_SCHEMA, *blocks, *notes)
+
+
+def _cell_of(value: Any) -> Any:
+    """A value as a table shows it: no input is no shape, rather than that of a single number."""
+    return None if value == () else value
 
 
 def sweep_targets(given: Sequence[str], shard: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from modelprobe.cost.memory.of_target import MemoryRequest, memory_of_target
 from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.tracing.meta_results import shared_results
 
@@ -22,6 +23,14 @@ def flops_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str
         "activations": sum(op.activations for op in trace.ops),
         "uncounted": len(trace.uncounted),
     }
+
+
+@shared_results()
+def memory_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:
+    """The peak memory of inference, as `memory` says it. Raises ProbeError where the model cannot be built or run."""
+    loaded = load_model(TargetRequest(target, inputs=tuple(inputs), batch=batch))
+    found = memory_of_target(loaded, MemoryRequest())
+    return {"parameters": loaded.tree.parameter_count(), "memory": found.peak_bytes}
 
 
 def params_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:

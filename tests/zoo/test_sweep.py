@@ -175,3 +175,14 @@ def test_a_real_local_ray_gives_the_same_rows(cli: CommandLine, listed: Path, mo
     for row in (*clustered["rows"], *pooled["rows"]):
         row.pop("seconds")
     assert clustered["rows"] == pooled["rows"]
+
+
+def test_other_questions(cli: CommandLine, tmp_path: Path) -> None:
+    """Memory as `memory` says it; of parameters alone no input is shown, not even that of a single number."""
+    (tmp_path / "list").write_text("resnet18\n")
+    (row,) = json.loads(cli("sweep", str(tmp_path / "list"), "--what", "memory", "-f", "json").out)["rows"]
+    assert row["memory"] == json.loads(cli("memory", "resnet18", "-f", "json").out)["peak_bytes"]
+    (row,) = json.loads(cli("sweep", str(tmp_path / "list"), "--what", "params", "-f", "json").out)["rows"]
+    assert (row["parameters"], row["macs"], row["memory"]) == (11_689_512, None, None)
+    assert "scalar" not in cli("sweep", str(tmp_path / "list"), "--what", "params", "-o", str(tmp_path / "a.html")).out
+    assert "scalar" not in (tmp_path / "a.html").read_text()

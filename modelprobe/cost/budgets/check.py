@@ -27,8 +27,10 @@ FIGURES: dict[str, BudgetFigure] = {
     "macs": BudgetFigure("MACs", Unit.MACS, "--max-gmacs"),
     "flops": BudgetFigure("FLOPs", Unit.FLOPS, "--max-gflops"),
     "activations": BudgetFigure("activations", Unit.QUANTITY, "--max-activations"),
+    "memory": BudgetFigure("bytes at peak", Unit.BYTES, "--max-memory"),
 }
-"""Deterministic all of them: the same code gives the same integers on every machine."""
+"""Deterministic all of them: the same code gives the same integers on every machine. `memory` is of tensors alone (what
+kernels take depends on the processor), and takes a second run: it is there where it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +152,11 @@ def figures_of(trace: Trace) -> dict[str, int]:
     }
 
 
-def check_trace(target: str, trace: Trace, budget: Budget) -> CheckedModel:
-    """The figures of a forward pass against a budget."""
+def check_trace(target: str, trace: Trace, budget: Budget, memory: int | None = None) -> CheckedModel:
+    """The figures of a forward pass against a budget; `memory` is the peak of its tensors in bytes, if it is asked."""
     found = []
-    for name, value in figures_of(trace).items():
+    figures = {**figures_of(trace), **({"memory": memory} if memory is not None else {})}
+    for name, value in figures.items():
         limit, before = budget.limits.get(name), budget.baseline.get(name)
         breaches = tuple(_breaches(name, value, limit, before, budget))
         found.append(CheckedFigure(name, value, limit, before, breaches))

@@ -13,8 +13,8 @@ from modelprobe.files.toml import read_toml
 
 PROJECT_FILE = "pyproject.toml"
 KEYS = (
-    "target", "input", "batch", "set", "max-params", "max-gmacs", "max-gflops", "max-activations", "baseline",
-    "tolerance",
+    "target", "input", "batch", "set", "max-params", "max-gmacs", "max-gflops", "max-activations", "max-memory",
+    "baseline", "tolerance",
 )  # fmt: skip
 
 

@@ -61,6 +61,15 @@ ActivationsBudgetOpt = Annotated[
         "--max-activations", metavar="N", panel=BUDGET_PANEL, help="At most so many outputs of conv and matmul layers."
     ),
 ]
+MemoryBudgetOpt = Annotated[
+    str | None,
+    option(
+        "--max-memory",
+        metavar="SIZE",
+        panel=BUDGET_PANEL,
+        help="At most so many bytes of weights, buffers, inputs and activations at the peak of inference: 500MB.",
+    ),
+]
 BaselineOpt = Annotated[
     Path | None,
     option("--baseline", metavar="FILE.json", panel=BUDGET_PANEL, help="Figures that must not be exceeded."),
@@ -92,6 +101,7 @@ def command(
     max_gmacs: GmacsBudgetOpt = None,
     max_gflops: GflopsBudgetOpt = None,
     max_activations: ActivationsBudgetOpt = None,
+    max_memory: MemoryBudgetOpt = None,
     baseline: BaselineOpt = None,
     tolerance: GrowthOpt = "0%",
     update_baseline: UpdateBaselineOpt = False,
@@ -99,7 +109,7 @@ def command(
     github: GithubOpt = False,
     report: ReportOptions,
 ) -> None:
-    """Whether parameters, MACs, FLOPs and activations stay within limits and within a baseline, for CI.
+    """Whether parameters, MACs, FLOPs, activations and memory stay within limits and within a baseline, for CI.
 
     Exit code 1, and a line for each, when something is exceeded. The figures are deterministic: no false alarm.
     """
@@ -108,8 +118,8 @@ def command(
         check_target(junit, force=True)
     given = {
         "set": settings, "input": inputs, "inputs-from": inputs_from, "batch": batch, "max-params": max_params,
-        "max-gmacs": max_gmacs, "max-gflops": max_gflops, "max-activations": max_activations, "baseline": baseline,
-        "tolerance": tolerance,
+        "max-gmacs": max_gmacs, "max-gflops": max_gflops, "max-activations": max_activations, "max-memory": max_memory,
+        "baseline": baseline, "tolerance": tolerance,
     }  # fmt: skip
     result = _check_models(target, given, update_baseline)
     if junit is not None:
@@ -166,10 +176,13 @@ def _checked_model(target: str, options: Mapping[str, Any], update: bool) -> Che
     from modelprobe.report.amounts import parse_amount, parse_share
 
     limits = {
-        figure: parse_amount(str(options[key]), f"--{key}", scale=10**9 if key in ("max-gmacs", "max-gflops") else 1)
+        figure: parse_amount(
+            str(options[key]), f"--{key}", scale=10**9 if key in ("max-gmacs", "max-gflops") else 1,
+            of_bytes=key == "max-memory",
+        )
         for figure, key in (
             ("parameters", "max-params"), ("macs", "max-gmacs"), ("flops", "max-gflops"),
-            ("activations", "max-activations"),
+            ("activations", "max-activations"), ("memory", "max-memory"),
         )
         if options.get(key) is not None
     }  # fmt: skip
@@ -184,10 +197,16 @@ def _checked_model(target: str, options: Mapping[str, Any], update: bool) -> Che
         shapes,
         batch=None if batch is None else str(batch),
     )
-    trace = record(load_model(request))
+    loaded = load_model(request)
+    trace = record(loaded)
     place = options.get("baseline")
     before = {} if place is None or update else read_baseline(Path(place), target, input_texts(trace))
-    return check_trace(target, trace, Budget(limits, before, str(place or ""), tolerance))
+    memory = None
+    if "memory" in limits or "memory" in before:
+        from modelprobe.cost.memory.of_target import peak_of_tensors
+
+        memory = peak_of_tensors(loaded)
+    return check_trace(target, trace, Budget(limits, before, str(place or ""), tolerance), memory)
 
 
 def _texts(value: Any) -> list[str] | None:

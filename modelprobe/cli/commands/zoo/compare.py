@@ -16,14 +16,16 @@ from modelprobe.cli.options import (
     ModelOptions,
     ReportOptions,
     ShapeOptions,
+    is_trace_file,
     one_of,
     option,
     target_request,
 )
-from modelprobe.errors import BadInput
+from modelprobe.errors import BadInput, ProbeError
 from modelprobe.files.atomic import atomic_write, check_target
 
 if TYPE_CHECKING:
+    from modelprobe.tracing.records import Trace
     from modelprobe.zoo.compare import CompareResult
 
 EXAMPLES = (
@@ -42,7 +44,7 @@ TargetsArg = Annotated[
     list[str],
     typer.Argument(
         metavar="TARGET TARGET...",
-        help="Two or more models or weight files, as for flops.",
+        help="Two or more models, weight files or recorded runs (.mptrace), as for flops.",
         show_default=False,
         rich_help_panel=TARGET,
     ),
@@ -75,7 +77,7 @@ def command(
     plot: ComparePlotOpt = None,
     report: ReportOptions,
 ) -> None:
-    """Parameters, MACs, FLOPs, activations, layers, operators by kind and published accuracy of several models.
+    """Parameters, MACs, FLOPs, activations, memory, layers, operators by kind and accuracy of several models.
 
     Every model gets the same --input, or its own default. With --by layer the module trees of two are aligned.
     """
@@ -91,17 +93,15 @@ def command(
             raise BadInput(f"--plot {plot} is not a PNG", "name it with .png")
         check_target(plot, force=report.force)
     from modelprobe.environment import brief
-    from modelprobe.model.build import load_model, record
     from modelprobe.model.zoo.index import read_catalogue
     from modelprobe.zoo.compare import CompareResult, aligned_layers, compared
 
     catalogue, models, traces, notes = read_catalogue(), [], [], []
     for target in targets:
-        request = target_request(ModelOptions(target=target), ShapeOptions(input=inputs), batch=batch)
-        loaded = load_model(request)
-        trace = record(loaded)
-        known = catalogue.get(f"{loaded.target.origin}:{loaded.target.name}")
-        models.append(compared(target, trace, known.top1 if known is not None and not inputs else None))
+        trace, memory = _run_of(target, inputs, batch)
+        known = catalogue.get(f"{trace.env.get('origin')}:{trace.env.get('model')}")
+        top1 = known.top1 if known is not None and not inputs and not is_trace_file(target) else None
+        models.append(compared(target, trace, top1, memory))
         traces.append(trace)
         notes += [replace(note, text=f"{target}: {note.text}") for note in trace.notes]
     levels = report.depth(depth)
@@ -109,6 +109,26 @@ def command(
     layers = aligned_layers(traces[0], traces[1], levels) if by == "layer" else ()
     result = CompareResult(tuple(models), layers, notes=tuple(notes), env=brief())
     report.emit((_charted(result, plot, report.force) if plot is not None else result).report())
+
+
+def _run_of(target: str, inputs: list[str] | None, batch: str | None) -> tuple[Trace, int | None]:
+    """The forward pass of a target or of a trace file, and the peak of its tensors, which a file does not hold."""
+    if is_trace_file(target):
+        from modelprobe.cost.traces.saved import load_forward
+
+        if inputs or batch:
+            given = "--input" if inputs else "--batch"
+            raise BadInput(f"{given} cannot change the run that {target} holds", "leave it out, or give the model")
+        return load_forward(target)[0], None
+    from modelprobe.cost.memory.of_target import peak_of_tensors
+    from modelprobe.model.build import load_model, record
+
+    loaded = load_model(target_request(ModelOptions(target=target), ShapeOptions(input=inputs), batch=batch))
+    trace = record(loaded)
+    try:
+        return trace, peak_of_tensors(loaded)
+    except ProbeError:  # what runs there may not run a second time: the comparison does without
+        return trace, None
 
 
 def _charted(result: CompareResult, path: Path, force: bool) -> CompareResult:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modelprobe.zoo.sweep import SweepResult
 
 RUN = "Run"
-QUESTIONS = ("flops", "params")
+QUESTIONS = ("flops", "params", "memory")
 
 EXAMPLES = (
     "modelprobe sweep 'resnet*' --rows resnets.jsonl -f csv",
@@ -89,7 +89,7 @@ def command(
     plot: SweepPlotOpt = None,
     report: ReportOptions,
 ) -> None:
-    """Costs or parameters of many models, a process pool by default: a crash, a hang or too much memory costs one row.
+    """Costs, parameters or memory of many models, by a process pool: a crash, a hang or too much memory costs one row.
 
     With --rows, every row is on the disk before the next; after Ctrl-C or a power cut the same command goes on.
     """
