@@ -279,8 +279,12 @@ def record_with(
 
 def _runs_on_meta(loaded: LoadedModel, example: ExampleInputs) -> Trace:
     """What ran, as far as `meta` can tell. Raises ProbeError when the model does not take the input."""
+    from modelprobe.tracing.module_calls import is_script
     from modelprobe.tracing.recorder import trace
 
+    if is_script(loaded.model):  # it cannot be told there
+        script, _ = _built_on(loaded.target, loaded.request, "cpu")
+        return _run_recording(replace(loaded, env={**loaded.env, "device": "cpu"}), script, example, trace)
     return _run_recording(replace(loaded, env={**loaded.env, "device": "meta"}), loaded.model, example, trace)
 
 
@@ -318,8 +322,25 @@ def _run_for_real(loaded: LoadedModel, example: ExampleInputs, recording: Record
         if loaded.fused:
             model, _ = fused_for_inference(model)
         note = real_run_note(raised, "on the CPU with seeded random weights and input")
-        real = replace(loaded, notes=(*loaded.notes, note), env={**loaded.env, "device": "cpu"})
+        real = replace(loaded, notes=_with_run(loaded.notes, note), env={**loaded.env, "device": "cpu"})
         return _run_recording(real, model, example, recording)
+
+
+def _with_run(notes: Sequence[Note], run: Note) -> tuple[Note, ...]:
+    """The notes and that of a real run, which says as well that the model was built for real, if it was."""
+    from modelprobe.model.construct import BUILT_FOR_REAL
+
+    others, reason = [], ""
+    for note in notes:
+        _, found, why = note.text.partition(BUILT_FOR_REAL)
+        if found:
+            reason = why
+        else:
+            others.append(note)
+    if reason:
+        text = run.text.replace("Run for real", "Built and run for real", 1)
+        run = replace(run, text=f"{text} Its constructor raised on meta as well: {reason.rstrip('.')}.")
+    return (*others, run)
 
 
 def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs, recording: Recording[T]) -> T:

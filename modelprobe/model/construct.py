@@ -23,6 +23,9 @@ from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.restore import seed_generators
 
+BUILT_FOR_REAL = " was built for real on the CPU: on meta its constructor raised "
+"""What stands between the model's name and the reason."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -51,7 +54,7 @@ def construct(make: Callable[[], Any], device: str, seed: int, label: str) -> tu
                 from modelprobe.model.user_code.failure import named
 
                 reason = reason or named(error)
-        notes = (Note(f"{label} was built for real on the CPU: on meta its constructor raised {reason}", Level.INFO),)
+        notes = (Note(f"{label}{BUILT_FOR_REAL}{reason}", Level.INFO),)
     with seeded(seed):
         return make(), notes
 

@@ -138,7 +138,7 @@ class GradientObserver(Observer):
 
     def depends_on_input(self, tensors: Iterable[Tensor]) -> None:
         """What is computed from these tensors is data; everything else stems from parameters alone."""
-        self._data.update(self._values.get(tensor).storage for tensor in tensors)
+        self._data.update(self.values.get(tensor).storage for tensor in tensors)
 
     def start_backward(self) -> None:
         """From now on operators belong to the backward pass."""

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modelprobe.tracing.completeness import DataOrigins
+from modelprobe.tracing.failures import asks_for_values
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
-from modelprobe.tracing.meta_results import KnownIndices, MetaResults
+from modelprobe.tracing.meta_results import NOT_KNOWN, KnownValues, MetaResults, all_meta, mixed
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
-from modelprobe.tracing.tensors import TensorNumbers
+from modelprobe.tracing.tensors import TensorNumbers, storage_key
 
 _PACKED = frozenset(
     f"aten.{name}" for name in "_pack_padded_sequence _pad_packed_sequence lstm gru rnn_tanh rnn_relu".split()
 )
 """Operators on packed sequences: their second argument, lengths, is read on the CPU whatever the device of the data."""
-
 
 _SAME_DTYPE: dict[str, tuple[int, ...]] = {
     "aten.linear": (0, 1),
@@ -47,6 +48,9 @@ _SAME_DTYPE: dict[str, tuple[int, ...]] = {
     "aten.scaled_dot_product_attention": (0, 1, 2),
 }
 """Operator -> the positions of its operands that have to be of one dtype: `meta` does not ask, a real device does."""
+
+_DUALS = frozenset({"aten._make_dual", "aten._fw_primal", "aten._unpack_dual"})
+"""Forward-mode differentiation, of which nothing comes in inference mode."""
 
 
 class Operator(NamedTuple):
@@ -81,14 +85,19 @@ def describe_operator(func: Any) -> Operator:
 
         return Operator(shown, kind, status, formula, None if rule else BODIES.get(qualified), (), (), ())
     written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
-    composite = rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(
-        func.name(), "CompositeImplicitAutograd"
-    )
+    composite = rule is None and _has_parts(func)
     names = tuple(schema.arguments[i].name for i in written)
     returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
-    parts = func.decompose if composite else None
     pure = all(value.alias_info is None for value in (*schema.arguments, *schema.returns))
+    parts = func.decompose if composite else None
     return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, pure)
+
+
+def _has_parts(func: Any) -> bool:
+    try:
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+    except RuntimeError:  # what TorchScript's interpreter knows alone (`prim::layout`)
+        return False
 
 
 _Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
@@ -107,16 +116,15 @@ class Observer(_Base):  # type: ignore[misc]
         self.composites: list[Composite] = []
         self.broken: dict[str, str] = {}
         self.written: set[int] = set()
-        self._values = values
+        self.values = values
         self._where = where
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
-        self._results, self._indices = MetaResults(), KnownIndices()
+        self._results, self.known = MetaResults(), KnownValues()
         self._inside = -1  # the composite that is being taken apart
-        self._blank: set[int] = set()  # memories that were reserved, and that nothing has been written to
-        self.unknown: dict[str, str] = {}  # operators that read such memory -> the first module where they did
-        self.returned: dict[str, None] = {}  # operators that took what came back from outside torch
-        self._left = False  # whether a tensor was handed to numpy
+        self.origins = DataOrigins(values)
+        self.refused: tuple[str, BaseException] | None = None  # who was refused a value on `meta` first, and how
+        self.wants_gradients = False  # whether the forward turned gradients on, which inference mode does not heed
         self._lock = threading.Lock()
         self._started: tuple[int, Operator, Sequence[Any], tuple[TensorRef, ...], tuple[str, int]] | None = None
         self.threads = False  # whether more than one wrote into this ledger
@@ -139,34 +147,53 @@ class Observer(_Base):  # type: ignore[misc]
         operator = self._operators.get(func)
         if operator is None:
             operator = self._operators[func] = describe_operator(func)
+            self.wants_gradients |= operator.name in _DUALS
         if operator.parts is not None:
             return self._by_parts(operator, args, kwargs)
+        if not self.differentiates and torch.is_grad_enabled():
+            self.wants_gradients = True
         tensors = _tensors(args, kwargs)
-        if self._meta and _mixed(tensors):
-            given, kwargs = args, {key: _all_meta(value) for key, value in kwargs.items()}
-            args = _all_meta(args)
+        if types:
+            if self._is_imagined(tensors):
+                return func(*args, **kwargs)
+            self.origins.inside_subclasses = True
+        given, named = args, kwargs
+        if self._meta and mixed(tensors):
+            kwargs = {key: all_meta(value) for key, value in named.items()}
+            args = all_meta(args)
             if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
                 args = (args[0], given[1], *args[2:])
-        if self._left:
-            self._note_returning(operator, tensors)
-        if self._values.initialised:
-            self._values.note_read(tensors)
-        refs = tuple(map(self._values.get, tensors))
-        memories = {_storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
+        if self.values.initialised:
+            self.values.note_read(tensors)
+        refs = tuple(map(self.values.get, tensors))
+        if self.values.unseen:
+            self.origins.note_unseen(operator.name, self._where()[0])
+        memories = {storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
         remembered = self._meta and operator.pure
         self._started = (len(self.ops), operator, args, refs, self._where())
         if self._meta:
             _refuse_mixed_dtypes(operator.name, args)
-        out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
-        self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
+        try:
+            out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the values are not known
+            out = self._known_result(func, operator, given, named, tensors, error)
+        if self._meta:
+            self.known.follow(func, operator, given, named, tensors, out)
+        if type(out) is Tensor or types or not self._is_imagined(_results(out)):
+            self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
         return out
+
+    def _is_imagined(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are torch's FakeTensors, by which a forward asks for shapes and computes nothing."""
+        fakes = [tensor for tensor in tensors if type(tensor).__name__ == "FakeTensor"]
+        return bool(fakes) and not any(map(self.values.has, fakes))
 
     def _by_parts(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         assert operator.parts is not None
         if self._inside >= 0:
             with self:
                 return operator.parts(*args, **kwargs)
-        refs = tuple(map(self._values.get, _tensors(args, kwargs)))
+        refs = tuple(map(self.values.get, _tensors(args, kwargs)))
         with self._lock:
             number = self._inside = len(self.composites)
             self.composites.append(Composite(operator.name, refs, (), _plain_arguments(args)))
@@ -176,7 +203,7 @@ class Observer(_Base):  # type: ignore[misc]
                 out = operator.parts(*args, **kwargs)
         finally:
             self._inside = -1
-        made = tuple(map(self._values.get, _results(out)))
+        made = tuple(map(self.values.get, _results(out)))
         self.composites[number] = self.composites[number]._replace(outputs=made)
         return out
 
@@ -190,33 +217,30 @@ class Observer(_Base):  # type: ignore[misc]
         out: Any,
     ) -> OpCall:
         results = _results(out)
-        outputs = tuple(self._values.new(tensor, memories.get(_storage_key(tensor))) for tensor in results)
+        if operator.name == "aten.set_":
+            self.origins.note_set(results[0], self._where()[0])
+        outputs = tuple(self.values.new(tensor, memories.get(self.origins.made(tensor))) for tensor in results)
         for target in _written(operator, args, kwargs):
-            if self._values.strangers:
-                self._values.note_written(target)
-            storage = memories.get(_storage_key(target))
+            if self.values.strangers:
+                self.values.note_written(target)
+            storage = memories.get(storage_key(target))
             if storage is not None:
                 self.written.add(storage)
-                self._blank.discard(storage)
+                self.origins.written(storage)
             if not any(target is result for result in results):
-                self._values.new(target, storage)
-        if self._meta and (self._indices.largest or operator.name == "aten.arange"):
-            self._indices.note(operator, args, refs, outputs)
-        if operator.kind == "creation":
-            if "empty" in operator.name:
-                self._blank.update(ref.storage for ref in outputs if ref.nbytes)
-        elif self._blank and operator.kind != "view":
-            self._note_blank(operator, refs)
+                self.values.new(target, storage)
         cost, bound = self._cost(operator, args, kwargs, refs, outputs, out)
         read, written = _traffic(operator, refs, outputs)
         broken = operator.name in self.broken
-        return OpCall(
+        op = OpCall(
             operator.name, "unknown" if broken else operator.kind, "uncounted" if broken else operator.status,
             *self._where(), refs, outputs, cost.macs, cost.flops,
             read if cost.read is None else cost.read, written if cost.written is None else cost.written, bound,
             _plain_arguments(args), self._inside,
             self.differentiates and torch._C._current_autograd_node() is not None,
         )  # fmt: skip
+        self.origins.note_operator(op)
+        return op
 
     def unfinished(self) -> tuple[OpCall, ...]:
         """The operator that began and put nothing out: after a failure, the one that raised, if it was one."""
@@ -226,19 +250,22 @@ class Observer(_Base):  # type: ignore[misc]
         given = _plain_arguments(args)
         return (OpCall(operator.name, operator.kind, "failed", path, call, refs, (), 0, 0, 0, 0, 0, given),)
 
-    def note_leaving(self) -> None:
-        """A tensor leaves torch: whatever comes from outside from now on may have been computed from it."""
-        self._left = True
+    def _known_result(
+        self, func: Any, operator: Operator, args: Any, kwargs: Any, tensors: Sequence[Tensor], error: Exception
+    ) -> Any:
+        """What `func`, which raised, returns where the values that it asks for are known; else raises again."""
+        found = NOT_KNOWN
+        if self._meta and asks_for_values(error):
+            found = self.known.answer(func, operator, args, kwargs, tensors)
+        if found is NOT_KNOWN:
+            self.note_refusal(error)
+            raise error
+        return found
 
-    def _note_returning(self, operator: Operator, tensors: Sequence[Tensor]) -> None:
-        for tensor in tensors:
-            fresh = tensor.numel() > 1 and not self._values.has(tensor)
-            if fresh and (operator.name == "aten.lift_fresh" or _is_foreign(tensor)):
-                self.returned[self._where()[0] or "the model itself"] = None
-
-    def _note_blank(self, operator: Operator, refs: tuple[TensorRef, ...]) -> None:
-        if any(ref.storage in self._blank for ref in refs):
-            self.unknown.setdefault(operator.name, self._where()[0])
+    def note_refusal(self, error: BaseException) -> None:
+        """On `meta` a tensor was asked for what it does not have: the model may swallow that, and go another way."""
+        if self._meta and self.refused is None and asks_for_values(error):
+            self.refused = self._where()[0], error
 
     def _cost(
         self,
@@ -253,15 +280,15 @@ class Observer(_Base):  # type: ignore[misc]
             return Cost(), upper_bound(refs, outputs)
         if operator.formula is None:
             return Cost(), 0
-        for name in operator.returned_names:  # the tensors of `out=` come back as the result
-            kwargs = {key: value for key, value in kwargs.items() if key != name}
+        # The tensors of `out=` come back as the result.
+        kwargs = {key: value for key, value in kwargs.items() if key not in operator.returned_names}
         try:
             found = operator.formula(*args, out=out, **kwargs)
         except Exception as error:  # noqa: BLE001 - a user's formula may raise anything; the operator is then uncounted
             self.broken[operator.name] = f"{type(error).__name__}: {error}"
             return Cost(), upper_bound(refs, outputs)
         cost = found if isinstance(found, Cost) else Cost(int(found))
-        if self._values.complex and any(ref.dtype.startswith("complex") for ref in (*outputs, *refs)):
+        if self.values.complex and any(ref.dtype.startswith("complex") for ref in (*outputs, *refs)):
             cost = in_real_numbers(cost, operator.name, operator.kind)
         return cost, 0
 
@@ -302,38 +329,6 @@ def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
 
 def _results(out: Any) -> list[Tensor]:
     return [out] if isinstance(out, Tensor) else _tensors(out, {}) if isinstance(out, (tuple, list)) else []
-
-
-def _mixed(tensors: Sequence[Tensor]) -> bool:
-    meta = [tensor.is_meta for tensor in tensors]
-    return any(meta) and not all(meta)
-
-
-def _all_meta(value: Any) -> Any:
-    """A model that holds plain tensors, or makes some on the CPU, mixes them with meta ones: sizes are all we need.
-
-    Numbers wrapped as 0-d tensors may mix, as they may between real devices.
-    """
-    if isinstance(value, Tensor):
-        return value if value.is_meta or value.dim() == 0 else torch.empty_like(value, device="meta")
-    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
-        return type(value)(_all_meta(item) for item in value)
-    return value
-
-
-def _is_foreign(tensor: Tensor) -> bool:
-    """Whether somebody else owns the tensor's memory, as numpy does after `torch.from_numpy`."""
-    try:
-        return not tensor.untyped_storage().resizable()
-    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
-        return False
-
-
-def _storage_key(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
-        return id(tensor)
 
 
 def _written(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:

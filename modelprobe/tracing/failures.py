@@ -75,7 +75,7 @@ def _lacks_kernel(error: BaseException) -> bool:
     if _READS_VALUES.search(text):
         return False
     return "Could not run" in text or any(
-        word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl")
+        word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl", "INTERNAL ASSERT")
     )
 
 

@@ -1,4 +1,4 @@
-"""Results of operators on `meta`, kept by what the operators were given.
+"""Results of operators on `meta`, kept by what the operators were given; and values that are known without any.
 
 On `meta` many operators are written in Python; a batch norm runs through twenty of them. Networks repeat themselves:
 where an operator was given the same shapes, strides, dtypes and numbers before, its result is made like the one before.
@@ -6,6 +6,7 @@ where an operator was given the same shapes, strides, dtypes and numbers before,
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from modelprobe.tracing.records import TensorRef
+from modelprobe.tracing.tensors import storage_key
 
 _VALUES = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
@@ -27,34 +28,125 @@ class _Results(NamedTuple):
     layouts: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None, ...]
 
 
-class KnownIndices:
-    """The largest index in tensors that count from `arange`: on `meta` it is known without values.
+_MOST_KNOWN = 2**18
+"""How many elements a tensor may have whose values are kept."""
 
-    A table of positions that is too small is refused here as a real device refuses it.
+_FILLED = {
+    "aten.zeros_like": 0, "aten.new_zeros": 0, "aten.ones_like": 1, "aten.new_ones": 1, "aten.zeros": 0, "aten.ones": 1,
+}  # fmt: skip
+_FROM_NUMBERS = frozenset(
+    f"aten.{name}" for name in "arange full eye linspace scalar_tensor tril_indices triu_indices".split()
+)
+
+NOT_KNOWN = object()
+"""What is answered where the values are not known."""
+
+
+_Named = Mapping[str, Any]
+
+
+class KnownValues:
+    """Values of tensors on `meta` that follow from constants alone, such as positions and masks.
+
+    Whatever operators make of them is computed beside them on the CPU. What a model asks of them it is told, and a
+    table of positions that is too small is refused as a real device refuses it.
     """
 
     def __init__(self) -> None:
-        self.largest: dict[int, int] = {}  # by the number of the value
+        self._known: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
-    def note(
-        self, operator: Any, args: Sequence[Any], inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]
+    def of(self, tensor: Tensor) -> Tensor | None:
+        """The values of a tensor: itself where it is not on `meta`; None where they are not known."""
+        if not tensor.is_meta:
+            return tensor
+        found = self._known.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def follow(
+        self,
+        func: Any,
+        operator: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        given: Sequence[Tensor],
+        out: Any,
     ) -> None:
-        """Take note of an operator's result. Raises IndexError for an index that a table does not have."""
-        name = operator.name
-        if name == "aten.arange":
-            numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
-            if numbers and outputs and outputs[0].numel:
-                start, step = (numbers[0], 1) if len(numbers) > 1 else (0, 1)
-                step = numbers[2] if len(numbers) > 2 else step
-                self.largest[outputs[0].value] = start + (outputs[0].numel - 1) * step
-        elif inputs and name == "aten.embedding":
-            largest = self.largest.get(inputs[-1].value, -1)
-            if largest >= inputs[0].shape[0]:
-                raise IndexError(f"index {largest} is out of range of a table of {inputs[0].shape[0]} rows")
-        elif inputs and inputs[0].value in self.largest and (operator.kind == "view" or name == "aten.add"):
-            shift = args[1] if len(args) > 1 and name == "aten.add" else 0
-            if isinstance(shift, int) and outputs:
-                self.largest[outputs[0].value] = self.largest[inputs[0].value] + shift
+        """Compute what `func` made of tensors that are known. Raises IndexError for an index that a table lacks."""
+        several = out if isinstance(out, (tuple, list)) else (out,)
+        made = [item for item in several if isinstance(item, Tensor)]
+        if not all(tensor.is_meta and tensor.numel() <= _MOST_KNOWN for tensor in made):
+            return
+        if operator.name == "aten.embedding":
+            self._check_index(given)
+        if operator.name in _FILLED and made:
+            values: Any = torch.full(made[0].shape, _FILLED[operator.name], dtype=made[0].dtype, device="cpu")
+        elif (
+            operator.kind == "random"
+            or "dropout" in operator.name
+            or (operator.name not in _FROM_NUMBERS and not (given and self._all_known(given)))
+        ):
+            self._forget(args[number] for number in operator.writes if number < len(args))
+            return
+        else:
+            values = self._computed(func, args, kwargs)
+        found = [values] if isinstance(values, Tensor) else list(values) if isinstance(values, (tuple, list)) else []
+        for tensor, value in zip(made, (value for value in found if isinstance(value, Tensor)), strict=False):
+            self._known[id(tensor)] = (weakref.ref(tensor), value)
+
+    def answer(
+        self, func: Any, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[Tensor]
+    ) -> Any:
+        """What `func`, which asks for values, returns where they are known; else NOT_KNOWN."""
+        if operator.name in ("aten.index", "aten._unsafe_index"):
+            return self._indexed(func, args)
+        values = self._computed(func, args, kwargs) if self._all_known(given) else NOT_KNOWN
+        if isinstance(values, Tensor):
+            return torch.empty_like(values, device="meta")
+        if isinstance(values, (tuple, list)):
+            return type(values)(torch.empty_like(v, device="meta") if isinstance(v, Tensor) else v for v in values)
+        return values
+
+    def _indexed(self, func: Any, args: Sequence[Any]) -> Any:
+        """Indexing by masks, of which each is as many indices as it has true elements."""
+        indices: list[Tensor | None] = []
+        for index in args[1]:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                indices.append(index)
+                continue
+            values = self.of(index)
+            if values is None:
+                return NOT_KNOWN
+            indices += [places.to("meta") for places in values.nonzero(as_tuple=True)]
+        return func(args[0], indices)
+
+    def _all_known(self, tensors: Iterable[Tensor]) -> bool:
+        return all(self.of(tensor) is not None for tensor in tensors)
+
+    def _computed(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        try:
+            return func(*map(self._on_cpu, args), **{key: self._on_cpu(value) for key, value in kwargs.items()})
+        except Exception:  # noqa: BLE001 - a kernel that the CPU lacks: then the values are not known
+            return NOT_KNOWN
+
+    def _on_cpu(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.of(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self._on_cpu, value))
+        return torch.device("cpu") if isinstance(value, torch.device) else value
+
+    def _check_index(self, given: Sequence[Tensor]) -> None:
+        values = self.of(given[-1])
+        if values is not None and given[-1].is_meta and values.numel() and int(values.max()) >= given[0].shape[0]:
+            raise IndexError(f"index {int(values.max())} is out of range of a table of {given[0].shape[0]} rows")
+
+    def _forget(self, written: Iterable[Any]) -> None:
+        """Something unknown was written to these, and so to all that share their memory."""
+        memories = {storage_key(tensor) for tensor in written if isinstance(tensor, Tensor) and tensor.is_meta}
+        for key, (ref, _) in list(self._known.items()) if memories else ():
+            tensor = ref()
+            if tensor is None or storage_key(tensor) in memories:
+                del self._known[key]
 
 
 MAX_SHARED_RESULTS = 100_000
@@ -186,3 +278,21 @@ def _argument_tensors(values: Iterable[Any]) -> list[Tensor]:
         elif isinstance(value, (list, tuple)):
             found += _argument_tensors(value)
     return found
+
+
+def mixed(tensors: Sequence[Tensor]) -> bool:
+    """Whether some are on `meta` and some are not."""
+    meta = [tensor.is_meta for tensor in tensors]
+    return any(meta) and not all(meta)
+
+
+def all_meta(value: Any) -> Any:
+    """A model that holds plain tensors, or makes some on the CPU, mixes them with meta ones: sizes are all we need.
+
+    Numbers wrapped as 0-d tensors may mix, as they may between real devices.
+    """
+    if isinstance(value, Tensor):
+        return value if value.is_meta or value.dim() == 0 else torch.empty_like(value, device="meta")
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return type(value)(all_meta(item) for item in value)
+    return value

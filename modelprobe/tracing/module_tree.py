@@ -139,7 +139,8 @@ def stored_bytes(tensor: torch.Tensor) -> int:
     with a scale and a zero point (8 bytes each) per tensor or channel."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and type(tensor) not in (torch.Tensor, nn.Parameter):
-        return sum(stored_bytes(getattr(tensor, name)) for name in flatten()[0])
+        inside = [getattr(tensor, name) for name in flatten()[0]]
+        return sum(stored_bytes(part) for part in inside if isinstance(part, torch.Tensor))
     plain = tensor.numel() * tensor.element_size()
     if not tensor.is_quantized:
         return plain

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from inspect import isasyncgen, iscoroutine, isgenerator
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
+from modelprobe.tracing.completeness import gaps, numpy_calls, refusals_noted
 from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
@@ -36,13 +36,14 @@ from modelprobe.tracing.module_calls import Running, followed_threads, is_script
 from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
 from modelprobe.tracing.prepare import (
     autocast_of_meta,
+    fixed_modes,
     has_lazies,
     hidden_operators,
     materialised,
     run_compiled_parts_eagerly,
     unwrapped,
 )
-from modelprobe.tracing.records import CoverageGap, FunctionCall, ModuleTree, TensorRef, Trace, coverage_gap
+from modelprobe.tracing.records import FunctionCall, ModuleTree, TensorRef, Trace
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
 
@@ -94,7 +95,7 @@ def trace(
     """
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
-    said = [*notes, *said, *installed_formulas(), *hidden_operators(model)]
+    said = [*notes, *said, *installed_formulas(), *hidden_operators(model), *fixed_modes(model)]
     setting = Setting(device, train, False, functions, follow, tuple(said), env or {})
     return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=recorded))
 
@@ -129,28 +130,43 @@ def recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trac
     """The ledger of one forward; of a second one where the first cannot be in inference mode.
 
     Inference mode stands in the way of a forward that differentiates or counts the versions of its tensors; one that
-    differentiates without turning gradients on itself gets them turned on. Also once more when the forward itself
+    differentiates without turning gradients on itself gets them turned on, and one that turned them on in vain is
+    recorded again. Also once more when the forward itself
     brought in the compiler (`torch.cond` does), which would otherwise trace into our hooks: from then on compiled parts
     are run eagerly.
     """
     loaded = compiler_loaded()
     try:
-        return _record(model, args, kwargs, setting)
+        found, unheeded = _record(model, args, kwargs, setting)
     except ModelRaised as raised:
         if not loaded and by_compiler(raised.__cause__):
-            return _record(model, args, kwargs, setting)
-        try:
-            return _record(model, args, kwargs, replace(setting, gradients=True))
-        except ProbeError as again:
-            if not wants_gradients(again):
-                raise raised from raised.__cause__
-        try:
-            return _record(model, args, kwargs, replace(setting, gradients=True, differentiate=True))
-        except ProbeError:
+            return _record(model, args, kwargs, setting)[0]
+        return _outside_inference_mode(model, args, kwargs, setting, raised)
+    if not unheeded:
+        return found
+    try:
+        again, _ = _record(model, args, kwargs, replace(setting, gradients=True))
+    except ProbeError:
+        return found
+    # In inference mode composite operators arrive whole: where nothing else differs, that is easier to read.
+    return found if (found.macs, found.flops) == (again.macs, again.flops) else again
+
+
+def _outside_inference_mode(model: nn.Module, args: Any, kwargs: Any, setting: Setting, raised: ModelRaised) -> Trace:
+    """The ledger of a forward that raised in inference mode, which may have been in its way; else raises that again."""
+    try:
+        return _record(model, args, kwargs, replace(setting, gradients=True))[0]
+    except ProbeError as again:
+        if not wants_gradients(again):
             raise raised from raised.__cause__
+    try:
+        return _record(model, args, kwargs, replace(setting, gradients=True, differentiate=True))[0]
+    except ProbeError:
+        raise raised from raised.__cause__
 
 
-def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace:
+def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple[Trace, bool]:
+    """The ledger, and whether the forward turned gradients on where inference mode did not let it."""
     meta = setting.device == "meta"
     tree = read_tree(model)
     values = TensorNumbers()
@@ -171,6 +187,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
             named[ref.value] = name
         buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
         running = _running(lambda: len(observer.ops), values, setting)
+        values.registers = _registering(model, running)
         observer = _observer(values, running, setting)
         watched = watch(model, running, stack)
         if not watched:
@@ -188,8 +205,9 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trace
             values.registered |= parameter_ids(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
-    told = (*broken_notes(observer), *gaps(model, observer, running, values, out))
-    return _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
+    told = (*broken_notes(observer), *gaps(tree, observer, running, out, named))
+    found = _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
+    return found, observer.wants_gradients
 
 
 def _ledger(
@@ -225,41 +243,16 @@ def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Obse
     return observer
 
 
-def gaps(
-    model: nn.Module, observer: Observer, running: Running, values: TensorNumbers, out: Any
-) -> Iterator[CoverageGap]:
-    """What the recording shows that it did not see."""
-    if running.silent:
-        names = ", ".join(list(running.silent)[:3]) + (", …" if len(running.silent) > 3 else "")
-        yield coverage_gap(
-            "silent layer",
-            f"No operator was seen of {names}, which ran and has parameters: what it computes is missing.",
-        )
-    for name, path in observer.unknown.items():
-        where = path or class_name(model)
-        yield coverage_gap(
-            "unknown data",
-            f"{name} in {where} reads memory that no operator wrote to: who filled it is unknown and not counted.",
-        )
-    if observer.returned:
-        yield coverage_gap(
-            "unknown data",
-            f"Tensors left torch and came back to {', '.join(observer.returned)}: what numpy or another library "
-            "computed in between is not counted.",
-        )
-    if isgenerator(out) or iscoroutine(out) or isasyncgen(out):
-        kind = type(out).__name__.replace("_", " ")
-        yield coverage_gap(
-            "unread generator", f"forward returned a {kind}, which was not read: what it computes is missing."
-        )
-    strangers = [parameter for key, parameter in values.strangers.items() if key not in values.registered]
-    if strangers:
-        many = sum(parameter.numel() for parameter in strangers)
-        yield coverage_gap(
-            "unregistered parameters",
-            f"{many:,} parameters in {len(strangers)} tensors are used, and no module registers them (layers in "
-            "a plain list?): they are in no count of parameters, and no optimizer gets them.",
-        )
+def _registering(model: nn.Module, running: Running) -> Callable[[Tensor], bool]:
+    """Tells whether the running module has a parameter of its own that it did not have before: weights that are kept
+    elsewhere and brought in for each call."""
+    modules = dict(walk(model))
+
+    def registers(tensor: Tensor) -> bool:
+        module = modules.get(running.where()[0])
+        return module is not None and any(known is tensor for known in module._parameters.values())
+
+    return registers
 
 
 def _watched_functions(running: Running, observer: Observer, stack: ExitStack) -> list[FunctionCall]:
@@ -308,16 +301,20 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
         if setting.device == "meta":
             stack.enter_context(autocast_of_meta())
         stack.enter_context(threads_observed(observer, running, modes))
-        if setting.device == "real":  # on meta there is nothing that numpy could take
-            from modelprobe.tracing.torch_functions import numpy_calls
-
-            stack.enter_context(numpy_calls(observer.note_leaving))
+        if setting.device == "real":
+            stack.enter_context(numpy_calls(observer.origins.note_leaving))
+        else:  # there is nothing that numpy could take
+            stack.enter_context(refusals_noted(observer.note_refusal, observer.known.of))
+        stack.enter_context(observer.origins.watched(model))
         followed: AbstractContextManager[Any] = nullcontext()
         if setting.follow is not None:
             followed = setting.follow([tensor for _, tensor in leaves((args, kwargs))], running)
         for mode in (modes(), observer, followed, quiet_hooks()):
             stack.enter_context(mode)
-        return model(*args, **kwargs)
+        out = model(*args, **kwargs)
+        if observer.refused is not None:
+            raise NeedsValuesError(*observer.refused) from observer.refused[1]
+        return out
 
 
 @contextmanager

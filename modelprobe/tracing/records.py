@@ -34,6 +34,7 @@ GAPS = {
     "unread generator": "the forward returned a generator that nobody read",
     "unregistered parameters": "parameters were used that no module registers",
     "data-dependent": "the cost may depend on the data",
+    "unused model": "no parameter of the model was used",
 }
 """Kind of a gap -> the words of the coverage line."""
 
@@ -347,8 +348,7 @@ class Trace:
         return tuple(dead)
 
     @cached_property
-    def call_counts(self) -> Mapping[str, int]:
-        """How often each module was called, by path."""
+    def call_counts(self) -> Mapping[str, int]:  # by path
         return Counter(call.path for call in self.calls)
 
 

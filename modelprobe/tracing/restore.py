@@ -196,11 +196,20 @@ def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
     if isinstance(model, torch.jit.ScriptModule):
         if _has_mode_in_script(model):
             model.train(train)
-    elif train:
-        model.train()
     else:
-        model.eval()
+        for module in filter(is_exported, model.modules()):
+            for name in ("train", "eval"):  # they refuse; those of the class set flags that the graph does not ask for
+                del module.__dict__[name]
+        if train:
+            model.train()
+        else:
+            model.eval()
     yield
+
+
+def is_exported(module: nn.Module) -> bool:
+    """Whether `torch.export` made it: such a module stays in the mode that it was exported in."""
+    return getattr(vars(module).get("train"), "__module__", "") == "torch.export.exported_program"
 
 
 def own_mode(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from itertools import count
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,14 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
+def storage_key(tensor: Tensor) -> int:
+    """What tells a tensor's memory from any other that is alive; of layouts without one, the tensor."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
+        return id(tensor)
+
+
 def moved(value: Any, device: torch.device | str, leaf: bool = False) -> Any:
     """`value` with every tensor on `device`; the containers are rebuilt, other objects pass as they are.
 
@@ -165,8 +173,10 @@ class TensorNumbers:
         self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
         self.complex = False  # whether any complex tensor has been seen
         self.registered: frozenset[int] = frozenset()  # ids of the parameters that modules have, before any exchange
+        self.registers: Callable[[Tensor], bool] = lambda tensor: False  # whether the running module has it right now
         self.strangers: dict[int, nn.Parameter] = {}  # parameters that were read and are none of those
         self.initialised: dict[int, nn.Parameter] = {}  # such parameters that were written to only, so far
+        self.unseen: list[Tensor] | None = None  # tensors that came up by `get` for the first time, where somebody asks
 
     def get(self, tensor: Tensor) -> TensorRef:
         """The record of `tensor`; a tensor never seen before is a value of its own."""
@@ -174,9 +184,14 @@ class TensorNumbers:
         # An id may be reused once its tensor is gone: the weak reference tells.
         if known is not None and known[0]() is tensor:
             return known[1]
-        if type(tensor) is not Tensor and id(tensor) not in self.registered and isinstance(tensor, nn.Parameter):
+        if type(tensor) is not Tensor and id(tensor) not in self.registered and self._is_stranger(tensor):
             self.strangers[id(tensor)] = tensor
+        if self.unseen is not None:
+            self.unseen.append(tensor)
         return self.new(tensor)
+
+    def _is_stranger(self, tensor: Tensor) -> TypeGuard[nn.Parameter]:
+        return isinstance(tensor, nn.Parameter) and not self.registers(tensor)
 
     def note_written(self, tensor: Tensor) -> None:
         """A parameter that a forward makes and initialises is used only if it is read as well."""

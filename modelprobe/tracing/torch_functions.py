@@ -1,8 +1,7 @@
 """Sees the calls of torch's Python functions that the operators below do not tell apart: `F.relu(x)` from `x.relu()`.
 
 Some tools replace these functions, by name, in torch's own modules, and count what comes through. To see what they
-see, the same names are replaced here while a recording that asks for it runs, and put back after. In the same way it
-is noticed that tensors leave torch for numpy, where no operator can be seen.
+see, the same names are replaced here while a recording that asks for it runs, and put back after.
 """
 
 from __future__ import annotations
@@ -75,35 +74,6 @@ def _watching(
         shapes = tuple(shape_of(value) if isinstance(value, Tensor) else None for value in values)
         keys = (*("" for _ in args), *kwargs)
         calls.append(FunctionCall(name, path, number, ops(), keys, shapes, tuple(map(plain_value, values))))
-        return original(*args, **kwargs)
-
-    return call
-
-
-_LEAVING = ("numpy", "__array__", "__dlpack__")
-
-
-@contextmanager
-def numpy_calls(left: Callable[[], None]) -> Iterator[None]:
-    """In the body, `left()` is called whenever a tensor is handed to numpy or to another library."""
-    own = {name: name in vars(Tensor) for name in _LEAVING}
-    originals = {name: getattr(Tensor, name) for name in _LEAVING}
-    for name, original in originals.items():
-        setattr(Tensor, name, _noticed(original, left))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            if own[name]:
-                setattr(Tensor, name, original)
-            else:  # the method of a base class: ours hid it
-                delattr(Tensor, name)
-
-
-def _noticed(original: Callable[..., Any], left: Callable[[], None]) -> Callable[..., Any]:
-    @wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        left()
         return original(*args, **kwargs)
 
     return call

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelprobe.tracing.meta_results import MetaResults
+from modelprobe.tracing.recorder import trace
 
 aten = torch.ops.aten
 
@@ -144,3 +145,71 @@ def test_every_operator_of_a_forward_and_a_backward_pass() -> None:
             for _ in range(2):
                 model(x).sum().backward()
     assert compares.compared > 100
+
+
+class Follows(nn.Module):
+    """A layer of 8 to 8, 64 MACs a row, and a forward that is given."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.given = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.given(self.layer, x)
+
+
+def by_positions(layer: nn.Module, x: Tensor) -> Tensor:
+    for _ in range(int(torch.arange(x.shape[0], device=x.device).max()) + 2):
+        x = layer(x)
+    return x
+
+
+def by_a_mask(layer: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.zeros(2, dtype=torch.bool, device=x.device)
+    mask[1] = True
+    return layer(x[mask])
+
+
+def by_indices(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x[torch.ones_like(x[:, 0], dtype=torch.long).nonzero()[:, 0]])
+
+
+def by_a_list(layer: nn.Module, x: Tensor) -> Tensor:
+    for _ in torch.arange(3, device=x.device).tolist():
+        x = layer(x)
+    return x
+
+
+def by_steps(layer: nn.Module, x: Tensor) -> Tensor:
+    positions = torch.tensor([0, 1], device="cpu").to(x.device).unsqueeze(0)
+    return x if (positions.diff(dim=-1) != 1).any() else layer(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rows"), [(by_positions, 6), (by_a_mask, 1), (by_indices, 2), (by_a_list, 6), (by_steps, 2)]
+)
+def test_values_of_constants_are_known(forward: Any, rows: int) -> None:
+    found = trace(Follows(forward), torch.zeros(2, 8))
+    assert (found.macs, found.notes) == (64 * rows, ())
+    assert found.macs == trace(Follows(forward), torch.zeros(2, 8), device="real").macs
+
+
+def written(layer: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.ones(2, 2, device=x.device).tril()
+    mask[0] = x[0, :2]
+    return layer(x) if mask.sum() > 0 else x
+
+
+def written_to_a_view(layer: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.zeros(2, device=x.device)
+    mask.view(1, 2).add_(x[0, 0])
+    return x if mask.sum() == 0 else layer(x)
+
+
+@pytest.mark.parametrize("forward", [written, written_to_a_view])
+def test_what_data_was_written_to_is_not_known(forward: Any) -> None:
+    torch.manual_seed(0)
+    found = trace(Follows(forward), torch.ones(2, 8))
+    assert found.macs == 128
+    assert [gap.kind for gap in found.gaps] == ["data-dependent"]

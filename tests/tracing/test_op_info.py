@@ -1,4 +1,4 @@
-"""Every operator that torch tests itself, by torch's own samples (`OpInfo`): its first sample, and what it refuses.
+"""Every operator that torch tests itself, by torch's own samples (`OpInfo`): those, a training step, what it refuses.
 
 The whole is slow; a part of it, drawn with a seed, is in every zoo run.
 """
@@ -9,6 +9,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -111,6 +112,29 @@ def test_the_first_sample(op: Any, record_property: Any) -> None:
         pytest.skip("it has no sample")
     if not runs(function, tensors):
         pytest.skip("it does not run here")
+    uncounted, by_torch = agrees(function, tensors)
+    record_property("figure operators", {"entries": 1, "uncounted": uncounted, "as torch counts": by_torch})
+
+
+MAX_FURTHER = 12
+"""How many further samples of an entry are tried."""
+
+
+def test_further_samples(op: Any, record_property: Any) -> None:
+    torch.manual_seed(0)
+    tried = by_torch = 0
+    for sample in islice(op.sample_inputs("cpu", dtype_of(op)), 1, 1 + MAX_FURTHER):
+        function, tensors = _function_of(op, sample)
+        if runs(function, tensors):
+            tried += 1
+            by_torch += agrees(function, tensors)[1]
+    if not tried:
+        pytest.skip("it has no other sample that runs here")
+    record_property("figure further samples", {"entries": 1, "samples": tried, "as torch counts": by_torch})
+
+
+def agrees(function: Callable[..., Any], tensors: list[Tensor]) -> tuple[bool, bool]:
+    """Checks one call on `meta` and for real; whether an operator of it is uncounted, and whether torch counts it."""
     real = trace(Expression(function), *tensors, device="real")
     meta = trace(Expression(function), *tensors)
     assert cheap(meta) == cheap(real)
@@ -121,7 +145,7 @@ def test_the_first_sample(op: Any, record_property: Any) -> None:
             assert upper_bound(call.inputs, call.outputs) >= call.macs, call.name
     theirs = counted_by_torch(function, tensors)
     assert theirs in (0, real.macs), (theirs, real.macs)
-    record_property("figure operators", {"entries": 1, "uncounted": bool(unknown), "as torch counts": theirs > 0})
+    return bool(unknown), theirs > 0
 
 
 def cheap(found: Trace) -> Counter[tuple[str, int, int]]:
@@ -136,7 +160,7 @@ def counted_by_torch(function: Callable[..., Any], tensors: list[Tensor]) -> int
 
 
 @for_entries(lambda op: op.supports_autograd)
-def test_a_training_step(op: Any) -> None:
+def test_a_training_step(op: Any, record_property: Any) -> None:
     try:
         function, tensors = first_sample(op, grad=True)
     except (StopIteration, ValueError):
@@ -149,11 +173,13 @@ def test_a_training_step(op: Any) -> None:
         return  # nothing to differentiate, or refused by torch as well
     unknown = {item.name for item in found.uncounted}
     assert all(name.removeprefix("aten.") in (*SPECIAL, *OTHERS) for name in unknown), unknown
+    record_property("figure training steps", {"entries": 1, "uncounted": bool(unknown)})
 
 
 @for_entries(lambda op: op.error_inputs_func is not None)
-def test_what_torch_refuses_is_refused(op: Any) -> None:
+def test_what_torch_refuses_is_refused(op: Any, record_property: Any) -> None:
     torch.manual_seed(0)
+    refused = 0
     for case in list(op.error_inputs("cpu"))[:3]:
         function, tensors = _function_of(op, case.sample_input)
         # torch's own kernels for `meta` do not look at overlapping memory, and let a few types pass.
@@ -162,3 +188,5 @@ def test_what_torch_refuses_is_refused(op: Any) -> None:
             continue
         with pytest.raises(ProbeError):
             trace(Expression(function), *tensors)
+        refused += 1
+    record_property("figure refusals", {"entries": 1, "cases": refused})

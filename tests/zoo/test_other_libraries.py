@@ -6,6 +6,7 @@ Each is also the test of what its library declares; libraries that are not insta
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modelprobe.errors import BadInput
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
+from modelprobe.tracing.recorder import trace as record_forward
 from modelprobe.tracing.records import Trace
 
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
@@ -39,8 +41,11 @@ Wav2Vec2Model WavLMModel WhisperModel XGLMModel XLMRobertaModel YolosModel
 MIXTURES = "MixtralModel Qwen2MoeModel OlmoeModel Qwen3MoeModel GptOssModel".split()
 """Mixtures of experts, whose grouped product torch's kernel for `meta` takes in half precision only."""
 
-ASKING = "BartModel PegasusModel RoFormerModel SqueezeBertModel LayoutLMModel".split()
-"""They ask for values: two layers of each, for real."""
+ASKING = "RoFormerModel SqueezeBertModel LayoutLMModel".split()
+"""They ask for values of their input: two layers of each, for real."""
+
+OF_CONSTANTS = ["BartModel", "PegasusModel"]
+"""They ask for values that follow from constants alone, which are known on `meta`."""
 
 DIFFUSERS = """
 UNet2DModel UNet2DConditionModel AutoencoderKL AutoencoderTiny AsymmetricAutoencoderKL AutoencoderDC
@@ -125,12 +130,35 @@ def test_mixtures_of_experts_in_single_precision(name: str) -> None:
 @pytest.mark.parametrize("name", ASKING)
 def test_what_asks_for_values_is_answered_and_says_so(name: str) -> None:
     pytest.importorskip("transformers")
-    both = name in ("BartModel", "PegasusModel")
-    layers = ["encoder_layers=2", "decoder_layers=2"] if both else ["num_hidden_layers=2"]
-    _, trace = answered(f"transformers:{name}", *layers)
+    _, trace = answered(f"transformers:{name}", "num_hidden_layers=2")
     assert trace.env["device"] == "cpu"
     assert trace.macs > 0
     assert [gap.kind for gap in trace.gaps] == ["data-dependent"]
+
+
+@pytest.mark.parametrize("name", OF_CONSTANTS)
+def test_what_asks_for_constants_runs_on_meta(name: str) -> None:
+    pytest.importorskip("transformers")
+    request = TargetRequest(f"transformers:{name}", ["encoder_layers=1", "decoder_layers=1"])
+    on_meta, real = record(load_model(request)), load_model(replace(request, device="cpu"))
+    assert (on_meta.env["device"], on_meta.gaps) == ("meta", ())
+    ids = torch.zeros(1, 128, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        real.model.eval()(input_ids=ids, decoder_input_ids=ids)
+    assert on_meta.macs == counter.get_total_flops() // 2
+
+
+def test_segment_anything_runs_on_meta() -> None:
+    transformers = pytest.importorskip("transformers")
+    vision = {"num_hidden_layers": 1, "image_size": 256, "hidden_size": 64, "num_attention_heads": 2, "mlp_dim": 64}
+    vision["global_attn_indexes"] = [0]
+    config = transformers.SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 256})
+    model, image = transformers.SamModel(config).eval(), torch.zeros(1, 3, 256, 256)
+    found = record_forward(model, kwargs={"pixel_values": image})
+    assert not found.gaps
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixel_values=image)
+    assert found.macs == counter.get_total_flops() // 2
 
 
 def test_settings_reach_a_config_and_unknown_ones_are_refused() -> None:

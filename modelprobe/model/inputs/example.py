@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -157,7 +157,27 @@ def _requested_inputs(
     args = _forward_arguments(full, wanted, batch)
     check_call(model, len(args), tuple(kwargs))
     names = positional(model, len(args))
-    return ExampleInputs(args, MappingProxyType(kwargs), names, notes=_channel_notes(unnamed, wanted), source="--input")
+    example = ExampleInputs(
+        args, MappingProxyType(kwargs), names, notes=_channel_notes(unnamed, wanted), source="--input"
+    )
+    short = next((number for number, spec in enumerate(unnamed) if _may_be_an_image(spec, wanted)), None)
+    if short is None or batch not in (None, unnamed[short].shape[0]):
+        return example
+    return _as_it_stands(example, unnamed, short)
+
+
+def _may_be_an_image(spec: InputSpec, wanted: DeclaredInput | None) -> bool:
+    """Whether two numbers are height and width, or the whole shape, as nothing tells."""
+    return len(spec.shape) == 2 and (wanted is None or wanted.kind in (GIVEN, UNDECLARED))
+
+
+def _as_it_stands(image: ExampleInputs, unnamed: Sequence[InputSpec], number: int) -> ExampleInputs:
+    """Two numbers as the whole shape, and as an image where the model does not take that."""
+    exact = "x".join(map(str, unnamed[number].shape))
+    text = f"--input {exact} was taken as the whole shape: --input 1x3x{exact} is an image of 3 channels"
+    args = list(image.args)
+    args[number] = replace(args[number], shape=unnamed[number].shape)
+    return replace(image, args=tuple(args), notes=(Note(text, Level.ASSUMED),), alternatives=(image,))
 
 
 def _as_number(spec: InputSpec, model: nn.Module) -> InputSpec:

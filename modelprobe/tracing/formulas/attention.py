@@ -16,8 +16,12 @@ def dense(query: Tensor, key: Tensor, value: Tensor, out: Tensor, masked: bool =
 
     L x S x (E + Ev) MACs per head; per score one scaling, one addition for a mask, the softmax, and for dropout a
     product with the mask and a scaling. Grouped queries share keys and batches broadcast, so the count follows the
-    rows of the result. Source: Vaswani et al. 2017, section 3.2.1.
+    rows of the result. Nested tensors cost what their components do. Source: Vaswani et al. 2017, section 3.2.1.
     """
+    if out.is_nested:
+        parts = zip(query.unbind(), key.unbind(), value.unbind(), out.unbind(), strict=True)
+        costs = [dense(*part, masked, dropout) for part in parts]
+        return Cost(sum(cost.macs for cost in costs), sum(cost.flops for cost in costs))
     depth, width = query.shape[-1], value.shape[-1]
     scores = (out.numel() // width if width else 0) * key.shape[-2]
     return Cost(scores * (depth + width), scores * (1 + masked + SOFTMAX + 2 * (dropout > 0)))

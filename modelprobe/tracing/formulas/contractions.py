@@ -11,7 +11,7 @@ from torch import Tensor
 from modelprobe.tracing.formulas.registry import Cost, formula
 
 
-@formula("aten::linear", kind="matmul")
+@formula("aten::linear", "aten::mkldnn_linear", kind="matmul")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> Cost:
     """y = x W^T + b: in_features MACs per output element, one addition for the bias."""
     return Cost(_stored(weight, out.numel() * weight.shape[-1]), out.numel() if bias is not None else 0)
@@ -19,7 +19,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor
 
 def _stored(a: Tensor, dense: int) -> int:
     """The part of `dense` MACs that a sparse operand really takes part in: its stored elements of all."""
-    if a.layout is torch.strided or not a.numel():
+    if a.layout in (torch.strided, torch._mkldnn) or not a.numel():  # type: ignore[attr-defined]
         return dense
     values = a._values() if a.layout is torch.sparse_coo else a.values()
     return dense * values.numel() // a.numel()

@@ -1,7 +1,8 @@
 """Which operators are free: they view, copy, index, reorder, create or convert data and compute nothing from it.
 
 The rule for membership: every output element is one input element, a constant, or an index. What they do cost is
-bytes, and the ledger records those: nothing for a view, the moved elements otherwise.
+bytes, and the ledger records those: nothing for a view, the moved elements otherwise. Collectives are free as well:
+what they cost is time on the wire, and the sums of a reduction are taken there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _VIEWS = """
     _has_compatible_shallow_copy_type sym_size sym_numel sym_stride sym_storage_offset sym_is_contiguous
     _shape_as_tensor _assert_tensor_metadata _assert_scalar _functional_assert_scalar sym_constrain_range
     sym_constrain_range_for_size _fused_sdp_choice q_scale q_zero_point q_per_channel_scales
-    q_per_channel_zero_points q_per_channel_axis qscheme _print record_stream
+    q_per_channel_zero_points q_per_channel_axis qscheme _print record_stream _fw_primal _make_dual _unpack_dual
 """
 
 _MOVES = """
@@ -70,8 +71,23 @@ _RANDOM = """
     multinomial normal_functional poisson binomial log_normal cauchy geometric _standard_gamma _sample_dirichlet
 """
 
+_COMMUNICATION = """
+    c10d::allreduce_ c10d::allreduce_coalesced_ c10d::allgather_ c10d::_allgather_base_ c10d::allgather_coalesced_
+    c10d::allgather_into_tensor_coalesced_ c10d::reduce_scatter_ c10d::_reduce_scatter_base_
+    c10d::reduce_scatter_tensor_coalesced_ c10d::broadcast_ c10d::reduce_ c10d::gather_ c10d::scatter_ c10d::alltoall_
+    c10d::alltoall_base_ c10d::send c10d::recv_ c10d::recv_any_source_ c10d::barrier c10d::monitored_barrier_
+    _c10d_functional::all_reduce _c10d_functional::all_reduce_coalesced _c10d_functional::all_gather_into_tensor
+    _c10d_functional::all_gather_into_tensor_coalesced _c10d_functional::reduce_scatter_tensor
+    _c10d_functional::reduce_scatter_tensor_coalesced _c10d_functional::all_to_all_single _c10d_functional::broadcast
+    _c10d_functional::wait_tensor _c10d_functional::_wrap_tensor_autograd _c10d_functional_autograd::all_reduce
+    _c10d_functional_autograd::all_gather_into_tensor _c10d_functional_autograd::reduce_scatter_tensor
+    _c10d_functional_autograd::all_to_all_single
+"""
+
 free("view", *_VIEWS.split(), "squeeze_", "unsqueeze_", "transpose_", "t_", "detach_")
 free("data", *_MOVES.split())
 free("creation", *_CREATIONS.split())
 free("random", *_RANDOM.split())
+free("view", *(f"prim::{name}" for name in ("layout", "device", "dtype", "is_cuda", "is_sparse", "is_meta")))
+free("communication", *_COMMUNICATION.split())
 free("label", *(f"profiler::_record_function_{name}" for name in ("enter", "enter_new", "exit")))

@@ -124,6 +124,8 @@ def rule_for(name: str) -> Rule | None:
     """The rule of an operator, the in-place and out variants sharing that of the plain one."""
     _load_rules_of(name)
     found = RULES.get(name)
+    if found is None and name.startswith("prims::"):  # what torch's own decompositions are written in
+        found = rule_for(f"aten::{name.removeprefix('prims::')}")
     if found is None and name.endswith("_") and not name.endswith("__"):
         found = RULES.get(name[:-1])
     return found

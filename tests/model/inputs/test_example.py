@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modelprobe.errors import BadInput, ModelRaised
+from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.inputs.first_layer import of_module
 from modelprobe.model.inputs.sizes import resize
@@ -37,6 +38,18 @@ class Matrix(nn.Module):
 
     def forward(self, x):
         return x @ self.weight
+
+
+class BareFilter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3, 3, 3))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight)
+
+
+scripted = torch.jit.script(Matrix())
 
 
 class Sized(nn.Module):
@@ -321,11 +334,18 @@ def test_nothing_tells():
     assert "nothing tells what ReLU takes: say it with --input | for example" in message("torch.nn:ReLU")
 
 
-def test_two_sizes_without_a_declaration_are_an_image_and_that_is_said(user):
+def test_two_sizes_without_a_declaration_are_the_shape_or_else_an_image_and_that_is_said(user):
     found = inputs(f"{user}Matrix", "4x8")
-    assert found.describe() == ("x: 1x3x4x8 float32",)
+    assert found.describe() == ("x: 4x8 float32",)
     assert found.notes[0].level is Level.ASSUMED
-    assert "--input 4x8 was taken as an image of 3 channels" in found.notes[0].text
+    assert "--input 4x8 was taken as the whole shape: --input 1x3x4x8 is an image" in found.notes[0].text
+    (image,) = found.alternatives
+    assert image.describe() == ("x: 1x3x4x8 float32",)
+    assert "--input 4x8 was taken as an image of 3 channels" in image.notes[0].text
+    assert record(load_model(TargetRequest(f"{user}Matrix", inputs=["4x8"]))).outputs[0].shape == (4, 16)
+    assert record(load_model(TargetRequest(f"{user}scripted", inputs=["4x8"]))).outputs[0].shape == (4, 16)
+    assert record(load_model(TargetRequest(f"{user}BareFilter", inputs=["8x9"]))).outputs[0].shape == (1, 5, 6, 7)
+    assert inputs(f"{user}Matrix", "4x8", batch=2).describe() == ("x: 2x3x4x8 float32",)
     assert inputs(f"{user}Matrix", "x=4x8").describe() == ("x: 4x8 float32",)
     assert inputs(f"{user}Matrix", "2x4x8").describe() == ("x: 2x4x8 float32",)
 
