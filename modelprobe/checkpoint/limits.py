@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+class UnpackBudget:
+    """Bytes that may still be inflated and decoded in one file, however many packed parts it has."""
+
+    __slots__ = ("left", "said")
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.said = False
+
+    def spend(self, size: int) -> bool:
+        """Whether there was anything left; the last part may take more than that."""
+        enough = self.left > 0
+        self.left -= size
+        return enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,7 @@ class ReadLimits:
     depth: int = 60
     nested: int = 3  # pickles inside pickles
     shards: int = 10_000
+    budget: UnpackBudget | None = field(default=None, compare=False)  # of a scan, over all that is packed in a file
 
 
 DEFAULT_LIMITS = ReadLimits()

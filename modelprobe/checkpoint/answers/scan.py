@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelprobe.checkpoint.bytes.source import FileSource
-from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
+from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits, UnpackBudget
 from modelprobe.checkpoint.pickle.globals import Trust, judged
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, NOT_A_NAME, SETS_ITEMS
 from modelprobe.checkpoint.scan.inspect import Executable, inspect
@@ -20,6 +20,8 @@ from modelprobe.report.result import Result
 
 MAX_SCANNED_FILES = 20_000
 MAX_SCAN_DEPTH = 30
+MAX_UNPACKED = 256 << 20
+"""Bytes that are inflated and decoded in one file, over all of its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _problems_of(file: str, found: Executable) -> list[ScanProblem]:
 
 def _inspected(file: Path, limits: ReadLimits) -> Iterator[Executable]:
     with closing(FileSource(file)) as source:
-        yield from inspect(source, limits)
+        yield from inspect(source, replace(limits, budget=UnpackBudget(MAX_UNPACKED)))
 
 
 def _is_archive(file: Path) -> bool:

@@ -7,10 +7,11 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 
-SEARCH_BYTES = 4 << 20
+SEARCH_BYTES = 1 << 20
 MAX_DECODED_TEXTS = 20_000
 """Texts of one pickle that are decoded."""
 
@@ -86,23 +87,25 @@ def _base85(decode: Callable[[bytes], bytes]) -> Callable[[bytes], Attempts]:
 
 
 def _hex(letters: bytes) -> Attempts:
+    """What stands before the digits may look like some more of them."""
     digits = re.sub(rb"\\x|0x|[^0-9a-fA-F]", b"", letters)
-    for skip in range(3):  # the length in front of a short text may look like digits
+    for skip in range(8):
         raw = digits[skip:]
-        yield skip, binascii.unhexlify(raw[: len(raw) // 2 * 2])
+        if _OPENING.match(binascii.unhexlify(raw[: PREFIX_LETTERS * 2][: len(raw) // 2 * 2])):
+            yield skip, binascii.unhexlify(raw[: len(raw) // 2 * 2])
 
 
 def _decimals(letters: bytes) -> Attempts:
-    values = [int(digits) for digits in re.findall(rb"\d+", letters)]
-    if max(values) < 256:
+    values = [int(digits) for digits in re.findall(rb"\d{1,4}", letters)]
+    if len(values) >= 24 and max(values) < 256:
         yield 0, bytes(values)
 
 
 ENCODINGS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Attempts]], ...] = (
     ("base64", re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:[\r\n]+[A-Za-z0-9+/_-]{4,})*={0,2}"), _base64),
     ("base32", re.compile(rb"[A-Z2-7]{32,}={0,6}"), _base32),
-    ("hex", re.compile(rb"(?:(?:\\x|0x)?[0-9a-fA-F]{2}[\s,:;\"']{0,4}){16,}"), _hex),
-    ("numbers", re.compile(rb"(?:\d{1,3}[\s,;]{1,12}){24,}\d{1,3}"), _decimals),
+    ("hex", re.compile(rb"[0-9a-fA-F\\][0-9a-fA-FxX\\\s,:;]{31,}"), _hex),
+    ("numbers", re.compile(rb"\d[\d\s,;]{48,}"), _decimals),
     ("base85", re.compile(rb"[0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]{30,}"), _base85(base64.b85decode)),
     ("ascii85", re.compile(rb"[!-uz]{30,}(?:[\r\n]+[!-uz]{2,})*"), _base85(lambda raw: base64.a85decode(_whole(raw)))),
 )
@@ -114,6 +117,14 @@ def _whole(letters: bytes) -> bytes:
     return letters[:-1] if len(letters) % 5 == 1 else letters
 
 
+def _unfinished(encoding: tuple[str, re.Pattern[bytes], object], window: bytes) -> int:
+    """Where the text begins that reaches the end of a window; 0 where none does, or nothing stands before it."""
+    last = 0
+    for match in encoding[1].finditer(window):
+        last = match.start() if match.end() == len(window) else 0
+    return last
+
+
 def decoded(feed: ByteSource, start: int, stop: int) -> Iterator[Decoded]:
     """What every encoded text between two places stands for; a text may be taken for more than one encoding."""
     at, count = start, 0
@@ -121,12 +132,15 @@ def decoded(feed: ByteSource, start: int, stop: int) -> Iterator[Decoded]:
         window = feed.read(at, min(SEARCH_BYTES, stop - at))
         if not window:
             return
-        found = [(match, how, undo) for how, letters, undo in ENCODINGS for match in letters.finditer(window)]
         step, more = len(window), at + len(window) < stop
         if more:  # what goes on in the next window is read there
-            step = min([match.start() for match, *_ in found if match.end() == step and match.start()], default=step)
-        for match, how, undo in found:
-            if match.start() < step and count < MAX_DECODED_TEXTS:
+            step = min((start for start in map(_unfinished, ENCODINGS, repeat(window)) if start), default=step)
+        for how, letters, undo in ENCODINGS:
+            for match in letters.finditer(window):
+                if match.start() >= step:
+                    break
                 count += 1
+                if count > MAX_DECODED_TEXTS:
+                    return
                 yield from (Decoded(at + match.start() + skip, data, how) for skip, data in undo(match[0]))
         at += step

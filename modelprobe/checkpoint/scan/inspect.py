@@ -39,6 +39,8 @@ NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 NUMPY_START = b"\x93NUMPY"
 
 
+OVER_BUDGET = "it unpacks to more than is read of one file: this part and others were not"
+
 _OBJECTS = re.compile(rb"['\"][<>=|]?O\d*['\"]")
 """The type of Python objects in numpy's header, also of one field among others."""
 
@@ -117,9 +119,26 @@ def _hdf5(source: ByteSource, where: str, limits: ReadLimits) -> Iterator[Execut
     yield Executable(where, "unread", error="HDF5 is searched for pickles and Lambda layers; packed data are not read")
 
 
+def _affordable(limits: ReadLimits, size: int) -> bool:
+    """Whether the file's bounds on what is unpacked allow more; these bytes are counted."""
+    return limits.budget is None or limits.budget.spend(size)
+
+
+def _unaffordable(limits: ReadLimits, where: str) -> Iterator[Executable]:
+    """Said once: what comes after it in the file is not read."""
+    if limits.budget is not None and not limits.budget.said:
+        limits.budget.said = True
+        yield Executable(where, "unread", error=OVER_BUDGET, container=True)
+
+
 def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth: int) -> Iterator[Executable]:
     """What is in a compressed file or a tar."""
+    if kind != "tar" and not _affordable(limits, 0):
+        yield from _unaffordable(limits, where)
+        return
     for part in containers.opened(source, kind):
+        if kind != "tar" and part.data is not None:
+            _affordable(limits, part.data.size)
         spot = f"{where}/{part.name}" if where and part.name else where or part.name
         if part.risk:
             yield Executable(spot, "remark", remarks=(part.risk,))
@@ -177,6 +196,9 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
         try:
             feed = archive.open(member, limits.pickle_bytes)
             if isinstance(feed, Inflated) and feed.size <= MAX_INFLATED_BYTES:  # read backwards and forwards
+                if not _affordable(limits, feed.size):
+                    yield from _unaffordable(limits, spot)
+                    continue
                 feed = Memory(feed.read(0, feed.size), source.name)
             yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
         except ProbeError as error:
@@ -250,6 +272,9 @@ def _encoded(
 ) -> Iterator[Executable]:
     """What stands between two places as a text that is a pickle in base64 or another encoding."""
     for found in decoded(feed, start, stop):
+        if not _affordable(limits, len(found.data)):
+            yield from _unaffordable(limits, where)
+            return
         spot = f"{where or 'the pickle'} at byte {found.place:,}, in {found.how}"
         yield from _of_decoded(found.data, feed.name, spot, limits, depth)
 
@@ -264,9 +289,7 @@ def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: in
     if depth >= MAX_ARCHIVES:
         return
     if kind and kind != "tar":
-        for part in containers.opened(span, kind):
-            if part.data is not None:
-                yield from filter(_calls, inspect(part.data, limits, spot, depth + 1))
+        yield from filter(_calls, _parts(span, kind, limits, spot, depth + 1))
     elif data[:4] == b"PK\3\4":
         yield from filter(_calls, inspect(span, limits, spot, depth + 1))
     elif any(opcode in data for opcode in NAMING):
@@ -281,7 +304,10 @@ def _calling(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 0) -
 
 
 def _calls(found: Executable) -> bool:
-    return any(entry.called and _MODULE.fullmatch(entry.module) for entry in found.globals)
+    """Whether it comes to a call, or may and was not read for want of budget."""
+    return found.error == OVER_BUDGET or any(
+        entry.called and _MODULE.fullmatch(entry.module) for entry in found.globals
+    )
 
 
 def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:

@@ -12,6 +12,7 @@ import lzma
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -237,6 +238,29 @@ def test_a_bomb_a_deep_nest_and_links_out_of_a_tar(tmp_path: Path) -> None:
     assert found.worst is Trust.SUSPICIOUS
     assert {one.where for one in found.problems} >= {"link", "../../out"}
     assert not (tmp_path.parent / "out").exists()
+
+
+def test_many_small_bombs_are_bounded_together(tmp_path: Path) -> None:
+    """Not one by one: each is below the bound, all of them would be a gigabyte and a half."""
+    bombs = [gzip.compress(bytes(50 << 20) + bytes([number])) for number in range(30)]
+    files = {
+        "pickle": pickle.dumps(bombs, 4),
+        "json": json.dumps([base64.b64encode(bomb).decode() for bomb in bombs]).encode(),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, bomb in enumerate(bombs):
+            archive.writestr(f"{number}.gz", bomb)
+    files["zip"] = buffer.getvalue()
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+        tracemalloc.start()
+        found = scan(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 300 << 20, name
+        assert found.worst is Trust.SUSPICIOUS, name
+        assert any("more than is read of one file" in one.text for one in found.problems), name
 
 
 TEMPLATE = "{% for m in messages %}{{ ''.__class__.__mro__[1].__subclasses__() }}{% endfor %}"
