@@ -21,6 +21,7 @@ from modelprobe.cost.memory.estimate import LIKE, MemoryResult, estimate_of
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.params import ParamsResult, parameters_of
 from modelprobe.cost.patterns import split_patterns
+from modelprobe.cost.rollup import ALL_ROWS
 from modelprobe.cost.summary import Summary, summary_of
 from modelprobe.cost.traces.saved import load_forward, save_run
 from modelprobe.cost.training import TrainingResult, training_cost
@@ -87,6 +88,10 @@ def _tensors_of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
     return tuple(torch.randn(*shape, generator=chance).to(place, kind) for shape in inputs)
 
 
+def _all_levels(depth: int | None) -> int:
+    return ALL_ROWS if depth is None else depth
+
+
 def count_flops(
     model: nn.Module | Trace | str,
     *inputs: Any,
@@ -95,9 +100,12 @@ def count_flops(
     depth: int | None = None,
     top: int | None = None,
 ) -> FlopsResult:
-    """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`."""
+    """MACs, FLOPs, activations and bytes of a forward pass, by `module`, `operator`, `kind` or `call`.
+
+    Without `depth` the result holds every level; printed it is as deep as about forty rows go.
+    """
     recorded = _trace_of(model, inputs, kwargs)
-    found = flops_of(recorded, by=by, depth=depth, top=top)
+    found = flops_of(recorded, by=by, depth=_all_levels(depth), top=top)
     return found if isinstance(model, (Trace, str)) else replace(found, ranges=cost_bounds(model, recorded))
 
 
@@ -121,7 +129,7 @@ def count_training(
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train"}
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
-    return training_cost(found, optimizer=optimizer, by=by, depth=depth, top=top)
+    return training_cost(found, optimizer=optimizer, by=by, depth=_all_levels(depth), top=top)
 
 
 def estimate_memory(
@@ -206,7 +214,7 @@ def summarize(
     folded: bool = True,
 ) -> Summary:
     """The layer tree with shapes, parameters and MACs. `columns` as for the command's `--columns`."""
-    return summary_of(_trace_of(model, inputs, kwargs), depth=depth, columns=columns, folded=folded)
+    return summary_of(_trace_of(model, inputs, kwargs), depth=_all_levels(depth), columns=columns, folded=folded)
 
 
 def count_params(
@@ -215,7 +223,7 @@ def count_params(
     """Parameters by module, dtype and optimizer group; `freeze` holds patterns such as `"conv1,layer1.*"`."""
     patterns = split_patterns([freeze] if isinstance(freeze, str) else freeze)
     tree = model.tree if isinstance(model, Trace) else read_tree(model)
-    return parameters_of(tree, depth=depth, freeze=patterns, env=brief())
+    return parameters_of(tree, depth=_all_levels(depth), freeze=patterns, env=brief())
 
 
 def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> BuffersResult:

@@ -9,7 +9,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from modelprobe.report.blocks import Fact
+from modelprobe.report.blocks import Fact, fitting_depth
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, parents
 
 if TYPE_CHECKING:
@@ -236,20 +236,6 @@ def choose_rows(
         depth = fitting_depth(depths)
     shown = tuple(row for row, at in zip(rows, depths, strict=True) if depth is None or at <= depth)
     return shown, depth, len(rows) - len(shown)
-
-
-def fitting_depth(depths: Iterable[int], limit: int = 40) -> int:
-    """The greatest depth of a tree at which at most `limit` rows show; at least 1."""
-    counts: dict[int, int] = {}
-    for depth in depths:
-        counts[depth] = counts.get(depth, 0) + 1
-    total, best = 0, 0
-    for depth in sorted(counts):
-        total += counts[depth]
-        if total > limit and depth > 1:
-            break
-        best = depth
-    return max(best, 1)
 
 
 def mode_facts(env: Mapping[str, Any]) -> tuple[Fact, ...]:

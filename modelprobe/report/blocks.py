@@ -7,7 +7,7 @@ Cells are raw values. The unit of a column or a fact says how a renderer writes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -168,6 +168,37 @@ class Report:
     def rows(self) -> Table | None:
         """The table that programs are given; None where there is none."""
         return self.data_table or next(iter(self.tables), None)
+
+
+def fitting_depth(depths: Iterable[int], limit: int = 40) -> int:
+    """The greatest depth of a tree at which at most `limit` rows show; at least 1."""
+    counts: dict[int, int] = {}
+    for depth in depths:
+        counts[depth] = counts.get(depth, 0) + 1
+    total, best = 0, 0
+    for depth in sorted(counts):
+        total += counts[depth]
+        if total > limit and depth > 1:
+            break
+        best = depth
+    return max(best, 1)
+
+
+def for_a_screen(report: Report) -> Report:
+    """The report with trees of modules only as deep as about forty rows go, and a note that says so."""
+    blocks: list[Block] = []
+    for block in report.blocks:
+        depth = fitting_depth([row.depth for row in block.rows]) if isinstance(block, Table) and block.tree else None
+        shown = [row for row in block.rows if row.depth <= depth] if isinstance(block, Table) and depth else []
+        if not isinstance(block, Table) or depth is None or len(shown) == len(block.rows):
+            blocks.append(block)
+            continue
+        blocks.append(dataclasses.replace(block, rows=tuple(shown)))
+        left = len(block.rows) - len(shown)
+        blocks.append(
+            Note(f"{left} more rows below depth {depth} are not shown; the result and to_dataframe() hold them.")
+        )
+    return dataclasses.replace(report, blocks=tuple(blocks))
 
 
 def plain(value: Any) -> Any:

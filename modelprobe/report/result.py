@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelprobe.errors import BadInput
-from modelprobe.report.blocks import Block, Facts, Report, plain
+from modelprobe.report.blocks import Block, Facts, Report, for_a_screen, plain
 from modelprobe.report.formats import Style
 from modelprobe.report.units import labelled
 
@@ -53,10 +53,10 @@ class Result:
         return f"<{type(self).__name__} {report.title}: {', '.join(shown)}>"
 
     def __str__(self) -> str:
-        """What the command prints in a terminal of 100 columns."""
+        """What the command prints in a terminal of 100 columns; a tree as deep as about forty rows go."""
         from modelprobe.report.formats.terminal import render
 
-        return render(self.report(), Style(100)).rstrip("\n")
+        return render(for_a_screen(self.report()), Style(100)).rstrip("\n")
 
     def to_dataframe(self) -> DataFrame:
         """The first table as a pandas DataFrame of raw values, or, without tables, the facts.
@@ -96,4 +96,4 @@ class Result:
         """How a notebook shows it; imported late, as no other part of a result needs a format."""
         from modelprobe.report.formats.html import fragment
 
-        return fragment(self.report())
+        return fragment(for_a_screen(self.report()))

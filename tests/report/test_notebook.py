@@ -77,3 +77,16 @@ def test_styles_outweigh_jupyter_s(net):
     styles = fragment(modelprobe.count_flops(net, (1, 3, 8, 8)).report()).partition("</style>")[0]
     assert ".mp.mp.mp th,.mp.mp.mp td{" in styles
     assert "float:none" in styles
+
+
+def test_the_frame_has_every_level_and_the_screen_forty_rows():
+    found = modelprobe.count_flops("resnet18", (1, 3, 64, 64))
+    assert len(found.to_dataframe()) == len(found.rows) == 68
+    assert found.to_dataframe()["path"].is_unique
+    assert len(modelprobe.summarize("resnet18", (1, 3, 64, 64), folded=False).to_dataframe()) == 68
+    printed = str(found)
+    assert "49 more rows below depth 2 are not shown; the result and to_dataframe() hold them." in " ".join(
+        printed.split()
+    )
+    assert found._repr_html_().count("<tr") == 1 + 19
+    assert len(modelprobe.count_flops("resnet18", (1, 3, 64, 64), depth=1).rows) == 11
