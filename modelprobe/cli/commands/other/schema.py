@@ -56,6 +56,7 @@ RESULTS = {
     "modelprobe.diff/1": "checkpoint.answers.diff:WeightsDiff",
     "modelprobe.convert/2": "checkpoint.answers.convert:Conversion",
     "modelprobe.compare/1": "zoo.compare:CompareResult",
+    "modelprobe.cache/1": "files.store_report:CacheResult",
     "modelprobe.check/1": "cost.budgets.check:CheckResult",
     "modelprobe.models/2": "zoo.models:ModelsResult",
     "modelprobe.identify/1": "zoo.identify:IdentifyResult",
