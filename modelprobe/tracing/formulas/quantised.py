@@ -225,6 +225,27 @@ def quantised_embedding(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__
     return Cost(0, DEQUANTISE * out.numel())
 
 
+@formula(
+    "bitsandbytes::int8_scaled_mm", "bitsandbytes::int8_linear_matmul", "bitsandbytes::gemm_4bit",
+    "bitsandbytes::gemv_4bit", kind="matmul",
+)  # fmt: skip
+def packed_product(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """A dot product per output element; scales and the unpacking of the weight are not counted."""
+    return Cost(out.numel() * x.shape[-1])
+
+
+@formula("bitsandbytes::int8_vectorwise_quant", kind="quantisation")
+def quantise_rows(x: Tensor, *_: Any, out: Any, **__: Any) -> Cost:
+    """The largest modulus of each row, then the scaled and rounded elements."""
+    return Cost(0, (QUANTISE + 1) * x.numel())
+
+
+@formula("bitsandbytes::dequantize_4bit", "bitsandbytes::int8_mm_dequant", kind="quantisation")
+def dequantise_rows(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Each element by its scales."""
+    return Cost(0, DEQUANTISE * out.numel())
+
+
 @formula("quantized::embedding_bag_byte", "quantized::embedding_bag_4bit", kind="embedding")
 def quantised_embedding_bag(weight: Any, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """A lookup of rows, the scaling of their elements and a sum."""

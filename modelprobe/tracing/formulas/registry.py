@@ -35,6 +35,7 @@ LATER = {
     "multilabel_margin": "losses",
     "linear_cross_entropy": "losses",
     "quant": "quantised",
+    "bitsandbytes": "quantised",
     "fft_": "fourier",
     "torchvision::": "vision",
 }

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelprobe.tracing.formulas import rule_for
 from tests.tracing.by_hand import beside, only, really, zeros
 
 quantization = pytest.importorskip("torch.ao.quantization")
@@ -131,3 +132,13 @@ def test_int4_weights() -> None:
     found = really(lambda a, w, s: product(a, pack(w, 1), 32, s), *given)
     assert found.macs == 4 * 64 * 16
     assert beside(found) == 2 * 64 * 16  # scale x q + zero, once per weight
+
+
+@pytest.mark.parametrize("name", ["int8_scaled_mm", "int8_linear_matmul", "gemm_4bit", "gemv_4bit"])
+def test_products_of_bitsandbytes(name: str) -> None:
+    rule = rule_for(f"bitsandbytes::{name}")
+    assert rule is not None
+    assert rule.formula is not None
+    # 2 x 64 by a weight of 32 x 64, kept as 1,024 bytes of two values each where it has four bits
+    cost = rule.formula(torch.zeros(2, 64), torch.zeros(1024, dtype=torch.uint8), out=torch.zeros(2, 32))
+    assert cost.macs == 2 * 64 * 32
