@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import random
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,13 +36,14 @@ class DataOrigins:
 
     `unknown` are operators that read memory which nothing was written to, with the first module where they did;
     `returned` the modules that took back what had left torch, `elsewhere` those that took what something unseen made
-    during the forward.
+    during the forward. `drew` are the libraries beside torch whose random numbers were drawn.
     """
 
     def __init__(self, values: TensorNumbers) -> None:
         self.unknown: dict[str, str] = {}
         self.returned: dict[str, None] = {}
         self.elsewhere: dict[str, None] = {}
+        self.drew = ""
         self.left = False  # whether a tensor was handed to numpy
         self.inside_subclasses = False  # whether tensors hold others, which operators make unseen
         self._values = values
@@ -181,6 +184,12 @@ def gaps(
             f"Tensors that were made during the forward, by no operator seen, came to {', '.join(origins.elsewhere)}: "
             "what another thread, process or library computed is not counted.",
         )
+    drawn = origins.drew or ("torch" if _chose_by_random_number(observer.ops) else "")
+    if drawn:
+        yield coverage_gap(
+            "data-dependent",
+            f"The forward goes by random numbers that it draws from {drawn}: with another --seed it may do other work.",
+        )
     unread = next(_not_read(out), "")
     if unread:
         yield coverage_gap(
@@ -189,6 +198,10 @@ def gaps(
     elif not _uses_parameters(tree, observer, named) and not (running.silent or origins.elsewhere or origins.returned):
         text = "The model has parameters, and this forward used none of them: does it need other inputs?"
         yield coverage_gap("unused model", text)
+    yield from _unregistered_parameters(values)
+
+
+def _unregistered_parameters(values: TensorNumbers) -> Iterator[CoverageGap]:
     strangers = [parameter for key, parameter in values.strangers.items() if key not in values.registered]
     if strangers:
         many = sum(parameter.numel() for parameter in strangers)
@@ -197,6 +210,38 @@ def gaps(
             f"{many:,} parameters in {len(strangers)} tensors are used, and no module registers them (layers in "
             "a plain list?): they are in no count of parameters, and no optimizer gets them.",
         )
+
+
+RANDOM = frozenset(
+    f"aten.{name}"
+    for name in "rand randn randint rand_like randn_like randint_like randperm bernoulli bernoulli_ multinomial normal "
+    "normal_ uniform uniform_ exponential_ geometric_ random_ log_normal_ cauchy_ poisson".split()
+)
+"""Operators that draw random numbers and nothing else."""
+
+ASKING = frozenset(f"aten.{name}" for name in "is_nonzero item _local_scalar_dense equal".split())
+"""Operators by which Python is told a value."""
+
+
+def _chose_by_random_number(ops: Sequence[OpCall]) -> bool:
+    """Whether Python was told a value that was computed from random numbers."""
+    drawn: set[int] = set()
+    for op in ops:
+        if op.name in RANDOM or any(ref.value in drawn for ref in op.inputs):
+            if op.name in ASKING:
+                return True
+            drawn.update(ref.value for ref in op.outputs)
+    return False
+
+
+def generator_states() -> dict[str, Any]:
+    """Where the generators of Python and numpy stand, by the names of their libraries."""
+    found: dict[str, Any] = {"random": random.getstate()}
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        state: Any = numpy.get_state(legacy=False)["state"]
+        found["numpy.random"] = (state["pos"], state["key"].tobytes())
+    return found
 
 
 def _uses_parameters(tree: ModuleTree, observer: _Observed, named: Mapping[int, str]) -> bool:

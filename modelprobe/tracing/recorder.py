@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.completeness import gaps, numpy_calls, refusals_noted
+from modelprobe.tracing.completeness import gaps, generator_states, numpy_calls, refusals_noted
 from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
@@ -193,12 +193,15 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
         called = _watched_functions(running, observer, stack) if setting.functions else []
+        generators = generator_states()
         try:
             out = _forward(model, args, kwargs, observer, running, setting)
         except ProbeError as raised:
             observer.ops += observer.unfinished()
             keep_run(raised.__cause__, _ledger(tree, observer, running, (inputs, ()), named, setting))
             raise
+        drawn = generator_states()
+        observer.origins.drew = ", ".join(name for name, state in generators.items() if drawn[name] != state)
         if not watched:
             running.leave(out)
         if values.strangers:  # a forward may register what it makes

@@ -475,3 +475,50 @@ def test_nested_tensors_are_run_for_real() -> None:
     layer = nn.Linear(4, 4, bias=False)
     given = torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])
     assert trace(layer, given).macs == 5 * 16
+
+
+class Skipping(nn.Module):
+    """Layers that run half of the time, by a generator's word."""
+
+    def __init__(self, draw: Callable[[], Any]) -> None:
+        super().__init__()
+        self.layers, self.draw = nn.ModuleList(nn.Linear(8, 8) for _ in range(4)), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if self.draw() < 0.5:
+                x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (lambda: torch.rand(()), "torch"),
+        (lambda: torch.rand(2).mean().item(), "torch"),
+        (lambda: random.random(), "random"),
+        (lambda: numpy.random.rand(), "numpy.random"),
+    ],
+    ids=["a tensor", "a number made of one", "Python's", "numpy's"],
+)
+def test_a_forward_that_goes_by_random_numbers(draw: Callable[[], Any], name: str) -> None:
+    (gap,) = [gap for gap in trace(Skipping(draw), torch.rand(2, 8)).gaps if gap.kind == "data-dependent"]
+    assert f"random numbers that it draws from {name}:" in gap.text
+
+
+class Noisy(nn.Module):
+    """Random numbers that nobody goes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.dropout = nn.Linear(8, 8), nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn_like(x) * (0 if x.shape[0] > 1 else 1)
+        order = torch.randperm(x.shape[0], device=x.device)
+        return self.dropout(self.inner(x + noise)[order])
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_noise_is_no_finding(train: bool) -> None:
+    assert not trace(Noisy(), torch.rand(2, 8), train=train).gaps

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modelprobe.errors import ModelRaised
 from modelprobe.tracing.meta_results import MetaResults
 from modelprobe.tracing.recorder import trace
 
@@ -213,3 +215,46 @@ def test_what_data_was_written_to_is_not_known(forward: Any) -> None:
     found = trace(Follows(forward), torch.ones(2, 8))
     assert found.macs == 128
     assert [gap.kind for gap in found.gaps] == ["data-dependent"]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "settings", [{}, {"bidirectional": True, "num_layers": 2}, {"batch_first": True, "bias": False}]
+)
+def test_recurrent_layers_are_not_run_step_by_step(kind: Any, settings: dict[str, Any]) -> None:
+    net = kind(3, 5, **settings).eval()
+    x = torch.rand(4, 7, 3)
+    with torch.inference_mode():
+        out, states = net(x)
+        packed = pack_padded_sequence(x, [7, 5, 2, 1] if net.batch_first else [4, 4, 3, 2, 2, 1, 1], net.batch_first)
+        data = net(packed)[0].data
+    recorded = trace(Padded(net), x)
+    (op,) = [op for op in recorded.ops if op.kind == "rnn"]
+    expected = [out, *(states if isinstance(states, tuple) else (states,))]
+    assert [ref.shape for ref in op.outputs] == [tuple(tensor.shape) for tensor in expected]
+    assert op.outputs[0].strides == out.stride()
+    long = trace(Padded(net), torch.rand(4, 7, 3).repeat(500, 500, 1))
+    assert next(o for o in long.ops if o.kind == "rnn").macs == 250_000 * op.macs
+    (of_packed,) = [op for op in trace(Padded(net), packed).ops if op.kind == "rnn"]
+    assert of_packed.outputs[0].shape == tuple(data.shape)
+
+
+class Padded(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x)
+
+
+def test_recurrent_operands_that_do_not_fit_are_refused() -> None:
+    net = nn.GRU(3, 5)
+
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            state = x.new_zeros(1, x.shape[1] + 1, 5)  # for another batch
+            return torch._VF.gru(x, state, net._flat_weights, True, 1, 0.0, False, False, False)
+
+    with pytest.raises(ModelRaised):
+        trace(Wrong(), torch.rand(4, 2, 3))
