@@ -366,21 +366,21 @@ class ReportOptions:
 
         check(self.format, self.output, force=self.force)
 
-    def is_for_reading(self) -> bool:
-        """Whether the report is for people: no data that a program takes up."""
+    def is_short(self) -> bool:
+        """Whether the report is as long as a screen: data for programs, and a page that folds its trees, hold all."""
         from modelprobe.cli.output import choose
 
-        return choose(self.format, self.output).name not in ("json", "jsonl", "csv")
+        return choose(self.format, self.output).name not in ("json", "jsonl", "csv", "html")
 
     def folded(self, given: bool | None) -> bool:
-        """Whether equal blocks are shown once: as given, else in what people read."""
-        return self.is_for_reading() if given is None else given
+        """Whether equal blocks are shown once: as given, else in what is as long as a screen."""
+        return self.is_short() if given is None else given
 
     def depth(self, given: int | None) -> int | None:
-        """The depth of a tree: what was given, else what a screen holds; for programs all of it."""
+        """The depth of a tree: what was given, else what a screen holds; for programs and pages all of it."""
         from modelprobe.cost.rollup import ALL_ROWS
 
-        return ALL_ROWS if given is None and not self.is_for_reading() else given
+        return ALL_ROWS if given is None and not self.is_short() else given
 
     def emit(self, report: Report, stored: StoredRun | None = None) -> None:
         """Write the report. Under `--strict` raises Incomplete afterwards when a note stands against the answer.

@@ -93,3 +93,11 @@ def test_equal_blocks_are_one_row_on_a_screen_alone(told: Any) -> None:
 def test_env_says_all_it_knows(told: Any) -> None:
     facts = {line["fact"] for line in table(told("env", "-f", "csv"))}
     assert {"modelprobe", "Python", "torch", "OS", "CPU", "cpu"} <= facts
+
+
+def test_a_page_holds_every_row(told: Any) -> None:
+    for command in ("flops", "summary", "params"):
+        line = (command, NET, *(("--input", "64") if command != "params" else ()))
+        rows = told(*line, "-f", "html").count('<tr data-depth="')
+        assert rows == len(table(told(*line, "-f", "csv"))), command
+        assert rows > 50

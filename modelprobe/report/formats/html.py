@@ -296,6 +296,11 @@ document.querySelectorAll(".mp-table").forEach(function (box) {
     return node;
   });
 
+  if (tree && all.length > 60) {  // it opens at as many levels as a screen holds
+    for (var level = 1; all.filter(function (node) { return node.depth <= level; }).length <= 60;) level++;
+    all.forEach(function (node) { node.open = node.depth < Math.max(1, level - 1); });
+  }
+
   function element(tag, kind, text) {
     var made = document.createElement(tag);
     if (kind) made.className = kind;

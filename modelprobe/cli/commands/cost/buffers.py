@@ -34,7 +34,7 @@ def command(
         loaded.tree,
         changed=changed,
         saved=saved_names(loaded.model),
-        show_all=show_all or not report.is_for_reading(),
+        show_all=show_all or not report.is_short(),
         model=loaded.target.name,
         notes=notes,
         env=loaded.env,
