@@ -85,7 +85,7 @@ def test_a_format(cli, command):
         ("there.json", "there.json exists | --force replaces it"),
         ("folder", "folder is a directory | name a file in it"),
         ("folder.json", "folder.json is a directory | name a file in it"),
-        ("none/out.json", "none | make it first, or choose another place with -o"),
+        ("none/out.json", "none | make it first, or choose another place"),
         ("there.json/out.json", "there is no directory"),
         ("out.xyz", "the suffix '.xyz' of 'out.xyz' names no format | use one of .txt, .json"),
         ("out", "'out', which has no suffix, names no format | use one of .txt, .json"),
