@@ -96,6 +96,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.zoo
 def test_zoos_are_recorded_without_a_compiler_which_works_afterwards() -> None:
     run(ZOOS + TRAINING + DISABLED + DETECTION)
 

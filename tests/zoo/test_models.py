@@ -77,6 +77,7 @@ def test_nothing_beats_the_front() -> None:
         assert not [t for t, (c, a) in priced.items() if (c <= cost and a > accuracy) or (c < cost and a >= accuracy)]
 
 
+@pytest.mark.zoo
 def test_a_name_in_no_index_is_counted_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path))
     rows = list(index.rows_of(index.open_index(index.PACKAGED)))[:3]

@@ -45,6 +45,7 @@ def test_one_failure_costs_one_row(cli: CommandLine, listed: Path, tmp_path: Pat
     assert (retried["resumed"], retried["failed"]) == (4, 1)
 
 
+@pytest.mark.zoo
 def test_shards_are_all_of_it(cli: CommandLine, listed: Path) -> None:
     parts = [
         json.loads(cli("sweep", str(listed), "--what", "params", "--shard", f"{part}/2", "-f", "json").out)["rows"]
@@ -53,6 +54,7 @@ def test_shards_are_all_of_it(cli: CommandLine, listed: Path) -> None:
     assert sorted(row["target"] for rows in parts for row in rows) == sorted(TARGETS)
 
 
+@pytest.mark.zoo
 def test_tables_and_plots(cli: CommandLine, tmp_path: Path) -> None:
     table, plot = tmp_path / "timm.csv", tmp_path / "sweep.png"
     assert cli("sweep", "timm:test_vit", "--timm-csv", str(table), "--plot", str(plot)).code == 0
@@ -177,6 +179,7 @@ def test_a_real_local_ray_gives_the_same_rows(cli: CommandLine, listed: Path, mo
     assert clustered["rows"] == pooled["rows"]
 
 
+@pytest.mark.zoo
 def test_other_questions(cli: CommandLine, tmp_path: Path) -> None:
     """Memory as `memory` says it; of parameters alone no input is shown, not even that of a single number."""
     (tmp_path / "list").write_text("resnet18\n")

@@ -240,6 +240,7 @@ def test_a_bomb_a_deep_nest_and_links_out_of_a_tar(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "out").exists()
 
 
+@pytest.mark.zoo
 def test_many_small_bombs_are_bounded_together(tmp_path: Path) -> None:
     """Not one by one: each is below the bound, all of them would be a gigabyte and a half."""
     bombs = [gzip.compress(bytes(50 << 20) + bytes([number])) for number in range(30)]

@@ -176,6 +176,7 @@ def forms(names: list[str], folder: Path) -> Iterator[Path]:
             yield path
 
 
+@pytest.mark.zoo
 def test_a_few(tmp_path: Path) -> None:
     assert judged_all(others(tmp_path))[1:] == ([], [])
     assert judged_all(forms(["resnet10t", "pit_ti_224"], tmp_path))[1:] == ([], [])

@@ -76,6 +76,7 @@ def really(net: nn.Module, images: torch.Tensor, optimizer: Any) -> int:
     return held + real_peak(net, images, made)
 
 
+@pytest.mark.zoo
 def test_every_row_is_what_the_changed_step_takes(planned: Any, tmp_path: Path) -> None:
     found = by_change(planned(1_700_000, train=True, optimizer="adam"))
     images = torch.rand(64, 16)

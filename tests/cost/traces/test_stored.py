@@ -210,6 +210,7 @@ def test_strict_fails_the_second_time_as_well(started: Any) -> None:
     assert started(*line).code == started(*line).code
 
 
+@pytest.mark.zoo
 def test_a_reader_that_leaves_gets_no_traceback() -> None:
     line = f"{sys.executable} -m modelprobe summary resnet50 -f json | head -c 10"
     for _ in range(2):

@@ -74,6 +74,7 @@ def test_an_inherited_error_is_not_an_operators_own() -> None:
     assert [row.name for row in found.culprit.arguments if row.differs] == ["eps"]
 
 
+@pytest.mark.zoo
 def test_training_is_compared_too() -> None:
     model, x = network("waves", 0)
     twin = copy.deepcopy(model)

@@ -19,7 +19,7 @@ RUN = "Run"
 QUESTIONS = ("flops", "params", "memory")
 
 EXAMPLES = (
-    "modelprobe sweep 'resnet*' --rows resnets.jsonl -f csv",
+    "modelprobe sweep 'squeezenet*' --rows squeezenets.jsonl -f csv",
     "modelprobe sweep 'vit_tiny*' --what params --workers 2",
     "modelprobe sweep 'efficientnet_b*' --shard 1/4 --rows shard1.jsonl",
 )

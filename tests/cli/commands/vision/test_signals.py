@@ -74,6 +74,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("name", "size"), [("signal", (400,)), ("volume", (8, 24, 32))])
 def test_maps_have_the_shape_of_what_was_given(cli: CommandLine, name: str, size: tuple[int, ...]) -> None:
     target = f"nets.py:{name.capitalize()}"
