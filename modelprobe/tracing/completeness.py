@@ -113,12 +113,12 @@ class DataOrigins:
         Python's collector keeps what it is told to freeze apart from what is made later.
         """
         self._values.unseen = []
-        frozen = not gc.get_freeze_count() and not any(map(is_script, model.modules()))
+        frozen = not gc.get_freeze_count()
         if frozen:
             gc.freeze()
         try:
             yield
-            if frozen and self._strangers and not self.inside_subclasses:
+            if frozen and self._strangers and not (self.inside_subclasses or any(map(is_script, model.modules()))):
                 self._judge_strangers()
         finally:
             if frozen:

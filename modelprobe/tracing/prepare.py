@@ -20,7 +20,7 @@ from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand
 from modelprobe.tracing.failures import model_errors, model_raised
 from modelprobe.tracing.module_calls import Running, is_script
 from modelprobe.tracing.module_tree import state_tables
-from modelprobe.tracing.restore import is_exported, on_meta
+from modelprobe.tracing.restore import on_meta
 from modelprobe.tracing.tensors import copied, moved
 
 
@@ -37,15 +37,6 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
         wrapper = "torch.compile" if cls == "OptimizedModule" else cls
         said.append(Note(f"Unwrapped from {wrapper}: the module inside was recorded.", Level.INFO))
         model = inner
-
-
-def fixed_modes(model: nn.Module) -> list[Note]:
-    """A note for parts that cannot be put into training or evaluation mode."""
-    if not any(map(is_exported, model.modules())):
-        return []
-    return [
-        Note("What torch.export made stays in the mode, training or evaluation, that it was exported in.", Level.INFO)
-    ]
 
 
 def has_lazies(model: nn.Module) -> bool:

@@ -36,7 +36,6 @@ from modelprobe.tracing.module_calls import Running, followed_threads, is_script
 from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
 from modelprobe.tracing.prepare import (
     autocast_of_meta,
-    fixed_modes,
     has_lazies,
     hidden_operators,
     materialised,
@@ -95,7 +94,7 @@ def trace(
     """
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
-    said = [*notes, *said, *installed_formulas(), *hidden_operators(model), *fixed_modes(model)]
+    said = [*notes, *said, *installed_formulas(), *hidden_operators(model)]
     setting = Setting(device, train, False, functions, follow, tuple(said), env or {})
     return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=recorded))
 
@@ -178,7 +177,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
             stack.enter_context(own_parameters(model, False, ()))
         args, kwargs = _placed(model, args, kwargs, meta, stack)
         with model_errors(partial(mode_raised, model)):
-            stack.enter_context(mode_set(model, setting.train))
+            said = stack.enter_context(mode_set(model, setting.train))
         run_compiled_parts_eagerly(model, stack)
         named = _named(model, values)
         values.strangers.clear()  # those were the twins that the model holds on meta
@@ -208,7 +207,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
             values.registered |= parameter_ids(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
-    told = (*broken_notes(observer), *gaps(tree, observer, running, out, named))
+    told = (*said, *broken_notes(observer), *gaps(tree, observer, running, out, named))
     found = _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
     return found, observer.wants_gradients
 
@@ -249,9 +248,11 @@ def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Obse
 def _registering(model: nn.Module, running: Running) -> Callable[[Tensor], bool]:
     """Tells whether the running module has a parameter of its own that it did not have before: weights that are kept
     elsewhere and brought in for each call."""
-    modules = dict(walk(model))
+    modules: dict[str, nn.Module] = {}
 
     def registers(tensor: Tensor) -> bool:
+        if not modules:
+            modules.update(walk(model))
         module = modules.get(running.where()[0])
         return module is not None and any(known is tensor for known in module._parameters.values())
 

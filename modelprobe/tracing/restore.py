@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.module_tree import state_tables, walk
 
 Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
@@ -188,28 +189,42 @@ def _exchange(module: nn.Module, copies: dict[int, nn.Parameter]) -> None:
 
 
 @contextmanager
-def mode_set(model: nn.Module, train: bool) -> Iterator[None]:
+def mode_set(model: nn.Module, train: bool) -> Iterator[list[Note]]:
     """Put the model into train or eval mode as its owner would, by its own `train()`. To be used inside `restored`.
 
-    Overridden, it may do more than set flags: freeze parameters, keep batch norm in eval mode, merge weights.
+    Overridden, it may do more than set flags: freeze parameters, keep batch norm in eval mode, merge weights. Gives a
+    note where parts stay in the mode that they have.
     """
+    said: list[Note] = []
     if isinstance(model, torch.jit.ScriptModule):
         if _has_mode_in_script(model):
             model.train(train)
     else:
-        for module in filter(is_exported, model.modules()):
-            for name in ("train", "eval"):  # they refuse; those of the class set flags that the graph does not ask for
-                del module.__dict__[name]
-        if train:
-            model.train()
-        else:
-            model.eval()
-    yield
+        try:
+            _put(model, train)
+        except NotImplementedError:
+            exported = _exported_modules(model)
+            if not exported:
+                raise
+            for module in exported:
+                for name in ("train", "eval"):  # they refuse; those of the class set flags that no graph asks for
+                    del module.__dict__[name]
+            _put(model, train)
+            text = "What torch.export made stays in the mode, training or evaluation, that it was exported in."
+            said.append(Note(text, Level.INFO))
+    yield said
 
 
-def is_exported(module: nn.Module) -> bool:
-    """Whether `torch.export` made it: such a module stays in the mode that it was exported in."""
-    return getattr(vars(module).get("train"), "__module__", "") == "torch.export.exported_program"
+def _put(model: nn.Module, train: bool) -> None:
+    if train:
+        model.train()
+    else:
+        model.eval()
+
+
+def _exported_modules(model: nn.Module) -> list[nn.Module]:
+    home = "torch.export.exported_program"
+    return [module for module in model.modules() if getattr(vars(module).get("train"), "__module__", "") == home]
 
 
 def own_mode(model: nn.Module) -> bool:

@@ -31,7 +31,7 @@ from modelprobe.tracing.failures import (
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import is_script, watch
 from modelprobe.tracing.module_tree import class_name, walk
-from modelprobe.tracing.prepare import autocast_of_meta, fixed_modes, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
 from modelprobe.tracing.recorder import (
     Setting,
     broken_notes,
@@ -66,7 +66,7 @@ def record_training(
     call_kwargs = dict(kwargs or {})
     model, said = unwrapped(model)
     refuse_scripts(model)
-    setting = Setting(device, True, notes=(*notes, *said, *installed_formulas(), *fixed_modes(model)), env=env or {})
+    setting = Setting(device, True, notes=(*notes, *said, *installed_formulas()), env=env or {})
     step = partial(_recorded, freeze=freeze)
     return where_it_runs(model, args, call_kwargs, setting, partial(lazies_ready, record=step))
 
