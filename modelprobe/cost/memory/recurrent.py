@@ -28,7 +28,7 @@ WORKSPACE = {
 }  # fmt: skip
 """Bytes of cuDNN's workspace beside 8 MiB for each layer and direction and the weights: per byte of all layers' outputs
 and of the input. Least squares over layers of 1 to 3, of 16 to 512 wide, 1 to 128 steps, batches of 1 to 32
-(`python -m tests.benchmarks.recurrent`): median error below 1 %, a tenth of them beyond 6 to 19 %."""
+(`python -m tests.benchmarks.recurrent`): median error of a training peak 0.5 %, a tenth of them beyond 9 %."""
 
 LAYER, LAYER_BACKWARD = "aten.mkldnn_rnn_layer", "aten.mkldnn_rnn_layer_backward"
 LAYERS_OF_CPU = (LAYER, LAYER_BACKWARD)
