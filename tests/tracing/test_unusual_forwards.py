@@ -203,9 +203,17 @@ FORWARDS: dict[str, Case] = {
 }
 
 
+OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
+UNSEEN = ("functional grad", "vjp", "jacrev", "attention of a jagged tensor")
+"""What torch 2.6 does not tell a dispatch mode: that `torch.func` turns gradients on, and products inside attention of
+jagged tensors."""
+
+
 @pytest.mark.parametrize("device", ["meta", "real"])
 @pytest.mark.parametrize("name", FORWARDS)
 def test_its_macs(name: str, device: str) -> None:
+    if OLDER and name in UNSEEN:
+        pytest.skip("torch 2.6 does not tell of it")
     forward, macs = FORWARDS[name]
     model = Plain(forward)
     found = trace(model, torch.zeros(2, 8), device=device)
