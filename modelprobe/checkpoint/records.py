@@ -12,6 +12,9 @@ PARAMETER = "parameter"
 BUFFER = "buffer"
 ATTRIBUTE = "attribute"  # a tensor that hangs on a module without being part of its state_dict
 
+DISTRIBUTED = "torch distributed checkpoint"
+"""The format of directories that torch.distributed.checkpoint writes: archives in a row in each file."""
+
 T = TypeVar("T")
 
 
@@ -92,6 +95,14 @@ class TensorEntry:
     def name(self) -> str:
         """The keys joined by dots, as the file spells them. Not escaped."""
         return ".".join(self.path)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for two entries that are the same tensor: the same elements of one storage, read in the same way."""
+        if not self.storage:
+            return (self.path,)
+        flipped = "conjugate" in self.flags
+        return (self.storage, self.offset, self.shape, self.strides, self.dtype, flipped)
 
     @property
     def damaged(self) -> bool:

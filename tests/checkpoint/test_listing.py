@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import ATTRIBUTE, BUFFER, PARAMETER, Checkpoint, TensorEntry
 from tests.checkpoint.seeds import Block, Script, save_export, save_script
+from tests.command_line import CommandLine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -281,3 +283,11 @@ def test_the_reader_imports_neither_torch_nor_numpy(seed_files: dict[str, Path])
         "assert not {'torch', 'numpy', 'timm', 'safetensors'} & set(sys.modules), 'imported'\n"
     )
     subprocess.run([sys.executable, "-c", code, *map(str, seed_files.values())], check=True)
+
+
+def test_a_tensor_beside_the_model_is_among_the_contents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"w": torch.zeros(2, 2), "b": torch.zeros(2)}
+    torch.save({"state_dict": model, "mean": torch.ones(3), "std": torch.ones(())}, tmp_path / "m.pt")
+    answer = json.loads(CommandLine(capsys)("summary", str(tmp_path / "m.pt"), "-f", "json").out)
+    listed = [(c["key"], c["kind"], c["type"], c["nbytes"]) for c in answer["contents"]]
+    assert listed[1:] == [("mean", "tensor", "3 float32", 12), ("std", "tensor", "scalar float32", 4)]

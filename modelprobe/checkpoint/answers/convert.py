@@ -41,6 +41,7 @@ class Conversion(Result):
     files: tuple[str, ...]
     entries: tuple[EntryOutcome, ...]
     notes: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     @property
     def dropped(self) -> int:
@@ -75,6 +76,7 @@ def convert_weights(
         branch_kind=done.branch_kind,
         rule=done.rule, path=str(written.path), format=done.format, size=written.bytes, tensors=written.tensors,
         files=tuple(map(str, written.files)), entries=entries, notes=written.notes,
+        damaged=done.damaged,
     )  # fmt: skip
 
 
@@ -100,8 +102,17 @@ def _entries_table(result: Conversion) -> list[Table]:
     return [Table(columns, rows, "Entries", key="entries")] if rows else []
 
 
+def damage_notes(damaged: tuple[str, ...]) -> list[Note]:
+    """That a file was written with values that had been changed or damaged before."""
+    if not damaged:
+        return []
+    more = f" ({len(damaged) - 1:,} more)" if len(damaged) > 1 else ""
+    text = f"{damaged[0]}{more}; it was written as it is. modelprobe summary FILE --verify names all."
+    return [Note(text, Level.WARNING)]
+
+
 def _conversion_notes(result: Conversion) -> list[Note]:
-    notes = [Note(f"{text}.") for text in result.notes]
+    notes = [Note(f"{text}.") for text in result.notes] + damage_notes(result.damaged)
     if result.dropped:
         many = "1 entry is" if result.dropped == 1 else f"{result.dropped:,} entries are"
         notes.append(Note(f"{many} not in the new file; the source is unchanged.", Level.WARNING))

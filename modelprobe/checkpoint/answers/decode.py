@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy
 
 from modelprobe.checkpoint.formats.gguf import TYPES
-from modelprobe.checkpoint.records import Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.chunks import MAX_PART_BYTES, parts
-from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO, gather
+from modelprobe.checkpoint.values.gather import ZERO, gather
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
 from modelprobe.errors import BadInput, ProbeError

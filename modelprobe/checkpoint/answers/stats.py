@@ -59,10 +59,9 @@ def measure_tensors(
     with ExitStack() as stack, numpy.errstate(all="ignore"):
         reader = ValueReader(checkpoint, branch, stack)
         for name, entry in named:
-            key = (entry.storage or entry.path, entry.offset, entry.shape, entry.strides, entry.dtype)
-            if key not in known:
-                known[key] = _measure(reader, name, entry)
-            made.append(replace(known[key], name=name))
+            if entry.identity not in known:
+                known[entry.identity] = _measure(reader, name, entry)
+            made.append(replace(known[entry.identity], name=name))
     return tuple(made)
 
 

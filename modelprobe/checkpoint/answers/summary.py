@@ -37,6 +37,7 @@ from modelprobe.checkpoint.records import (
 )
 from modelprobe.report.blocks import Block, Facts, Report
 from modelprobe.report.result import Result
+from modelprobe.report.units import shape
 
 if TYPE_CHECKING:
     from modelprobe.checkpoint.answers.stats import TensorStats
@@ -201,7 +202,7 @@ def _summary(
         parameters=roles[PARAMETER], buffers=roles[BUFFER], undecided=roles[None],
         nbytes=sum(entry.nbytes for entry in unique),
         guessed=sum("by-name" in entry.flags for entry in entries),
-        contents=_contents(checkpoint.tree),
+        contents=_contents(checkpoint, chosen),
         rows=rows, rows_left_out=left_out,
         dtypes=_dtypes(unique),
         devices=tuple(sorted({entry.device for entry in entries if entry.device})),
@@ -244,13 +245,6 @@ def _elements_by_role(entries: Sequence[TensorEntry]) -> Counter[str | None]:
     return found
 
 
-def _identity(entry: TensorEntry) -> tuple[object, ...]:
-    """Equal for two entries that are the same tensor."""
-    if not entry.storage:
-        return (entry.path,)
-    return (entry.storage, entry.offset, entry.shape, entry.strides)
-
-
 def _reused(entries: Sequence[TensorEntry]) -> frozenset[str]:
     """The storages that several tensors use."""
     return frozenset(key for key, count in Counter(entry.storage for entry in entries).items() if count > 1 and key)
@@ -260,15 +254,17 @@ def _unique(entries: Sequence[TensorEntry], reused: Container[str]) -> Sequence[
     """Each tensor once, under the last of its names."""
     if not reused:
         return entries
-    return list({_identity(entry) if entry.storage in reused else id(entry): entry for entry in entries}.values())
+    return list({entry.identity if entry.storage in reused else id(entry): entry for entry in entries}.values())
 
 
-def _contents(tree: Item) -> tuple[Content, ...]:
-    return tuple(
-        Content(item.key, item.kind, item.type, item.length, item.tensors, item.nbytes)
-        for item in tree.children
-        if tree.kind in ("dict", "list", "tuple", "object")
-    )
+def _contents(found: Checkpoint, branch: Branch | None) -> tuple[Content, ...]:
+    """What stands at the top of the file, and the tensors there that are not in the branch."""
+    if found.tree.kind not in ("dict", "list", "tuple", "object"):
+        return ()
+    held = [Content(i.key, i.kind, i.type, i.length, i.tensors, i.nbytes) for i in found.tree.children]
+    above = branch.path if branch else ()
+    beside = [entry for entry in found.tensors if above and len(entry.path) == 1 and entry.path != above]
+    return (*held, *(Content(e.name, "tensor", f"{shape(e.shape)} {e.dtype}", 0, 1, e.nbytes) for e in beside))
 
 
 def _scalar_values(item: Item, above: tuple[str, ...]) -> Iterator[Value]:
@@ -303,7 +299,7 @@ def _shared_storages(named: Sequence[tuple[str, TensorEntry]], reused: Container
     found = []
     for storage, held in groups.items():
         if len(held) > 1:
-            tied = len({_identity(entry) for _, entry in held}) == 1
+            tied = len({entry.identity for _, entry in held}) == 1
             found.append(Shared(storage, tuple(name for name, _ in held), held[0][1].storage_nbytes, tied))
     return tuple(found)
 

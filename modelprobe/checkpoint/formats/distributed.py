@@ -22,7 +22,7 @@ from modelprobe.checkpoint.pickle.nodes import (
 from modelprobe.checkpoint.pickle.reader import read_pickle
 from modelprobe.checkpoint.pickle.rebuild import dtype_name, packed_strides
 from modelprobe.checkpoint.pickle.scalars import key_text
-from modelprobe.checkpoint.records import Checkpoint, Finding, Item, TensorEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, Checkpoint, Finding, Item, TensorEntry
 from modelprobe.errors import BadInput
 
 
@@ -45,7 +45,7 @@ def read_distributed(folder: Path, limits: ReadLimits) -> Checkpoint:
             others.append(Item(name, "bytes", None, last_part(object_class(value))))
     files, findings = _data_files(folder, value_at(state, "storage_data"))
     return Checkpoint(
-        path=str(folder), format="torch distributed checkpoint", version=str(value_at(state, "version") or ""),
+        path=str(folder), format=DISTRIBUTED, version=str(value_at(state, "version") or ""),
         size=sum((folder / name).stat().st_size for name in files), tensors=tuple(tensors),
         tree=_tree(tensors, others), globals=global_entries(pickled.globals, ".metadata"),
         findings=(*findings, *remarks(pickled)), metadata={"files": len(files)},

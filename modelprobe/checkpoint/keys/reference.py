@@ -138,8 +138,7 @@ def reference_of_checkpoint(found: Checkpoint, branch: Branch | None = None) -> 
     expected, seen = [], dict[tuple[object, ...], str]()
     for entry in state_entries(found, branch):
         name = ".".join(entry.path[len(branch.path) :])
-        key = (entry.storage, entry.offset, entry.shape, entry.strides) if entry.storage else (name,)
-        first = seen.setdefault(key, name) if entry.numel else name
+        first = seen.setdefault(entry.identity, name) if entry.numel else name
         expected.append(ExpectedTensor(name, entry.shape, entry.dtype, entry.role, first if first != name else ""))
     return Expectation(found.path, tuple(expected))
 

@@ -12,8 +12,8 @@ from modelprobe.checkpoint.file_names import Format
 from modelprobe.checkpoint.keys.apply import FetchTensor, value_of
 from modelprobe.checkpoint.keys.draft import Part
 from modelprobe.checkpoint.keys.plan import KeyPlan, entries_by_name
-from modelprobe.checkpoint.records import Checkpoint
-from modelprobe.checkpoint.values.gather import DISTRIBUTED, ZERO
+from modelprobe.checkpoint.records import DISTRIBUTED, Checkpoint
+from modelprobe.checkpoint.values.gather import ZERO
 from modelprobe.checkpoint.values.left_out import (
     header_texts,
     kept_metadata,

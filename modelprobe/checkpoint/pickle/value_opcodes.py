@@ -6,12 +6,16 @@ How to add one: write the function, decorate it with its code, add a case to `te
 from __future__ import annotations
 
 import codecs
+import contextlib
 import struct
 
 from modelprobe.checkpoint.pickle.nodes import Blob, Opaque, PickleNode
 from modelprobe.checkpoint.pickle.reader import U32, U64, PickleReader, op
 
 codecs.lookup("raw_unicode_escape")  # Python loads its codecs at first use; reading a file shall load nothing
+
+LEAST_CALL = 8
+"""Bytes that a pickle takes at least which calls something."""
 
 MAX_INT_DIGITS = 1_000
 MAX_INT_BYTES = 400
@@ -64,12 +68,22 @@ def _read_text(m: PickleReader, length: int) -> None:
     if length > m.limits.text:
         m.stack.append(m.blob("str", length))
         return
+    at = m.base + m.pos
     raw = m.take(length)
     m.nodes += 1
     try:
-        m.stack.append(raw.decode("utf-8", "surrogatepass"))
+        text = raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         raise m.broken("a text is not UTF-8") from None
+    _keep_as_bytes(m, text, at)
+    m.stack.append(text)
+
+
+def _keep_as_bytes(m: PickleReader, text: str, at: int) -> None:
+    """Where a scan asks for what is nested: protocol 2 writes bytes as a text, which may be a pickle in its turn."""
+    if m.joblib and len(text) > LEAST_CALL and (not text.isascii() or "\n" in text):
+        with contextlib.suppress(UnicodeEncodeError):
+            m.blobs.append(Blob("str", m.feed, at, len(text), text.encode("latin-1")))
 
 
 # Numbers.
@@ -134,9 +148,11 @@ def float_(m: PickleReader) -> None:
 
 @op(b"V")
 def unicode_(m: PickleReader) -> None:
-    raw = m.line()
+    at = m.base + m.pos
+    text = m.line().decode("raw_unicode_escape", "backslashreplace")
     m.nodes += 1
-    m.stack.append(raw.decode("raw_unicode_escape", "backslashreplace"))
+    _keep_as_bytes(m, text, at)
+    m.stack.append(text)
 
 
 @op(b"S")

@@ -20,7 +20,9 @@ from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
 
 MAX_CONSECUTIVE = 1_000
-MAX_NESTED = 2_000
+MAX_NESTED = 50_000
+"""Values in a pickle that are looked into."""
+
 MAX_ARCHIVES = 5
 """Archives in archives that are opened."""
 
@@ -258,13 +260,28 @@ def _consecutive(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 
         if depth < limits.nested:
             for blob in pickled.blobs[:MAX_NESTED]:
                 yield from _nested_pickles(blob, where, limits, depth + 1)
+            if len(pickled.blobs) > MAX_NESTED:
+                yield Executable(where, "unread", error=f"more than {MAX_NESTED:,} values in a pickle", container=True)
             if not isinstance(feed, Inflated):
                 yield from _encoded(feed, at, pickled.end, where, limits, depth + 1)
         at = pickled.end
         if not looks_pickled(feed.read(at, 8)):
-            yield from _calling(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
+            yield from _behind(Span(feed, at, feed.size - at), where, limits, depth) if at < feed.size else ()
             return
     yield Executable(where, "unread", error=f"more than {MAX_CONSECUTIVE:,} pickles in one file", container=True)
+
+
+def _behind(tail: ByteSource, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """Pickles behind the end of another one: at once, or behind bytes that are none."""
+    found = list(_calling(tail, where, limits, depth))
+    yield from found
+    if found or depth >= limits.nested:
+        return
+    for at in pickles_in(tail):
+        calling = list(_calling(Span(tail, at, tail.size - at), where, limits, depth + 1))
+        yield from calling
+        if calling:  # it is reported once, not at every place inside it
+            return
 
 
 def _encoded(
@@ -314,7 +331,9 @@ def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> I
     """Bytes inside a pickle that are a pickle, a torch file or compressed themselves."""
     if blob.feed is None or isinstance(blob.feed, Inflated) or blob.length < 4:
         return
-    span = Span(blob.feed, blob.offset, blob.length)
+    as_bytes = blob.data if blob.kind == "str" else None  # of a text only these are the bytes it stands for
+    place_in_file = Span(blob.feed, blob.offset, blob.length)
+    span = place_in_file if as_bytes is None else Memory(as_bytes, blob.feed.name)
     head = blob.data[:512] if blob.data is not None else span.read(0, 512)
     place = f"{where or 'the pickle'} at byte {blob.offset:,}"
     if head[:1] == b"\x80" and looks_pickled(head):

@@ -18,7 +18,7 @@ from modelprobe.checkpoint.bytes.source import ByteSource, FileSource
 from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS
-from modelprobe.checkpoint.records import Checkpoint, StorageEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, Checkpoint, StorageEntry
 from modelprobe.errors import BadInput, ProbeError
 
 NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.[a-z0-9.]+$")
@@ -74,9 +74,19 @@ def verify(checkpoint: Checkpoint) -> Verification:
     return Verification(tuple(made), bool(made) and covered.issuperset(checkpoint.files))
 
 
+def damaged_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is in the checkpoint's zip archives that does not match its checksum, in words."""
+    found: list[str] = []
+    for file in checkpoint.files:
+        with closing(FileSource(file)) as source:
+            check = _zip_members(checkpoint, source)
+        found += [f"{file}: {text}" for text in check.failures] if check else ()
+    return tuple(found)
+
+
 def _zip_members(checkpoint: Checkpoint, source: FileSource) -> Check | None:
     """Every member of an archive against the CRC-32 of its directory; torch itself never compares them."""
-    if source.read(0, 4) != b"PK\3\4":
+    if source.read(0, 4) != b"PK\3\4" or checkpoint.format == DISTRIBUTED:  # whose files are archives in a row
         return None
     archive = ZipDirectory(source, DEFAULT_LIMITS)
     failures = [_member_error(archive, member) for member in archive.members.values()]

@@ -12,14 +12,14 @@ from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
-from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.left_out import kept_metadata, not_written
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ONE_TENSOR, PICKLED_FORMATS, ExtraEntries, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
 from modelprobe.errors import BadInput
 
-DISTRIBUTED, ZERO = "torch distributed checkpoint", "DeepSpeed ZeRO"
+ZERO = "DeepSpeed ZeRO"
 REFUSED = {
     "ONNX": "the initializers of an ONNX graph are no state_dict: folding and export have renamed and changed them",
     "npy": "a single array without a name is not a state_dict",

@@ -31,13 +31,9 @@ def left_in_model(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
     """
     gone = not_written(found, branch)
     ids = {id(entry) for entry in gone}
-    kept = {_view_of_storage(entry) for entry in found.tensors_in(branch) if id(entry) not in ids and entry.storage}
-    made = [NotKept(entry.name, _reason(entry)) for entry in gone if _view_of_storage(entry) not in kept]
+    kept = {entry.identity for entry in found.tensors_in(branch) if id(entry) not in ids and entry.storage}
+    made = [NotKept(entry.name, _reason(entry)) for entry in gone if entry.identity not in kept]
     return (*made, *unlisted_storages(found))
-
-
-def _view_of_storage(entry: TensorEntry) -> tuple[object, ...]:
-    return entry.storage, entry.offset, entry.shape, entry.strides
 
 
 def _reason(entry: TensorEntry) -> str:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from modelprobe.checkpoint.adapters.lora import Lora, find_lora
 from modelprobe.checkpoint.adapters.merge import merged_with
 from modelprobe.checkpoint.branches import chosen_branch
-from modelprobe.checkpoint.records import FLAG_TEXT, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, FLAG_TEXT, Branch, Checkpoint, TensorEntry
 from modelprobe.checkpoint.values.gather import (
-    DISTRIBUTED,
     ZERO,
     gather,
     hinted,

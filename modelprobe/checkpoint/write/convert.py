@@ -11,6 +11,7 @@ from pathlib import Path
 from modelprobe.checkpoint.file_names import Format, format_of
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.values.checksums import damaged_parts
 from modelprobe.checkpoint.values.gather import Gathered, gather, hinted
 from modelprobe.checkpoint.values.left_out import (
     header_texts,
@@ -44,6 +45,8 @@ class Converted:
     kept: tuple[str, ...]
     changed: tuple[str, ...]
     dropped: tuple[NotKept, ...]
+    damaged: tuple[str, ...] = ()
+    """What does not match its checksum in the source: it was written as it is."""
 
 
 def parse_byte_size(text: str) -> int:
@@ -118,7 +121,8 @@ def merge_adapter(
         *(f"{name}: replaced by the adapter's" for name in merged.replaced),
         *(f"{name}: added, from the adapter" for name in merged.added),
     )
-    return replace(done, source=f"{adapter.path} on {found.path}", changed=(*said, *done.changed))
+    damaged = (*damaged_parts(adapter), *done.damaged)
+    return replace(done, source=f"{adapter.path} on {found.path}", changed=(*said, *done.changed), damaged=damaged)
 
 
 def _one(out: Path, parts: Gathered, target: Format, inputs: Sequence[Path], force: bool) -> Written:
@@ -174,4 +178,5 @@ def _conversion(found: Checkpoint, parts: Gathered, target: Format, written: Wri
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
         branch_kind=parts.branch.kind,
         rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,
+        damaged=damaged_parts(found),
     )  # fmt: skip

@@ -51,7 +51,7 @@ class TensorToWrite:
 
 def to_write(reader: TensorReader, entry: TensorEntry, name: str | None = None) -> TensorToWrite:
     """A tensor of a listed file, to be written as it is; `name` replaces its own."""
-    label = f"{entry.storage}@{entry.offset}:{entry.shape}:{entry.strides}" if entry.storage and entry.numel else None
+    label = repr(entry.identity) if entry.storage and entry.numel else None
     return TensorToWrite(
         name=entry.name if name is None else name, shape=entry.shape, dtype=entry.dtype,
         load=lambda: loaded(reader, entry), shares=label, pieces=lambda: flat_pieces(reader, entry),

@@ -178,7 +178,7 @@ class _Reading:
         """The values of one tensor; None, and a reason kept, where they cannot be read."""
         if entry is None:
             return None
-        key = (entry.storage or entry.path, entry.offset, entry.shape, entry.strides, entry.dtype)
+        key = entry.identity
         if key not in self._known:
             self._tick()
             if branch not in self._readers:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelprobe.checkpoint.answers.convert import damage_notes
 from modelprobe.checkpoint.file_names import format_of
 from modelprobe.checkpoint.keys.draft import AppliedRule, DroppedTensor
 from modelprobe.checkpoint.keys.plan import KeyPlan
 from modelprobe.checkpoint.keys.rewrite import Rewritten, rewrite
+from modelprobe.checkpoint.values.checksums import damaged_parts
 from modelprobe.errors import CheckFailed
 from modelprobe.model.weights.keys_result import difference, rules_table, sentences
 from modelprobe.model.weights.load import Fit, computed_by, load_strictly, refusals
@@ -66,6 +68,7 @@ class RepairResult(Result):
     notes: tuple[str, ...]
     all_rows: bool
     ways: tuple[WayOut, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -147,6 +150,7 @@ def _repair_result(
         outputs=outputs, loaded=loaded, path=str(done.written.path) if done else "",
         size=done.written.bytes if done else 0, kept=done.kept if done else (), left=_left_by_reason(done),
         notes=_writing_notes(plan, done), all_rows=all_rows, ways=ways,
+        damaged=damaged_parts(fitted.found) if done else (),
     )  # fmt: skip
 
 
@@ -210,7 +214,7 @@ def _dropped(result: RepairResult) -> Table:
 
 
 def _repair_notes(result: RepairResult) -> list[Note]:
-    notes = [Note(f"{text}.") for text in result.notes]
+    notes = [Note(f"{text}.") for text in result.notes] + damage_notes(result.damaged)
     if result.renames and not result.all_rows:
         notes.append(Note("--all lists every tensor."))
     if result.kept:

