@@ -16,6 +16,7 @@ from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.checkpoint.scan import containers
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
+from modelprobe.checkpoint.scan.tails import end_of_format
 from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
 
@@ -91,6 +92,22 @@ def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int 
     if behind is not None and depth < MAX_ARCHIVES:
         yield Executable(where, "remark", remarks=("a zip archive stands behind other bytes",))
         yield from _archive(behind, limits, where, depth)
+    end = end_of_format(source, head)
+    if end is not None and end < source.size and not kind:
+        yield from _behind_end(Span(source, end, source.size - end), where, limits, depth)
+
+
+def _behind_end(tail: ByteSource, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """What stands where no loader of the file's own format looks."""
+    head = tail.read(0, 4096)
+    if head[:6] == NUMPY_START:  # arrays in a row, as numpy writes and reads them
+        yield from inspect(tail, limits, where, depth)
+        return
+    spot = f"{where or 'the file'} behind the end of its format"
+    found = list(_first_calling(tail, spot, limits, depth))
+    yield from found
+    if not found and head.strip(b"\0 \n"):
+        yield Executable(where, "unread", error=f"{tail.size:,} bytes stand behind the end of its format")
 
 
 def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
@@ -275,8 +292,12 @@ def _behind(tail: ByteSource, where: str, limits: ReadLimits, depth: int) -> Ite
     """Pickles behind the end of another one: at once, or behind bytes that are none."""
     found = list(_calling(tail, where, limits, depth))
     yield from found
-    if found or depth >= limits.nested:
-        return
+    if not found and depth < limits.nested:
+        yield from _first_calling(tail, where, limits, depth)
+
+
+def _first_calling(tail: ByteSource, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """The first pickle among bytes that comes to a call."""
     for at in pickles_in(tail):
         calling = list(_calling(Span(tail, at, tail.size - at), where, limits, depth + 1))
         yield from calling

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from modelprobe.checkpoint.answers.scan import scan
 from modelprobe.checkpoint.pickle.globals import Trust
@@ -49,6 +50,12 @@ def zipped(members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
 def saved(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def array(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
     return buffer.getvalue()
 
 
@@ -93,6 +100,10 @@ ATTACKS: dict[str, tuple[bytes, Trust]] = {
     "a compressed pickle in bytes saved by torch": (saved([gzip.compress(SYSTEM)]), Trust.DANGEROUS),
     "behind many values": (saved([os.urandom(9) for _ in range(5000)] + [pickle.dumps(Runs())]), Trust.DANGEROUS),
     "behind bytes that are none": (pickle.dumps({"a": 1}) + b"\1\2\3" * 99 + SYSTEM, Trust.DANGEROUS),
+    "behind safetensors": (save({"a": torch.ones(3)}) + b"\1\2\3" * 9 + SYSTEM, Trust.DANGEROUS),
+    "behind a zip": (saved({"a": 1}) + SYSTEM, Trust.DANGEROUS),
+    "behind an array": (array(np.ones((2, 3))) + array(np.ones(())) + SYSTEM, Trust.DANGEROUS),
+    "bytes of no format behind safetensors": (save({"a": torch.ones(3)}) + b"\1\2\3" * 9, Trust.UNKNOWN),
     "a pickle that ends early": (pickle.dumps({"a": [1, 2, 3]}, 4)[:-3], Trust.SUSPICIOUS),
 }  # fmt: skip
 
@@ -125,3 +136,12 @@ def test_ordinary_reducers_are_no_alarm(tmp_path: Path) -> None:
     value = {"log": logging.getLogger("a.b"), "shape": re.compile("x+"), "version": torch.__version__}
     (tmp_path / "m.pkl").write_bytes(pickle.dumps(value))
     assert scan(tmp_path / "m.pkl").worst is Trust.HARMLESS
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(4096), array(np.zeros(3))])
+def test_padding_and_arrays_in_a_row_are_no_alarm(behind: bytes, tmp_path: Path) -> None:
+    for raw in (save({"a": torch.ones(3)}), saved({"a": torch.ones(3)}), array(np.ones((2, 3)))):
+        if behind[:1] == b"\x93" and raw[:1] != b"\x93":
+            continue
+        (tmp_path / "m.bin").write_bytes(raw + behind)
+        assert scan(tmp_path / "m.bin").worst is Trust.HARMLESS
