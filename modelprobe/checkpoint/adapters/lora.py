@@ -74,11 +74,24 @@ class Lora:
 
     def alpha(self, layer: LoraLayer) -> float | None:
         """The alpha of a layer by the configuration; None where there is none."""
-        patterns = self.config.get("alpha_pattern")
+        return self._configured(layer, "alpha_pattern", "lora_alpha")
+
+    @property
+    def contradiction(self) -> str:
+        """The first layer whose rank is not the configured one, in words: its scale is not known then."""
+        for layer in self.layers:
+            rank = self._configured(layer, "rank_pattern", "r")
+            if rank is not None and rank != layer.rank:
+                return f"{layer.module} has rank {layer.rank}, and {ADAPTER_CONFIG} says {rank:g}"
+        return ""
+
+    def _configured(self, layer: LoraLayer, pattern: str, otherwise: str) -> float | None:
+        """A number of the configuration for a layer: its own by a pattern, or the one of all."""
+        patterns = self.config.get(pattern)
         for key, value in patterns.items() if isinstance(patterns, dict) else ():
             if isinstance(value, (int, float)) and _ends_with(layer.module, str(key)):
                 return float(value)
-        found = self.config.get("lora_alpha")
+        found = self.config.get(otherwise)
         return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 
     def scale(self, layer: LoraLayer, alpha: float | None) -> float | None:
@@ -181,7 +194,8 @@ def describe(lora: Lora) -> str:
     kind = "DoRA, " if any(layer.magnitude is not None for layer in lora.layers) else ""
     kind += "rank-stabilized, " if lora.config.get("use_rslora") is True else ""
     layers = "1 layer" if len(lora.layers) == 1 else f"{len(lora.layers):,} layers"
-    return f"{kind}rank {ranks}, alpha {shown}, {layers}"
+    doubt = f"; {lora.contradiction}" if lora.contradiction else ""
+    return f"{kind}rank {ranks}, alpha {shown}, {layers}{doubt}"
 
 
 @dataclass(frozen=True)

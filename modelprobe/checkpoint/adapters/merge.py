@@ -69,6 +69,10 @@ def _refuse_unmergeable(lora: Lora) -> None:
         raise BadInput(f"{lora.path} holds several adapters: {', '.join(lora.names)}", "save one of them with PEFT")
     if lora.incomplete:
         raise BadInput(f"{lora.path} is incomplete: {lora.incomplete[0]} has one matrix of two, or they do not match")
+    if lora.contradiction:
+        raise BadInput(
+            f"{lora.path}: {lora.contradiction}", f"the scale depends on it: put the right {ADAPTER_CONFIG} beside it"
+        )
     for flag in ("use_qalora", "use_bdlora", "layer_replication", "target_parameters"):
         if lora.config.get(flag):
             raise BadInput(f"{lora.path} uses {flag}, which is not merged here", "PEFT's merge_and_unload does it")

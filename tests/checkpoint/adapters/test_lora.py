@@ -222,3 +222,23 @@ def test_as_peft_merges(options: dict[str, Any], tmp_path: Path) -> None:
     found = merged(str(tmp_path / "a"), str(tmp_path / "base.pt"), tmp_path)
     assert list(found) == list(wanted)
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"r": 8, "lora_alpha": 2}, "net.fc has rank 1, and adapter_config.json says 8"),
+        ({"r": 1, "rank_pattern": {"fc": 4}, "lora_alpha": 2}, "net.fc has rank 1, and adapter_config.json says 4"),
+        ({"r": 8, "rank_pattern": {"fc": 1}, "lora_alpha": 2}, ""),
+    ],
+)
+def test_a_rank_that_the_configuration_contradicts(
+    config: dict[str, Any], said: str, base: str, tmp_path: Path
+) -> None:
+    source = adapter(tmp_path / "a", peft("net.fc", DOWN, UP), config)
+    assert said in summarize_weights(open_checkpoint(source)).adapter
+    if said:
+        with pytest.raises(BadInput, match=said):
+            merged(source, base, tmp_path)
+    else:
+        assert merged(source, base, tmp_path)["net.fc.weight"][0, 0] == 21
