@@ -7,9 +7,10 @@ import gc
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import isasyncgen, iscoroutine
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +46,7 @@ class DataOrigins:
         self.elsewhere: dict[str, None] = {}
         self.drew = ""
         self.left = False  # whether a tensor was handed to numpy
+        self.handed: dict[int, str] = {}  # values that were handed to Python or to numpy, and where
         self.inside_subclasses = False  # whether tensors hold others, which operators make unseen
         self._values = values
         self._blank: set[int] = set()  # memories that were reserved, and that nothing has been written to
@@ -83,9 +85,10 @@ class DataOrigins:
         if any(ref.storage in self._blank for ref in refs):
             self.unknown.setdefault(name, where)
 
-    def note_leaving(self) -> None:
-        """A tensor leaves torch: whatever comes from outside from now on may have been computed from it."""
-        self.left = True
+    def note_leaving(self, where: Callable[[], tuple[str, int]], tensor: Tensor, method: str) -> None:
+        """A tensor leaves torch: what comes from outside from now on may have been computed from it, but for a list."""
+        self.left = self.left or method != "tolist"
+        self.handed.setdefault(self._values.get(tensor).value, where()[0])
 
     def note_unseen(self, name: str, where: str) -> None:
         """An operator reads tensors that came up for the first time."""
@@ -156,9 +159,12 @@ class _Observed(Protocol):
 
 
 def gaps(
-    tree: ModuleTree, observer: _Observed, running: Running, out: Any, named: Mapping[int, str]
+    tree: ModuleTree, observer: _Observed, running: Running, out: Any, named: Mapping[int, str], for_real: bool
 ) -> Iterator[CoverageGap]:
-    """What the recording of a model shows that it did not see; `named` are its tensors by their numbers."""
+    """What the recording of a model shows that it did not see; `named` are its tensors by their numbers.
+
+    `for_real`: values could be read, and nobody has said yet that they were.
+    """
     values, origins = observer.values, observer.origins
     if running.silent:
         names = ", ".join(list(running.silent)[:3]) + (", …" if len(running.silent) > 3 else "")
@@ -184,12 +190,7 @@ def gaps(
             f"Tensors that were made during the forward, by no operator seen, came to {', '.join(origins.elsewhere)}: "
             "what another thread, process or library computed is not counted.",
         )
-    drawn = origins.drew or ("torch" if _chose_by_random_number(observer.ops) else "")
-    if drawn:
-        yield coverage_gap(
-            "data-dependent",
-            f"The forward goes by random numbers that it draws from {drawn}: with another --seed it may do other work.",
-        )
+    yield from _data_dependence(observer, named, for_real)
     unread = next(_not_read(out), "")
     if unread:
         yield coverage_gap(
@@ -199,6 +200,21 @@ def gaps(
         text = "The model has parameters, and this forward used none of them: does it need other inputs?"
         yield coverage_gap("unused model", text)
     yield from _unregistered_parameters(values)
+
+
+def _data_dependence(observer: _Observed, named: Mapping[int, str], for_real: bool) -> Iterator[CoverageGap]:
+    """Where a forward goes by random numbers; and, run for real, where it goes by values of its inputs or weights."""
+    origins = observer.origins
+    drawn = origins.drew or ("torch" if next(_told(observer.ops, (), RANDOM), None) else "")
+    if drawn:
+        yield coverage_gap(
+            "data-dependent",
+            f"The forward goes by random numbers that it draws from {drawn}: with another --seed it may do other work.",
+        )
+    for how, where in islice(_told(observer.ops, named, handed=origins.handed), for_real):
+        place = f" in {where}" if where else ""
+        text = f"The model asks for values{place} ({how}): what it costs may depend on the data."
+        yield coverage_gap("data-dependent", text)
 
 
 def _unregistered_parameters(values: TensorNumbers) -> Iterator[CoverageGap]:
@@ -219,19 +235,44 @@ RANDOM = frozenset(
 )
 """Operators that draw random numbers and nothing else."""
 
-ASKING = frozenset(f"aten.{name}" for name in "is_nonzero item _local_scalar_dense equal".split())
+ASKING = frozenset(f"aten.{name}" for name in "is_nonzero item _local_scalar_dense equal allclose".split())
 """Operators by which Python is told a value."""
 
+SIZED_BY_VALUES = frozenset(
+    f"aten.{name}"
+    for name in "nonzero argwhere masked_select bincount one_hot _unique _unique2 unique_dim unique_consecutive "
+    "unique_dim_consecutive repeat_interleave linalg_lstsq _ctc_loss ctc_loss coalesce _coalesce to_sparse _to_sparse "
+    "_to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc".split()
+)
+"""Operators whose values say how large their results are. torch tags them so, but for the sparse ones."""
 
-def _chose_by_random_number(ops: Sequence[OpCall]) -> bool:
-    """Whether Python was told a value that was computed from random numbers."""
-    drawn: set[int] = set()
+
+def _told(
+    ops: Sequence[OpCall], given: Iterable[int], sources: frozenset[str] = frozenset(), handed: Mapping[int, str] = {}
+) -> Iterator[tuple[str, str]]:
+    """How and where Python is told what was computed from the values `given`, or by the operators `sources`.
+
+    `handed` are values that it was handed whole, and where. What an operator writes to is computed from all that the
+    operator reads, with every view of that memory.
+    """
+    if not handed and not any(map(_tells_values, ops)):
+        return
+    values, memories = set(given), set[int]()
     for op in ops:
-        if op.name in RANDOM or any(ref.value in drawn for ref in op.inputs):
-            if op.name in ASKING:
-                return True
-            drawn.update(ref.value for ref in op.outputs)
-    return False
+        if op.name in sources or any(ref.value in values or ref.storage in memories for ref in op.inputs):
+            if _tells_values(op):
+                yield op.name, op.module
+            values.update(ref.value for ref in op.outputs)
+            if op.name.endswith("_"):
+                memories.update(ref.storage for ref in op.inputs[:1])
+    yield from (("tolist or numpy", where) for value, where in handed.items() if value in values)
+
+
+def _tells_values(op: OpCall) -> bool:
+    """Whether Python is told what values its operands have, if only by the size of the result."""
+    if op.name == "aten.index":
+        return any(ref.dtype in ("bool", "uint8") for ref in op.inputs[1:])
+    return op.name in ASKING or op.name in SIZED_BY_VALUES or (op.name == "aten.where" and len(op.inputs) == 1)
 
 
 def generator_states() -> dict[str, Any]:
@@ -283,18 +324,18 @@ def refusals_noted(note: Callable[[BaseException], None], known: Callable[[Tenso
 
 
 @contextmanager
-def numpy_calls(left: Callable[[], None]) -> Iterator[None]:
-    """In the body, `left()` is called whenever a tensor is handed to numpy or to another library."""
+def handed_tensors(left: Callable[[Tensor, str], None]) -> Iterator[None]:
+    """In the body, `left(tensor, method)` hears of a tensor that becomes a list, or goes to another library."""
 
     def noticed(plain: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(plain)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            left()
-            return plain(*args, **kwargs)
+        def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            left(tensor, plain.__name__)
+            return plain(tensor, *args, **kwargs)
 
         return call
 
-    with _wrapped(Tensor, ("numpy", "__array__", "__dlpack__"), noticed):
+    with _wrapped(Tensor, ("numpy", "tolist", "__array__", "__dlpack__"), noticed):
         yield
 
 
@@ -303,11 +344,13 @@ def _noting(
 ) -> Callable[..., Any]:
     @functools.wraps(plain)
     def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        values = known(tensor) if tensor.is_meta else None
+        values = known(tensor)
         if values is not None:
             with _disable_current_modes():
                 return plain(values, *args, **kwargs)
         try:
+            if not tensor.is_meta:
+                raise NotImplementedError("what was written to the tensor has no values on meta")
             return plain(tensor, *args, **kwargs)
         except Exception as error:
             note(error)

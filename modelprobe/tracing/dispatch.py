@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modelprobe.tracing.completeness import DataOrigins
 from modelprobe.tracing.failures import asks_for_values
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
-from modelprobe.tracing.meta_results import NOT_KNOWN, KnownValues, MetaResults, all_meta, mixed
+from modelprobe.tracing.meta_results import NOT_KNOWN, KnownValues, MetaResults
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.tensors import TensorNumbers, storage_key
@@ -158,9 +158,9 @@ class Observer(_Base):  # type: ignore[misc]
                 return func(*args, **kwargs)
             self.origins.inside_subclasses = True
         given, named = args, kwargs
-        if self._meta and mixed(tensors):
-            kwargs = {key: all_meta(value) for key, value in named.items()}
-            args = all_meta(args)
+        if self._meta and self.known.mixes(tensors):
+            kwargs = {key: self.known.all_meta(value) for key, value in named.items()}
+            args = self.known.all_meta(args)
             if operator.name in _PACKED and isinstance(given[1], Tensor) and given[1].dtype == torch.int64:
                 args = (args[0], given[1], *args[2:])
         if self.values.initialised:
@@ -178,7 +178,7 @@ class Observer(_Base):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - it is raised again where the values are not known
             out = self._known_result(func, operator, given, named, tensors, error)
         if self._meta:
-            self.known.follow(func, operator, given, named, tensors, out)
+            self.known.follow(func, operator, given, named, tensors, _written(operator, given, named), out)
         if type(out) is Tensor or types or not self._is_imagined(_results(out)):
             self.ops.append(self._record(operator, args, kwargs, refs, memories, out))
         return out
@@ -337,7 +337,7 @@ def _written(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) ->
         return [item for item in args[3:5] if isinstance(item, Tensor)]
     found = [args[i] for i in operator.writes if i < len(args)]
     found += [kwargs[name] for name in operator.written_names if name in kwargs]
-    return [item for item in found if isinstance(item, Tensor)]
+    return _tensors(found, {})
 
 
 def _traffic(operator: Operator, inputs: Sequence[TensorRef], outputs: Sequence[TensorRef]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import nn
 from modelprobe.errors import BadInput, ModelRaised, ProbeError, one_line
 from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import shape as shape_text
+from modelprobe.tracing.completeness import ASKING, SIZED_BY_VALUES
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.module_tree import class_name, read_tree
 from modelprobe.tracing.records import Trace, coverage_gap
@@ -22,27 +23,34 @@ class NeedsValuesError(BadInput):
     """The model asked a `meta` tensor for its values; it has to run for real. `where` is the module that asked."""
 
     def __init__(self, where: str, error: BaseException) -> None:
-        reason = meta_reason(error)
-        super().__init__(
-            f"the model asks for values{f' in {where}' if where else ''}, which meta tensors do not have: {reason}",
-            "it has to run for real: --device cpu, or a model and inputs on a real device",
-        )
-        self.where = where
-        self.reason = reason
+        self.reason = meta_reason(error)
         self.unsupported = _lacks_kernel(error)
+        place = f" in {where}" if where else ""
+        wanting = (
+            f"meta tensors do not do all that the model does{place}"
+            if self.unsupported
+            else f"the model asks for values{place}, which meta tensors do not have"
+        )
+        hint = "it has to run for real: --device cpu, or a model and inputs on a real device"
+        super().__init__(f"{wanting}: {self.reason}", hint)
+        self.where = where
 
 
-_BY_VALUES = re.compile(
-    r"(?:The register_meta function for torch\.|aten::)(?P<name>\w+)(?:\(\) raises|: attempted to run)"
-)
-"""How torch says it, newer releases and those before 2.13."""
+_OPERATOR = re.compile(r"(?:The register_meta function for torch\.|aten::)(?P<name>\w+)")
+"""How torch names the operator that `meta` refused, newer releases and those before 2.13."""
 
 
 def meta_reason(error: BaseException) -> str:
     """What torch says of it, in a sentence: what follows is advice to people who write operators."""
     text = one_line(error)
-    found = _BY_VALUES.match(text)
-    return f"torch.{found['name']} has as many results as its values say" if found else text.split(". ")[0].rstrip(".")
+    found = _OPERATOR.search(text)
+    if found and f"aten.{found['name']}" in SIZED_BY_VALUES:
+        return f"torch.{found['name']} has as many results as its values say"
+    if found and f"aten.{found['name']}" in ASKING:
+        return f"torch.{found['name']} returns what the values are"
+    if found and "attempted to run" in text:
+        return f"torch.{found['name']} has no kernel for meta tensors"
+    return text.split(". ")[0].rstrip(".")
 
 
 def real_run_note(raised: ProbeError, how: str) -> Note:
@@ -52,9 +60,9 @@ def real_run_note(raised: ProbeError, how: str) -> Note:
         reason = f"{type(cause).__name__}: {meta_reason(cause)}" if cause is not None else raised.message
         return Note(f"Run for real {how}, not on meta, where it raised {reason}.", Level.INFO)
     where = f" in {raised.where}" if raised.where else ""
-    text = f"Run for real {how}, not on meta: the model asks for values{where} ({raised.reason})."
     if raised.unsupported:
-        return Note(text, Level.INFO)
+        return Note(f"Run for real {how}, not on meta, which cannot run it{where} ({raised.reason}).", Level.INFO)
+    text = f"Run for real {how}, not on meta: the model asks for values{where} ({raised.reason})."
     return coverage_gap("data-dependent", f"{text} What it costs may depend on the data.")
 
 
@@ -64,15 +72,11 @@ def lacks_values(model: nn.Module, args: Any, kwargs: Any) -> bool:
     return any(tensor.is_meta for tensor in everything)
 
 
-_READS_VALUES = re.compile(
-    r"aten::(?:_local_scalar_dense|item|equal|is_nonzero|nonzero|masked_select|bincount|_?unique)"
-)
-
-
 def _lacks_kernel(error: BaseException) -> bool:
     """Whether something else than values was missing on `meta`: a kernel, autocast, an address, or a device."""
     text = one_line(error, 10_000)
-    if _READS_VALUES.search(text):
+    found = _OPERATOR.search(text)
+    if found and f"aten.{found['name']}" in ASKING | SIZED_BY_VALUES:
         return False
     return "Could not run" in text or any(
         word in text for word in ("autocast", "data pointer", "data_ptr", "fake impl", "INTERNAL ASSERT")

@@ -54,13 +54,30 @@ class KnownValues:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._spoilt: dict[int, Any] = {}  # memories outside `meta` that something unknown was written to
 
     def of(self, tensor: Tensor) -> Tensor | None:
         """The values of a tensor: itself where it is not on `meta`; None where they are not known."""
         if not tensor.is_meta:
-            return tensor
+            return None if self._spoilt and storage_key(tensor) in self._spoilt else tensor
         found = self._known.get(id(tensor))
         return found[1] if found is not None and found[0]() is tensor else None
+
+    def mixes(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether some of these are on `meta`, or should be, and others are not."""
+        return mixed(tensors) or (bool(self._spoilt) and any(self.of(t) is None and not t.is_meta for t in tensors))
+
+    def all_meta(self, value: Any) -> Any:
+        """The same with every tensor on `meta`: sizes are all we need.
+
+        Numbers wrapped as 0-d tensors may mix, as they may between real devices, while their values are known.
+        """
+        if isinstance(value, Tensor):
+            plain = value.is_meta or (value.dim() == 0 and self.of(value) is not None)
+            return value if plain else torch.empty_like(value, device="meta")
+        if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(map(self.all_meta, value))
+        return value
 
     def follow(
         self,
@@ -69,29 +86,36 @@ class KnownValues:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         given: Sequence[Tensor],
+        written: Iterable[Tensor],
         out: Any,
     ) -> None:
         """Compute what `func` made of tensors that are known. Raises IndexError for an index that a table lacks."""
         several = out if isinstance(out, (tuple, list)) else (out,)
         made = [item for item in several if isinstance(item, Tensor)]
-        if not all(tensor.is_meta and tensor.numel() <= _MOST_KNOWN for tensor in made):
+        if not any(tensor.is_meta for tensor in (*made, *given)):
             return
         if operator.name == "aten.embedding":
             self._check_index(given)
-        if operator.name in _FILLED and made:
-            values: Any = torch.full(made[0].shape, _FILLED[operator.name], dtype=made[0].dtype, device="cpu")
-        elif (
-            operator.kind == "random"
-            or "dropout" in operator.name
-            or (operator.name not in _FROM_NUMBERS and not (given and self._all_known(given)))
-        ):
-            self._forget(args[number] for number in operator.writes if number < len(args))
+        if not self._follows(operator, given, made):
+            self._forget(written)
             return
+        if operator.name in _FILLED:
+            values: Any = torch.full(made[0].shape, _FILLED[operator.name], dtype=made[0].dtype, device="cpu")
         else:
             values = self._computed(func, args, kwargs)
         found = [values] if isinstance(values, Tensor) else list(values) if isinstance(values, (tuple, list)) else []
         for tensor, value in zip(made, (value for value in found if isinstance(value, Tensor)), strict=False):
-            self._known[id(tensor)] = (weakref.ref(tensor), value)
+            if tensor.is_meta:
+                self._known[id(tensor)] = (weakref.ref(tensor), value)
+
+    def _follows(self, operator: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> bool:
+        """Whether the values of what an operator made follow from what is known."""
+        if any(tensor.numel() > _MOST_KNOWN for tensor in made) or operator.kind == "random":
+            return False
+        if "dropout" in operator.name:
+            return False
+        filled = operator.name in _FILLED and bool(made)
+        return filled or operator.name in _FROM_NUMBERS or (bool(given) and self._all_known(given))
 
     def answer(
         self, func: Any, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[Tensor]
@@ -140,12 +164,17 @@ class KnownValues:
         if values is not None and given[-1].is_meta and values.numel() and int(values.max()) >= given[0].shape[0]:
             raise IndexError(f"index {int(values.max())} is out of range of a table of {given[0].shape[0]} rows")
 
-    def _forget(self, written: Iterable[Any]) -> None:
+    def _forget(self, written: Iterable[Tensor]) -> None:
         """Something unknown was written to these, and so to all that share their memory."""
-        memories = {storage_key(tensor) for tensor in written if isinstance(tensor, Tensor) and tensor.is_meta}
+        memories = set()
+        for tensor in written:
+            if tensor.is_meta:
+                memories.add(storage_key(tensor))
+            elif tensor.layout is torch.strided:
+                self._spoilt[storage_key(tensor)] = tensor.untyped_storage()
         for key, (ref, _) in list(self._known.items()) if memories else ():
-            tensor = ref()
-            if tensor is None or storage_key(tensor) in memories:
+            held = ref()
+            if held is None or storage_key(held) in memories:
                 del self._known[key]
 
 
@@ -318,15 +347,3 @@ def mixed(tensors: Sequence[Tensor]) -> bool:
     """Whether some are on `meta` and some are not."""
     meta = [tensor.is_meta for tensor in tensors]
     return any(meta) and not all(meta)
-
-
-def all_meta(value: Any) -> Any:
-    """A model that holds plain tensors, or makes some on the CPU, mixes them with meta ones: sizes are all we need.
-
-    Numbers wrapped as 0-d tensors may mix, as they may between real devices.
-    """
-    if isinstance(value, Tensor):
-        return value if value.is_meta or value.dim() == 0 else torch.empty_like(value, device="meta")
-    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
-        return type(value)(all_meta(item) for item in value)
-    return value

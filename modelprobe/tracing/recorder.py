@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.completeness import gaps, generator_states, numpy_calls, refusals_noted
+from modelprobe.tracing.completeness import gaps, generator_states, handed_tensors, refusals_noted
 from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
@@ -207,7 +207,8 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
             values.registered |= parameter_ids(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
-    told = (*said, *broken_notes(observer), *gaps(tree, observer, running, out, named))
+    unasked = not meta and all(getattr(note, "kind", "") != "data-dependent" for note in setting.notes)
+    told = (*said, *broken_notes(observer), *gaps(tree, observer, running, out, named, unasked))
     found = _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
     return found, observer.wants_gradients
 
@@ -306,7 +307,7 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
             stack.enter_context(autocast_of_meta())
         stack.enter_context(threads_observed(observer, running, modes))
         if setting.device == "real":
-            stack.enter_context(numpy_calls(observer.origins.note_leaving))
+            stack.enter_context(handed_tensors(partial(observer.origins.note_leaving, running.where)))
         else:  # there is nothing that numpy could take
             stack.enter_context(refusals_noted(observer.note_refusal, observer.known.of))
         stack.enter_context(observer.origins.watched(model))

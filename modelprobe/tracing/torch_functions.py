@@ -26,7 +26,7 @@ _FUNCTIONAL = (
     "adaptive_max_pool2d adaptive_max_pool3d"
 ).split()
 _TORCH = "matmul mm bmm addmm baddbmm mul add".split()
-_METHODS = "matmul mm bmm addmm mul add".split()
+_TENSOR_METHODS = "matmul mm bmm addmm mul add".split()
 
 _KERNELS = ("torch._refs", "torch._decomp", "torch._meta_registrations", "torch._prims")
 """Kernels of `meta` are written in Python with these very functions; on a real device nobody would see them."""
@@ -34,7 +34,7 @@ _KERNELS = ("torch._refs", "torch._decomp", "torch._meta_registrations", "torch.
 WATCHED: tuple[tuple[str, Any, str], ...] = (
     *(("F", functional, name) for name in _FUNCTIONAL),
     *(("torch", torch, name) for name in _TORCH),
-    *(("Tensor", Tensor, name) for name in _METHODS),
+    *(("Tensor", Tensor, name) for name in _TENSOR_METHODS),
 )
 """(shown prefix, where it is looked up, name)."""
 

@@ -347,8 +347,9 @@ class LooksOnly(nn.Linear):
         return super().forward(x)
 
 
-def test_a_look_by_numpy_is_no_gap() -> None:
-    assert not trace(LooksOnly(3, 5), torch.zeros(1, 3), device="real").gaps
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_a_look_by_numpy_hides_no_work(device: str) -> None:
+    assert kinds(trace(LooksOnly(3, 5), torch.zeros(1, 3), device=device)) == ["data-dependent"]
 
 
 class Blank(nn.Linear):
@@ -425,6 +426,137 @@ class Exits(nn.Linear):
 
 def test_a_cost_that_depends_on_data_is_a_gap() -> None:
     assert kinds(trace(Exits(3, 5), torch.zeros(1, 3))) == ["data-dependent"]
+
+
+class Reads(nn.Linear):
+    """Reads what it computed; `first` may need what `meta` does not have, without reading anything."""
+
+    def __init__(self, read: Callable[[Tensor], Any], first: Callable[[Tensor], Any]) -> None:
+        super().__init__(4, 4)
+        self.read, self.first = read, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first(x)
+        y = super().forward(x)
+        self.read(y)
+        return y
+
+
+def through_a_view(y: Tensor) -> int:
+    table = torch.zeros(2, 4)
+    table[0].copy_(y[0])
+    return int(table.sum())
+
+
+def into_a_large_table(y: Tensor) -> int:
+    table = torch.zeros(600, 600)
+    table[0, :4] = y[0]
+    return int(table.sum())
+
+
+def into_a_number(y: Tensor) -> int:
+    total = torch.tensor(0)
+    total += y.sum().long()
+    return int(total)
+
+
+def by_out(y: Tensor) -> Any:
+    table = torch.zeros(2, 4)
+    torch.add(y, y, out=table)
+    return table.tolist()
+
+
+def in_a_list(y: Tensor) -> Any:
+    table = torch.zeros(2, 4)
+    torch._foreach_add_([table], [y])
+    return table[0].tolist()
+
+
+READINGS = {
+    "item": lambda y: y.sum().item(),
+    "float": lambda y: float(y[0, 0]),
+    "truth": lambda y: bool((y > 0).any()),
+    "tolist": lambda y: y.tolist(),
+    "numpy": lambda y: y.numpy(),
+    "equal": lambda y: torch.equal(y, y),
+    "allclose": lambda y: torch.allclose(y, y),
+    "nonzero": lambda y: y.nonzero(),
+    "where": lambda y: torch.where(y > 0),
+    "mask": lambda y: y[y > 0],
+    "masked_select": lambda y: y.masked_select(y > 0),
+    "unique": lambda y: y.unique(),
+    "unique_consecutive": lambda y: y.unique_consecutive(),
+    "unique rows": lambda y: y.unique(dim=0),
+    "bincount": lambda y: y[0].abs().long().bincount(),
+    "one_hot": lambda y: nn.functional.one_hot(y[0].abs().long()),
+    "repeat_interleave": lambda y: y.repeat_interleave(y[0, :2].abs().long(), 0),
+    "to_sparse": lambda y: y.to_sparse(),
+    "to_sparse_csr": lambda y: y.to_sparse_csr(),
+    "coalesce": lambda y: torch.sparse_coo_tensor(y[:1].abs().long(), y[0]).coalesce(),
+    "written through a view": through_a_view,
+    "written into a large table": into_a_large_table,
+    "added to a number": into_a_number,
+    "written by out=": by_out,
+    "written in a list": in_a_list,
+}
+FIRST = {"at once": torch.sum, "after a kernel that meta lacks": lambda x: torch.histogram(x, 3)}
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
+@pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
+def test_whatever_tells_values_is_a_finding(read: Callable[..., Any], first: Callable[..., Any], device: str) -> None:
+    found = trace(Reads(read, first), torch.ones(2, 4), device=device)
+    assert kinds(found) == ["data-dependent"]
+    assert "asks for values" in found.gaps[0].text
+    assert found.gaps[0].text.endswith("may depend on the data.")
+
+
+def of_constants(on_cpu: bool) -> Callable[[Tensor], None]:
+    def read(y: Tensor) -> None:
+        table, total = torch.zeros(2, 4, device="cpu" if on_cpu else y.device), torch.tensor(0)
+        table[0] = torch.arange(4, device=y.device)
+        total += torch.arange(4, device=y.device).sum()
+        assert int(table.sum()) == int(total) == 6
+
+    return read
+
+
+CONSTANTS = {
+    "written on the CPU": of_constants(True),
+    "written": of_constants(False),
+    "item": lambda y: int(torch.arange(3).sum()),
+    "mask": lambda y: torch.arange(3)[torch.arange(3) > 1],
+    "tolist": lambda y: torch.arange(3).tolist(),
+    "sizes": lambda y: torch.zeros(y.shape[0]).nonzero(),
+}
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
+@pytest.mark.parametrize("read", CONSTANTS.values(), ids=CONSTANTS)
+def test_values_of_constants_are_no_finding(read: Callable[..., Any], first: Callable[..., Any], device: str) -> None:
+    found = trace(Reads(read, first), torch.ones(2, 4), device=device)
+    assert not found.gaps
+    lacking = first is not torch.sum and device == "meta"
+    said = "Run for real where its weights are, not on meta, which cannot run it (torch.histogram has no kernel"
+    assert any(note.text.startswith(said) and note.level is Level.INFO for note in found.notes) is lacking
+
+
+def test_a_script_that_goes_by_its_data() -> None:
+    script = torch.jit.script(nn.Sequential(Scripted()))
+    assert kinds(trace(script, torch.zeros(2, 4))) == ["data-dependent"]
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = self.layer(x)
+        return self.layer(x)
 
 
 class Labelled(nn.Linear):

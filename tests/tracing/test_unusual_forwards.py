@@ -355,7 +355,8 @@ def test_what_others_compute_is_said(forward: Callable[..., Any], device: str) -
     threading.Thread(target=work, daemon=True, name="worker of a test").start()
     found = trace(Plain(forward), torch.zeros(2, 8), device=device)
     assert found.macs == ONE
-    assert [gap.kind for gap in found.gaps] == ["unknown data"]
+    read = ["data-dependent"] if forward is by_a_process else []  # which takes it to numpy
+    assert [gap.kind for gap in found.gaps] == ["unknown data", *read]
 
 
 def by_value(s: Plain, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ REDUCTIONS = {
 
 def _per_output(cost: int) -> Any:
     def elementwise(*_: Any, out: Any, **__: Any) -> Cost:
-        return Cost(0, cost * _first(out).numel())
+        return Cost(0, cost * _first_result(out).numel())
 
     return elementwise
 
@@ -97,13 +97,13 @@ def _per_input(cost: int) -> Any:
     def reduction(x: Any, *_: Any, out: Any, **__: Any) -> Cost:
         # max(a, b) is elementwise and max(x) a reduction; both touch the larger side once.
         size = x.numel() if isinstance(x, Tensor) else x[0].numel()
-        first = _first(out)
+        first = _first_result(out)
         return Cost(0, cost * max(size, first.numel() if isinstance(first, Tensor) else 0))
 
     return reduction
 
 
-def _first(out: Any) -> Any:
+def _first_result(out: Any) -> Any:
     return out[0] if isinstance(out, (list, tuple)) else out
 
 
@@ -129,7 +129,7 @@ def gelu(x: Tensor, *, approximate: str = "none", out: Tensor) -> Cost:
 @formula("aten::add", "aten::sub", "aten::rsub", "aten::subtract", kind="elementwise")
 def add(x: Any, y: Any, alpha: Any = 1, *, out: Any) -> Cost:
     """x + alpha y: a sum, and a product where alpha is not 1."""
-    return Cost(0, _first(out).numel() * (1 if alpha == 1 else 2))
+    return Cost(0, _first_result(out).numel() * (1 if alpha == 1 else 2))
 
 
 @formula("aten::clamp", "aten::clip", kind="elementwise")
