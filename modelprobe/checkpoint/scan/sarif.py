@@ -17,6 +17,9 @@ from modelprobe.checkpoint.pickle.globals import Trust
 
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Trust.DANGEROUS: "error", Trust.SUSPICIOUS: "warning", Trust.UNKNOWN: "note", Trust.HARMLESS: "none"}
+WHOLE_FILE = {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 1}
+"""A binary file has no lines; GitHub shows no result without one."""
+
 SARIF_RULES = {
     "dangerous": "Loading the file can run commands or code, unpickle without bounds, connect or write",
     "suspicious": "The file calls, or holds, what no weight file needs",
@@ -59,7 +62,8 @@ def _suppressed(result: ScanResult, found: Import | ScanProblem) -> dict[str, An
 
 def _sarif_result(rule: str, found: Import | ScanProblem, text: str) -> dict[str, Any]:
     where = found.where
-    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(Path(found.file).as_posix())}}}
+    artifact = {"uri": quote(Path(found.file).as_posix())}
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": artifact, "region": WHOLE_FILE}}
     if where:
         place["logicalLocations"] = [{"fullyQualifiedName": where}]
     return {

@@ -40,6 +40,7 @@ def test_sarif(cli: CommandLine) -> None:
     for one in run["results"]:
         assert rules[one["ruleIndex"]] == one["ruleId"]
         assert one["message"]["text"]
+        assert one["locations"][0]["physicalLocation"]["region"]["startLine"] == 1  # or GitHub shows nothing
     clean = cli("scan", "good one.pth", "-f", "sarif", "-o", "out.sarif")
     assert clean.code == 0
     assert json.loads(Path("out.sarif").read_text())["runs"][0]["results"] == []
