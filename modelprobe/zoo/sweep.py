@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +15,31 @@ from modelprobe.errors import BadInput
 from modelprobe.model.zoo import names as zoo
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit
+from modelprobe.report.units import Unit, first_few
+from modelprobe.tracing.records import GAPS, CoverageGap
 from modelprobe.zoo.build_index import library_versions
 from modelprobe.zoo.executors import executor_of
 from modelprobe.zoo.journal import Journal
 from modelprobe.zoo.workers import Job, JobLimits
 
 SWEEP_SCHEMA = "modelprobe.sweep/1"
+MAX_NAMED_MODELS = 6
+"""How many models a note names; each row has its own notes."""
+
+OTHER_NOTES = {
+    Level.ASSUMED: "what was assumed stands in the notes of the row",
+    Level.WARNING: "what was left out stands in the notes of the row",
+}
 ENTRIES = {what: f"modelprobe.zoo.sweep_row:{what}_row" for what in ("flops", "params", "memory")}
 """What `--what` names -> the function that makes a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweptModel:
-    """One row. Costs are None for what was not asked for, or failed; `problem` says in one line why."""
+    """One row. Costs are None for what was not asked for, or failed; `problem` says in one line why.
+
+    `notes` are what stands against the figures: what was assumed, not counted, or depends on the data.
+    """
 
     target: str
     input: tuple[tuple[int, ...], ...] = ()
@@ -40,6 +51,7 @@ class SweptModel:
     uncounted: int | None = None
     seconds: float = 0.0
     problem: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,7 @@ class SweepResult(Result):
             Column("input", "Input", Unit.SHAPE, 4),
             Column("seconds", "Took", Unit.SECONDS, 5),
             Column("problem", "Problem", priority=1),
+            Column("notes", "Notes", priority=6, wrap=True),
         )
         keys = [column.key for column in columns]
         rows = tuple(Row(tuple(_cell_of(getattr(row, key)) for key in keys)) for row in self.rows)
@@ -77,15 +90,29 @@ class SweepResult(Result):
         if self.plot:
             blocks.append(Figure(Path(self.plot), "MACs against parameters"))
         notes = [Note(f"{self.failed:,} of {len(self.rows):,} failed.", Level.WARNING)] if self.failed else []
-        gaps = sum(bool(row.uncounted) for row in self.rows)
+        gaps = [row.target for row in self.rows if row.uncounted]
         if gaps:
-            notes.append(Note(f"{gaps:,} models have operators without a formula: lower bounds.", Level.WARNING))
-        return self.blocks_report(f"Sweep of {self.what}", SWEEP_SCHEMA, *blocks, *notes)
+            text = f"operators without a formula, lower bounds: {first_few(gaps, MAX_NAMED_MODELS)}."
+            notes.append(Note(text, Level.WARNING))
+        return self.blocks_report(f"Sweep of {self.what}", SWEEP_SCHEMA, *blocks, *notes, *_grouped_notes(self.rows))
 
 
 def _cell_of(value: Any) -> Any:
     """A value as a table shows it: no input is no shape, rather than that of a single number."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Note):
+        return " ".join(note.text for note in value)
     return None if value == () else value
+
+
+def _grouped_notes(rows: Sequence[SweptModel]) -> Iterator[Note]:
+    """What stands against the figures, each kind with the models that it stands against."""
+    groups: dict[tuple[Level, str], dict[str, None]] = {}
+    for row in rows:
+        for note in row.notes:
+            said = GAPS[note.kind] if isinstance(note, CoverageGap) else OTHER_NOTES[note.level]
+            groups.setdefault((note.level, said), {})[row.target] = None
+    for (level, said), names in groups.items():
+        yield Note(f"{said}: {first_few(list(names), MAX_NAMED_MODELS)}.", level)
 
 
 def sweep_targets(given: Sequence[str], shard: str = "") -> list[str]:
@@ -175,7 +202,13 @@ def run_sweep(targets: Sequence[str], options: SweepOptions, env: Mapping[str, A
 
 
 def _row(row: Mapping[str, Any]) -> SweptModel:
-    return SweptModel(**{**row, "input": tuple(tuple(shape) for shape in row.get("input", ()))})
+    shapes = tuple(tuple(shape) for shape in row.get("input", ()))
+    return SweptModel(**{**row, "input": shapes, "notes": tuple(map(_read_note, row.get("notes", ())))})
+
+
+def _read_note(values: Mapping[str, str]) -> Note:
+    level = Level(values["level"])
+    return CoverageGap(values["text"], level, values["kind"]) if "kind" in values else Note(values["text"], level)
 
 
 def timm_csv(result: SweepResult) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from modelprobe.cost.memory.of_target import MemoryRequest, memory_of_target
 from modelprobe.model.build import TargetRequest, load_model, record
+from modelprobe.report.blocks import Level, Note, plain
 from modelprobe.tracing.meta_results import shared_results
 
 
@@ -22,6 +23,7 @@ def flops_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str
         "flops": trace.flops,
         "activations": sum(op.activations for op in trace.ops),
         "uncounted": len(trace.uncounted),
+        "notes": _notes_against(trace.notes),
     }
 
 
@@ -30,9 +32,16 @@ def memory_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[st
     """The peak memory of inference, as `memory` says it. Raises ProbeError where the model cannot be built or run."""
     loaded = load_model(TargetRequest(target, inputs=tuple(inputs), batch=batch))
     found = memory_of_target(loaded, MemoryRequest())
-    return {"parameters": loaded.tree.parameter_count(), "memory": found.peak_bytes}
+    counted = loaded.tree.parameter_count()
+    return {"parameters": counted, "memory": found.peak_bytes, "notes": _notes_against(found.notes)}
 
 
 def params_row(target: str, inputs: Sequence[str], batch: int | None) -> dict[str, Any]:
     """Parameters alone: nothing is run, and inputs do not matter."""
-    return {"parameters": load_model(TargetRequest(target)).tree.parameter_count()}
+    loaded = load_model(TargetRequest(target))
+    return {"parameters": loaded.tree.parameter_count(), "notes": _notes_against(loaded.notes)}
+
+
+def _notes_against(notes: Iterable[Note]) -> list[dict[str, Any]]:
+    """What stands against the figures of a row, as `--strict` of one model heeds it."""
+    return [plain(note) for note in notes if note.level is not Level.INFO]

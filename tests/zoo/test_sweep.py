@@ -46,6 +46,42 @@ def test_one_failure_costs_one_row(cli: CommandLine, listed: Path, tmp_path: Pat
 
 
 @pytest.mark.zoo
+@pytest.mark.parametrize("what", ["flops", "memory"])
+def test_rows_name_what_depends_on_the_data(cli: CommandLine, tmp_path: Path, what: str) -> None:
+    """As `flops` and `memory` of that model do; also after the rows were read from a file."""
+    routed, plain = f"{SAMPLES}:TinyExperts", f"{SAMPLES}:Shared"
+    listed, rows = tmp_path / "models.txt", ("--rows", str(tmp_path / "rows.jsonl"))
+    listed.write_text(f"{routed}\n{plain}\n", encoding="utf-8")
+    texts = {note["text"] for note in json.loads(cli(what, routed, "-f", "json").out)["notes"]}
+    for resumed in (0, 2):
+        answer = cli("sweep", str(listed), "--what", what, *rows, "-f", "json", "--strict", "--workers", "1")
+        assert answer.code == 3
+        assert "the first: " in answer.err
+        found = json.loads(answer.out)
+        assert found["resumed"] == resumed
+        (note,) = [note for note in found["rows"][0]["notes"] if note.get("kind") == "data-dependent"]
+        assert note["text"].endswith("What it costs may depend on the data.")
+        assert note["text"] in texts
+        assert {"level": "warning", "text": f"the cost may depend on the data: {routed}."} in found["notes"]
+        assert [note["level"] for note in found["rows"][1]["notes"]] == ["assumed"]  # its input
+
+
+@pytest.mark.zoo
+def test_exit_codes_of_failed_rows(cli: CommandLine, tmp_path: Path) -> None:
+    """One failure is a row, under --strict a hole in the answer; nothing but failures is no answer."""
+    listed, rows = tmp_path / "models.txt", tmp_path / "rows.jsonl"
+    listed.write_text(f"{SAMPLES}:Broken\ntorchvision:resnet18\n", encoding="utf-8")
+    common = ("--rows", str(rows), "--workers", "1")
+    assert cli("sweep", str(listed), *common).code == 0
+    strict = cli("sweep", str(listed), *common, "--strict")
+    assert (strict.code, "the first: 1 of 2 failed." in strict.err) == (3, True)
+    alone = cli("sweep", f"{SAMPLES}:Broken", *common)
+    assert alone.code == 2
+    assert "1 of 1 failed." in alone.out
+    assert "error: none of 1 models could be answered; the first: Broken did not run" in alone.err
+
+
+@pytest.mark.zoo
 def test_shards_are_all_of_it(cli: CommandLine, listed: Path) -> None:
     parts = [
         json.loads(cli("sweep", str(listed), "--what", "params", "--shard", f"{part}/2", "-f", "json").out)["rows"]

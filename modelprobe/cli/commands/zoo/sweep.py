@@ -92,6 +92,7 @@ def command(
     """Costs, parameters or memory of many models, by a process pool: a crash, a hang or too much memory costs one row.
 
     With --rows, every row is on the disk before the next; after Ctrl-C or a power cut the same command goes on.
+    A failed row costs no other (exit code 0, under --strict 3); when all have failed the exit code is 2.
     """
     report.check()
     for path, suffix in ((timm_csv, ".csv"), (plot, ".png")):
@@ -118,6 +119,11 @@ def command(
     if timm_csv is not None:
         atomic_write(timm_csv, timm_table(result), force=report.force)
     report.emit((_sweep_plotted(result, plot, report.force) if plot is not None else result).report())
+    if result.failed == len(result.rows):
+        raise BadInput(
+            f"none of {len(result.rows)} models could be answered; the first: {result.rows[0].problem}",
+            f"modelprobe {what} {result.rows[0].target} says more of it",
+        )
 
 
 def _sweep_plotted(result: SweepResult, path: Path, force: bool) -> SweepResult:
