@@ -119,11 +119,15 @@ def command(
     if timm_csv is not None:
         atomic_write(timm_csv, timm_table(result), force=report.force)
     report.emit((_sweep_plotted(result, plot, report.force) if plot is not None else result).report())
+    _refuse_failures_alone(result)
+
+
+def _refuse_failures_alone(result: SweepResult) -> None:
+    """Raise BadInput when no model was answered."""
     if result.failed == len(result.rows):
-        raise BadInput(
-            f"none of {len(result.rows)} models could be answered; the first: {result.rows[0].problem}",
-            f"modelprobe {what} {result.rows[0].target} says more of it",
-        )
+        first = result.rows[0]
+        text = f"none of {len(result.rows)} models could be answered; the first: {first.problem}"
+        raise BadInput(text, f"modelprobe {result.what} {first.target} says more of it")
 
 
 def _sweep_plotted(result: SweepResult, path: Path, force: bool) -> SweepResult:
