@@ -17,6 +17,7 @@ from modelprobe.model.inputs.example import make_inputs
 from modelprobe.model.target import resolve
 from tests.checkpoint.test_listing import described, listed
 from tests.command_line import SAMPLES
+from tests.sampling import sampled
 
 pytestmark = [
     pytest.mark.zoo,
@@ -50,7 +51,7 @@ def names(found: Checkpoint, role: str) -> set[str]:
     return {entry.name for entry in found.tensors if entry.role == role}
 
 
-@pytest.fixture(params=ARCHITECTURES, ids=lambda spec: spec.rpartition("/")[2])
+@pytest.fixture(params=sampled(ARCHITECTURES, 3), ids=lambda spec: spec.rpartition("/")[2])
 def built(request):
     target = resolve(request.param)
     model = target.build("cpu").module.eval()

@@ -134,7 +134,7 @@ def zoo_model(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.mark.zoo
 def test_edges_of_a_sample_are_those_of_export() -> None:
-    edges_equal_those_of_export(25)
+    edges_equal_those_of_export(6)
 
 
 @pytest.mark.slow

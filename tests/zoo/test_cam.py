@@ -17,6 +17,7 @@ from modelprobe.vision.cam.mapper import ClassMapper
 from modelprobe.vision.cam.methods import ScoreTarget
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT
+from tests.sampling import sampled
 from tests.zoo.small import built, recorded, smallest
 
 pytestmark = pytest.mark.zoo
@@ -52,13 +53,13 @@ def look(spec: str) -> Choice:
     return choice
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sampled(FAMILIES, 3))
 def test_every_timm_family(family: str) -> None:
     assert family not in EXCEPTIONS, EXCEPTIONS[family]
     assert look(f"timm:{smallest(family)}").whole == (family not in IN_PARTS)
 
 
-@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("builder", sampled(BUILDERS, 3))
 def test_every_torchvision_classifier(builder: str) -> None:
     assert builder not in EXCEPTIONS, EXCEPTIONS[builder]
     assert look(f"torchvision:{builder}").whole

@@ -14,6 +14,7 @@ from modelprobe.cost.conventions import CONVENTIONS, count, find_convention
 from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.inputs.example import make_inputs
 from modelprobe.tracing.records import Trace
+from tests.sampling import sampled
 from tests.zoo.live_tools import INSTALLED, ask, fvcore_activations
 
 timm = pytest.importorskip("timm")
@@ -79,7 +80,7 @@ def real(name: str, fused: bool) -> tuple[nn.Module, Tensor]:
 
 # The upper list varies faster: every tool is asked about one model before the next is built.
 @pytest.mark.parametrize("tool", [name for name in INSTALLED if name in CONVENTIONS])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sampled(MODELS, 3))
 def test_equals_the_tool(name: str, tool: str) -> None:
     model, x = real(name, tool != "fvcore" or name.startswith("torchvision:"))
     # Before 2.15 torch's counter has no formula for the CPU's fused attention: what it says depends on the release.

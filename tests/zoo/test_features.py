@@ -20,6 +20,7 @@ from modelprobe.vision.features.outputs import MATRIX, NOTHING, VECTOR, LayerOut
 from modelprobe.vision.features.stats import stats_of
 from modelprobe.vision.images import open_image
 from tests.samples import ROOT
+from tests.sampling import sampled
 from tests.zoo.small import built, recorded, smallest
 
 pytestmark = pytest.mark.zoo
@@ -84,13 +85,13 @@ def _check(maps, layout, tensor: torch.Tensor) -> None:
         assert maps.channels.size * max(1, len(maps.frames)) + beside == tensor.numel()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sampled(FAMILIES, 3))
 def test_every_timm_family(family: str) -> None:
     assert family not in EXCEPTIONS, EXCEPTIONS[family]
     look(f"timm:{smallest(family)}", family in GUESSED)
 
 
-@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("builder", sampled(BUILDERS, 3))
 def test_every_torchvision_classifier(builder: str) -> None:
     assert builder not in EXCEPTIONS, EXCEPTIONS[builder]
     look(f"torchvision:{builder}", builder in GUESSED)

@@ -18,6 +18,7 @@ from modelprobe.model.build import LoadedModel, TargetRequest, load_model, recor
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.recorder import trace as record_forward
 from modelprobe.tracing.records import Trace
+from tests.sampling import sampled
 
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
 
@@ -105,7 +106,7 @@ def equal_to_torch(spec: str) -> None:
     assert trace.macs == counted_by_torch(loaded, trace)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", sampled(TRANSFORMERS, 2))
 def test_transformers(name: str) -> None:
     pytest.importorskip("transformers")
     equal_to_torch(f"transformers:{name}")
@@ -180,13 +181,13 @@ def test_a_saved_model_is_a_target(tmp_path: Any) -> None:
     assert [ref.shape for ref in trace.inputs] == [(1, 3, 224, 224)]
 
 
-@pytest.mark.parametrize("name", DIFFUSERS)
+@pytest.mark.parametrize("name", sampled(DIFFUSERS, 2))
 def test_diffusers(name: str) -> None:
     pytest.importorskip("diffusers")
     equal_to_torch(f"diffusers:{name}")
 
 
-@pytest.mark.parametrize("name", SEGMENTATION)
+@pytest.mark.parametrize("name", sampled(SEGMENTATION, 2))
 def test_segmentation_models(name: str) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     equal_to_torch(f"segmentation_models_pytorch:{name}")

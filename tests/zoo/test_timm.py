@@ -8,11 +8,12 @@ from timm.models import get_pretrained_cfg
 
 from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.model.zoo.names import zoo_names
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.zoo
 
 
-@pytest.mark.parametrize("name", zoo_names().timm)
+@pytest.mark.parametrize("name", sampled(zoo_names().timm, 4))
 def test_counted_whole(name: str) -> None:
     loaded = load_model(TargetRequest(f"timm:{name}"))
     found = record(loaded)
@@ -34,7 +35,7 @@ def other_sizes() -> list[tuple[str, str]]:
     return list(found)
 
 
-@pytest.mark.parametrize(("name", "size"), other_sizes())
+@pytest.mark.parametrize(("name", "size"), sampled(other_sizes(), 4))
 def test_counted_at_every_declared_size(name: str, size: str) -> None:
     found = record(load_model(TargetRequest(f"timm:{name}", inputs=(size,))))
     assert found.uncounted == ()

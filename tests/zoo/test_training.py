@@ -10,6 +10,7 @@ import pytest
 
 from modelprobe.cost.training_step import record_training_step
 from modelprobe.model.build import TargetRequest, load_model
+from tests.sampling import sampled
 
 torchvision_models = pytest.importorskip("torchvision").models
 
@@ -46,12 +47,12 @@ def check(name: str) -> None:
     assert all(step.phase == "backward" for step in found.gradients)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", sampled(TIMM, 3))
 def test_timm(name: str) -> None:
     check(f"timm:{name}")
 
 
-@pytest.mark.parametrize("name", torchvision_models.list_models(module=torchvision_models))
+@pytest.mark.parametrize("name", sampled(torchvision_models.list_models(module=torchvision_models), 3))
 def test_torchvision(name: str) -> None:
     check(f"torchvision:{name}")
 

@@ -25,6 +25,7 @@ from tests.checkpoint.ambiguous import DOUBTFUL, REFUSED
 from tests.checkpoint.keys.test_repair import SMALL
 from tests.checkpoint.mangling import MANGLINGS, naive, randomised
 from tests.command_line import SAMPLES
+from tests.sampling import sampled
 
 HERE = Path(__file__).parents[1]
 ZOO = """
@@ -155,7 +156,7 @@ def case(request):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("case", ARCHITECTURES, ids=spelled, indirect=True)
+@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 3), ids=spelled, indirect=True)
 def test_architectures_by_manglings(case, tmp_path, record_property):
     """All must be repaired, but those that change nothing; one of them is written and loaded by torch."""
     spec, target, model, other, inputs, expected = case
@@ -180,7 +181,7 @@ def record(record_property, what: str, found: dict[str, str], naively: int | Non
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("case", ARCHITECTURES, ids=spelled, indirect=True)
+@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 3), ids=spelled, indirect=True)
 def test_what_nobody_can_tell_is_refused(case, tmp_path, record_property):
     spec, target, model, other, inputs, expected = case
     found = {}

@@ -12,6 +12,7 @@ from modelprobe.cost.memory.fits import largest_batch
 from modelprobe.cost.memory.of_target import MemoryRequest, memory_that_fits, of_batch
 from modelprobe.errors import BadInput
 from modelprobe.model.build import TargetRequest, load_model
+from tests.sampling import sampled
 
 
 @pytest.mark.parametrize("limit", [150, 1_099, 1_100, 123_456])
@@ -66,7 +67,7 @@ for batch in (8, 9):
 
 @pytest.mark.zoo
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cap is Linux's RLIMIT_DATA")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sampled(NETWORKS, 3))
 def test_under_a_cap_the_batch_runs_and_the_next_larger_does_not(name: str) -> None:
     """Real inference in a child process that may have no more than what is said for eight and a half examples."""
     side = 224 if name.startswith("timm") else 256
