@@ -55,6 +55,8 @@ class KeyPlan:
     structural: bool = False
     proven: bool = False
     accepted: bool = False
+    untied: tuple[str, ...] = ()
+    """Tensors that the reference ties and the file holds with different values, in words."""
 
     @property
     def complete(self) -> bool:

@@ -53,7 +53,8 @@ class KeysResult(Result):
     """How the names of a file compare with what is expected. Without a reference `fits` is None.
 
     `repairable` tells whether `command` would make it fit. `refusals` say why not, `ways` are commands that would.
-    `allowed_missing` are tensors that were not asked for (`--drop`).
+    `allowed_missing` are tensors that were not asked for (`--drop`), `untied` tensors that the reference ties and the
+    file holds with different values, in words.
     """
 
     path: str
@@ -78,6 +79,7 @@ class KeysResult(Result):
     all_rows: bool
     ways: tuple[WayOut, ...] = ()
     allowed_missing: tuple[str, ...] = ()
+    untied: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
         """How many misfits are of a kind."""
@@ -113,6 +115,7 @@ def compare_keys(
         fits=not standing if fitted.reference else None, repairable=changes and not stopped,
         command=repair_command(found.path, plan, asked) if changes and not stopped else "",
         equivalence=fitted.equivalence, all_rows=all_rows, ways=ways, allowed_missing=plan.allowed_missing,
+        untied=plan.untied,
     )  # fmt: skip
 
 
@@ -241,6 +244,7 @@ def _keys_notes(result: KeysResult) -> list[Note]:
     if result.command:
         notes.append(Note(f"To repair it: {result.command}"))
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
+    notes += [Note(f"{text}.", Level.WARNING) for text in result.untied]
     if not result.reference:
         notes.append(Note("Nothing to compare with: name a model or a file with --arch."))
     if result.fits:

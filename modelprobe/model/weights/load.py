@@ -66,7 +66,55 @@ def fit(
     `origin` is the network that the file was saved from, where a person says so. Nothing is written; values are drawn
     at random, and both networks run, only when the order of tensors alone would settle an assignment.
     """
-    options = options or PlanOptions()
+    fitted = _fit(found, target, reference, branch, origin, options or PlanOptions())
+    if not fitted.plan.complete or fitted.reference is None:
+        return fitted
+    return replace(fitted, plan=replace(fitted.plan, untied=_untied(found, fitted.plan, fitted.reference)))
+
+
+def _untied(found: Checkpoint, plan: KeyPlan, reference: Expectation) -> tuple[str, ...]:
+    """What the reference ties and the file holds with different values, in words: loading keeps the last one alone."""
+    parts = {part.name: part for part in plan.parts}
+    tied = [w for w in reference.expected if w.same and w.name in parts and w.same in parts]
+    apart = [w for w in tied if not _surely_equal(found, plan, parts[w.name], parts[w.same])]
+    if not apart:
+        return ()
+    said = []
+    with fetching(found, plan.branch) as fetch:
+        for want in apart:
+            names = f"{want.same} and {want.name} are one tensor in {reference.label}"
+            try:
+                first, last = (value_of(parts[name], fetch) for name in (want.same, want.name))
+                differ = int(((first != last) & ~((first != first) & (last != last))).sum())
+            except (BadInput, RuntimeError) as error:
+                said.append(f"{names}, and whether they are equal in the file could not be read: {one_line(error)}")
+                continue
+            if differ:
+                said.append(
+                    f"{names}, and {differ:,} of their {first.numel():,} values differ in the file: loading keeps "
+                    f"those of {want.name} and loses the others"
+                )
+    return tuple(said)
+
+
+def _surely_equal(found: Checkpoint, plan: KeyPlan, part: Part, other: Part) -> bool:
+    """Whether two parts are made in one way of one tensor, or of two whose bytes have one checksum."""
+    if part.sources == other.sources and part.steps == other.steps:
+        return True
+    if part.steps or other.steps or len(part.sources) != 1 or len(other.sources) != 1:
+        return False
+    entries = entries_by_name(found, plan.branch)
+    a, b = entries[part.sources[0]], entries[other.sources[0]]
+    mine, theirs = found.storages.get(a.storage), found.storages.get(b.storage)
+    if a.identity == b.identity or mine is None or theirs is None or mine.crc is None:
+        return a.identity == b.identity
+    return (a.identity[1:], mine.length, mine.crc) == (b.identity[1:], theirs.length, theirs.crc)
+
+
+def _fit(
+    found: Checkpoint, target: Target | None, reference: Expectation | None, branch: str | None,
+    origin: Target | None, options: PlanOptions,
+) -> Fit:  # fmt: skip
     if target is not None:
         reference = reference_of_model(target.build().module, target.spec)
     plan = planned(found, branch, reference, options)
@@ -276,7 +324,8 @@ def unproven(fitted: Fit) -> str:
     found = fitted.equivalence
     if found is None:
         count = sum(len(group) for group in fitted.plan.by_order)
-        return f"which of {count:,} tensors is which, their order alone settles, and outputs could not be compared"
+        many = f"{count:,} tensors were" if count > 1 else "tensors were"
+        return f"{many} assigned by their order alone, and outputs could not be compared"
     if found.reason:
         return f"outputs could not be compared with those of {found.source}: {found.reason}"
     if found.insensitive:

@@ -69,6 +69,7 @@ class RepairResult(Result):
     all_rows: bool
     ways: tuple[WayOut, ...] = ()
     damaged: tuple[str, ...] = ()
+    untied: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -150,7 +151,7 @@ def _repair_result(
         outputs=outputs, loaded=loaded, path=str(done.written.path) if done else "",
         size=done.written.bytes if done else 0, kept=done.kept if done else (), left=_left_by_reason(done),
         notes=_writing_notes(plan, done), all_rows=all_rows, ways=ways,
-        damaged=damaged_parts(fitted.found) if done else (),
+        damaged=damaged_parts(fitted.found) if done else (), untied=plan.untied,
     )  # fmt: skip
 
 
@@ -226,6 +227,7 @@ def _repair_notes(result: RepairResult) -> list[Note]:
     if result.by_order and not result.refusals:
         text = f"{result.by_order:,} tensors were assigned by their order alone; this is not verified."
         notes.append(Note(text, Level.WARNING))
+    notes += [Note(f"{text}.", Level.WARNING) for text in result.untied]
     notes += [Note(f"{text}.", Level.ASSUMED) for text in result.assumed]
     notes += [Note(sentences(text, hint), Level.WARNING) for text, hint in result.refusals]
     notes += [Note(f"To load what fits: {way.command} ({way.text}).") for way in result.ways]
