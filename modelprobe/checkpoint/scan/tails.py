@@ -14,7 +14,7 @@ from modelprobe.checkpoint.bytes.source import ByteSource
 MAX_HEADER = 100 << 20
 """Bytes of a safetensors header, as safetensors itself bounds it."""
 
-END_BYTES = 22 + (1 << 16)
+ZIP_END_BYTES = 22 + (1 << 16)
 """Bytes at the end of a zip among which its end record stands: the record and the longest comment."""
 
 _DESCR = re.compile(r"'descr':\s*'[<>|=]?[biufc](\d+)'")
@@ -33,8 +33,8 @@ def end_of_format(source: ByteSource, head: bytes) -> int | None:
 
 
 def _end_of_zip(source: ByteSource) -> int | None:
-    start = max(0, source.size - END_BYTES)
-    tail = source.read(start, END_BYTES)
+    start = max(0, source.size - ZIP_END_BYTES)
+    tail = source.read(start, ZIP_END_BYTES)
     at = tail.rfind(b"PK\5\6")
     if at < 0:
         return None

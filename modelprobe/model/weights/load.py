@@ -66,13 +66,13 @@ def fit(
     `origin` is the network that the file was saved from, where a person says so. Nothing is written; values are drawn
     at random, and both networks run, only when the order of tensors alone would settle an assignment.
     """
-    fitted = _fit(found, target, reference, branch, origin, options or PlanOptions())
+    fitted = _planned_fit(found, target, reference, branch, origin, options or PlanOptions())
     if not fitted.plan.complete or fitted.reference is None:
         return fitted
-    return replace(fitted, plan=replace(fitted.plan, untied=_untied(found, fitted.plan, fitted.reference)))
+    return replace(fitted, plan=replace(fitted.plan, untied=_different_in_file(found, fitted.plan, fitted.reference)))
 
 
-def _untied(found: Checkpoint, plan: KeyPlan, reference: Expectation) -> tuple[str, ...]:
+def _different_in_file(found: Checkpoint, plan: KeyPlan, reference: Expectation) -> tuple[str, ...]:
     """What the reference ties and the file holds with different values, in words: loading keeps the last one alone."""
     parts = {part.name: part for part in plan.parts}
     tied = [w for w in reference.expected if w.same and w.name in parts and w.same in parts]
@@ -111,7 +111,7 @@ def _surely_equal(found: Checkpoint, plan: KeyPlan, part: Part, other: Part) -> 
     return (a.identity[1:], mine.length, mine.crc) == (b.identity[1:], theirs.length, theirs.crc)
 
 
-def _fit(
+def _planned_fit(
     found: Checkpoint, target: Target | None, reference: Expectation | None, branch: str | None,
     origin: Target | None, options: PlanOptions,
 ) -> Fit:  # fmt: skip
