@@ -13,13 +13,14 @@ from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.tracing.capture import Captured, captured_until, check_captured, chosen_layers
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.module_tree import class_name
-from modelprobe.tracing.restore import mode_set, restored
+from modelprobe.tracing.random_draws import seeded_eval
 from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, attentions_of, heads_of
 from modelprobe.vision.attention.maps import parse_query
 from modelprobe.vision.cam.gradients import differentiable
 from modelprobe.vision.images import as_batch
 from modelprobe.vision.predict import guesses_of
 from modelprobe.vision.scores import EMBEDDING, ScoreOptions, Scores
+from modelprobe.vision.together import near
 
 
 def extract_features(model: nn.Module, x: Any, layers: str | Sequence[str]) -> Captured:
@@ -30,8 +31,9 @@ def extract_features(model: nn.Module, x: Any, layers: str | Sequence[str]) -> C
     layer that it does not have or that did not run, ModelRaised for what the model itself raises.
     """
     paths, exact = chosen_layers(model, layers)
-    with restored(model), mode_set(model, False), model_errors():
+    with seeded_eval(model) as draws, model_errors():
         found = captured_until(model, x if isinstance(x, tuple) else (x,), paths)
+        draws.look()
     check_captured(model, found, exact)
     return found
 
@@ -48,17 +50,28 @@ def predict(
     """The `top` classes of an image, the best first: each has `.index`, `.label`, `.probability` and `.score`.
 
     `x` is one image as the model takes it, [C, H, W], or several, [B, C, H, W]: then a list with an entry for each is
-    returned. What is made of the scores is found as by the command; `scores` says it (softmax, sigmoid, exp, given,
+    returned; or, for networks of these, signals [C, L] or [B, C, L] or volumes [C, D, H, W] or [B, C, D, H, W]. What is
+    made of the scores is found as by the command; `scores` says it (softmax, sigmoid, exp, given,
     none), `output` names the output that holds them, `labels` the classes. For a score at every place `.area` is the
     share of places where a class wins.
 
-    The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without scores, for
-    scores that are not finite and for labels of another number, ModelRaised for what the model itself raises.
+    The model runs in eval mode, where `x` is, and is left as it was. Where what it says of an image depends on the
+    others in `x`, images are looked at one by one; of random numbers that it draws a UserWarning tells. Raises BadInput
+    for a model without scores, for scores that are not finite and for labels of another number, ModelRaised for what
+    the model itself raises.
     """
-    images = as_batch(x, "predict")
+    images = as_batch(x, "predict", model)
     how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
-    with restored(model), mode_set(model, False), model_errors(), differentiable(model):
-        rows = how.read(model(images.detach().requires_grad_().clone()), len(images)).detach().cpu().double()
+
+    def read(part: Tensor) -> Tensor:
+        return how.read(model(part.detach().requires_grad_().clone()), len(part)).detach().cpu()
+
+    with seeded_eval(model), model_errors(), differentiable(model):
+        rows = read(images)
+        other = next((at for at in range(1, len(images)) if not torch.equal(images[at], images[0])), None)
+        if other is not None and not near(rows[other], read(images[other : other + 1])[0]):
+            rows = torch.cat([read(image) for image in torch.split(images, 1)])
+    rows = rows.double()
     if how.kind == EMBEDDING:
         raise BadInput(
             f"{class_name(model)} is no classifier: it puts out an embedding of {rows.shape[1]} numbers",
@@ -70,7 +83,7 @@ def predict(
         raise BadInput("every score of an image is NaN or infinite", "look at the weights, and at the values in x")
     names = list(labels) if labels is not None else [f"class {index}" for index in range(rows.shape[1])]
     found = [guesses_of(row, how, names, top) for row in rows]
-    return found if x.dim() != 3 else found[0]
+    return found if x.dim() == images.dim() else found[0]
 
 
 def attention(
@@ -97,10 +110,11 @@ def attention(
     place = None if query is None else parse_query(query)
     asked = AttentionOptions(chosen, *heads_of(heads), place, rollout)
     model = without_wrappers(model)
-    images, name = as_batch(x, "attention"), class_name(model)
-    try:
-        each = attentions_of(model, images, name)
-    except BadInput:
-        each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
+    images, name = as_batch(x, "attention", model), class_name(model)
+    with seeded_eval(model):
+        try:
+            each = attentions_of(model, images, name)
+        except BadInput:
+            each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
     found = [attention_maps_of(one, asked)[0] for one in each]
-    return found if x.dim() != 3 else found[0]
+    return found if x.dim() == images.dim() else found[0]

@@ -21,6 +21,7 @@ from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.tracing.module_tree import class_name
+from modelprobe.tracing.random_draws import RandomDraws
 from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
@@ -78,6 +79,8 @@ class ImageModel:
     clip: Clip | None = None
     given: GivenInputs | None = None
     """Where the user's function gives the images."""
+    draws: RandomDraws = field(default_factory=RandomDraws, compare=False)
+    """What its forwards draw at random, as soon as one has run."""
 
     @property
     def name(self) -> str:
@@ -98,7 +101,8 @@ class ImageModel:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What has to be said about model, weights and preprocessing."""
-        said = (self.clip.note,) if self.clip is not None else ()
+        said = [self.clip.note] if self.clip is not None else []
+        said += [Note(self.draws.text, Level.WARNING)] if self.draws.text else []
         return (*self.loaded.notes, *self.preprocessing.notes, *said)
 
     @property
@@ -231,4 +235,6 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
             seeing = replace(
                 seeing, notes=tuple(note for note in seeing.notes if "the image was given" not in note.text)
             )
-    return ImageModel(loaded, seeing, labels, asked.device, asked.batch, clip, given if asked.prepared else None)
+    draws = RandomDraws(asked.request.seed)
+    draws.watch(loaded.model)
+    return ImageModel(loaded, seeing, labels, asked.device, asked.batch, clip, given if asked.prepared else None, draws)

@@ -344,14 +344,21 @@ def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
     )
 
 
-def as_batch(x: Any, name: str) -> Any:
+AXES = {"Conv1d": 2, "Conv2d": 3, "Conv3d": 4}
+"""How many axes one signal, image or volume has for a network that begins with such a layer."""
+
+
+def as_batch(x: Any, name: str, model: Any) -> Any:
     """Images as a tensor [B, C, H, W], of one [C, H, W] or several, for the function `name`; videos [B, C, T, H, W] as
 
-    they are. Raises BadInput.
+    they are. For a network that begins with a convolution of another dimension signals [C, L] or [B, C, L], volumes
+    [C, D, H, W] or [B, C, D, H, W]. Raises BadInput.
     """
-    images = x[None] if x.dim() == 3 else x
-    if images.dim() not in (4, 5) or not len(images) or not images.is_floating_point():
+    axes = next((AXES[kind] for module in model.modules() if (kind := type(module).__name__) in AXES), 3)
+    batch = x[None] if x.dim() == axes else x
+    if batch.dim() not in (axes + 1, max(axes + 1, 5)) or not len(batch) or not batch.is_floating_point():
         shape = "x".join(map(str, x.shape))
-        taken = "[C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W]"
-        raise BadInput(f"{name} takes images of floats, {taken}, not {shape} {x.dtype}", "x[None]")
-    return images
+        taken = {2: "signals of floats, [C, L] or [B, C, L]", 4: "volumes of floats, [C, D, H, W] or [B, C, D, H, W]"}
+        images = "images of floats, [C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W]"
+        raise BadInput(f"{name} takes {taken.get(axes, images)}, not {shape} {x.dtype}", "x[None]")
+    return batch

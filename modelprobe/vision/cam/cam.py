@@ -14,6 +14,7 @@ from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder
 from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.random_draws import seeded_eval
 from modelprobe.vision.cam.drawing import ImageMaps, draw_class_maps
 from modelprobe.vision.cam.judge import Judgement, judge_map
 from modelprobe.vision.cam.layer import Choice
@@ -94,11 +95,11 @@ def cam(
     """Where `x` speaks for class `target` of a model: `.map` [H, W], a float32 tensor on the CPU, not negative.
 
     `x` is one image as the model takes it, [C, H, W] or [1, C, H, W], or several, [B, C, H, W]: then a list of maps is
-    returned; or videos, [B, C, T, H, W], whose maps are [T, H, W]. `target` is an index, by default the top prediction,
-    or a function from the model's output to a score for each image; `against` asks for what lowers it. `method` is one
-    of gradcam, gradcam++, layercam, hirescam, eigencam, scorecam, guided-gradcam, integrated-gradients, saliency,
-    occlusion. The layer is chosen by the paths from the image to the scores, and `.reason` says why; `layer` names
-    another, or several, whose maps are averaged.
+    returned; or videos, [B, C, T, H, W], whose maps are [T, H, W], signals, [C, L], or volumes, [C, D, H, W]. `target`
+    is an index, by default the top prediction, or a function from the model's output to a score for each image;
+    `against` asks for what lowers it. `method` is one of gradcam, gradcam++, layercam, hirescam, eigencam, scorecam,
+    guided-gradcam, integrated-gradients, saliency, occlusion. The layer is chosen by the paths from the image to the
+    scores, and `.reason` says why; `layer` names another, or several, whose maps are averaged.
 
     `output` names the output that holds the scores, where there are several, and `scores` what is made of them
     (softmax, sigmoid, exp, given, none). For a score at every place (segmentation) the map is of the places where the
@@ -116,13 +117,14 @@ def cam(
     other = None if like is None else embedding_of(model, like[None] if like.dim() == 3 else like, how)
     mapper = ClassMapper(model, methods_of([method]), names, how, region=region, like=other, read=read)
     one = ScoreTarget(0, against) if read is not None or like is not None else None
-    return _maps_of_tensor(mapper, x, type(model).__name__, one, None if callable(target) else target, against)
+    images, index = as_batch(x, "cam", model), None if callable(target) else target
+    with seeded_eval(model):
+        return _maps_of_tensor(mapper, images, type(model).__name__, one, index, against)
 
 
 def _maps_of_tensor(
-    mapper: ClassMapper, x: Tensor, name: str, one: ScoreTarget | None, target: int | None, against: bool
+    mapper: ClassMapper, images: Tensor, name: str, one: ScoreTarget | None, target: int | None, against: bool
 ) -> Any:
-    images = as_batch(x, "cam")
 
     def classes_of(row: Tensor) -> tuple[ScoreTarget, ...]:
         if one is not None:

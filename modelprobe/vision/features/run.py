@@ -134,6 +134,7 @@ class FeatureRun(Command[tuple[LayerFeature, ...]]):
         places, until = self.survey(arguments if one is None else one)
         with model_errors():
             captured = captured_until(self.model.model, arguments, self.paths, until, memory)
+            self.model.draws.look()
         check_captured(self.model.model, captured, self.exact)
         if not captured:
             raise BadInput("none of the layers put out a tensor", "--list shows the layers that do")
