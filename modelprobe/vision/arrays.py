@@ -74,18 +74,21 @@ def _loaded_array(path: Path) -> NDArray[Any]:
 
 def _scaled(array: NDArray[Any], values: tuple[float, float] | None) -> tuple[Bands, Note]:
     bands: Bands = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(bands)
+    lost = bands.size - int(finite.sum())
+    worse = f"; NaN or infinite: {lost:,} of {bands.size:,} values" if lost else ""
     if values is not None:
         low, high = values
-        return (np.clip(bands, low, high) - low) / (high - low), Note(
-            f"values {low:g}..{high:g} made 0..1, as --range says", Level.INFO
-        )
+        text = f"values {low:g}..{high:g} made 0..1, as --range says{worse}"
+        return (np.clip(bands, low, high) - low) / (high - low), Note(text, Level.WARNING if lost else Level.INFO)
     if array.dtype.kind == "u":
         most = np.iinfo(array.dtype).max
         return bands / np.float32(most), Note(f"{array.dtype} divided by {most:,}", Level.INFO)
-    good = bands[np.isfinite(bands)]
+    good = bands[finite]
     low, high = (float(good.min()), float(good.max())) if good.size else (0.0, 0.0)
-    text = f"{array.dtype} of {low:.4g}..{high:.4g} taken as it is, before mean and deviation"
-    return bands, Note(text, Level.INFO if low >= 0 and high <= 1 else Level.ASSUMED)
+    text = f"{array.dtype} of {low:.4g}..{high:.4g} taken as it is, before mean and deviation{worse}"
+    usual = Level.INFO if low >= 0 and high <= 1 else Level.ASSUMED
+    return bands, Note(text, Level.WARNING if lost else usual)
 
 
 def bands_of_image(path: Path, opened: Image.Image, upright: Image.Image, channels: int) -> tuple[Bands, list[Note]]:

@@ -89,8 +89,10 @@ def read_clip(asked: VideoRequest, model_frames: int | None) -> Clip:
         lost = f" of {promised:,} (the rest is cut off or damaged)"
         numbers = frame_numbers(count, wanted, asked.sampling, asked.seed)
         pictures = _decoded(asked.path, numbers)
-    speed = f"{float(rate):.4g} a second" if rate else "no rate named"
-    short = f"; it has fewer than {wanted}, and some are given twice" if count < wanted and model_frames else ""
+    named = rate and not _gif_without_delays(asked.path)
+    speed = f"{float(rate):.4g} a second" if named else "no rate named"
+    twice = ", and some are given twice" if model_frames else ""
+    short = f"; it has fewer than {wanted}{twice}" if count < wanted else ""
     shown = ", ".join(str(number) for number in dict.fromkeys(numbers))
     how = {"segments": f"the middle of each of {wanted} segments", "dense": "consecutive, around the middle"}.get(
         asked.sampling, f"a random one of each of {wanted} segments, seed {asked.seed}"
@@ -101,6 +103,15 @@ def read_clip(asked: VideoRequest, model_frames: int | None) -> Clip:
         tuple(_photos(asked.path, numbers, pictures, bool(model_frames))),
         Note(text, Level.WARNING if lost else Level.INFO),
     )
+
+
+def _gif_without_delays(path: Path) -> bool:
+    """Whether it is a GIF that leaves the rate to whoever shows it: decoders name one of their own."""
+    try:
+        with Image.open(path) as picture:
+            return picture.format == "GIF" and not picture.info.get("duration")
+    except (OSError, ValueError):
+        return False  # a video
 
 
 def _photos(path: Path, numbers: Sequence[int], pictures: dict[int, Image.Image], at_once: bool) -> Iterator[Photo]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from modelprobe.errors import BadInput
+from modelprobe.report.blocks import Level
 from modelprobe.vision.images import find_images, open_image
 from modelprobe.vision.preprocessing.transform import NEVER, SHORTER, Preprocessing
 
@@ -123,3 +124,13 @@ def test_a_photo_for_a_model_of_four_channels_is_a_question() -> None:
     with pytest.raises(BadInput, match="has 3 channels, and the model takes 4") as caught:
         open_image("x.png", channels=4)
     assert "numpy.save" in caught.value.hint
+
+
+@pytest.mark.parametrize("span", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_counted(value: float, span: tuple[float, float] | None) -> None:
+    values = np.full((3, 4, 4), 0.5, np.float32)
+    values[:, 1, 2] = value
+    np.save("x.npy", values)
+    (note,) = open_image("x.npy", span).notes
+    assert (note.level, "NaN or infinite: 3 of 48 values" in note.text) == (Level.WARNING, True)

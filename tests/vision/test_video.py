@@ -143,3 +143,16 @@ def test_on_the_command_line(video: Path, tmp_path: Path, capsys, monkeypatch) -
         said(cli("predict", f"{SAMPLES}:DigitCNN", "--video", "no.mp4")) == "there is no video no.mp4 | check the path"
     )
     assert "are of a video" in said(cli("predict", f"{SAMPLES}:DigitCNN", "--image", "x.png", "--frames", "2"))
+
+
+def test_fewer_frames_than_were_asked_for(video: Path) -> None:
+    assert read_clip(VideoRequest(video, 30), None).note.text.endswith("; it has fewer than 30.")
+    assert "fewer" not in read_clip(VideoRequest(video, 20), None).note.text
+
+
+@pytest.mark.parametrize(("delay", "said"), [(None, "no rate named"), (100, "10 a second")])
+def test_a_gif_may_name_no_rate(delay: int | None, said: str, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 8), (40 * number, 0, 0)) for number in range(4)]
+    more = {} if delay is None else {"duration": delay}
+    pages[0].save(tmp_path / "v.gif", save_all=True, append_images=pages[1:], **more)
+    assert f"4 frames, {said}, 8 x 8" in read_clip(VideoRequest(tmp_path / "v.gif"), None).note.text
