@@ -57,7 +57,7 @@ def text(value: Any, unit: Unit = Unit.TEXT) -> str:
     if unit is Unit.SHAPE:
         return shape(value)
     if unit is Unit.NUMBER:
-        return f"{value:.4g}"
+        return four_digits(value)
     if unit is Unit.HISTOGRAM:
         return bars(value)
     if unit is Unit.YESNO:
@@ -119,6 +119,11 @@ def share(value: float) -> str:
     if 0 < abs(value) < 0.0005:
         return "<0.1%"
     return f"{value:.1%}"
+
+
+def four_digits(value: float) -> str:
+    """Four significant digits: `0.1235`, `23,860`; an exponent only where there are more than nine places."""
+    return f"{float(f'{value:.4g}'):,.0f}" if 9999.5 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def shape(value: Any) -> str:

@@ -33,6 +33,8 @@ from modelprobe.report.units import Unit, first_few, heading, labelled, printabl
         (True, Unit.YESNO, "yes"),
         (-0.023456, Unit.NUMBER, "-0.02346"),
         (1e-12, Unit.NUMBER, "1e-12"),
+        (23_861.7, Unit.NUMBER, "23,860"),
+        (9999.6, Unit.NUMBER, "10,000"),
         ((0, 1, 70, 35), Unit.HISTOGRAM, "▁▂█▅"),  # 1 of 70 is not nothing; 35 of 70 is ceil(3.5) of 7 steps
         ((), Unit.HISTOGRAM, ""),
         ("a\x1bb", Unit.TEXT, "a\\x1bb"),
