@@ -178,8 +178,8 @@ def profile(
 
     `seconds` is about how long samples are taken, `threads` those of the CPU. `train` times a training step, whose
     `optimizer`, `freeze` and `loss` are as for `estimate_memory`; `amp`, `channels_last` and `compile` say how it is
-    run. `by` ("layer" or "operator") adds where the time of a forward goes. The model is left as it was.
-    Raises BadInput for a setting that cannot be, ModelRaised.
+    run. `by` ("layer" or "operator") adds where the time goes, of a step by forward, backward and optimizer too. The
+    model is left as it was. Raises BadInput for a setting that cannot be, ModelRaised.
     """
     from modelprobe.cost.timing.of_module import profile_module
     from modelprobe.cost.timing.passes import TimingSetting

@@ -12,6 +12,7 @@ from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     from modelprobe.cli.options import ReportOptions
+    from modelprobe.cost.memory.of_target import MemoryRequest
     from modelprobe.cost.timing.layers.of_target import ProfiledTarget
     from modelprobe.cost.timing.layers.roofline import Roofline
     from modelprobe.cost.timing.measure import ProfileResult
@@ -83,16 +84,18 @@ class LayerOptions:
         return self != LayerOptions()
 
     def applied(
-        self, found: ProfileResult, loaded: LoadedModel, seconds: float, setting: TimingSetting, report: ReportOptions
-    ) -> ProfileResult:
+        self, found: ProfileResult, loaded: LoadedModel, seconds: float, setting: TimingSetting, run: MemoryRequest,
+        report: ReportOptions,
+    ) -> ProfileResult:  # fmt: skip
         """The same result with what was asked for beside it."""
         if not self.are_given:
             return found
         from modelprobe.cost.timing.layers.of_target import profile_layers
         from modelprobe.cost.timing.layers.roofline import roofline
+        from modelprobe.cost.timing.measure import timed_setting
         from modelprobe.cost.timing.peaks import peaks_of
 
-        profiled = profile_layers(loaded, found, seconds, setting)
+        profiled = profile_layers(loaded, found, seconds, timed_setting(loaded, setting, run))
         self._write(profiled, report.force)
         times = profiled.times.times(self.by or "layer", report.depth(self.depth), self.top)
         found = replace(found, layers=times)

@@ -106,7 +106,10 @@ def test_times_and_the_roofline(cli, tmp_path):
 
 
 def test_other_files_hold_no_times(cli, tmp_path):
-    for changes, says in (({"roofline": None}, "holds no times"), ({"median_s": "a"}, "is damaged")):
+    step = {"roofline": None, "layers": {"phases": {"forward": 1.0}}}
+    for changes, says in (
+        ({"roofline": None}, "holds no times"), ({"median_s": "a"}, "is damaged"), (step, "of a training step"),
+    ):  # fmt: skip
         answer = cli("report", CNN, "--input", "32", "--times", measured(tmp_path, **changes))
         assert answer.code == 2
         assert says in answer.err

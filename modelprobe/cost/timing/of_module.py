@@ -15,6 +15,8 @@ from modelprobe.environment import brief
 from modelprobe.errors import BadInput
 from modelprobe.tracing.module_tree import class_name
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.records import Trace
+from modelprobe.tracing.step_records import TrainingTrace
 from modelprobe.tracing.training import record_training
 
 GROUPINGS = ("layer", "operator")
@@ -24,22 +26,23 @@ def profile_module(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], seconds: float, setting: TimingSetting,
     by: str | None,
 ) -> ProfileResult:  # fmt: skip
-    """A forward, or the step of `setting`, timed for about `seconds`; with `by` where the time of a forward goes.
+    """A forward, or the step of `setting`, timed for about `seconds`; with `by` where the time goes.
 
     Raises BadInput for a setting that cannot be, ModelRaised.
     """
     if by not in (None, *GROUPINGS):
         raise BadInput(f"by={by!r} is no way to group times", f"choose one of {', '.join(GROUPINGS)}")
-    if by is not None and (setting.step or setting.compiled):
-        raise BadInput("by= looks into an eager forward", "leave out train=True and compile=True")
+    if by is not None and setting.compiled:
+        raise BadInput("by= looks into eager passes", "leave out compile=True")
     name, place = class_name(model), next((str(parameter.device) for parameter in model.parameters()), "cpu")
     env = {**brief(), "model": name, "device": place, "mode": "train" if setting.step else "eval"}
     told: dict[str, Any] = {"kwargs": kwargs, "device": "real", "notes": (), "env": env}
     raw = timed(model, *args, **told, seconds=seconds, setting=setting)
-    if setting.step is not None:
-        step = record_training(model, *args, kwargs=kwargs, freeze=setting.step.freeze)
-        return result_of(raw, step, name, place)
-    recorded = trace(model, *args, kwargs=kwargs)
+    recorded: Trace | TrainingTrace = (
+        trace(model, *args, kwargs=kwargs)
+        if setting.step is None
+        else record_training(model, *args, kwargs=kwargs, freeze=setting.step.freeze)
+    )
     found = result_of(raw, recorded, name, place)
     if by is None:
         return found

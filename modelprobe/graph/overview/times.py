@@ -50,7 +50,10 @@ class MeasuredTimes(Result):
 def times_from(path: Path) -> MeasuredTimes:
     """The times in what `profile --by layer -f json` printed. Raises BadInput for a file without them."""
     data = json_report(path)
-    if not str(data.get("schema", "")).startswith("modelprobe.profile/") or not data.get("roofline"):
+    profiled = str(data.get("schema", "")).startswith("modelprobe.profile/")
+    if profiled and (data.get("layers") or {}).get("phases"):
+        raise BadInput(f"{path} holds the times of a training step, which have no roofline", "profile without --train")
+    if not profiled or not data.get("roofline"):
         raise BadInput(
             f"{path} holds no times of layers", "make it with `modelprobe profile TARGET --by layer -o t.json`"
         )

@@ -181,7 +181,7 @@ def test_an_interrupted_run_reports_what_it_has(cli: CommandLine, monkeypatch: p
         (("--train", "--predict", "rtx4090"), "a prediction measures nothing"),
         (("--train", "--freeze", "nothing.*"), "nothing.*"),
         (("--inputs-from", f"{SAMPLES}:tagger_inputs", "--batch", "1,2"), "--inputs-from"),
-        (("--train", "--by", "layer"), "--by looks into an eager forward of one batch"),
+        (("--compile", "--by", "layer"), "--by looks into eager passes of one batch"),
         (("--device", "meta"), "on meta nothing is computed"),
         (("--threads", "1000000"), "is no number of threads for"),
         (("--predict", "rtx4090", "--channels-last"), "leave out --channels-last"),
@@ -264,7 +264,7 @@ def test_the_python_function_takes_the_settings_of_the_command() -> None:
     assert layers is not None
     assert {one.path for one in layers.layers} == {"", "0", "1", "2", "3"}
     assert sum(one.exclusive_s for one in layers.layers) == pytest.approx(layers.median_s)
-    for wrong in ({"by": "line"}, {"by": "layer", "train": True}):
+    for wrong in ({"by": "line"}, {"by": "layer", "compile": True}):
         with pytest.raises(BadInput):
             modelprobe.profile(net, x, **wrong)
     assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))

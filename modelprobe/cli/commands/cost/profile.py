@@ -139,13 +139,17 @@ def _timed_here(
     batches = () if here.batch == "auto" else parse_batches(here.batch)
     several = here.batch == "auto" or len(batches) > 1
     setting, run = timing.setting(), timing.run()
-    if layers.are_given and (several or timing.train or timing.compile or timing.cuda_graph):
-        raise BadInput("--by looks into an eager forward of one batch", "leave out --train, --compile, several batches")
+    if layers.are_given and (several or timing.compile or timing.cuda_graph):
+        raise BadInput(
+            "--by looks into eager passes of one batch", "leave out --compile, --cuda-graph, several batches"
+        )
+    if timing.train and layers.plot:
+        raise BadInput("--plot draws the roofline of a forward", "leave out --train, or --plot")
     loaded = load_model(target_request(model, replace(here, batch=None) if several else here))
     if several:
         return profile_batches(loaded, batches, seconds, setting, run)
     found = profile_one(loaded, seconds, setting, run)
-    return found if found.interrupted else layers.applied(found, loaded, seconds, setting, report)
+    return found if found.interrupted else layers.applied(found, loaded, seconds, setting, run, report)
 
 
 def _timed_in_turn(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from modelprobe.cost.timing.layers.profiled import Event
 from modelprobe.tracing.records import OpCall, Trace
 
+IN_FORWARD, IN_BACKWARD, IN_OPTIMIZER = "forward", "backward", "optimizer"
+
 
 @dataclass(frozen=True, slots=True)
 class ProfiledPiece:
@@ -15,7 +17,8 @@ class ProfiledPiece:
 
     `ops` are indices in the ledger: one where an operator was found, none for what the ledger does not have, several
     where one kernel did what was recorded in parts. `events` is how many events of the profiler lie inside, each of
-    which took its time. The empty `operator` stands for what a module does between operators.
+    which took its time. The empty `operator` stands for what a module does between operators. `phase` is the part of a
+    training step.
     """
 
     call: int
@@ -24,11 +27,19 @@ class ProfiledPiece:
     seconds: float
     device_s: float
     events: int
+    phase: str = IN_FORWARD
 
 
 @dataclass(slots=True)
-class _Aligner:
+class Aligner:
+    """Places the events of a forward beside the first `many` recorded operators (None for all).
+
+    `homes` says in which call of a module autograd's numbers were given away.
+    """
+
     trace: Trace
+    many: int | None = None
+    homes: dict[int, int] = field(default_factory=dict)
     children: dict[int, list[int]] = field(default_factory=dict)
     own: dict[int, list[int]] = field(default_factory=dict)
     pieces: list[ProfiledPiece] = field(default_factory=list)
@@ -36,11 +47,12 @@ class _Aligner:
     def __post_init__(self) -> None:
         for number, call in enumerate(self.trace.calls):
             self.children.setdefault(call.parent, []).append(number)
-        for index, op in enumerate(self.trace.ops):
+        for index, op in enumerate(self.trace.ops[: self.many]):
             self.own.setdefault(op.call, []).append(index)
 
     def call(self, number: int, event: Event) -> None:
         """What ran inside a call of a module, or of the pass as a whole (-1)."""
+        self.homes.update({part.sequence: number for part in event.all_inside() if part.sequence >= 0})
         self.between(number, event, self.block(number, self.items(number), event.inside))
 
     def between(self, call: int, event: Event, inside: Sequence[Event]) -> None:
@@ -94,7 +106,7 @@ class _Aligner:
 
     def segment(self, number: int, ops: Sequence[int], events: Sequence[Event]) -> list[Event]:
         """Operators beside events between two calls of modules."""
-        found = _matched([self.trace.ops[index] for index in ops], events)
+        found = matched([self.trace.ops[index] for index in ops], events)
         placed: list[Event] = []
         left = [index for at, index in enumerate(ops) if at not in {place for place, _ in found if place is not None}]
         unknown = [event for place, event in found if place is None]
@@ -118,7 +130,7 @@ def _with_modules_outside(events: Sequence[Event]) -> Iterator[Event]:
             yield event
 
 
-def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int | None, Event]]:
+def matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int | None, Event]]:
     """(place in `ops`, event) in order; None for an event that is none of them.
 
     An event that is no operator of the ledger is a composite that was recorded by its parts, where all that runs inside
@@ -132,7 +144,10 @@ def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int |
         nonlocal at
         nanoseconds = 0
         for event in some:
-            ahead = next((n for n in range(at, min(len(ops), at + PASSED_OVER)) if ops[n].name == event.operator), None)
+            ahead = next(
+                (n for n in range(at, min(len(ops), at + PASSED_OVER)) if _same_operator(ops[n].name, event.operator)),
+                None,
+            )
             if ahead is not None:
                 at = ahead + 1
                 found.append((ahead, event))
@@ -154,12 +169,17 @@ def _matched(ops: Sequence[OpCall], events: Sequence[Event]) -> list[tuple[int |
     return found
 
 
+def _same_operator(recorded: str, ran: str) -> bool:
+    """Whether two names are of one operator: autograd adds gradients up in place where it may."""
+    return recorded == ran or recorded.rstrip("_") == ran.rstrip("_")
+
+
 PASSED_OVER = 8
 """How many recorded operators may be passed over to find one: what another kernel did, or nothing had to do."""
 
 
 def aligned_pieces(trace: Trace, whole: Event) -> list[ProfiledPiece]:
     """The pieces of one profiled pass. Together they last as long as the pass."""
-    aligner = _Aligner(trace)
+    aligner = Aligner(trace)
     aligner.call(-1, whole)
     return aligner.pieces

@@ -13,13 +13,17 @@ from torch import nn
 from modelprobe.console import stdout_kept, working
 from modelprobe.cost.timing.layers.align import aligned_pieces
 from modelprobe.cost.timing.layers.profiled import BLOCK, ProfiledPasses, profiled_passes
+from modelprobe.cost.timing.layers.step import ledger_of_step, step_pieces
 from modelprobe.cost.timing.layers.times import Reconciled, reconciled
-from modelprobe.cost.timing.measure import ProfileResult
+from modelprobe.cost.timing.measure import ProfileResult, run_timed
 from modelprobe.cost.timing.passes import TimingSetting, prepare_pass
+from modelprobe.cost.training_step import trained_with
 from modelprobe.errors import BadInput
-from modelprobe.model.build import LoadedModel, record, record_with
+from modelprobe.model.build import LoadedModel, record
 from modelprobe.report.blocks import Note
 from modelprobe.tracing.records import Trace
+from modelprobe.tracing.step_records import TrainingTrace
+from modelprobe.tracing.training import record_training
 
 LEAST_BLOCKS, MOST_BLOCKS = 2, 20
 
@@ -40,19 +44,26 @@ def profile_layers(loaded: LoadedModel, whole: ProfileResult, seconds: float, se
     """
     profiling = partial(profile_passes, seconds=seconds, median_s=whole.median_s, setting=setting)
     with working(f"profiling {loaded.target.name}"):
-        passes = record_with(loaded, profiling, "eval")
+        passes = run_timed(loaded, profiling, setting)
     on_gpu = whole.device.startswith("cuda")
-    return ProfiledTarget(layer_times(record(loaded), passes, whole.median_s, on_gpu), passes.profiler)
+    step = setting.step
+    trace = record(loaded) if step is None else trained_with(loaded, partial(record_training, freeze=step.freeze))
+    return ProfiledTarget(layer_times(trace, passes, whole.median_s, on_gpu), passes.profiler)
 
 
-def layer_times(trace: Trace, passes: ProfiledPasses, median_s: float, on_gpu: bool) -> Reconciled:
-    """The pieces of the recorded forward with their times. Raises BadInput when the profiler saw nothing."""
+def layer_times(trace: Trace | TrainingTrace, passes: ProfiledPasses, median_s: float, on_gpu: bool) -> Reconciled:
+    """The pieces of the recorded forward or step with their times. Raises BadInput when the profiler saw nothing."""
     if not passes.trees:
         raise BadInput(
             "torch's profiler saw nothing of the run", "another profiler may be active in this process; stop it first"
         )
-    pieces = [aligned_pieces(trace, tree) for tree in passes.trees]
-    return reconciled(trace, pieces, median_s, on_gpu, passes.slower)
+    if isinstance(trace, Trace):
+        return reconciled(
+            trace, [aligned_pieces(trace, tree) for tree in passes.trees], median_s, on_gpu, passes.slower
+        )
+    ledger = ledger_of_step(trace)
+    pieces = [step_pieces(trace, ledger, tree) for tree in passes.trees]
+    return reconciled(ledger, pieces, median_s, on_gpu, passes.slower)
 
 
 def profile_passes(

@@ -21,6 +21,9 @@ PASS_MARK = "modelprobe pass"
 MODULE_MARK = "modelprobe module "
 """The names of the marks: around a whole pass, and before the path of a module."""
 
+NODE_MARK = "autograd::engine::evaluate_function: "
+"""How the name of an event begins in which autograd runs a node backward."""
+
 BLOCK = 3
 """Passes in a row; one is left out."""
 
@@ -29,13 +32,17 @@ _Mark: Any = torch._C._profiler._RecordFunctionFast  # `record_function` takes t
 
 @dataclass(slots=True)
 class Event:
-    """What ran from `start` to `end` (nanoseconds), and what inside it. `device_ns` is that of its own kernels."""
+    """What ran from `start` to `end` (nanoseconds), and what inside it. `device_ns` is that of its own kernels.
+
+    `sequence` is autograd's number: of an operator that made a node, and of that node when it runs; -1 of none.
+    """
 
     name: str
     start: int
     end: int
     device_ns: int = 0
     inside: list[Event] = field(default_factory=list)
+    sequence: int = -1
 
     @property
     def duration(self) -> int:
@@ -126,7 +133,10 @@ def _mark_modules(model: nn.Module, stack: ExitStack) -> None:
 
 
 def pass_trees(events: Sequence[Any]) -> list[Event]:
-    """The tree of each `PASS_MARK` among kineto's events: what its thread did, and the kernels that this launched."""
+    """The tree of each `PASS_MARK` among kineto's events: what its thread did, and the kernels that this launched.
+
+    So are the nodes that autograd runs backward in a thread of its own, while that of the pass waits.
+    """
     passes = [event for event in events if event.name() == PASS_MARK and _on_processor(event)]
     if not passes:
         return []
@@ -140,20 +150,23 @@ def pass_trees(events: Sequence[Any]) -> list[Event]:
         ):
             caller = event.linked_correlation_id()
             kernels[caller] = kernels.get(caller, 0) + event.duration_ns()
-    own = [event for event in events if _on_processor(event) and event.start_thread_id() == thread]
-    own.sort(key=lambda event: (event.start_ns(), -event.duration_ns()))
+    own = sorted(filter(_on_processor, events), key=lambda event: (event.start_ns(), -event.duration_ns()))
     trees: list[Event] = []
-    stack: list[Event] = []
+    stacks: dict[int, list[Event]] = {thread: []}
     for event in own:
         begin, end = event.start_ns(), event.start_ns() + event.duration_ns()
-        made = Event(event.name(), begin, end, kernels.get(event.correlation_id(), 0))
+        made = Event(event.name(), begin, end, kernels.get(event.correlation_id(), 0), sequence=event.sequence_nr())
+        stack = stacks.setdefault(event.start_thread_id(), [])
         while stack and stack[-1].end <= begin:
             stack.pop()
         if made.name == PASS_MARK:
             trees.append(made)
-            stack = [made]
+            stacks = {thread: [made]}
         elif stack:
             stack[-1].inside.append(made)
+            stack.append(made)
+        elif made.name.startswith(NODE_MARK) and trees and begin < trees[-1].end:
+            trees[-1].inside.append(made)
             stack.append(made)
     return trees
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from modelprobe.cost.rollup import Amounts, Rollup, choose_rows
 from modelprobe.cost.tables import hidden_notes, row_table
-from modelprobe.cost.timing.layers.align import ProfiledPiece
+from modelprobe.cost.timing.layers.align import IN_BACKWARD, IN_FORWARD, ProfiledPiece
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note
-from modelprobe.report.units import Unit
+from modelprobe.report.units import Unit, share
 from modelprobe.tracing.records import OpCall, Trace
 
 BETWEEN, IDLE = "(between operators)", "(GPU waits)"
@@ -28,6 +28,7 @@ class TimedCost(Amounts):
     macs: int = 0
     flops: int = 0
     bytes_moved: int = 0
+    backward_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,15 @@ class TimedPiece:
     call: int
     ops: tuple[int, ...]
     cost: TimedCost
+    phase: str = IN_FORWARD
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
     """A module: seconds with (`inclusive_s`) and without (`exclusive_s`) the modules inside it, per pass.
 
-    `share` is the inclusive time as a part of the median. Costs are those of everything inside.
+    `share` is the inclusive time as a part of the median. Costs are those of everything inside. `backward_s` is the
+    part of the inclusive time that a training step's backward pass takes.
     """
 
     path: str
@@ -60,6 +63,7 @@ class LayerTime:
     macs: int
     flops: int
     bytes_moved: int
+    backward_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,10 @@ class OperatorTime:
 class LayerTimes:
     """Where the median goes. `instrumented_s` is a pass under the profiler with `events`, `plain_s` one without.
 
-    `scale` brought the sum of all times, after the profiler's own, to the median. `mapped` operators of `recorded` have
-    a time of their own, `grouped` share one with others. `alike` is the share of passes that ran the same operators.
+    `scale` brought the sum of all times, after the profiler's own, to the median. `mapped` operators of `recorded` (but
+    for views that were not seen again, which do nothing) have a time of their own, `grouped` share one with others.
+    `alike` is the share of passes that ran the same operators.
+    `phases` are the seconds of the forward, the backward and the optimizer of a training step, empty of a forward.
     """
 
     by: str
@@ -98,29 +104,32 @@ class LayerTimes:
     layers: tuple[LayerTime, ...]
     operators: tuple[OperatorTime, ...]
     shown: tuple[int | None, int | None]
+    phases: Mapping[str, float] = field(default_factory=dict)
 
     def blocks(self) -> tuple[Block, ...]:
         """What the profiler costs, the table asked for, and how far times and operators belong together."""
         slower = self.instrumented_s / self.plain_s
         cost = f"make it {slower:.2f}x as long, taken off" if slower > 1 else "cost less than what passes differ by"
         detail = f"{self.passes} passes; the profiler's {self.events:,} events {cost}; scaled by {self.scale:.3f}"
-        facts = (Fact("Profiled", self.instrumented_s, Unit.SECONDS, detail),)
+        facts = [Fact(name.capitalize(), took, Unit.SECONDS, share(took / self.median_s))
+                 for name, took in self.phases.items()]  # fmt: skip
+        facts.append(Fact("Profiled", self.instrumented_s, Unit.SECONDS, detail))
         depth, top = self.shown
         notes = [*self._notes()]
         if self.by == "operator":
             table = row_table(OPERATOR_COLUMNS, self.operators[:top], tree=False, cell=_cell, key="operators")
             hidden = len(self.operators) - len(table.rows)
-            return (Facts(facts), table, *notes, *hidden_notes(hidden, None, False))
+            return (Facts(tuple(facts)), table, *notes, *hidden_notes(hidden, None, False))
         layers: Sequence[LayerTime] = self.layers
         if top is not None:
             ranked = sorted(layers, key=lambda one: -one.exclusive_s)
             layers = [replace(one, name=one.path or one.name) for one in ranked]
         rows, at, hidden = choose_rows(layers, depth, top, tree=top is None)
         table = row_table(
-            LAYER_COLUMNS, rows, tree=top is None, key="layers", cell=_cell,
+            STEP_COLUMNS if self.phases else LAYER_COLUMNS, rows, tree=top is None, key="layers", cell=_cell,
             mark=lambda row: f"called x{row.calls}" if row.calls > 1 else "",
         )  # fmt: skip
-        return (Facts(facts), table, *notes, *hidden_notes(hidden, at, top is None))
+        return (Facts(tuple(facts)), table, *notes, *hidden_notes(hidden, at, top is None))
 
     def _notes(self) -> Iterable[Note]:
         if self.grouped:
@@ -154,8 +163,8 @@ ALIKE = 0.75
 MOST_OF_AN_EVENT = 1e-5
 """Seconds that noting an event takes at most; beyond that the machine did something else."""
 
-PieceKey = tuple[int, str, tuple[int, ...], int]
-"""Call, operator, indices in the ledger, and the how manieth such piece of a pass."""
+PieceKey = tuple[int, str, tuple[int, ...], str, int]
+"""Call, operator, indices in the ledger, phase, and the how manieth such piece of a pass."""
 
 LAYER_COLUMNS = (
     Column("name", "Module"),
@@ -166,6 +175,7 @@ LAYER_COLUMNS = (
     Column("macs", "MACs", Unit.MACS, priority=3),
     Column("rate", "FLOP/s", Unit.QUANTITY, priority=1),
 )
+STEP_COLUMNS = (*LAYER_COLUMNS[:4], Column("backward_s", "Backward", Unit.SECONDS, priority=1), *LAYER_COLUMNS[4:])
 OPERATOR_COLUMNS = (
     Column("name", "Operator"),
     Column("calls", "Calls", Unit.COUNT),
@@ -192,9 +202,9 @@ def reconciled(
     plain_s = whole / max(slower, 1e-9)
     found: dict[PieceKey, list[ProfiledPiece]] = {}
     for pieces in typical:
-        seen: Counter[tuple[int, str, tuple[int, ...]]] = Counter()
+        seen: Counter[tuple[int, str, tuple[int, ...], str]] = Counter()
         for piece in pieces:
-            key = (piece.call, piece.operator, piece.ops)
+            key = (piece.call, piece.operator, piece.ops, piece.phase)
             seen[key] += 1
             found.setdefault((*key, seen[key]), []).append(piece)
     many = len(typical)
@@ -214,7 +224,8 @@ def reconciled(
             *_kind_and_module(trace, key),
             key[0],
             key[2],
-            _cost(trace, key[2], times[key] * scale, host[key]),
+            _cost(trace, key[2], times[key] * scale, host[key], key[3] == IN_BACKWARD),
+            key[3],
         )
         for key in found
     ]
@@ -236,11 +247,11 @@ def _kind_and_module(trace: Trace, key: PieceKey) -> tuple[str, str]:
     return kind, trace.calls[key[0]].path if key[0] >= 0 else ""
 
 
-def _cost(trace: Trace, ops: Sequence[int], seconds: float, host: float) -> TimedCost:
+def _cost(trace: Trace, ops: Sequence[int], seconds: float, host: float, backward: bool) -> TimedCost:
     some: list[OpCall] = [trace.ops[index] for index in ops]
     return TimedCost(
         seconds, host, sum(op.macs for op in some), sum(2 * op.macs + op.flops for op in some),
-        sum(op.bytes_read + op.bytes_written for op in some),
+        sum(op.bytes_read + op.bytes_written for op in some), seconds if backward else 0.0,
     )  # fmt: skip
 
 
@@ -266,13 +277,17 @@ class Reconciled:
     def times(self, by: str, depth: int | None, top: int | None) -> LayerTimes:
         """By module and by operator; `by` says which of the two a report shows."""
         rollup, trace = self.rollup(), self.trace
-        calls = Counter(piece.module for piece in self.pieces if piece.name == BETWEEN and piece.call >= 0)
+        forward = [piece for piece in self.pieces if piece.phase == IN_FORWARD]
+        calls = Counter(piece.module for piece in forward if piece.name == BETWEEN and piece.call >= 0)
+        phases: Counter[str] = Counter()
+        for piece in self.pieces:
+            phases[piece.phase] += piece.cost.seconds  # type: ignore[assignment]
         zero = TimedCost()
         layers = tuple(
             LayerTime(
                 place.path or "", place.name, place.detail, place.depth, calls[place.path or ""], place.cost.seconds,
                 rollup.own.get(place.path or "", zero).seconds, place.cost.seconds / self.median_s, place.cost.macs,
-                place.cost.flops, place.cost.bytes_moved,
+                place.cost.flops, place.cost.bytes_moved, place.cost.backward_s,
             )
             for place in rollup.rows("module")
             if place.cost.seconds
@@ -287,9 +302,12 @@ class Reconciled:
         own = {piece.ops[0] for piece in self.pieces if len(piece.ops) == 1}
         mapped = len(own)
         grouped = len({index for piece in self.pieces if len(piece.ops) > 1 for index in piece.ops} - own)
+        seen = own.union(*(piece.ops for piece in self.pieces))
+        views = [op for index, op in enumerate(trace.ops) if index not in seen and not (op.bytes_read or op.macs)]
         return LayerTimes(
             by, self.median_s, self.plain_s, self.passes, self.instrumented_s, self.events, self.scale,
-            len(trace.ops), mapped, grouped, self.alike, layers, operators, (depth, top),
+            len(trace.ops) - len(views), mapped, grouped, self.alike, layers, operators, (depth, top),
+            dict(phases) if len(phases) > 1 else {},
         )  # fmt: skip
 
 

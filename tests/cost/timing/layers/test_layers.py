@@ -115,8 +115,8 @@ def test_operators_are_those_of_the_ledger_by_shape(name: str, monkeypatch: pyte
                 compared += 1
         return found
 
-    matched = align._matched
-    monkeypatch.setattr(align, "_matched", checked)
+    matched = align.matched
+    monkeypatch.setattr(align, "matched", checked)
     stack, fast = profiled.ExitStack(), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -148,6 +148,7 @@ class Kineto:
         values = {
             "name": self.called, "start_ns": self.start, "duration_ns": self.length, "correlation_id": self.number,
             "linked_correlation_id": self.caller, "device_type": f"DeviceType.{self.device}", "start_thread_id": 1,
+            "sequence_nr": -1,
         }  # fmt: skip
         return lambda: values[name]
 
