@@ -173,7 +173,10 @@ def _step_rollup(trace: TrainingTrace, rule: Optimizer, updated: Sequence[StateT
             items.append((op, StepCosts(weight=weight, recomputed=op.macs, **_rest(op))))
         else:
             items.append((op, StepCosts(input=op.macs - weight, weight=weight, **_rest(op))))
-    updates = {path: StepCosts(flops=rule.flops * count) for path, count in _trained(updated, inside=False).items()}
+    homes: dict[str, list[StateTensor]] = {}
+    for entry in updated:
+        homes.setdefault(entry.path.rpartition(".")[0], []).append(entry)
+    updates = {path: StepCosts(flops=_update_flops(rule, entries)) for path, entries in homes.items()}
     return Rollup(trace.forward, items, StepCosts(), lambda cost: (-cost.macs, -cost.flops), updates)
 
 
@@ -200,7 +203,7 @@ def _training_rows(
     if by == "module":
         return rows
     elements = sum(entry.numel for entry in updated)
-    cost = StepCosts(flops=rule.flops * elements)
+    cost = StepCosts(flops=_update_flops(rule, updated))
     share = getattr(cost, part) / whole if whole else 0.0
     return [*rows, TrainingRow(UPDATE, rule.name, 0, 1, cost, elements, share)]
 
@@ -245,10 +248,15 @@ def _update(rule: Optimizer, updated: Sequence[StateTensor]) -> OptimizerStep:
         flops_per_element=rule.flops,
         tensors=len(updated),
         elements=elements,
-        flops=rule.flops * elements,
+        flops=_update_flops(rule, updated),
         gradient_bytes=nbytes,
         state_bytes=rule.states * nbytes,
     )
+
+
+def _update_flops(rule: Optimizer, updated: Iterable[StateTensor]) -> int:
+    """A complex parameter is updated as two real ones."""
+    return rule.flops * sum(entry.numel * (2 if entry.dtype.startswith("complex") else 1) for entry in updated)
 
 
 def _scores_again(trace: Trace) -> int:

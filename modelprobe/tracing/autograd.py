@@ -181,7 +181,7 @@ class GradientObserver(Observer):
             if not only:
                 self._data.update(ref.storage for ref in op.outputs)
             self._note_node(only, args)
-        costs = _output_costs(operator, args, kwargs, out)
+        costs = _output_costs(operator, args, kwargs, out, op)
         self.steps.append(Step(op, phase, node.name() if node is not None else "", number, only, costs))
         return op
 
@@ -241,8 +241,10 @@ def _wants_gradient(arg: Any) -> bool:
     return isinstance(arg, (list, tuple)) and any(isinstance(item, Tensor) and item.requires_grad for item in arg)
 
 
-def _output_costs(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> tuple[Cost, ...]:
-    """The costs of the tensors that came out; of what did not come out nothing was asked."""
+def _output_costs(
+    operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], out: Any, op: OpCall
+) -> tuple[Cost, ...]:
+    """The costs of the tensors that came out; of what did not come out nothing was asked. Their sum is that of `op`."""
     rule = PER_OUTPUT_COSTS.get(operator.name.replace(".", "::", 1))
     if rule is None or not isinstance(out, (list, tuple)):
         return ()
@@ -250,7 +252,10 @@ def _output_costs(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any
         costs = rule(*args, out=out, **kwargs)
     except Exception:  # noqa: BLE001 - the same formula, asked for the sum, has told the reader already
         return ()
-    return tuple(cost for cost, item in zip(costs, out, strict=False) if isinstance(item, Tensor))
+    plain = added(costs)  # on complex numbers the operator costs a multiple of it
+    macs, flops = op.macs // (plain.macs or 1), op.flops // (plain.flops or 1)
+    found = (cost for cost, item in zip(costs, out, strict=False) if isinstance(item, Tensor))
+    return tuple(Cost(cost.macs * macs, cost.flops * flops) for cost in found)
 
 
 def weight_parts(steps: Sequence[Step]) -> list[Cost]:

@@ -211,7 +211,8 @@ def _data_dependence(observer: _Observed, named: Mapping[int, str], for_real: bo
             "data-dependent",
             f"The forward goes by random numbers that it draws from {drawn}: with another --seed it may do other work.",
         )
-    for how, where in islice(_told(observer.ops, named, handed=origins.handed), for_real):
+    given = [value for value, name in named.items() if name.rpartition(".")[2] not in QUANTIZER]
+    for how, where in islice(_told(observer.ops, given, handed=origins.handed), for_real):
         place = f" in {where}" if where else ""
         text = f"The model asks for values{place} ({how}): what it costs may depend on the data."
         yield coverage_gap("data-dependent", text)
@@ -235,10 +236,13 @@ RANDOM = frozenset(
 )
 """Operators that draw random numbers and nothing else."""
 
+QUANTIZER = ("scale", "zero_point")
+"""Buffers of quantized layers, which ask for them as plain numbers: the work is the same whatever they are."""
+
 ASKING = frozenset(f"aten.{name}" for name in "is_nonzero item _local_scalar_dense equal allclose".split())
 """Operators by which Python is told a value."""
 
-SIZED_BY_VALUES = frozenset(
+SIZED_BY_VALUES = frozenset(["torchvision.nms"]) | frozenset(
     f"aten.{name}"
     for name in "nonzero argwhere masked_select bincount one_hot _unique _unique2 unique_dim unique_consecutive "
     "unique_dim_consecutive repeat_interleave linalg_lstsq _ctc_loss ctc_loss coalesce _coalesce to_sparse _to_sparse "

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modelprobe.tracing.completeness import DataOrigins
 from modelprobe.tracing.failures import asks_for_values
 from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, rule_for
+from modelprobe.tracing.formulas.convolution import ComplexConvolutions
 from modelprobe.tracing.meta_results import NOT_KNOWN, KnownValues, MetaResults
 from modelprobe.tracing.module_calls import Running
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
@@ -120,7 +121,7 @@ class Observer(_Base):  # type: ignore[misc]
         self._where = where
         self._meta = meta
         self._operators: dict[Any, Operator] = {}
-        self._results, self.known = MetaResults(), KnownValues()
+        self._results, self.known, self._complex = MetaResults(), KnownValues(), ComplexConvolutions()
         self._inside = -1  # the composite that is being taken apart
         self.origins = DataOrigins(values)
         self.refused: tuple[str, BaseException] | None = None  # who was refused a value on `meta` first, and how
@@ -240,7 +241,7 @@ class Observer(_Base):  # type: ignore[misc]
             self.differentiates and torch._C._current_autograd_node() is not None,
         )  # fmt: skip
         self.origins.note_operator(op)
-        return op
+        return op._replace(macs=op.macs * self._complex.products(op)) if self.values.complex else op
 
     def unfinished(self) -> tuple[OpCall, ...]:
         """The operator that began and put nothing out: after a failure, the one that raised, if it was one."""
@@ -289,7 +290,7 @@ class Observer(_Base):  # type: ignore[misc]
             return Cost(), upper_bound(refs, outputs)
         cost = found if isinstance(found, Cost) else Cost(int(found))
         if self.values.complex and any(ref.dtype.startswith("complex") for ref in (*outputs, *refs)):
-            cost = in_real_numbers(cost, operator.name, operator.kind)
+            cost = in_real_numbers(cost, operator.name, operator.kind, args)
         return cost, 0
 
 

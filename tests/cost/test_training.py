@@ -60,6 +60,93 @@ def test_passes_add_up_by_hand() -> None:
     assert not found.uncounted
 
 
+C64 = torch.complex64
+
+
+class ComplexProduct(nn.Module):
+    """y = x W in no layer; with `real`, the input is real and W complex."""
+
+    def __init__(self, real: bool = False) -> None:
+        super().__init__()
+        self.weight, self.real = nn.Parameter(torch.zeros(4, 5, dtype=C64)), real
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.to(C64) if self.real else x) @ self.weight
+
+
+# (a + bi)(c + di) is four real products. y = W x; dx = W* dy and dW = dy x*, conjugates, are as many complex MACs each.
+COMPLEX = {
+    "linear": (lambda: nn.Linear(4, 5, dtype=C64), (3, 4), 3 * 4 * 5),
+    "product": (ComplexProduct, (3, 4), 3 * 4 * 5),
+    "conv1d": (lambda: nn.Conv1d(2, 3, 3, dtype=C64), (1, 2, 5), 3 * (3 * 2 * 3)),
+    "conv2d": (lambda: nn.Conv2d(2, 3, 3, dtype=C64), (1, 2, 5, 5), 9 * (3 * 2 * 9)),
+    "without bias": (lambda: nn.Conv2d(2, 3, 3, bias=False, dtype=C64), (1, 2, 5, 5), 9 * (3 * 2 * 9)),
+    "strided": (lambda: nn.Conv2d(2, 3, 3, 2, 1, dtype=C64), (2, 2, 5, 5), 2 * 9 * (3 * 2 * 9)),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2, dtype=C64), (1, 4, 5, 5), 9 * (6 * 2 * 9)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, 2, dtype=C64), (1, 2, 3, 3, 3), 8 * (3 * 2 * 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 3, 3, dtype=C64), (1, 2, 5, 5), 25 * (2 * 3 * 9)),
+}
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_layers_cost_four_real_products_in_every_direction(name: str, device: str) -> None:
+    build, shape, products = COMPLEX[name]
+    given = torch.zeros(shape, dtype=C64)
+    alone = step(build(), given, device=device)
+    assert alone.forward.macs == 4 * products
+    assert (alone.input_gradients.macs, alone.weight_gradients.macs) == (0, 4 * products)
+    assert not alone.uncounted
+    assert not alone.notes or all("autograd" not in note.text for note in alone.notes)
+    wanted = step(build(), given.requires_grad_(), device=device)
+    assert (wanted.input_gradients.macs, wanted.weight_gradients.macs) == (4 * products, 4 * products)
+
+
+def test_a_complex_linear_layer_by_hand() -> None:
+    found = step(nn.Linear(4, 5, dtype=C64), torch.zeros(3, 4, dtype=C64))
+    # 60 complex MACs in the forward, 60 for the weight; the bias is added to 15 complex numbers, its gradient sums
+    # them; a complex parameter is updated as two real ones
+    assert found.macs == 4 * 60 + 4 * 60
+    assert found.flops == 2 * found.macs + 2 * 15 + 2 * 15 + 2 * 2 * 25
+    assert (found.optimizer.elements, found.optimizer.gradient_bytes) == (25, 8 * 25)
+    assert sum(row.cost.flops for row in found.rows if row.depth == 0) == found.flops
+
+
+def test_a_complex_weight_on_real_numbers() -> None:
+    given = torch.zeros(3, 4, requires_grad=True)
+    found = step(ComplexProduct(real=True), given)
+    assert (found.forward.macs, found.input_gradients.macs, found.weight_gradients.macs) == (240, 240, 240)
+
+
+def test_real_convolutions_of_sums_are_one_product_each() -> None:
+    """What torch makes of a complex convolution is told from what a model adds up itself."""
+
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(2, 3, 3, dtype=C64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x.real + x.imag, self.layer.weight.real + self.layer.weight.imag)
+
+    found = step(Sums(), torch.zeros(1, 2, 5, 5, dtype=C64))
+    assert (found.forward.macs, found.weight_gradients.macs) == (486, 486)
+
+
+def test_a_forward_that_differentiates_a_complex_convolution() -> None:
+    class Differentiates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(2, 3, 3, dtype=C64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.requires_grad_()
+            return torch.autograd.grad(self.layer(x).abs().sum(), x)[0]
+
+    found = modelprobe.count_flops(Differentiates(), torch.zeros(1, 2, 5, 5, dtype=C64))
+    assert (found.macs, found.gradient_macs) == (2 * 4 * 486, 4 * 486)
+
+
 @pytest.mark.parametrize("by", ["module", "operator", "kind"])
 def test_rows_add_up_to_the_step(by: str) -> None:
     ids = torch.zeros(2, 16, dtype=torch.int64)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from modelprobe.tracing.formulas.registry import Cost, formula
+from modelprobe.tracing.records import OpCall
 
 
 def macs(x: Tensor, weight: Tensor, out: Tensor, transposed: bool = False) -> int:
@@ -19,6 +20,34 @@ def macs(x: Tensor, weight: Tensor, out: Tensor, transposed: bool = False) -> in
     """
     per_site = weight.numel() // weight.shape[0] if weight.shape[0] else 0
     return (x if transposed else out).numel() * per_site
+
+
+class ComplexConvolutions:
+    """Tells the third of the three real convolutions that torch makes of a complex one where it differentiates.
+
+    Of Wr xr, Wi xi and (Wr + Wi)(xr + xi) the third stands for the two products Wr xi and Wi xr. It is counted as two,
+    forwards and backwards, so that a complex MAC is four real ones as in every other product: y = Wx, dx = W* dy and
+    dW = dy x*, with W* and x* the conjugates.
+    """
+
+    def __init__(self) -> None:
+        self._halves: dict[int, int] = {}  # a real or imaginary part -> the real view of the complex tensor
+        self._sums: set[int] = set()  # of both parts of a tensor
+
+    def products(self, op: OpCall) -> int:
+        """How many products of real tensors an operator stands for: 2 or 1."""
+        given = [ref.value for ref in op.inputs]
+        if op.name == "aten.view_as_real":
+            self._halves[op.outputs[0].value] = op.outputs[0].value
+        elif op.name == "aten.select" and given[0] in self._halves:
+            self._halves[op.outputs[0].value] = self._halves[given[0]]
+        elif op.name == "aten.add" and len(set(given)) == 2 and all(value in self._halves for value in given):
+            if len({self._halves[value] for value in given}) == 1:
+                self._sums.add(op.outputs[0].value)
+        elif op.kind == "conv" and self._sums:
+            operands = given[1:3] if "backward" in op.name else given[:2]
+            return 2 if self._sums.issuperset(operands) else 1
+        return 1
 
 
 @formula("aten::conv1d", "aten::conv2d", "aten::conv3d", kind="conv")

@@ -5,10 +5,11 @@ To add the formula of an operator, follow the recipe in `modelprobe guide archit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from torch import Tensor
 from torch._ops import HigherOrderOperator
 
 from modelprobe.errors import BadInput
@@ -111,17 +112,28 @@ def operator_name(operator: Any) -> str:
 _COMPLEX_FACTORS = {"mul": 6, "multiply": 6, "square": 6, "div": 11, "divide": 11, "reciprocal": 11, "abs": 4}
 
 
-def in_real_numbers(cost: Cost, name: str, kind: str) -> Cost:
+def in_real_numbers(cost: Cost, name: str, kind: str, arguments: Sequence[Any]) -> Cost:
     """The cost of an operator on complex numbers, in operations on real ones.
 
     A MAC is four real ones. A sum is 2 operations, a product 6 (four products, two sums), a quotient 11 (the product
-    with the conjugate, the squared modulus, two divisions), a modulus 4; other elementwise work counts twice.
-    Fourier transforms are stated in real operations already.
+    with the conjugate, the squared modulus, two divisions), a modulus 4; other elementwise work counts twice, also a
+    product with a real number and a quotient by one. Fourier transforms are stated in real operations already.
     """
     if kind == "transform":
         return cost
-    factor = _COMPLEX_FACTORS.get(name.removeprefix("aten.").rstrip("_"), 2)
+    plain = name.removeprefix("aten.").rstrip("_")
+    factor = _COMPLEX_FACTORS.get(plain, 2)
+    if factor > 4 and _is_scaled(plain, arguments):
+        factor = 2
     return cost._replace(macs=4 * cost.macs, flops=factor * cost.flops)
+
+
+def _is_scaled(name: str, arguments: Sequence[Any]) -> bool:
+    """Whether complex numbers are multiplied with real ones, or divided by some."""
+    real = [
+        not (value.is_complex() if isinstance(value, Tensor) else isinstance(value, complex)) for value in arguments[:2]
+    ]
+    return len(real) == 2 and (real[1] if name.startswith("div") else any(real))
 
 
 def rule_for(name: str) -> Rule | None:

@@ -167,6 +167,13 @@ def test_out_argument_and_complex_numbers() -> None:
     # (a + bi)(c + di) accumulated: four products, four sums
     assert macs(torch.matmul, zeros(2, 3, dtype=c64), zeros(3, 4, dtype=c64)) == 4 * 24
     assert flops(torch.mul, zeros(6, dtype=c64), zeros(6, dtype=c64)) == 6 * 6
+    assert flops(torch.mul, zeros(6, dtype=c64), zeros(6)) == 6 * 2  # with a real number: both parts
+    assert flops(torch.mul, zeros(6), zeros(6, dtype=c64)) == 6 * 2
+    assert flops(lambda x: x * 0.5, zeros(6, dtype=c64)) == 6 * 2
+    assert flops(lambda x: x * 0.5j, zeros(6, dtype=c64)) == 6 * 6
+    assert flops(lambda x: x / 2, zeros(6, dtype=c64)) == 6 * 2
+    assert flops(lambda x: 2 / x, zeros(6, dtype=c64)) >= 6 * 11
+    assert flops(torch.div, zeros(6), zeros(6, dtype=c64)) == 6 * 11
     assert flops(torch.add, zeros(6, dtype=c64), zeros(6, dtype=c64)) == 6 * 2
     assert flops(torch.abs, zeros(6, dtype=c64)) == 6 * 4  # two squares, a sum, a root
 

@@ -63,12 +63,15 @@ def test_static() -> None:
     assert only(found, "aten.quantize_per_tensor").flops == 256 * 5
     assert only(found, "aten.dequantize").flops == 5 * 2
     assert conv.bytes_written == 96  # one byte per element
+    assert not found.gaps  # the scales that Python asks for change numbers, not work
 
 
 def test_static_as_a_script() -> None:
     net = converted()
     script = torch.jit.trace(net, zeros(1, 4, 8, 8))
-    assert really(script, zeros(1, 4, 8, 8)).macs == really(net, zeros(1, 4, 8, 8)).macs
+    found = really(script, zeros(1, 4, 8, 8))
+    assert found.macs == really(net, zeros(1, 4, 8, 8)).macs
+    assert not found.gaps
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
