@@ -173,6 +173,7 @@ def test_19_legacy_pickle_with_a_zip_behind(opened: Open) -> None:
     assert found.damaged
 
 
+@pytest.mark.zoo
 def test_20_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(torch_zip(b"\x80\x02" + b"N0" * 40_000_000 + b"N.", method=zipfile.ZIP_DEFLATED))
@@ -201,6 +202,7 @@ def test_23_lies_about_sizes(refused: Refused, opened: Open) -> None:
     assert refused(bytes(data))
 
 
+@pytest.mark.zoo
 def test_24_many_entries(opened: Open) -> None:
     names = {f"a/data/{index}": b"" for index in range(20_000)}
     assert opened(torch_zip(pickle.dumps({}), names)).format == "torch zip"
@@ -245,6 +247,7 @@ def test_66_a_file_that_shrinks(tmp_path: Path) -> None:
             source.read(0, 100)
 
 
+@pytest.mark.zoo
 def test_the_bound_on_inflation_holds() -> None:
     from modelprobe.checkpoint.bytes.source import Inflated
 

@@ -119,6 +119,7 @@ print("\\n".join(path for path in opened if not path.endswith((".py", ".pyc"))))
 """
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("how", ["symlink", "hard link", "fifo", "file"])
 def test_61_what_an_onnx_file_points_to_is_not_opened(how, tmp_path):
     """Not through a link either: a FIFO would hang, a link could lead anywhere."""
@@ -158,6 +159,7 @@ def test_61_onnx_numbers_without_end_and_graphs_in_graphs(tmp_path):
             assert {entry.name for entry in found.tensors} == {f"w{index}" for index in range(depth + 1)}
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", ["repair", "convert"])
 def test_65_every_name_of_the_input_is_refused_as_output(command, tmp_path, cli, monkeypatch):
     folder = tmp_path / "a"

@@ -82,6 +82,7 @@ def watched(folder: Path, names: list[str]) -> dict:
     return found
 
 
+@pytest.mark.zoo
 def test_29_30_31_nothing_runs_whatever_is_named(tmp_path):
     found = watched(tmp_path, NAMES[:: len(NAMES) // 12])
     assert len(found["verdicts"]) >= 12 * 13 * 6

@@ -105,6 +105,7 @@ def test_34_no_memory_by_declared_sizes(opened: Open) -> None:
         assert not opened(data).tensors
 
 
+@pytest.mark.zoo
 def test_35_deep_nesting(opened: Open) -> None:
     for data in (b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".", b"\x80\x02)" + b"\x85" * 200_000 + b"."):
         assert "deep" in said(opened(data))

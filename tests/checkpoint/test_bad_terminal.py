@@ -105,6 +105,7 @@ def run(*arguments, **more):
     return subprocess.run([*COMMAND, *arguments], capture_output=True, check=False, timeout=60, **more)
 
 
+@pytest.mark.zoo
 def test_08_names_that_are_no_text(tmp_path):
     """Bytes that are no UTF-8, as an absent and as a present file."""
     place = os.fsencode(tmp_path) + b"/\xff\x1b[31m.safetensors"
@@ -130,6 +131,7 @@ def dear(*commands: str) -> list[object]:
     return [commands[0], *(pytest.param(command, marks=pytest.mark.slow) for command in commands[1:])]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("encoding", dear("cp1252", "ascii", "utf-8"))
 @pytest.mark.parametrize("command", dear("summary --all", "scan", "keys", "repair"))
 def test_64_encodings(command, encoding, hostile):
@@ -141,6 +143,7 @@ def test_64_encodings(command, encoding, hostile):
         assert not CONTROL.search((done.stdout + done.stderr).decode(encoding).replace("\n", ""))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", dear("keys", "summary", "scan", "repair"))
 def test_64_a_reader_that_leaves_and_streams_that_are_shut(command, hostile, tmp_path):
     many = tmp_path / "many.safetensors"

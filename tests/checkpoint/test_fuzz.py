@@ -48,6 +48,7 @@ def fuzz(kind: str, seed_files: dict[str, Path], count: int, *kept: Path) -> dic
     return found
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("kind", EVERYDAY)
 def test_some_mutants(kind: str, seed_files: dict[str, Path]) -> None:
     fuzz(kind, seed_files, FEW)

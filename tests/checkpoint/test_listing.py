@@ -87,6 +87,7 @@ def test_whole_modules(protocol: int, legacy: bool, tmp_path: Path) -> None:
     assert grads["0.conv.weight"] is True
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_whole_zoo_models_without_their_classes(name: str, tmp_path: Path) -> None:
     model = small(name)
@@ -272,6 +273,7 @@ def test_views_ties_and_odd_dtypes(tmp_path: Path) -> None:
     assert not found.damaged
 
 
+@pytest.mark.zoo
 def test_the_reader_imports_neither_torch_nor_numpy(seed_files: dict[str, Path]) -> None:
     code = (
         "import sys\n"

@@ -32,6 +32,7 @@ def run(*arguments, **more):
     return subprocess.run([*COMMAND, *arguments], capture_output=True, check=False, timeout=60, **more)
 
 
+@pytest.mark.zoo
 def test_a_reader_that_leaves_in_the_middle():
     # The listing is longer than a pipe holds, so that the writer meets the closed end.
     process = subprocess.Popen([*COMMAND, "models", "-f", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -41,6 +42,7 @@ def test_a_reader_that_leaves_in_the_middle():
     assert (process.wait(timeout=30), err) == (141, b"")
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_quickly_and_leaves_nothing(tmp_path, stage):
     (tmp_path / "slow.py").write_text(WAIT + STAGES[stage])
@@ -63,6 +65,7 @@ def test_ctrl_c_ends_quickly_and_leaves_nothing(tmp_path, stage):
     assert [path.name for path in tmp_path.iterdir()] == ["slow.py"]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("redirection", "code", "says"),
     [
@@ -82,6 +85,7 @@ def test_streams_that_are_closed_or_full(redirection, code, says):
         assert done.stdout.startswith("name,origin,parameters,")
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_bytes_that_are_no_text_in_the_arguments(environment):
     done = run("flops", b"r\xffs\x1b[31m\nt", env={**os.environ, **environment})
@@ -91,6 +95,7 @@ def test_bytes_that_are_no_text_in_the_arguments(environment):
     assert done.stderr.count(b"\n") == 2
 
 
+@pytest.mark.zoo
 def test_a_file_name_that_is_no_text(tmp_path):
     place = os.fsencode(tmp_path) + b"/\xff\x1b[31m.json"
     done = run("models", "resnet18", "-o", place)
@@ -117,6 +122,7 @@ def on_a_terminal(*arguments, **environment):
     return process.wait(timeout=60), text.decode()
 
 
+@pytest.mark.zoo
 def test_colour_on_a_terminal_and_none_under_no_color():
     code, coloured = on_a_terminal("models", "resnet5x")
     assert (code, "\x1b[1;31merror:\x1b[0m no model matches 'resnet5x'" in coloured) == (2, True)

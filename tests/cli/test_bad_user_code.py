@@ -350,6 +350,7 @@ def test_stdout_is_the_report_alone(net, capfd):
     assert capfd.readouterr().out == "stdout is back\n"
 
 
+@pytest.mark.zoo
 def test_names_that_a_terminal_or_a_browser_would_obey(cli, tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"

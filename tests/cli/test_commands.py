@@ -85,6 +85,7 @@ def test_the_commands_without_a_target(cli, arguments, format):
         assert ("resnet18" if arguments[0] == "models" else "cpu") in answer.out
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("format", "suffix"), FORMATS.items())
 def test_a_file_has_the_format_of_its_suffix(cli, tmp_path, format, suffix):
     place = tmp_path / f"report{suffix}"
@@ -98,6 +99,7 @@ def test_a_file_has_the_format_of_its_suffix(cli, tmp_path, format, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [place.name]
 
 
+@pytest.mark.zoo
 def test_the_numbers_of_a_small_net(data):
     flops = data("flops", CNN, "--input", "32")
     assert (flops["macs"], flops["parameters"]) == (CNN_MACS, CNN_PARAMETERS)
@@ -163,6 +165,7 @@ def test_inputs_from_a_function(data, command):
     assert any(note["text"].startswith("Run for real on the CPU") for note in found["notes"])
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("target", [f"{SAMPLES}:DataDependent", "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"])
 def test_what_needs_values_runs_on_the_cpu_and_says_so(cli, target):
     answer = cli("flops", target)
@@ -170,6 +173,7 @@ def test_what_needs_values_runs_on_the_cpu_and_says_so(cli, target):
     assert "warning: Run for real on the CPU with seeded random weights and input, not on" in answer.out
 
 
+@pytest.mark.zoo
 def test_strict_passes_what_is_certain_and_refuses_what_was_assumed(cli):
     assert cli("flops", "resnet18", "--strict").code == 0
     assert cli("flops", CNN, "--input", "1x3x32x32", "--strict").code == 0
@@ -232,6 +236,7 @@ def test_a_run_of_blocks_is_named_by_its_numbers(cli):
     assert "never ran" not in text  # attention lends the weights of `out_proj` without calling it
 
 
+@pytest.mark.zoo
 def test_marks_of_shared_and_unused_modules(cli):
     shared = {command: cli(command, f"{SAMPLES}:Shared").out for command in ("flops", "summary", "params")}
     assert all("├─ b is a " in text for text in shared.values())
@@ -255,6 +260,7 @@ def test_an_ascii_stdout_gets_a_tree_of_ascii(monkeypatch):
     assert "`- head" in text
 
 
+@pytest.mark.zoo
 def test_models_are_found_by_wildcard(data):
     found = data("models", "vit_b_*")
     assert {model["origin"] for model in found["models"]} == {"torchvision"}

@@ -32,6 +32,7 @@ def examples() -> Iterator[Any]:
             yield pytest.param(line, marks=marks, id=line[:60])
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("line", list(examples()))
 def test_the_examples_of_help_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

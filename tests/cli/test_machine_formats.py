@@ -29,6 +29,7 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("command", "rows"), [("flops", "rows"), ("summary", "layers"), ("training", "rows")])
 def test_every_module_is_there_under_its_path(command: str, rows: str, told: Any) -> None:
     found = json.loads(told(command, NET, "--input", "64", "-f", "json"))
@@ -78,6 +79,7 @@ def test_a_diff_has_one_schema_whatever_the_answer(format: str, capsys: pytest.C
     assert {row["status"] for row in apart} == {"different", "removed", "added"}
 
 
+@pytest.mark.zoo
 def test_equal_blocks_are_one_row_on_a_screen_alone(told: Any) -> None:
     assert "encoder_layer_0-11 x12" in told("params", "vit_b_16")
     assert "encoder_layer_7 " in told("params", "vit_b_16", "--no-fold")
@@ -95,6 +97,7 @@ def test_env_says_all_it_knows(told: Any) -> None:
     assert {"modelprobe", "Python", "torch", "OS", "CPU", "cpu"} <= facts
 
 
+@pytest.mark.zoo
 def test_a_page_holds_every_row(told: Any) -> None:
     for command in ("flops", "summary", "params"):
         line = (command, NET, *(("--input", "64") if command != "params" else ()))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MAX_MODULES = 80
 MAX_MODULES_OF_AN_ANSWER = 12
 
@@ -23,6 +25,7 @@ def loaded_modules(folder: Path) -> list[str]:
     return [name for name in done.stdout.splitlines()[-1].split() if name != "modelprobe.__main__"]
 
 
+@pytest.mark.zoo
 def test_a_plain_count_loads_few_modules_and_its_repetition_fewer(tmp_path: Path) -> None:
     first = [name for name in loaded_modules(tmp_path) if name.startswith("modelprobe")]
     assert len(first) <= MAX_MODULES, first

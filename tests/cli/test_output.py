@@ -208,6 +208,7 @@ def test_foreign_text_on_stderr_is_escaped(capsys):
 PROGRAM = "import sys; from modelprobe.cli.output import emit; from tests.report.reports import sample; emit(sample())"
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_a_real_terminal(settings, coloured):
@@ -237,6 +238,7 @@ def test_a_real_terminal(settings, coloured):
     assert "─" * 61 not in text
 
 
+@pytest.mark.zoo
 def test_a_pipe_has_no_colour_and_80_columns():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, env=CLEAN, check=True)
     assert b"\x1b" not in done.stdout

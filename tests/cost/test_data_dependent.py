@@ -47,6 +47,7 @@ BOX = 8 * 49 * 1024 + 1024 * 1024 + 1024 * (3 + 12)
 MASK = 196 * 9 * (8 * 256 + 3 * 256 * 256) + 784 * (256 * 256 + 256 * 3)
 
 
+@pytest.mark.zoo
 def test_heads_of_a_detector(detector: nn.Module) -> None:
     images = [torch.rand(3, 64, 64), torch.rand(3, 48, 64)]
     found = modelprobe.count_flops(detector, images)

@@ -147,6 +147,7 @@ def test_a_forward_that_differentiates_a_complex_convolution() -> None:
     assert (found.macs, found.gradient_macs) == (2 * 4 * 486, 4 * 486)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("by", ["module", "operator", "kind"])
 def test_rows_add_up_to_the_step(by: str) -> None:
     ids = torch.zeros(2, 16, dtype=torch.int64)

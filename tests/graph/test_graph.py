@@ -118,6 +118,7 @@ def test_a_write_through_a_view_reaches_the_reader() -> None:
     assert {("mul", "add"), ("copy_", "add")} <= edge_names(graph)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["resnet18", "timm:test_resnet", "googlenet"])
 def test_edges_are_those_of_export(name: str) -> None:
     model, inputs = zoo_model(name)
@@ -204,6 +205,7 @@ def every_name_draws(names: list[str]) -> None:
     assert failed == {}
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("across", [False, True])
 def test_boxes_do_not_overlap(across: bool) -> None:
     graph = graph_from(zoo_model("googlenet")[0], torch.zeros(1, 3, 224, 224))
@@ -277,6 +279,7 @@ def test_an_unknown_suffix_is_refused_before_anything_runs(cli: CommandLine) -> 
     assert "'m.pdf' names no format of a graph" in said(answer)
 
 
+@pytest.mark.zoo
 def test_a_trace_file_is_a_target(cli: CommandLine, tmp_path: Path) -> None:
     run = tmp_path / "run.mptrace"
     assert cli("trace", f"{SAMPLES}:TinyCNN", "-o", str(run)).code == 0

@@ -142,6 +142,7 @@ def test_nothing_in_common() -> None:
     assert {value for path, value in by_path(one, overlay.values).items() if path} == {1.0}
 
 
+@pytest.mark.zoo
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cli, net = CommandLine(capsys), f"{SAMPLES}:TinyCNN"

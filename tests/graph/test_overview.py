@@ -20,6 +20,7 @@ def cli(capsys, monkeypatch):
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 def test_the_page(cli, tmp_path):
     place = tmp_path / "report.html"
     answer = cli("report", CNN, "--input", "32", "--sizes", "32,64", "-o", str(place))
@@ -36,6 +37,7 @@ def test_the_page(cli, tmp_path):
     assert f"{221_184 + 294_912 + 160:,}" in page
 
 
+@pytest.mark.zoo
 def test_class_maps_are_embedded_and_no_directory_is_named(cli, tmp_path):
     place = tmp_path / "report.html"
     digits, image = ROOT / "samples" / "digit_cnn.pth", ROOT / "samples" / "digit_b.png"
@@ -89,6 +91,7 @@ def measured(place, path="features.0", **changes):
     return str(file)
 
 
+@pytest.mark.zoo
 def test_times_and_the_roofline(cli, tmp_path):
     place = tmp_path / "report.html"
     answer = cli("report", CNN, "--input", "32", "--times", measured(tmp_path), "-o", str(place))
@@ -105,6 +108,7 @@ def test_times_and_the_roofline(cli, tmp_path):
     assert "2.000 ms" in cli("report", CNN, "--input", "32", "--times", measured(tmp_path)).out
 
 
+@pytest.mark.zoo
 def test_other_files_hold_no_times(cli, tmp_path):
     step = {"roofline": None, "layers": {"phases": {"forward": 1.0}}}
     for changes, says in (

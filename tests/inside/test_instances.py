@@ -24,6 +24,7 @@ net = Net()
 """
 
 
+@pytest.mark.zoo
 def test_an_instance_keeps_its_weights_and_is_the_same_each_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[dict[str
     return [json.loads(line) for line in shown.out.splitlines()], shown.err
 
 
+@pytest.mark.zoo
 def test_lines_of_json_of_a_run_with_an_image(capsys: pytest.CaptureFixture[str]) -> None:
     target = "samples/models.py:DigitCNN"
     rows, err = told(

@@ -70,6 +70,7 @@ def test_on_meta_nothing_is_allocated_and_names_and_shapes_are_the_real_ones():
     assert built.module.training
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("spec", ["vit_b_32", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "shufflenet_v2_x0_5"])
 def test_skipping_initializers_changes_no_parameter(spec):
     target = resolve(spec)
@@ -87,6 +88,7 @@ def test_a_constructor_that_does_arithmetic_keeps_its_parameters_on_meta():
     assert sum(parameter.numel() for parameter in built.module.parameters()) == 4_344_144  # as torchvision publishes
 
 
+@pytest.mark.zoo
 def test_a_detector_downloads_no_backbone(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("a download"))
@@ -112,6 +114,7 @@ def test_a_name_that_timm_has_renamed():
     assert target.notes[0].text == "timm calls convnext_tiny_in22k convnext_tiny.fb_in22k now: that was taken"
 
 
+@pytest.mark.zoo
 def test_a_vit_is_built_for_the_size_of_its_default_weights():
     assert resolve("vit_h_14").build().module.image_size == 518
     assert resolve("vit_h_14", ["image_size=224"]).build().module.image_size == 224

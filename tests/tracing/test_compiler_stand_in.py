@@ -152,6 +152,7 @@ nothing_left()
 """
 
 
+@pytest.mark.zoo
 def test_symbols_are_real_for_whoever_computes_with_them() -> None:
     run(SYMBOLS)
 

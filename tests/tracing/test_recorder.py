@@ -121,6 +121,7 @@ def test_error_names_module_and_shapes() -> None:
         trace(models.TinyCNN())
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("wrap", ["DataParallel", "compile"])
 def test_wrappers_are_unwrapped_and_said(wrap: str) -> None:
     inner = models.TinyCNN()

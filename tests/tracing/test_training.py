@@ -209,6 +209,7 @@ def test_recurrent_layers_cost_twice_their_forward(kind: Callable[..., nn.Module
     assert flops(found, at="embed") == 3 * 2 * 4  # rows added to the table
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
 def test_torchs_counter_agrees_on_products(name: str) -> None:
     """Two FLOPs per MAC of convolutions and products, forward and backward, where torch's counter is right: it
@@ -312,6 +313,7 @@ def test_what_runs_inside_a_higher_order_operator_is_differentiated() -> None:
     assert macs(found) == (4 + 3) * 64
 
 
+@pytest.mark.zoo
 def test_a_recurrent_layer_where_backend_flags_are_locked() -> None:
     code = (
         "import torch; from torch import nn; torch.backends.disable_global_flags(); "

@@ -98,6 +98,7 @@ def test_a_network_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "cannot be reached ([Errno 101] Network is unreachable)" in seen.weights.reason
 
 
+@pytest.mark.zoo
 def test_a_host_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.delenv("MODELPROBE_OFFLINE")
@@ -145,6 +146,7 @@ def test_weights_of_a_file_are_repaired(tmp_path: Path) -> None:
         assert "repaired in memory (`module.` prefix)" in seen.notes[0].text
 
 
+@pytest.mark.zoo
 def test_weights_that_do_not_fit(cli: CommandLine) -> None:
     torch.save(models.TinyCNN(classes=3).state_dict(), "three.pth")
     answer = cli("predict", CNN, "--weights", "three.pth", "--image", SHAPES)
@@ -163,6 +165,7 @@ def test_a_model_of_ones_own_says_that_nobody_knows() -> None:
     assert loaded(CNN, weights="random").weights.trained is False
 
 
+@pytest.mark.zoo
 def test_an_instance_is_copied(tmp_path: Path) -> None:
     (tmp_path / "made.py").write_text(
         "from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))\n"

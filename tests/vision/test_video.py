@@ -125,6 +125,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         check_video(VideoRequest(tmp_path / "s.wav"))
 
 
+@pytest.mark.zoo
 def test_on_the_command_line(video: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     cli, model = CommandLine(capsys), (f"{SAMPLES}:DigitCNN", "--weights", "random", "--video", "v.mp4")

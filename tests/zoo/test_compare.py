@@ -17,6 +17,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 def test_totals_are_those_of_flops(cli: CommandLine) -> None:
     found = json.loads(cli("compare", "resnet18", "resnet34", "-f", "json").out)
     for model in found["models"]:
@@ -38,6 +39,7 @@ def test_trees_are_aligned(cli: CommandLine) -> None:
         assert sum(top) == found["models"][side]["macs"]
 
 
+@pytest.mark.zoo
 def test_a_plot(cli: CommandLine, tmp_path: Path) -> None:
     place = tmp_path / "bars.png"
     assert cli("compare", CNN, ATTENTION, "--plot", str(place)).code == 0

@@ -32,6 +32,7 @@ def squeezenet(**settings: Any) -> dict[str, torch.Tensor]:
     return torchvision.models.squeezenet1_1(**settings).state_dict()
 
 
+@pytest.mark.zoo
 def test_a_training_run(identified: Callable[..., Any]) -> None:
     state = {f"module.{name}": value.half() for name, value in squeezenet(num_classes=7).items()}
     run = {"epoch": 3, "state_dict": state, "state_dict_ema": dict(state), "optimizer": {"state": {}}}
@@ -48,6 +49,7 @@ def test_a_training_run(identified: Callable[..., Any]) -> None:
     assert identified(run, "--branch", "state_dict_ema")["verdict"] == "certain"
 
 
+@pytest.mark.zoo
 def test_the_command_works(capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]) -> None:
     import shlex
 
@@ -71,6 +73,7 @@ def test_what_is_no_network(identified: Callable[..., Any], content: Any, kind: 
     assert (found["kind"], found["verdict"], found["target"]) == (kind, "unknown", None)
 
 
+@pytest.mark.zoo
 def test_an_unknown_network_gets_a_blueprint(identified: Callable[..., Any]) -> None:
     layer = torch.nn.TransformerEncoderLayer(48, 4, 96)
     found = identified(torch.nn.TransformerEncoder(layer, 5, enable_nested_tensor=False).state_dict())
@@ -81,6 +84,7 @@ def test_an_unknown_network_gets_a_blueprint(identified: Callable[..., Any]) -> 
     assert facts["Strides, groups, activations, input"]["known"] == "unknown"
 
 
+@pytest.mark.zoo
 def test_missing_auxiliary_classifiers_are_no_missing_head(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]
 ) -> None:
@@ -91,6 +95,7 @@ def test_missing_auxiliary_classifiers_are_no_missing_head(
     assert json.loads(answer.out)["total"] == 6_624_904
 
 
+@pytest.mark.zoo
 def test_channels_that_a_builder_does_not_take(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]
 ) -> None:
@@ -103,6 +108,7 @@ def test_channels_that_a_builder_does_not_take(
     assert "its builder cannot make: 12 input channels instead of 3" in answer.err
 
 
+@pytest.mark.zoo
 def test_other_tensors_in_the_file_are_said_when_a_network_is_taken(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

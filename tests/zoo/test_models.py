@@ -99,6 +99,7 @@ def test_a_cache_directory_that_cannot_be_written_is_said(monkeypatch: pytest.Mo
     assert "cannot be written" in models.add_to_user_index([])
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("line", [["models", "resnet*"], ["models"], ["identify", "samples/digit_cnn.pth"]])
 def test_no_library_is_imported(line: list[str]) -> None:
     code = (

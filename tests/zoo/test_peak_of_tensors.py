@@ -43,6 +43,7 @@ def test_a_baseline_has_it_where_it_was_asked_for(cli: CommandLine, tmp_path: Pa
     assert "4,008,000 bytes at peak" in cli(*line).err
 
 
+@pytest.mark.zoo
 def test_compare_shows_it_and_takes_recorded_runs(cli: CommandLine) -> None:
     line = ("net.py:net", "--input", "1x1000")
     assert cli("flops", *line, "--save-trace", "run.mptrace").code == 0

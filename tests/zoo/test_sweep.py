@@ -29,6 +29,7 @@ def listed(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.zoo
 def test_one_failure_costs_one_row(cli: CommandLine, listed: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     answer = cli("sweep", str(listed), "--rows", str(rows), "--workers", "2", "-f", "json")
@@ -113,6 +114,7 @@ def test_what_is_refused(cli: CommandLine, tmp_path: Path) -> None:
     assert "lists no model" in said(cli("sweep", str(empty)))
 
 
+@pytest.mark.zoo
 def test_an_unreachable_scheduler_is_a_line(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("modelprobe.zoo.executors.CONNECT_SECONDS", 1)

@@ -46,6 +46,7 @@ def answers(jobs: dict[str, str], **limits: float) -> dict[str, tuple[object, st
     return {answer.key: (answer.value, answer.problem) for answer in found}
 
 
+@pytest.mark.zoo
 def test_what_goes_wrong_costs_one_job() -> None:
     jobs = {"a": "double", "b": "die", "c": "double", "d": "refuse", "e": "hang", "f": "double"}
     assert answers(jobs, seconds=3) == {
@@ -54,6 +55,7 @@ def test_what_goes_wrong_costs_one_job() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what a process takes")
 def test_too_much_memory_costs_one_job() -> None:
     found = answers({"a": "grow", "b": "double"}, memory=300 * 2**20)

@@ -160,6 +160,7 @@ def test_refusals(tensors: State, config: dict[str, Any] | None, says: str, base
     assert not (tmp_path / "out.pt").exists()
 
 
+@pytest.mark.zoo
 def test_summary_and_keys(cli: CommandLine, base: str, tmp_path: Path) -> None:
     config = {"lora_alpha": 2, "base_model_name_or_path": "some/base"}
     source = adapter(tmp_path / "a", peft("net.fc", DOWN, UP), config)

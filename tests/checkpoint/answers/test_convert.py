@@ -340,6 +340,7 @@ def test_what_the_command_refuses(
 # Damage
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy", "whole", "safetensors", "shards", "zero", "distributed"])
 def test_damaged_files_convert_whole_or_not_at_all(kind: str, seed_files: dict[str, Path], tmp_path: Path) -> None:
     """Bytes changed at random: the answer is a file that was read back, or one line; never a trace of half a file."""

@@ -147,6 +147,7 @@ def test_equal_tensors_are_paired_by_their_names(compare) -> None:
     assert {tensor.name: tensor.other for tensor in result.tensors} == {name: f"net.{name}" for name in base}
 
 
+@pytest.mark.zoo
 def test_thousands_of_equal_tensors(compare) -> None:
     base = {f"a{number}": torch.zeros(2) for number in range(1500)}
     result = compare(base, {f"x.{name}": value for name, value in base.items()})

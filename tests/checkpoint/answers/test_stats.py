@@ -65,6 +65,7 @@ def agree(made: TensorStats, tensor: torch.Tensor) -> None:
         assert sum(abs(int(a) - b) for a, b in zip(bins, made.histogram, strict=True)) <= 2  # an edge may round
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("step", [None, 64])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_every_dtype_and_view(legacy: bool, step: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +156,7 @@ def test_distributed_directories(tmp_path: Path) -> None:
     agree(made["weight"], model.weight.detach())
 
 
+@pytest.mark.zoo
 def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(10_000_000)}, tmp_path / "m")  # 40 MB
     found = open_checkpoint(tmp_path / "m")
@@ -183,6 +185,7 @@ def _saved(folder: Path, tensor: torch.Tensor) -> Path:
     return folder / "m"
 
 
+@pytest.mark.zoo
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     path = _saved(tmp_path, torch.ones(3))
     code = f"import sys; from modelprobe.cli.app import main; main(['summary', {str(path)!r}, '--stats', '--verify']); "

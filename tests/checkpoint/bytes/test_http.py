@@ -75,6 +75,7 @@ def server() -> Iterator[tuple[type[Server], str]]:
         running.shutdown()
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("legacy", [False, True])
 def test_two_requests_whatever_the_size(legacy: bool, server: tuple[type[Server], str], tmp_path: Path) -> None:
     handler, url = server
@@ -92,6 +93,7 @@ def test_two_requests_whatever_the_size(legacy: bool, server: tuple[type[Server]
     assert handler.seen[1]["if-match"] == '"one"'
 
 
+@pytest.mark.zoo
 def test_safetensors_and_small_files(server: tuple[type[Server], str]) -> None:
     handler, url = server
     handler.content = safetensors({"a": entry()}, b"\0" * 8)
@@ -100,6 +102,7 @@ def test_safetensors_and_small_files(server: tuple[type[Server], str]) -> None:
     assert [tensor.name for tensor in found.tensors] == ["a"]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("mood", "words"),
     [
@@ -119,6 +122,7 @@ def test_servers_that_misbehave(mood: str, words: str, server: tuple[type[Server
         open_checkpoint(f"{url}/file")
 
 
+@pytest.mark.zoo
 def test_credentials_stay_with_their_host(server: tuple[type[Server], str]) -> None:
     handler, url = server
     handler.content = b"x" * 100
@@ -126,6 +130,7 @@ def test_credentials_stay_with_their_host(server: tuple[type[Server], str]) -> N
     assert [request.get("authorization") for request in handler.seen] == ["Bearer secret", None]
 
 
+@pytest.mark.zoo
 def test_limits(server: tuple[type[Server], str]) -> None:
     handler, url = server
     handler.content = b"x" * 1_000_000
@@ -146,6 +151,7 @@ def test_limits(server: tuple[type[Server], str]) -> None:
             HttpSource(address)
 
 
+@pytest.mark.zoo
 def test_values_are_not_fetched(server: tuple[type[Server], str], tmp_path: Path) -> None:
     handler, url = server
     handler.content = safetensors({"a": entry()}, b"\0" * 8)

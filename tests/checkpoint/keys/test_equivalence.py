@@ -33,6 +33,7 @@ def saved(path: Path, spec: str, *settings: str):
     return model
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("one", "other"), [("Mine", "Theirs"), ("Theirs", "Mine")])
 def test_equal_outputs_prove_an_assignment(one, other, tmp_path):
     source, target = resolve(f"{HERE}:{one}"), resolve(f"{HERE}:{other}")
@@ -45,6 +46,7 @@ def test_equal_outputs_prove_an_assignment(one, other, tmp_path):
         assert torch.allclose(model(X), result(X), atol=1e-6)
 
 
+@pytest.mark.zoo
 def test_other_outputs_refuse_it(tmp_path):
     """A network of the same shapes that computes something else."""
     saved(tmp_path / "x.pt", f"{HERE}:Theirs", "activation=relu")
@@ -55,6 +57,7 @@ def test_other_outputs_refuse_it(tmp_path):
     assert "the outputs of" in refusals(fitted)[0][0]
 
 
+@pytest.mark.zoo
 def test_layers_that_are_registered_in_another_order_than_they_are_used(tmp_path):
     """The norm that is registered first is used last: the order of use is proven where that of names is not."""
     model = saved(tmp_path / "x.pt", f"{HERE}:Theirs", "swapped=True")
@@ -68,6 +71,7 @@ def test_layers_that_are_registered_in_another_order_than_they_are_used(tmp_path
         assert torch.allclose(model(X), result(X), atol=1e-6)
 
 
+@pytest.mark.zoo
 def test_epsilons_that_are_all_the_difference(tmp_path):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
     origin, target = resolve(f"{HERE}:Theirs"), resolve(f"{HERE}:Mine", ("epsilon=1e-3",))
@@ -75,6 +79,7 @@ def test_epsilons_that_are_all_the_difference(tmp_path):
     assert "epsilons 1e-05 and 0.001, and that is all the difference" in refusals(fitted)[0][0]
 
 
+@pytest.mark.zoo
 def test_what_no_output_depends_on_is_not_proven(tmp_path):
     saved(tmp_path / "x.pt", f"{HERE}:Sides")
     fitted = fit(
@@ -84,6 +89,7 @@ def test_what_no_output_depends_on_is_not_proven(tmp_path):
     assert "the outputs do not depend on left" in refusals(fitted)[0][0]
 
 
+@pytest.mark.zoo
 def test_without_the_files_own_network_it_is_refused(tmp_path):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
     fitted = fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"))
@@ -95,12 +101,14 @@ def test_without_the_files_own_network_it_is_refused(tmp_path):
     assert accepted.plan.good
 
 
+@pytest.mark.zoo
 def test_the_wrong_network_of_origin(tmp_path):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
     with pytest.raises(BadInput, match="is not saved from"):
         fit(open_checkpoint(tmp_path / "x.pt"), target=resolve(f"{HERE}:Mine"), origin=resolve(f"{HERE}:Sides"))
 
 
+@pytest.mark.zoo
 def test_the_command_prints_both_differences(tmp_path, cli):
     saved(tmp_path / "x.pt", f"{HERE}:Theirs")
     arguments = ["repair", str(tmp_path / "x.pt"), "--arch", f"{HERE}:Mine", "--from", f"{HERE}:Theirs"]
@@ -128,6 +136,7 @@ def test_candidates_of_the_other_library(name, library, expected):
     assert expected in similar_names(name, library)
 
 
+@pytest.mark.zoo
 def test_the_order_of_use():
     """`after` is used first here; `token` belongs to the network itself, which is called before its children."""
     swapped = order_of_use(resolve(f"{HERE}:Theirs", ("swapped=True",)), ["2x5x8"])

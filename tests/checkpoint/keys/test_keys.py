@@ -51,6 +51,7 @@ def test_what_fits(cli, saved, state):
     assert "Fits      yes" in answer.out
 
 
+@pytest.mark.zoo
 def test_what_does_not_fit_comes_with_the_command_that_repairs(cli, saved, state, tmp_path, monkeypatch):
     path = saved(prefixed(state, "module"))
     answer = cli("keys", path, "--arch", TINY, "-f", "json")
@@ -106,6 +107,7 @@ def test_the_averaged_weights_are_offered(cli, saved, state):
     assert "--branch" in answer.out
 
 
+@pytest.mark.zoo
 def test_nothing_of_the_file_is_trusted_on_screen(cli, saved, state):
     answer = cli("keys", saved({**state, "\x1b[31mred[/]": torch.ones(2)}), "--arch", TINY)
     assert answer.code == 1

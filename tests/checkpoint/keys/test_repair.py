@@ -48,6 +48,7 @@ def tried(spec: str, shape: tuple[int, ...], mangling: str, path: Path) -> str:
         return "equal" if torch.equal(model(x), other(x)) else "WRONG"
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("mangling", MANGLINGS)
 @pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec.rpartition(":")[2])
 def test_small_networks(spec, mangling, tmp_path):
@@ -121,6 +122,7 @@ def training(tmp_path):
     return path, model
 
 
+@pytest.mark.zoo
 def test_everything_around_the_model_survives(training, tmp_path, cli):
     path, model = training
     before = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -137,6 +139,7 @@ def test_everything_around_the_model_survives(training, tmp_path, cli):
     assert torch.equal(new["optimizer"]["state"][0]["exp_avg"], old["optimizer"]["state"][0]["exp_avg"])
 
 
+@pytest.mark.zoo
 def test_without_an_output_nothing_is_written(training, cli, tmp_path):
     path, _ = training
     answer = cli("repair", str(path), "--arch", f"{SAMPLES}:TinyCNN")

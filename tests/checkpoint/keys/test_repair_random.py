@@ -142,6 +142,7 @@ def tried(seeds: range) -> Counter[str]:
     return found
 
 
+@pytest.mark.zoo
 def test_no_plan_is_wrong() -> None:
     assert tried(range(300))["right"] > 100
 

@@ -156,6 +156,7 @@ def test_parts_that_are_referred_to_later(both: Both) -> None:
         assert fast[0] != "refused"
 
 
+@pytest.mark.zoo
 def test_forged_records(both: Both) -> None:
     """One to four bytes changed at random: the same nodes or the same refusal."""
     data, chance, taken = pickled(state(60)), random.Random(0), 0
@@ -170,6 +171,7 @@ def test_forged_records(both: Both) -> None:
     assert taken > 10_000
 
 
+@pytest.mark.zoo
 def test_memory_written_over(both: Both) -> None:
     """An index that is used again means another object from then on."""
     data = pickled(state(60))
@@ -180,6 +182,7 @@ def test_memory_written_over(both: Both) -> None:
         assert fast == slow
 
 
+@pytest.mark.zoo
 def test_files_are_listed_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for legacy in (False, True):
         torch.save(state(), tmp_path / "m", _use_new_zipfile_serialization=not legacy)

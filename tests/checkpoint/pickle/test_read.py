@@ -59,6 +59,7 @@ plain = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("protocol", range(6))
 @settings(max_examples=40, deadline=None)
 @given(data=plain)

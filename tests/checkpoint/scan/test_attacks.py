@@ -214,6 +214,7 @@ def test_what_was_not_read_is_never_clean(kind: str, tmp_path: Path) -> None:
     assert "nothing in it" not in texts
 
 
+@pytest.mark.zoo
 def test_a_bomb_a_deep_nest_and_links_out_of_a_tar(tmp_path: Path) -> None:
     for name, compress in (("gz", gzip.compress), ("xz", lzma.compress), ("bz2", bz2.compress)):
         (tmp_path / name).write_bytes(compress(bytes(80 << 20)))

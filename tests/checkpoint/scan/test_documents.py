@@ -25,6 +25,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 def test_sarif(cli: CommandLine) -> None:
     answer = cli("scan", ".", "-f", "sarif")
     assert answer.code == 1
@@ -47,6 +48,7 @@ def test_sarif(cli: CommandLine) -> None:
     assert cli("scan", "good one.pth", "-f", "sarif", "-o", "out.sarif").code == 2  # it is there already
 
 
+@pytest.mark.zoo
 def test_cyclonedx(cli: CommandLine) -> None:
     answer = cli("scan", ".", "-f", "cyclonedx", "--fail-on", "dangerous")
     assert answer.code == 1
@@ -65,6 +67,7 @@ def test_cyclonedx(cli: CommandLine) -> None:
     assert verdicts == {"bad.pkl": "dangerous", "good one.pth": "harmless", "page.bin": "unknown"}
 
 
+@pytest.mark.zoo
 def test_the_network_is_in_the_bill_where_it_is_known(cli: CommandLine) -> None:
     torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), "net.pth")
     answer = cli("scan", "net.pth", "good one.pth", "-f", "cyclonedx")

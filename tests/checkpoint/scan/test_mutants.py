@@ -46,6 +46,7 @@ def scanned(path: Path, each: int, seed: int) -> int:
     return count
 
 
+@pytest.mark.zoo
 def test_a_few_mutants_of_every_container(tmp_path: Path) -> None:
     assert scanned(tmp_path / "m", 12, 1) == 12 * len(CONTAINERS)
 

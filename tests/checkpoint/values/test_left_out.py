@@ -255,6 +255,7 @@ def test_a_joblib_file_is_not_called_damaged(tmp_path: Path) -> None:
     assert "savez" in raised.value.hint
 
 
+@pytest.mark.zoo
 def test_an_array_too_long_to_be_kept_as_text(tmp_path: Path) -> None:
     array = numpy.arange(18 << 20, dtype=numpy.uint32).astype(numpy.uint8)  # every byte, more than 16 MiB of them
     (tmp_path / "in.pkl").write_bytes(pickle.dumps({"w": array}, 2))

@@ -94,6 +94,7 @@ def ended_early(command: str, suffix: str, source: Path, points: int, how: int, 
     return seen
 
 
+@pytest.mark.zoo
 @forking
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("command", COMMANDS)
@@ -127,6 +128,7 @@ def limited(arguments: list[str], nbytes: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.zoo
 @forking
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -171,6 +173,7 @@ def test_a_directory_that_cannot_be_written_to(command, source, cli, monkeypatch
     assert list(locked.iterdir()) == []
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_mode_of_the_output(command, suffix, source, cli) -> None:

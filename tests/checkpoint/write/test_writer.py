@@ -177,6 +177,7 @@ def test_shards_and_their_index(format: str, suffix: str, tmp_path: Path) -> Non
         write_shards(index, groups, format)
 
 
+@pytest.mark.zoo
 def test_many_tensors(tmp_path: Path) -> None:
     one = torch.ones(1)
     tensors = [TensorToWrite(f"layer.{number}.weight", (1,), "float32", lambda: one) for number in range(3000)]

@@ -271,6 +271,7 @@ def killed_while_writing(folder: Path, points: int, seed: int) -> dict[str, int]
     return seen
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_while_writing(tmp_path: Path) -> None:

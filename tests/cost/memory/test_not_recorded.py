@@ -93,6 +93,7 @@ def real_peak_of(net: nn.Module, given: Tensor, train: bool) -> int:
     return peak
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("make", "shape", "train"),
     # MKL of torch 2.6 refuses the backward pass of `irfft2`

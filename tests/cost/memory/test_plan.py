@@ -104,6 +104,7 @@ def test_every_row_is_what_the_changed_step_takes(planned: Any, tmp_path: Path) 
     assert frozen.needed_bytes == pytest.approx(really(net, images, partial(torch.optim.Adam, foreach=False)), rel=2e-3)
 
 
+@pytest.mark.zoo
 def test_the_fewest_blocks_that_do(planned: Any) -> None:
     needs = planned(2**30, 2048, train=True).needed_bytes
     plan = planned(needs * 2 // 3, 2048, train=True)
@@ -126,6 +127,7 @@ def test_inference_is_changed_by_dtype_alone(planned: Any) -> None:
     assert {change for option in planned(1000).options for change in option.changes} == {"--dtype bfloat16"}
 
 
+@pytest.mark.zoo
 def test_cheapest_first(planned: Any) -> None:
     options = planned(1_700_000, train=True, optimizer="adam").options
     keys = [(not one.fits, one.training_changes, one.recomputed_macs) for one in options]

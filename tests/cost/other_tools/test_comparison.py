@@ -175,6 +175,7 @@ RUINS = Tool("ruins", "torch", "MACs", 1, fakes.ruins)
 COUNTS = Tool("counts", "torch", "FLOPs", 2, fakes.counts_bytes)
 
 
+@pytest.mark.zoo
 def test_tools_that_misbehave_are_rows_and_touch_nothing(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     tools(monkeypatch, MISSING, RUINS, COUNTS)
     before = (torch.nn.Linear.forward, torch.add, torch.get_default_dtype())

@@ -85,6 +85,7 @@ def test_nothing_is_left_when_we_are_interrupted(tmp_path: Path) -> None:
     assert_gone(note)
 
 
+@pytest.mark.zoo
 def test_as_many_at_once_as_allowed_and_as_memory_holds() -> None:
     orders = [Order(f"child{i}", "tests.cost.other_tools.fakes:numbers", {"number": i}, needs=10) for i in range(4)]
     for workers, memory, most in ((3, None, 3), (3, 25, 2), (3, 5, 1)):

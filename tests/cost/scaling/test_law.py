@@ -13,6 +13,7 @@ from modelprobe.cost.scaling.law import Polynomial, crossover, fit_least_degree,
 COEFFICIENTS = st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5)
 
 
+@pytest.mark.zoo
 @given(COEFFICIENTS, st.integers(0, 1000))
 def test_recovers_any_polynomial(coefficients: list[int], first: int) -> None:
     law = Polynomial(tuple(map(Fraction, coefficients)))

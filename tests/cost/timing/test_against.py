@@ -28,6 +28,7 @@ def told(cli: CommandLine, *line: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.zoo
 def test_a_wider_network_is_slower(cli: CommandLine) -> None:
     found = told(cli, "--set", "width=256", "--set-b", "width=8")
     assert found["answer"] == "slower"
@@ -40,6 +41,7 @@ def test_a_wider_network_is_slower(cli: CommandLine) -> None:
     assert back["ratio"] < 1 < found["ratio"]
 
 
+@pytest.mark.zoo
 def test_two_settings_of_one(cli: CommandLine) -> None:
     found = told(cli, "--against-with", "dtype=bfloat16, channels-last,threads=2")
     assert found["first"]["setting"] == ["cpu", "1 thread"]
@@ -50,6 +52,7 @@ def test_two_settings_of_one(cli: CommandLine) -> None:
     assert plain["second"]["setting"] == ["cpu", "1 thread"]
 
 
+@pytest.mark.zoo
 def test_another_target(cli: CommandLine) -> None:
     found = told(cli, "--against", "resnet18")
     assert (found["answer"], found["second"]["name"]) == ("faster", "resnet18")
@@ -60,6 +63,7 @@ def test_another_target(cli: CommandLine) -> None:
     assert "DigitCNN" in answer.err
 
 
+@pytest.mark.zoo
 def test_slower_than_allowed_is_a_failed_check(cli: CommandLine) -> None:
     line = ("--set", "width=256", "--set-b", "width=8", "--fail-if-slower")
     answer = cli("profile", NET, *BRIEF, *line, "5%")
@@ -103,6 +107,7 @@ def test_wrong_questions_of_two(cli: CommandLine, line: tuple[str, ...], text: s
     assert text in said(answer)
 
 
+@pytest.mark.zoo
 def test_an_interruption_reports_the_pairs_so_far(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = engine.PreparedPass.seconds, []
 

@@ -45,6 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.zoo
 def test_the_constants_predict_the_times_they_were_fitted_to(table: Path, cli: CommandLine, tmp_path: Path) -> None:
     found = fit_device(table)
     assert found.errors[0] < 0.05
@@ -65,6 +66,7 @@ def test_the_constants_predict_the_times_they_were_fitted_to(table: Path, cli: C
     assert json.loads(answer.out)["device"] == "mine"
 
 
+@pytest.mark.zoo
 def test_constants_that_no_row_tells_are_named(cli: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     path.write_text(HEAD + "".join(f"{SAMPLES}:TinyCNN,{64 * n},{0.1 + n}\n" for n in range(1, 9)))

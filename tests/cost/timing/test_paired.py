@@ -23,6 +23,7 @@ def times(ratio: float, count: int, seed: int, *, drift: float = 0.0) -> tuple[l
     return first, second
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("drift", [0.0, 0.9])
 def test_no_difference_is_seldom_claimed(drift: float) -> None:
     found = [paired_ratio(*times(1.0, 400, seed, drift=drift)) for seed in range(200)]

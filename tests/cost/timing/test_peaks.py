@@ -29,6 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
     return asked
 
 
+@pytest.mark.zoo
 def test_a_product_and_a_copy_are_measured() -> None:
     threads = torch.get_num_threads()
     flops, traffic, launch = peaks.measure_peaks("cpu", "float32", 1)

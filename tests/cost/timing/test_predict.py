@@ -94,6 +94,7 @@ def test_a_device_of_ones_own(told: Any, tmp_path: Path) -> None:
     assert mine["batch"] == 64
 
 
+@pytest.mark.zoo
 def test_a_recorded_run_is_predicted_without_torch(told: Any, tmp_path: Path) -> None:
     file = str(tmp_path / "run.mptrace")
     told("flops", NET, "--batch", "64", "--save-trace", file)
@@ -141,6 +142,7 @@ def test_wrong_questions(line: list[str], text: str, capsys: pytest.CaptureFixtu
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.zoo
 def test_measured_here(told: Any) -> None:
     found = told("profile", NET, "--input", "32", "--batch", "4", "--seconds", "0.3", "--threads", "1")
     samples = found["samples_s"]

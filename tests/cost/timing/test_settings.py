@@ -35,6 +35,7 @@ def told(cli: CommandLine, *line: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.zoo
 def test_a_training_step(cli: CommandLine) -> None:
     step = told(cli, "--train", "--optimizer", "adam", "--batch", "4")
     forward = told(cli, "--batch", "4")
@@ -46,6 +47,7 @@ def test_a_training_step(cli: CommandLine) -> None:
     assert (both["what"], both["second"]["setting"][-1]) == ("training step", "autocast")
 
 
+@pytest.mark.zoo
 def test_a_step_with_a_loss_and_frozen_layers(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("def loss(out):\n    return out.square().mean()\n")
     line = ("--train", "--loss", f"{tmp_path}/train.py:loss", "--freeze", "features.*")
@@ -113,6 +115,7 @@ def test_a_compiled_pass(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> N
     assert told(cli, "--compile")["setting"] == ["compiled"]
 
 
+@pytest.mark.zoo
 def test_several_batches(cli: CommandLine) -> None:
     found = told(cli, "--batch", "1,4")
     assert [one["batch"] for one in found["profiles"]] == [1, 4]
@@ -121,6 +124,7 @@ def test_several_batches(cli: CommandLine) -> None:
     assert found["too_large"] is None
 
 
+@pytest.mark.zoo
 def test_the_best_batch_survives_the_end_of_memory(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = batches.profile_model
 
@@ -140,11 +144,13 @@ def test_the_best_batch_survives_the_end_of_memory(cli: CommandLine, monkeypatch
     assert "a batch of 6 does not fit on cpu: CUDA out of memory | a batch of 3 fits" in said(answer)
 
 
+@pytest.mark.zoo
 def test_growing_ends_where_throughput_no_longer_grows(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "WORTH", 1e9)
     assert len(told(cli, "--batch", "auto")["profiles"]) == 3
 
 
+@pytest.mark.zoo
 def test_more_than_this_machine_has_is_not_tried(cli: CommandLine) -> None:
     answer = cli("profile", NET, "--batch", "1000000")
     assert answer.code == 2
@@ -234,6 +240,7 @@ def test_more_threads_than_cores_are_said(cli: CommandLine) -> None:
     assert found["rates"]["peaks"] is None
 
 
+@pytest.mark.zoo
 def test_a_batch_that_the_model_refuses_leaves_the_others(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\n"
@@ -252,6 +259,7 @@ def test_a_batch_that_the_model_refuses_leaves_the_others(cli: CommandLine, tmp_
         assert any("A batch of 8 was not timed" in note["text"] for note in found["notes"])
 
 
+@pytest.mark.zoo
 def test_the_python_function_takes_the_settings_of_the_command() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4))

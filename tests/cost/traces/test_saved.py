@@ -45,6 +45,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_file_answers_as_its_model_does(name: str, told: Any, tmp_path: Path) -> None:
     line, others = QUESTIONS[name]
@@ -53,6 +54,7 @@ def test_a_file_answers_as_its_model_does(name: str, told: Any, tmp_path: Path) 
     assert told(line[0], file, *others) == whole
 
 
+@pytest.mark.zoo
 def test_a_run_that_is_listed_is_kept(told: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "run.mptrace")
     assert main(["trace", CNN, "--operator", "conv*", "-o", file]) == 0
@@ -61,6 +63,7 @@ def test_a_run_that_is_listed_is_kept(told: Any, tmp_path: Path, capsys: pytest.
     assert told("flops", file) == told("flops", CNN)
 
 
+@pytest.mark.zoo
 def test_no_torch(tmp_path: Path) -> None:
     file = str(tmp_path / "run.mptrace")
     assert main(["flops", CNN, "--save-trace", file]) == 0
@@ -105,6 +108,7 @@ BAD = {
 }
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, text = BAD[name]
@@ -116,6 +120,7 @@ def test_bad_files_are_one_line(name: str, tmp_path: Path, capsys: pytest.Captur
     assert len(said.err.splitlines()) <= 3
 
 
+@pytest.mark.zoo
 def test_cut_files(files: dict[str, bytes], tmp_path: Path) -> None:
     file = tmp_path / "x.mptrace"
     for length in range(0, len(files["flops"]) - 1, 97):
@@ -139,6 +144,7 @@ def walk(value: Any, path: tuple[Any, ...] = ()) -> Any:
             yield from walk(item, (*path, at))
 
 
+@pytest.mark.zoo
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), other=st.sampled_from([-1, 10**30, None, "x", [], True, 0.5, {}]))
 def test_any_value_may_be_another(files: dict[str, bytes], tmp_path: Path, seed: int, other: Any) -> None:

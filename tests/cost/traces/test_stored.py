@@ -57,6 +57,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("line", QUESTIONS, ids=lambda line: " ".join(line[:2]))
 def test_the_second_time_the_model_is_not_built_and_the_answer_is_the_same(
     line: list[str], cli: CommandLine, built: list[str], monkeypatch: pytest.MonkeyPatch
@@ -80,6 +81,7 @@ def test_other_questions_of_the_same_run_are_answered_too(cli: CommandLine, buil
     assert built == ["resnet18"]
 
 
+@pytest.mark.zoo
 def test_what_changes_the_run_makes_another_one(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("flops", "resnet18")
     for more in (["--input", "96"], ["--batch", "2"], ["--mode", "train"], ["--set", "num_classes=7"], ["--seed", "1"],
@@ -89,12 +91,14 @@ def test_what_changes_the_run_makes_another_one(cli: CommandLine, monkeypatch: p
     assert FROM_STORE not in cli("flops", "resnet18").err
 
 
+@pytest.mark.zoo
 def test_fresh_records_anew(cli: CommandLine, built: list[str]) -> None:
     for more in ([], ["--fresh"], []):
         cli("flops", "resnet18", *more)
     assert built == ["resnet18", "resnet18"]
 
 
+@pytest.mark.zoo
 def test_code_of_the_users_own_is_kept_on_request_until_a_file_changes(
     cli: CommandLine, built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +200,7 @@ def test_an_answer_goes_with_its_run(started: Any, built: list[str], tmp_path: P
     assert len(built) == 3
 
 
+@pytest.mark.zoo
 def test_what_writes_files_is_done_every_time(started: Any, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert started("flops", "alexnet", "--save-trace", str(tmp_path / f"{name}.mptrace")).code == 0

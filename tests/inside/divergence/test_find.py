@@ -20,6 +20,7 @@ from tests.inside.divergence.faults import KINDS, faulty
 from tests.inside.divergence.figures import equal_pairs, faults_found, verdict
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -38,6 +39,7 @@ def test_a_fault_is_named(name: str, kind: str) -> None:
     assert verdict(RunSide(model, (x,), train=fault.train), RunSide(twin, (x,), train=fault.train), fault) == ""
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["decoder with sdpa", "unet", "timm:test_vit", "timm:test_efficientnet"])
 def test_equal_pairs_are_equal(name: str) -> None:
     model, x = network(name, 5)
@@ -113,6 +115,7 @@ def test_recurrent_layers() -> None:
     assert [row.a for row in found.arguments if row.differs] == ["weight_hh_l0 (64x16 float32)"]
 
 
+@pytest.mark.zoo
 def test_models_are_left_as_they_were() -> None:
     model, x = network("unet", 0)
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -90,6 +90,7 @@ def other():
 """
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("a", "b", "where"), [("one", "other", "a"), ("one", "one", None), ("Net", "Changed", "b"), ("Net", "Net", None)]
 )

@@ -24,11 +24,13 @@ def saved(tmp_path: Path, value: object) -> str:
     return str(path)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("fault", ["head never trained", "lr zero", "NaN in one tensor", "dead ReLUs", "no gradient"])
 def test_a_fault_is_named(fault: str, tmp_path: Path) -> None:
     assert said_of(fault, 1, tmp_path) == ""
 
 
+@pytest.mark.zoo
 def test_a_healthy_run_is_left_alone(tmp_path: Path) -> None:
     assert said_of("", 1, tmp_path) == ""
 
@@ -50,6 +52,7 @@ def test_trained_samples_are_left_alone(name: str) -> None:
     assert check_file_health(str(ROOT / "samples" / f"{name}.pth")).healthy
 
 
+@pytest.mark.zoo
 def test_a_network_that_nobody_trained(tmp_path: Path) -> None:
     import torchvision
 

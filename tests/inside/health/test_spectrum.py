@@ -36,6 +36,7 @@ def test_stable_ranks() -> None:
         assert spectrum_of(none) is None
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("exponent", [2.2, 3.5])
 def test_a_power_law_is_found(exponent: float) -> None:
     kept = 0
@@ -48,6 +49,7 @@ def test_a_power_law_is_found(exponent: float) -> None:
     assert kept >= 5  # a true law is refused once in ten times
 
 
+@pytest.mark.zoo
 def test_other_tails_are_refused() -> None:
     refused = 0
     for seed in range(6):
@@ -72,6 +74,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["health", str(tmp_path / "w.pth"), "--plot", str(tmp_path / "p.png")]) == 2
 
 
+@pytest.mark.zoo
 def test_the_plot_through_depth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / "depth.png"
     main(["health", "samples/models.py:TinyCNN", "--input", "4x3x16x16", "--plot", str(plot), "-f", "json"])

@@ -132,6 +132,7 @@ def test_a_forward_without_required_inputs_is_asked_about_and_the_hint_works(cli
     assert macs(cli, f"{net}:Either", "--input", hint) == 222 * 222 * 8 * 27
 
 
+@pytest.mark.zoo
 def test_a_wrong_guess_is_a_question(cli, net) -> None:
     found = cli("flops", f"{net}:Deep")
     assert found.code == 2
@@ -140,6 +141,7 @@ def test_a_wrong_guess_is_a_question(cli, net) -> None:
     assert macs(cli, f"{net}:Deep", "--input", "x=6x4") == 96
 
 
+@pytest.mark.zoo
 def test_tensors_in_objects_go_where_the_model_is(cli, net) -> None:
     found = cli("flops", f"{net}:Cached", "--inputs-from", f"{net}:cached", "-f", "json")
     answer = json.loads(found.out)
@@ -149,6 +151,7 @@ def test_tensors_in_objects_go_where_the_model_is(cli, net) -> None:
     assert again["inputs"] == answer["inputs"]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("device", [[], ["--device", "cpu"]])
 def test_a_figure_beyond_the_table_of_positions_is_refused(cli, net, device) -> None:
     assert cli("flops", f"{net}:Positions", "--input", "ids=1x16:int64", *device).code == 0
@@ -157,6 +160,7 @@ def test_a_figure_beyond_the_table_of_positions_is_refused(cli, net, device) -> 
     assert "IndexError" in found.err
 
 
+@pytest.mark.zoo
 def test_flags_and_numbers_are_inputs_too(cli, net) -> None:
     target = f"{net}:Switches"
     assert macs(cli, target, "--input", "x=2x4") == 64
@@ -206,6 +210,7 @@ def test_configurations_that_are_none(cli, tmp_path) -> None:
     assert (found.code, found.err.count("\n")) == (2, 2)
 
 
+@pytest.mark.zoo
 def test_a_configuration_of_timm(cli, tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"architecture": "mobilenetv3_small_050", "num_classes": 1000}')
     assert macs(cli, str(tmp_path)) == macs(cli, "timm:mobilenetv3_small_050")

@@ -237,6 +237,7 @@ def test_a_size_that_the_constructor_must_know(spec, size, given):
     assert any("for the size of the input" in note.text for note in target.notes) == bool(given)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("spec", ["vit_b_16", "timm:swin_tiny_patch4_window7_224"])
 def test_a_resized_model_runs_at_that_size(spec):
     target = resize(resolve(spec), ["448"])
@@ -283,6 +284,7 @@ def test_inputs_that_forward_does_not_take(user, typed, expected):
     assert expected in message(f"{user}Two", *typed)
 
 
+@pytest.mark.zoo
 def test_a_guess_is_marked_and_names_its_layer(user):
     found = inputs(f"{user}One")
     assert found.describe() == ("x: 1x5x224x224 float32",)
@@ -327,6 +329,7 @@ def test_what_a_torchscript_module_tells():
     assert of_module(torch.jit.script(nn.Sequential(nn.Linear(7, 2)))).shape == (1, 7)
 
 
+@pytest.mark.zoo
 def test_nothing_tells():
     assert of_module(nn.ReLU()) is None
     assert of_module(nn.Sequential(nn.LazyLinear(3))) is None
@@ -334,6 +337,7 @@ def test_nothing_tells():
     assert "nothing tells what ReLU takes: say it with --input | for example" in message("torch.nn:ReLU")
 
 
+@pytest.mark.zoo
 def test_two_sizes_without_a_declaration_are_the_shape_or_else_an_image_and_that_is_said(user):
     found = inputs(f"{user}Matrix", "4x8")
     assert found.describe() == ("x: 4x8 float32",)
@@ -395,6 +399,7 @@ def test_other_forms_are_taken_with_a_note(user, name, meaning):
     assert found.notes[0].text.endswith(meaning)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -411,6 +416,7 @@ def test_inputs_from_a_file_that_do_not_fit(user, name, expected):
     assert expected in message(f"{user}One", inputs_from=user + name)
 
 
+@pytest.mark.zoo
 def test_inputs_from_a_file_that_raises(user, tmp_path):
     line = TWO.splitlines().index("    return 1 / 0") + 1
     text = message(f"{user}One", error=ModelRaised, inputs_from=f"{user}fails")
@@ -439,6 +445,7 @@ def test_making_inputs_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.zoo
 def test_the_dtype_of_the_inputs(user):
     assert inputs("torchvision:resnet18", dtype="half").describe() == ("x: 1x3x224x224 float16",)
     assert inputs(f"{user}Two", "ids=1x8:int64", "mask=1x8", dtype="bf16").describe() == (

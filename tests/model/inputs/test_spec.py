@@ -72,6 +72,7 @@ def test_every_dtype_is_torchs_own():
     assert "bfloat16" in caught.value.hint
 
 
+@pytest.mark.zoo
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=40))
 def test_any_text_is_a_spec_or_one_line_of_ours(text):

@@ -152,6 +152,7 @@ def test_a_module_of_the_current_directory(tmp_path, monkeypatch):
     assert "probed_module has no 'Net'" in message("probed_module:Net")
 
 
+@pytest.mark.zoo
 def test_a_class_of_an_installed_package():
     module = resolve("torch.nn:Linear", ["in_features=3", "out_features=4"]).build().module
     assert (module.in_features, module.out_features) == (3, 4)

@@ -111,6 +111,7 @@ def test_tensors_alone_ask_for_arch(command: str, files: Path, cli: CommandLine)
     assert "holds tensors, not a network | --arch torchvision:resnet18 is likely" in said(answer)
 
 
+@pytest.mark.zoo
 def test_tensors_alone_are_identified_when_that_is_certain(files: Path, cli: CommandLine, tmp_path: Path) -> None:
     """Names and shapes leave resnet18 and resnetblur18, which costs more; the file's name tells."""
     named = tmp_path / "resnet18-f37072fd.pth"
@@ -142,6 +143,7 @@ def test_whole_models_of_the_zoos_are_built_anew(name: str, built: str, files: P
     assert "Nothing in the file was run" in text
 
 
+@pytest.mark.zoo
 def test_a_changed_attribute_is_another_model(files: Path, cli: CommandLine) -> None:
     """A stride is in no shape: only the attributes in the file tell."""
     answer = cli("flops", str(files / "changed.pt"))

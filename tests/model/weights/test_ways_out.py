@@ -133,6 +133,7 @@ def test_the_commands_work(cli: CommandLine, tmp_path: Path, case: str, monkeypa
                 assert torch.equal(model.state_dict()[name], value), name
 
 
+@pytest.mark.zoo
 def test_the_options_that_were_given_are_kept(cli: CommandLine, tmp_path: Path) -> None:
     torch.save({"first": {"epoch": 1}, "second": {f"net.{name}": v for name, v in moco().items()}}, tmp_path / "in.pth")
     given = ["--arch", "timm:resnet18", "--set", "in_chans=3", "--branch", "second", "--drop", "net.module.queue"]

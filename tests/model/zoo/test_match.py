@@ -99,6 +99,7 @@ def test_other_names_with_the_same_shapes_are_never_certain(catalogue: Catalogue
     assert (found.verdict, found.by_shapes, found.candidates[0].target) == ("likely", True, "torchvision:alexnet")
 
 
+@pytest.mark.zoo
 def test_what_is_none_of_them_is_unknown(catalogue: Catalogue) -> None:
     names: dict[str, TensorShape] = {f"encoder.layer.{i}.dense.weight": (48, 48) for i in range(40)}
     assert match_network(names, catalogue).verdict == "unknown"

@@ -6,6 +6,7 @@ import json
 import unicodedata
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -25,6 +26,7 @@ def controls(text):
     return {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and c != "\n"}
 
 
+@pytest.mark.zoo
 @FEW
 @given(reports(), st.integers(20, 200), st.booleans())
 def test_terminal_keeps_its_width(report, width, unicode):
@@ -34,6 +36,7 @@ def test_terminal_keeps_its_width(report, width, unicode):
         assert not controls(line)
 
 
+@pytest.mark.zoo
 @FEW
 @given(reports(), st.integers(20, 200))
 def test_colour_adds_nothing_but_colour(report, width):
@@ -42,6 +45,7 @@ def test_colour_adds_nothing_but_colour(report, width):
     assert Text.from_ansi(coloured).plain.rstrip("\n") == Text.from_ansi(plain).plain.rstrip("\n")
 
 
+@pytest.mark.zoo
 @FEW
 @given(reports())
 def test_markdown_and_html_hold_no_control_characters(report):
@@ -66,6 +70,7 @@ class _Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.zoo
 @FEW
 @given(reports())
 def test_html_is_balanced_and_has_one_script(report):
@@ -74,6 +79,7 @@ def test_html_is_balanced_and_has_one_script(report):
     assert (part.open, part.scripts, part.handlers) == ([], 0, [])
 
 
+@pytest.mark.zoo
 @FEW
 @given(reports())
 def test_json_parses(report):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.samples import ROOT
 
 FORMULAS = """
@@ -44,6 +46,7 @@ def installed(folder: Path, points: dict[str, str], code: str) -> dict[str, str]
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
 
 
+@pytest.mark.zoo
 def test_formulas_of_packages(tmp_path: Path) -> None:
     """By importing a module and by calling a function; one that registers an operator again and one that is not there
     are named, and do no harm."""

@@ -52,6 +52,7 @@ def converted() -> nn.Module:
     return found
 
 
+@pytest.mark.zoo
 def test_static() -> None:
     found = really(converted(), zeros(1, 4, 8, 8))
     # 6 x 16 outputs of 2 x 9 products; of 6; 6 -> 5
@@ -66,6 +67,7 @@ def test_static() -> None:
     assert not found.gaps  # the scales that Python asks for change numbers, not work
 
 
+@pytest.mark.zoo
 def test_static_as_a_script() -> None:
     net = converted()
     script = torch.jit.trace(net, zeros(1, 4, 8, 8))

@@ -55,6 +55,7 @@ def told_apart(name: str, count: int) -> tuple[float, Counter[int]]:
     return 1 - sum(missed.values()) / count, missed
 
 
+@pytest.mark.zoo
 def test_right_maps_are_told_from_shuffled_ones() -> None:
     assert told_apart("DigitCNN", 12)[0] >= 0.75  # at chance: 1 in 50
 

@@ -78,6 +78,7 @@ def test_one_network_as_modules_functions_in_place_and_through_fx() -> None:
     torch.testing.assert_close(asked.raw, found.raw)
 
 
+@pytest.mark.zoo
 def test_resnet18_through_fx_gives_the_map_of_its_modules() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=7).eval()
@@ -168,6 +169,7 @@ def test_outputs_with_attributes_stay_what_they_are(method: str) -> None:
     assert torch.isfinite(found.map).all()
 
 
+@pytest.mark.zoo
 def test_another_thread_keeps_its_gradient_mode() -> None:
     model, wrong, done = Modules(), [], threading.Event()
 

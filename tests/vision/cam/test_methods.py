@@ -258,6 +258,7 @@ def test_images_that_are_none(cnn):
             modelprobe.cam(cnn, wrong)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("method", ["gradcam", "layercam"])
 def test_two_forward_passes_give_the_map_that_captum_gives(method):
     """One gives the scores, the layer's output and its gradients, one follows positions; a known layer takes one."""

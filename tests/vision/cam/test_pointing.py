@@ -49,6 +49,7 @@ def pointing(model, count, method="gradcam"):
     return hits / count
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_trained_network_points_at_the_digit(name):
     assert pointing(trained(name), 25) >= 0.8  # at chance: 1 in 10^8

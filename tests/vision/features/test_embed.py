@@ -62,6 +62,7 @@ def test_what_has_no_components(maps: np.ndarray) -> None:
     assert colour_basis([maps]) is None
 
 
+@pytest.mark.zoo
 def test_on_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("d").mkdir()

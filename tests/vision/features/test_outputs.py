@@ -281,6 +281,7 @@ SIZES = st.sampled_from([1, 1, 2, 3, 4, 6, 9, 12, 13])
 GRIDS = st.lists(st.sampled_from([(2, 3), (3, 3), (3, 4), (2, 6), (1, 4), (6, 2)]))
 
 
+@pytest.mark.zoo
 @settings(max_examples=100, deadline=None)
 @given(st.lists(SIZES, max_size=6), GRIDS)
 def test_whatever_is_guessed_nothing_is_lost(sizes, grids) -> None:

@@ -91,6 +91,7 @@ def test_values_of_both_signs_are_drawn_around_zero() -> None:
     assert white.min() > 240
 
 
+@pytest.mark.zoo
 def test_grids_hold_what_they_are_given() -> None:
     maps = [np.full((4, 4), float(i)) for i in range(10)]
     sheet = channel_grid(maps, [str(i) for i in range(10)], "t", limits=ColourLimits(0.0, 9.0))

@@ -57,6 +57,7 @@ def test_every_value_is_in_its_place(
             assert torch.equal(model(image), other(image))
 
 
+@pytest.mark.zoo
 def test_the_activation_that_the_names_of_clip_do_not_tell(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_activation_that_the_names_of_clip_do_not_tell(
         "timm:vit_base_patch16_clip_224", *settings).out.split())  # fmt: skip
 
 
+@pytest.mark.zoo
 def test_what_a_function_does_with_elements() -> None:
     def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {

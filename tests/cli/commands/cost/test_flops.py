@@ -22,6 +22,7 @@ def cli(capsys, monkeypatch):
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 def test_causal_exact(cli, tmp_path):
     (tmp_path / "net.py").write_text(CAUSAL_NET)
     asked = ("flops", f"{tmp_path}/net.py:Net", "--input", "x=1x4x8", "-f", "csv")

@@ -18,12 +18,14 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, obje
     return found
 
 
+@pytest.mark.zoo
 def test_fields_that_scripts_read(capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "--train", "--optimizer", "adamw", "--device", "cuda", "--fits", "32MiB", "--context", "1MiB")
     assert {"peak_bytes", "parts", "reserved_bytes", "largest_batch"} <= set(found)
     assert sum(found["parts"].values()) == found["peak_bytes"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.zoo
 def test_the_largest_batch_fits_and_the_next_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     batch = asked(capsys, "--fits", "8MiB")["largest_batch"]
     assert asked(capsys, "--batch", str(batch))["peak_bytes"] <= 8 * 2**20  # type: ignore[operator]
@@ -62,6 +64,7 @@ def test_wrong_questions_are_one_line(
     assert text in said.err
 
 
+@pytest.mark.zoo
 def test_a_device_by_name_is_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "--fits", "a100-40", "--context", "39GiB")
     assert found["device"] == "cuda"
@@ -85,12 +88,14 @@ def test_a_loss_of_ones_own_is_part_of_the_step(tmp_path: Path, capsys: pytest.C
     assert wide > plain + 4 * 500_000  # type: ignore[operator]
 
 
+@pytest.mark.zoo
 def test_the_curve_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "--train", "--plot", f"{tmp_path}/curve.png")
     assert found["plot"] == f"{tmp_path}/curve.png"
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.zoo
 def test_a_plan_names_changes_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
     whole = asked(capsys, "--train", "--batch", "8", "--optimizer", "adam")["peak_bytes"]
     found = asked(capsys, "--train", "--batch", "8", "--optimizer", "adam", "--plan", f"{int(str(whole)) * 3 // 4}B")
@@ -98,6 +103,7 @@ def test_a_plan_names_changes_that_fit(capsys: pytest.CaptureFixture[str]) -> No
     assert any(option["fits"] for option in found["options"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.zoo
 def test_a_change_that_does_not_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n"

@@ -60,6 +60,7 @@ def data(cli):
     return ask
 
 
+@pytest.mark.zoo
 def test_convolutions_grow_with_the_square(data):
     found = data(f"{SAMPLES}:TinyCNN", "--input", "32,64,128")
     # s x s x 8 x 27 + (s / 2)^2 x 16 x 72 = 504 s^2; 160 for the head
@@ -72,6 +73,7 @@ def test_convolutions_grow_with_the_square(data):
     assert found["crossover"] is None
 
 
+@pytest.mark.zoo
 def test_batches_and_sizes_are_multiplied(data):
     found = data(f"{SAMPLES}:TinyCNN", "--input", "32,64", "--batch", "1,3")
     assert [(point["size"], point["batch"]) for point in found["points"]] == [(32, 1), (32, 3), (64, 1), (64, 3)]
@@ -80,6 +82,7 @@ def test_batches_and_sizes_are_multiplied(data):
     assert found["points"][1]["macs"] == 3 * found["points"][0]["macs"]
 
 
+@pytest.mark.zoo
 def test_attention_overtakes_the_rest(data, nets):
     found = data(f"{nets}:Attention", "--input", "x=1x8x64,1x16x64")
     (law,) = found["laws"]
@@ -94,6 +97,7 @@ def test_attention_overtakes_the_rest(data, nets):
     }
 
 
+@pytest.mark.zoo
 def test_no_law_is_said(data, nets):
     found = data(f"{nets}:Steps", "--input", "x=1x10x4,1x11x4")
     assert [point["macs"] for point in found["points"]] == [160, 160]
@@ -110,12 +114,14 @@ def test_a_model_that_needs_values_is_not_run_more_often_than_asked(data, nets):
     assert "every size is computed for real" in found["notes"][-1]["text"]
 
 
+@pytest.mark.zoo
 def test_what_a_person_reads(cli, golden):
     answer = cli("scaling", f"{SAMPLES}:TinyCNN", "--input", "32,64,96", "--batch", "1,8")
     assert answer.code == 0
     golden("scaling.TinyCNN.80.txt", answer.out)
 
 
+@pytest.mark.zoo
 def test_plot(cli, nets, tmp_path):
     path = tmp_path / "plot.png"
     answer = cli("scaling", f"{nets}:Attention", "--input", "x=1x8x64,1x16x64", "--plot", str(path))

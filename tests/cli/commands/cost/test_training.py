@@ -56,6 +56,7 @@ def test_every_table_in_every_format(cli, format, more):
     assert (answer.code, answer.err) == (0, "")
 
 
+@pytest.mark.zoo
 def test_a_batch_of_two_where_batch_norm_needs_one(cli, tmp_path: Path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

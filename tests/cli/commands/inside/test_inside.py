@@ -32,6 +32,7 @@ def cli(capsys, monkeypatch):  # type: ignore[no-untyped-def]
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 def test_the_fields_that_scripts_rely_on(cli) -> None:  # type: ignore[no-untyped-def]
     equal = cli("diverge", CNN, CNN, "--input", "1x3x32x32", "-f", "json")
     assert equal.code == 0
@@ -48,6 +49,7 @@ def test_the_fields_that_scripts_rely_on(cli) -> None:  # type: ignore[no-untype
     assert "part at aten.gelu in blocks.0.mlp.act" in other.err
 
 
+@pytest.mark.zoo
 def test_types_and_files_are_compared(cli) -> None:  # type: ignore[no-untyped-def]
     low = cli("diverge", "timm:test_vit", "timm:test_vit", "--dtype-b", "bfloat16", "--input", "160", "-f", "json")
     assert json.loads(low.out)["verdict"] == "equal"
@@ -58,6 +60,7 @@ def test_types_and_files_are_compared(cli) -> None:  # type: ignore[no-untyped-d
     assert "Weights were copied from" in given.out
 
 
+@pytest.mark.zoo
 def test_the_copies_of_two_libraries(cli) -> None:  # type: ignore[no-untyped-def]
     answer = cli("diverge", "resnet18", "timm:resnet18", "--input", "64", "--train", "-f", "json")
     assert json.loads(answer.out)["verdict"] == "equal"
@@ -77,6 +80,7 @@ def test_converted_weights_of_two_libraries(cli, pair) -> None:  # type: ignore[
     assert json.loads(answer.out)["verdict"] == "equal"
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -35,6 +35,7 @@ def cli(capsys, tmp_path, monkeypatch):
 MODEL = ("four.py:Four", "--weights", "random")
 
 
+@pytest.mark.zoo
 def test_cam_and_features_draw_what_an_array_shows(cli, tmp_path):
     cli("cam", *MODEL, "--image", "bands.npy", "--method", "gradcam,occlusion", "-o", "maps")
     assert (tmp_path / "maps" / "bands" / "compare.png").is_file()
@@ -62,6 +63,7 @@ def test_the_page_can_be_moved_with_its_directory(cli, tmp_path):
     assert str(tmp_path) not in (tmp_path / "maps" / "index.html").read_text()
 
 
+@pytest.mark.zoo
 def test_images_made_with_random_weights_say_so(cli, tmp_path):
     cli("cam", *MODEL, "--image", "bands.npy", "-o", "maps")
     cli("features", *MODEL, "--layers", "conv", "--image", "bands.npy", "-o", "seen")

@@ -61,6 +61,7 @@ def odd(tmp_path):
     return f"{tmp_path / 'odd.py'}:Odd"
 
 
+@pytest.mark.zoo
 def test_cam_writes_what_it_says(cli, tmp_path):
     out = tmp_path / "maps"
     methods = "gradcam,layercam"
@@ -90,6 +91,7 @@ def test_cam_writes_what_it_says(cli, tmp_path):
     assert json.loads((out / "report.json").read_text()) == json.loads(answer.out)
 
 
+@pytest.mark.zoo
 def test_attention_writes_what_it_says(cli, tmp_path):
     out = tmp_path / "attention"
     answer = cli("attention", *VIT, "--rollout", "--blocks", "0", "--heads", "1,mean", "--query", "2,5", "-o", str(out),
@@ -122,6 +124,7 @@ def test_what_a_person_reads(cli):
     ]  # fmt: skip
 
 
+@pytest.mark.zoo
 def test_random_weights_are_said(cli):
     answer = cli("cam", f"{SAMPLES}:DigitCNN", "--image", PICTURE, "--strict")
     assert answer.code == 3
@@ -145,6 +148,7 @@ def test_cam_refuses(cli, arguments, message):
     assert message in said(answer)
 
 
+@pytest.mark.zoo
 def test_odd_layers_and_labels(cli, odd):
     def refusal(*arguments):
         answer = cli("cam", odd, "--image", PICTURE, *arguments)
@@ -166,6 +170,7 @@ def test_what_is_no_classifier(cli, odd):
     assert "Volumes is no classifier: it puts out a dict of out" in said(answer)
 
 
+@pytest.mark.zoo
 def test_options_of_scores(cli, odd, tmp_path):
     target = odd.replace(":Odd", ":Segments")
     answer = cli("cam", target, "--image", PICTURE, "--at", "3,4", "--class", "1", "--class", "-1", "-f", "json")
@@ -195,6 +200,7 @@ def test_options_of_scores(cli, odd, tmp_path):
         assert message in said(answer)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -212,12 +218,14 @@ def test_attention_refuses(cli, arguments, message):
     assert message in said(answer)
 
 
+@pytest.mark.zoo
 def test_a_network_without_attention(cli):
     answer = cli("attention", *CNN)
     assert answer.code == 2
     assert "DigitCNN has no attention over places" in said(answer)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
 def test_output_directories(cli, tmp_path, command):
     held = tmp_path / "held"
@@ -250,6 +258,7 @@ def test_a_full_disk_leaves_nothing(cli, tmp_path, monkeypatch, command):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.zoo
 def test_pictures_of_the_same_name(cli, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -261,6 +270,7 @@ def test_pictures_of_the_same_name(cli, tmp_path):
     assert names == ["one", "one-2"]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
 def test_one_bad_picture_of_several_is_told(cli, tmp_path, command):
     bad = tmp_path / "bad.png"
@@ -278,6 +288,7 @@ def test_one_bad_picture_of_several_is_told(cli, tmp_path, command):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", [("cam", *CNN), ("attention", *VIT)], ids=["cam", "attention"])
 def test_an_interrupted_run_is_gone_on_with(cli, tmp_path, monkeypatch, command):
     names = []
@@ -310,6 +321,7 @@ def test_an_interrupted_run_is_gone_on_with(cli, tmp_path, monkeypatch, command)
     }
 
 
+@pytest.mark.zoo
 def test_a_batch_gives_what_each_image_gives(cli, tmp_path):
     for number in range(3):
         values = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)

@@ -49,6 +49,7 @@ def by_hand(*layers: str) -> dict[str, torch.Tensor]:
     return seen
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("format", ["npz", "safetensors", "pt"])
 def test_saved_tensors_are_those_of_a_hook_by_hand(cli: CommandLine, format: str) -> None:
     features(cli, "-o", "out", "--save", format)
@@ -80,6 +81,7 @@ def test_the_figures_are_those_of_the_tensor(cli: CommandLine) -> None:
     assert stats["dead_channels"] == [c for c in range(8) if not values[0, c].any()]
 
 
+@pytest.mark.zoo
 def test_everything_is_written_and_the_page_links_to_it(cli: CommandLine) -> None:
     found = features(cli, "-o", "out", "--channels", "4", "--sort", "variance", "--cmap", "jet", layers="*")
     files = {str(path.relative_to("out")) for path in Path("out").rglob("*.png")}
@@ -95,6 +97,7 @@ def test_everything_is_written_and_the_page_links_to_it(cli: CommandLine) -> Non
     assert len(sizes) == 1
 
 
+@pytest.mark.zoo
 def test_an_interrupted_run_goes_on(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         Image.new("RGB", (40, 40), (80 * number, 9, 9)).save(f"{number}.png")
@@ -125,6 +128,7 @@ def test_an_interrupted_run_goes_on(cli: CommandLine, monkeypatch: pytest.Monkey
     assert [picture["resumed"] for picture in again["pictures"]] == [True, False, True]
 
 
+@pytest.mark.zoo
 def test_weights_that_changed_are_looked_at_anew(cli: CommandLine) -> None:
     import torch
 
@@ -140,6 +144,7 @@ def test_weights_that_changed_are_looked_at_anew(cli: CommandLine) -> None:
     assert [picture["resumed"] for picture in again["pictures"]] == [True]
 
 
+@pytest.mark.zoo
 def test_one_bad_picture_does_not_stop_the_rest(cli: CommandLine) -> None:
     Path("bad.png").write_bytes(b"no picture")
     Image.new("L", (50, 40), 7).save("good.png")
@@ -156,6 +161,7 @@ def test_one_bad_picture_does_not_stop_the_rest(cli: CommandLine) -> None:
     assert "none of 2 images" in said(cli("features", CNN, "--layers", "head", "--image", ".", *SMALL))
 
 
+@pytest.mark.zoo
 def test_nothing_of_others_is_touched(cli: CommandLine) -> None:
     Path("out").mkdir()
     Path("out/index.html").write_text("mine")
@@ -259,6 +265,7 @@ def test_list(cli: CommandLine) -> None:
     assert "tokens 10x10 + 1" in plain.out
 
 
+@pytest.mark.zoo
 def test_what_a_person_reads(cli: CommandLine, golden, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (80, 160):
         monkeypatch.setenv("COLUMNS", str(width))
@@ -278,6 +285,7 @@ def test_file_names() -> None:
     assert file_name("x" * 299, taken) != long
 
 
+@pytest.mark.zoo
 def test_the_pictures_of_the_readme_are_those_of_its_command(cli: CommandLine) -> None:
     samples = ROOT / "samples"
     answer = cli(

@@ -70,6 +70,7 @@ def model_and(name: str) -> tuple[torch.nn.Module, object]:
     return scope["Two"]().eval(), scope[name]  # type: ignore[operator]
 
 
+@pytest.mark.zoo
 def test_what_stands_beside_each_image(cli: CommandLine) -> None:
     model, _ = model_and("both")
     torch.save(model.state_dict(), "w.pth")
@@ -85,6 +86,7 @@ def test_what_stands_beside_each_image(cli: CommandLine) -> None:
     assert [layer["shape"] for layer in found["layers"]] == [[1, 8, 16, 16]]
 
 
+@pytest.mark.zoo
 def test_the_images_themselves(cli: CommandLine) -> None:
     given = ("net.py:One", "--weights", "random", "--inputs-from", "net.py:several", "-f", "json")
     found = json.loads(cli("predict", *given).out)

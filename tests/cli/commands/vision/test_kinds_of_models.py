@@ -220,6 +220,7 @@ def test_one_of_several_outputs(cli: CommandLine) -> None:
     assert found["guesses"][0]["probability"] is None
 
 
+@pytest.mark.zoo
 def test_a_score_at_every_place(cli: CommandLine) -> None:
     model, x = made("Places")
     target = ("nets.py:Places", "--weights", "w.pth", "--image", "photo.png")
@@ -247,6 +248,7 @@ def test_four_channels(cli: CommandLine) -> None:
     assert json.loads(cli("cam", *target).out)["entries"][0]["grid"] == [8, 8]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["Sums", "FunctionalSums", "Concatenations"])
 def test_the_layer_is_the_last_sum_or_concatenation(cli: CommandLine, name: str) -> None:
     model, x = made(name)
@@ -260,6 +262,7 @@ def test_the_layer_is_the_last_sum_or_concatenation(cli: CommandLine, name: str)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max() + 1e-7
 
 
+@pytest.mark.zoo
 def test_a_compiled_model_is_looked_into(cli: CommandLine) -> None:
     given = ("--weights", "random", "--image", "photo.png", "-f", "json")
     compiled, plain = (json.loads(cli("cam", f"nets.py:{name}", *given).out) for name in ("compiled", "Plain"))

@@ -93,6 +93,7 @@ def test_maps_have_the_shape_of_what_was_given(cli: CommandLine, name: str, size
     assert page.count(".gif") == (18 if name == "volume" else 0)  # in its place, and as large as the window
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("name", "space"), [("signal", 1), ("volume", 3)])
 def test_grad_cam_is_the_formula(cli: CommandLine, name: str, space: int) -> None:
     scope: dict[str, object] = {}
@@ -123,6 +124,7 @@ def test_maps_of_videos_in_python(cli: CommandLine) -> None:
     assert [entries[0].frames for entries in modelprobe.attention(model, clips)] == [2, 2]
 
 
+@pytest.mark.zoo
 def test_features_of_signals_and_volumes(cli: CommandLine) -> None:
     found = json.loads(cli("features", "nets.py:Signal", "--weights", "random", "--layers", "c1,fc", "--image",
                            "signal.npy", "-o", "a", "-f", "json").out)  # fmt: skip

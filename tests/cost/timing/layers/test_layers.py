@@ -94,6 +94,7 @@ def test_a_kernel_that_does_the_work_of_several_operators_has_them_all() -> None
     assert next(one for one in found.layers if not one.path).macs == ledger.macs
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t", "vit_b_16"])
 def test_operators_are_those_of_the_ledger_by_shape(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each profiled operator has the shapes that the ledger has for the one it is mapped to."""
@@ -175,6 +176,7 @@ def test_kernels_of_a_gpu_belong_to_the_operators_that_launched_them() -> None:
     assert math.fsum(times.values()) == pytest.approx(8e-3)
 
 
+@pytest.mark.zoo
 def test_the_command_shows_both_tables(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["profile", "samples/models.py:TinyCNN", "--input", "32", "--seconds", "0.05"]
     assert main([*line, "--by", "operator", "-f", "json"]) == 0
@@ -209,6 +211,7 @@ class Skipping(nn.Module):
         return x
 
 
+@pytest.mark.zoo
 def test_a_forward_that_differs_from_pass_to_pass_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = "import random\nimport torch\nfrom torch import nn\n\n" + inspect.getsource(Skipping)
     (tmp_path / "net.py").write_text(source)

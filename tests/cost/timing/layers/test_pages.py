@@ -21,6 +21,7 @@ from modelprobe.tracing.recorder import trace
 LINE = ["profile", "samples/models.py:TinyCNN", "--input", "32", "--seconds", "0.05", "--depth", "1"]
 
 
+@pytest.mark.zoo
 def test_the_trace_holds_three_passes_with_their_modules(tmp_path: Path) -> None:
     files = tmp_path / "trace.json", tmp_path / "trace.json.gz"
     for file in files:
@@ -56,6 +57,7 @@ def test_frames_are_modules_as_they_call_each_other_with_operators_inside() -> N
     assert "0.0: aten.linear (matmul): 3.000 s, 30.0%, called x1" in places[3][0]
 
 
+@pytest.mark.zoo
 def test_the_flame_graph_loads_nothing_and_escapes_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential()
     net.add_module("<script>alert(1)</script>", nn.Linear(2, 2))
@@ -74,6 +76,7 @@ def test_the_flame_graph_loads_nothing_and_escapes_names(tmp_path: Path, capsys:
     assert "name it with .html" in capsys.readouterr().err
 
 
+@pytest.mark.zoo
 def test_what_tensorboard_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -54,6 +54,7 @@ def test_a_kernel_far_from_its_bound_and_one_at_the_peak() -> None:
         assert layer.sentence == words
 
 
+@pytest.mark.zoo
 def test_the_picture_and_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
