@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
@@ -28,7 +28,13 @@ from modelprobe.cost.training import TrainingResult, training_cost
 from modelprobe.cost.training_step import frozen_names
 from modelprobe.environment import brief
 from modelprobe.errors import BadInput
-from modelprobe.tracing.module_tree import class_name, read_tree, refuse_what_torch_cannot_walk, saved_names
+from modelprobe.tracing.module_tree import (
+    check_module,
+    class_name,
+    read_tree,
+    refuse_what_torch_cannot_walk,
+    saved_names,
+)
 from modelprobe.tracing.recorder import trace as _trace
 from modelprobe.tracing.records import Trace
 from modelprobe.tracing.training import record_training
@@ -52,8 +58,10 @@ def trace(
     model's own device, only when the model asks for values. `device="real"` runs it for real from the start.
     Raises ModelRaised when the model raises, with the module and the shapes in flight.
     """
+    _check_device(device)
     if isinstance(model, str):
         return _trace_of_target(model, inputs, kwargs, device, train)
+    check_module(model, "trace")
     refuse_what_torch_cannot_walk(model)
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train" if train else "eval"}
     inputs = _tensors_of_shapes(model, inputs)
@@ -67,8 +75,6 @@ def _trace_of_target(
 
     if kwargs or not all(map(_is_shape, inputs)):
         raise BadInput(f"{target!r} takes shapes as inputs", "for example (1, 3, 224, 224), or build the model first")
-    if device not in ("meta", "real"):
-        raise BadInput(f"{device!r} is no device of trace", "choose meta or real")
     shapes = tuple("x".join(map(str, shape)) for shape in inputs)
     asked = TargetRequest(target, inputs=shapes, device=None if device == "meta" else "cpu")
     return record(load_model(asked), train=train)
@@ -88,6 +94,12 @@ def _tensors_of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
     return tuple(torch.randn(*shape, generator=chance).to(place, kind) for shape in inputs)
 
 
+def _check_device(device: str) -> None:
+    if device not in ("meta", "real"):
+        move = "move the model, then device='real'"
+        raise BadInput(f"device={device!r}: a forward runs on 'meta', or on the model's own device ('real')", move)
+
+
 def _all_levels(depth: int | None) -> int:
     return ALL_ROWS if depth is None else depth
 
@@ -104,6 +116,8 @@ def count_flops(
 
     Without `depth` the result holds every level; printed it is as deep as about forty rows go.
     """
+    if by not in get_args(By):
+        raise BadInput(f"a forward has no rows by {by!r}", f"choose one of {', '.join(get_args(By))}")
     recorded = _trace_of(model, inputs, kwargs)
     found = flops_of(recorded, by=by, depth=_all_levels(depth), top=top)
     return found if isinstance(model, (Trace, str)) else replace(found, ranges=cost_bounds(model, recorded))
@@ -126,6 +140,8 @@ def count_training(
     `optimizer` is sgd, sgd-momentum, adam or adamw, `device` as for `trace`. Raises BadInput when nothing would train,
     ModelRaised when the model raises, in either direction.
     """
+    check_module(model, "count_training")
+    _check_device(device)
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train"}
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
@@ -150,6 +166,7 @@ def estimate_memory(
     what the forward returns; else the sum of the outputs) are of the training step, `amp` is autocast to that device's
     lower precision, `context` bytes are outside torch's allocator on a GPU. Raises BadInput, ModelRaised.
     """
+    check_module(model, "estimate_memory")
     if device not in LIKE:
         raise BadInput(f"memory on {device!r} is not known", f"choose one of {', '.join(LIKE)}")
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
@@ -181,6 +198,7 @@ def profile(
     run. `by` ("layer" or "operator") adds where the time goes, of a step by forward, backward and optimizer too. The
     model is left as it was. Raises BadInput for a setting that cannot be, ModelRaised.
     """
+    check_module(model, "profile")
     from modelprobe.cost.timing.of_module import profile_module
     from modelprobe.cost.timing.passes import TimingSetting
 
@@ -222,12 +240,15 @@ def count_params(
 ) -> ParamsResult:
     """Parameters by module, dtype and optimizer group; `freeze` holds patterns such as `"conv1,layer1.*"`."""
     patterns = split_patterns([freeze] if isinstance(freeze, str) else freeze)
+    if not isinstance(model, Trace):
+        check_module(model, "count_params")
     tree = model.tree if isinstance(model, Trace) else read_tree(model)
     return parameters_of(tree, depth=_all_levels(depth), freeze=patterns, env=brief())
 
 
 def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> BuffersResult:
     """Every buffer; with example `inputs`, also whether a forward in train mode changes it."""
+    check_module(model, "list_buffers")
     changed = trace(model, *inputs, kwargs=kwargs, train=True).changed if inputs or kwargs else None
     return buffers_of(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
 
@@ -236,27 +257,48 @@ def assert_cost(
     model: nn.Module | Trace | str,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
-    max_macs: int | None = None,
-    max_flops: int | None = None,
-    max_parameters: int | None = None,
-    max_activations: int | None = None,
+    max_macs: int | str | None = None,
+    max_flops: int | str | None = None,
+    max_parameters: int | str | None = None,
+    max_activations: int | str | None = None,
+    max_memory: int | str | None = None,
 ) -> None:
     """Raise AssertionError, with a line for each, when a figure of a forward pass exceeds its limit.
 
-    Raises BadInput when no limit is given: nothing would be checked.
+    Limits are whole numbers, or texts as on the command line: `"4.2G"`, of `max_memory` (the peak of weights, buffers,
+    inputs and activations in inference; of a module, not of a trace) `"500MB"`.
+
+    Raises BadInput when no limit is given (nothing would be checked), and for one that is no amount.
     """
     from modelprobe.cost.budgets.check import Budget, check_trace
+    from modelprobe.report.amounts import parse_amount
 
-    given = {"macs": max_macs, "flops": max_flops, "parameters": max_parameters, "activations": max_activations}
-    limits = {name: limit for name, limit in given.items() if limit is not None}
+    given = {
+        "macs": max_macs, "flops": max_flops, "parameters": max_parameters, "activations": max_activations,
+        "memory": max_memory,
+    }  # fmt: skip
+    limits = {
+        name: parse_amount(str(limit), f"max_{name}", of_bytes=name == "memory")
+        for name, limit in given.items()
+        if limit is not None
+    }
     if not limits:
         raise BadInput(
-            "assert_cost has no limit to check", "give max_macs, max_flops, max_parameters or max_activations"
+            "assert_cost has no limit to check",
+            "give max_macs, max_flops, max_parameters, max_activations or max_memory",
         )
+    memory = _peak_of_module(model, inputs, kwargs) if max_memory is not None else None
     recorded = _trace_of(model, inputs, kwargs)
-    breaches = check_trace(recorded.tree.cls, recorded, Budget(limits)).breaches
+    breaches = check_trace(recorded.tree.cls, recorded, Budget(limits), memory).breaches
     if breaches:
         raise AssertionError("\n".join(breaches))
+
+
+def _peak_of_module(model: nn.Module | Trace | str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> int:
+    check_module(model, "assert_cost with max_memory")
+    assert isinstance(model, nn.Module)
+    found = record_memory(model, *_tensors_of_shapes(model, tuple(inputs)), kwargs=kwargs, kernels=False)
+    return estimate_of(found).peak_bytes
 
 
 def _trace_of(model: nn.Module | Trace | str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:

@@ -52,6 +52,19 @@ _METHODS = frozenset(
 ) | {"train", "eval", "apply", "state_dict", "register_forward_hook"}
 
 
+def check_module(model: Any, function: str) -> None:
+    """Raises BadInput for what is no module, in the words of the Python function that was called."""
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type):
+        what, hint = f"the class {model.__name__}", f"make one: {model.__name__}(…)"
+    elif callable(model):
+        what, hint = f"the function {getattr(model, '__name__', model)!s}", "call it in the forward of a module"
+    else:
+        what, hint = f"a {type(model).__name__}", "give the model itself first, then its inputs"
+    raise BadInput(f"{function} takes a torch.nn.Module, not {what}", hint)
+
+
 def refuse_what_torch_cannot_walk(model: nn.Module) -> None:
     """Raises BadInput for a module that hides a method which torch itself walks by, or that holds its own parent."""
     for path, module in walk(model):
