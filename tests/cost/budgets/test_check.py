@@ -84,6 +84,7 @@ def test_what_a_baseline_is_refused_for(cli: CommandLine, tmp_path: Path) -> Non
     file.write_text("{")
     assert "cannot be read" in said(cli(*line))
     assert "has no file to write" in said(cli("check", CNN, "--update-baseline"))
+    assert "no limit and no baseline to keep | give one: --max-gmacs 5, or --baseline" in said(cli("check", CNN))
 
 
 @pytest.mark.parametrize("options", [["--max-params", "many"], ["--max-gmacs", ""], ["--tolerance", "a bit"]])
