@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
@@ -44,7 +44,7 @@ from modelprobe.tracing.prepare import (
 )
 from modelprobe.tracing.records import FunctionCall, ModuleTree, TensorRef, Trace
 from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
+from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes, storage_key
 
 T = TypeVar("T")
 Follower = Callable[[Sequence[Tensor], Running], AbstractContextManager[Any]]
@@ -169,7 +169,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
     meta = setting.device == "meta"
     tree = read_tree(model)
     values = TensorNumbers()
-    values.registered = parameter_ids(model)
+    values.registered, memories = parameter_ids(model), _memories(model)
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         seed_generators(int(setting.env.get("seed", 0)))
@@ -204,7 +204,9 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         if not watched:
             running.leave(out)
         if values.strangers:  # a forward may register what it makes
-            values.registered |= parameter_ids(model)
+            memories |= _memories(model)  # some layers keep a second parameter of the same memory elsewhere
+            again = {key for key, tensor in values.strangers.items() if storage_key(tensor) in memories}
+            values.registered |= parameter_ids(model) | again
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     unasked = not meta and all(getattr(note, "kind", "") != "data-dependent" for note in setting.notes)
@@ -244,6 +246,11 @@ def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Obse
     observer = Observer(values, where_differentiated(running), setting.device == "meta")
     observer.differentiates = True
     return observer
+
+
+def _memories(model: nn.Module) -> set[int]:
+    """The keys of the memories of the parameters."""
+    return {storage_key(one) for one in model.parameters() if not isinstance(one, UninitializedParameter)}
 
 
 def _registering(model: nn.Module, running: Running) -> Callable[[Tensor], bool]:

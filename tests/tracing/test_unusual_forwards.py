@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+import modelprobe
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.training import record_training
 
@@ -512,3 +513,39 @@ def test_a_branch_inside_a_loop() -> None:
         return while_loop(lambda count, y: count < 3, body, (torch.tensor(0), x))[1]
 
     assert trace(Plain(forward), torch.zeros(2, 8)).macs == 3 * ONE
+
+
+class State:
+    """What a quantized layer keeps beside its tables (`bitsandbytes` calls it so)."""
+
+    weight: nn.Parameter | None = None
+
+
+class KeptElsewhere(nn.Module):
+    """Makes a second parameter of the same memory, in an object that is no module: at once, or in the first forward."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.layer, self.state = nn.Linear(4, 3), State()
+        if early:
+            self.keep()
+
+    def keep(self) -> None:
+        self.state.weight = nn.Parameter(self.layer.weight.data, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.state.weight is None:
+            self.keep()
+        assert self.state.weight is not None
+        return nn.functional.linear(x, self.state.weight, self.layer.bias)
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_second_parameter_of_a_registered_memory_is_no_stranger(early: bool, device: str) -> None:
+    found = trace(KeptElsewhere(early), torch.zeros(2, 4), device=device)
+    assert (found.macs, found.gaps, found.notes) == (24, (), ())
+    if not early:
+        memory = modelprobe.estimate_memory(KeptElsewhere(early), torch.zeros(2, 4))
+        assert not any("registers" in note.text for note in memory.notes)
+        assert memory.parts["weights"] == 4 * 15

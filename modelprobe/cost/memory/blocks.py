@@ -139,7 +139,8 @@ class _Follower(_Mode):  # type: ignore[misc]
             if block is not None:
                 block.last_used_by, block.last_used_in = self._operator, self._module
                 block.last_used_phase = self.phase
-            if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes:
+            known = block is not None and block.role == "weight"  # another parameter of the same memory
+            if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes and not known:
                 self.unregistered[id(tensor)] = tensor
                 self.note((tensor,), "weight")
         if self._kernels_of == "cpu" and self._operator in LAYERS_OF_CPU:

@@ -186,11 +186,11 @@ def _checked_model(target: str, options: Mapping[str, Any], update: bool) -> Che
         )
         if options.get(key) is not None
     }  # fmt: skip
+    tolerance = parse_share(str(options.get("tolerance", "0%")), "--tolerance")
     if not limits and options.get("baseline") is None:
         raise BadInput(
             f"{target} has no limit and no baseline to keep", "give one: --max-gmacs 5, or --baseline costs.json"
         )
-    tolerance = parse_share(str(options.get("tolerance", "0%")), "--tolerance")
     from modelprobe.cost.rollup import input_texts
     from modelprobe.model.build import load_model, record
 
