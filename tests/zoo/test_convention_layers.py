@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelprobe.cost.conventions import CONVENTIONS, find_convention
+from modelprobe.cost.other_tools.comparison import explain
 from modelprobe.tracing.recorder import trace
 from tests.zoo.live_tools import INSTALLED, ask
 
@@ -49,6 +50,10 @@ def convolutions() -> Iterator[Case]:
         how = {"stride": 2, "padding": 1, "bias": bias, "groups": groups}
         yield f"conv{dims}d {how}", layer("Conv", dims, 8, 6, 3, **how), (x,)
         yield f"transposed{dims}d {how}", layer("ConvTranspose", dims, 8, 6, 3, output_padding=1, **how), (x,)
+    for (dims, x), bias, stride, padding in itertools.product(SIGNALS.items(), (True, False), (1, 2), (0, 3)):
+        how = {"stride": stride, "padding": padding, "bias": bias, "groups": 2, "dilation": 2}
+        yield f"conv{dims}d {how}", layer("Conv", dims, 8, 6, 2, **how), (x,)
+        yield f"transposed{dims}d {how}", layer("ConvTranspose", dims, 8, 6, 2, **how), (x,)
     for dims, x in SIGNALS.items():
         yield f"conv{dims}d same", layer("Conv", dims, 8, 6, 3, padding="same"), (x,)
         yield f"conv{dims}d circular", layer("Conv", dims, 8, 6, 3, padding=1, padding_mode="circular"), (x,)
@@ -186,3 +191,17 @@ def test_equals_the_tool(tool: str, family: Callable[[], Iterator[Case]]) -> Non
         if found.total != live:
             different[name] = (found.total, live)
     assert different == {}
+
+
+@pytest.mark.parametrize("tool", [name for name in INSTALLED if name in CONVENTIONS])
+def test_every_difference_of_a_convolution_has_its_reason(tool: str) -> None:
+    """A tool counts a convolution by its input or its output, with biases or without, or over the batch's mean."""
+    convention = find_convention(tool)
+    for name, model, args in convolutions():
+        recorded = trace(model.eval(), *args, functions=tool == "ptflops")
+        reasons = explain(recorded, convention.predict(recorded), convention)
+        live = ask(tool, model, *args) / convention.per_mac
+        assert recorded.macs + sum(reason.difference for reason in reasons) == pytest.approx(live), name
+        assert all(reason.why for reason in reasons), (name, reasons)
+        by_output = tool in ("thop", "torchinfo") and name.startswith("transposed")
+        assert {reason.why for reason in reasons if "per output position" in reason.why} or not by_output

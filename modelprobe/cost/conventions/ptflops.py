@@ -169,10 +169,12 @@ CONVENTION = Convention(
     notes=_batch_note,
     reasons_fewer={
         "conv": "averaged over the batch",
+        "transposed conv": "averaged over the batch",
         "matmul": "no F.linear, no @, nothing inside a module with a rule",
     },
     reasons_more={
         "conv": "biases",
+        "transposed conv": "biases",
         "matmul": "biases",
         "attention": "scaling and softmax",
         "norm": "1 or 2 per element",

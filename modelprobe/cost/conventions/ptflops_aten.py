@@ -66,6 +66,6 @@ CONVENTION = Convention(
     "ptflops 0.7.5, backend aten, on torch 2.15",
     "elementwise work, normalization, pooling, and attention in the fused kernel",
     ptflops_aten_items,
-    reasons_more={"conv": "biases", "matmul": "biases", "rnn": "biases"},
+    reasons_more={"conv": "biases", "transposed conv": "biases", "matmul": "biases", "rnn": "biases"},
     reasons_fewer={"attention": "the fused kernel has no formula", "rnn": "the LSTM kernel has no formula"},
 )

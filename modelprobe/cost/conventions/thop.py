@@ -139,6 +139,7 @@ CONVENTION = Convention(
     "everything but the plain classes of torch.nn: no F.*, no @, no attention, no subclass",
     thop_items,
     reasons_more={
+        "transposed conv": "the filter per output position",
         "norm": "4 per element",
         "pooling": "1 per average and its sums",
         "activation": "nn.Softmax and nn.PReLU",

@@ -49,6 +49,7 @@ CONVENTION = Convention(
     reasons_more={
         "norm": "its parameters once",
         "conv": "biases",
+        "transposed conv": "filter and bias per output position",
         "embedding": "the whole table",
         "rnn": "parameters x two sizes of the output",
         "matmul": "biases",

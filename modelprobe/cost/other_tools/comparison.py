@@ -21,6 +21,9 @@ PUBLISHED = "published"
 MAX_REASONS = 4
 """Reasons that are named; the others are added up."""
 
+TRANSPOSED = "transposed conv"
+"""Of the kind conv, in a module of torch.nn."""
+
 LEAST_SHARE = 0.0005
 """The least share of our figure that a reason has to make up to be named on its own."""
 
@@ -261,17 +264,16 @@ def explain(trace: Trace, found: ToolCount, convention: Convention) -> tuple[Rea
         ours, theirs = own.get(kind, {}), counted.get(kind, {})
         difference = sum(theirs.values()) - sum(ours.values())
         if difference:
-            why = (
-                _where_not_seen(ours, theirs, convention.reasons_fewer.get(kind, ""))
-                if difference < 0
-                else convention.reasons_more.get(kind, "")
-            )
+            more, fewer = convention.reasons_more.get(kind, ""), convention.reasons_fewer.get(kind, "")
+            by_output = kind == TRANSPOSED and bool(theirs) and not fewer
+            why = more if difference > 0 or by_output else _where_not_seen(ours, theirs, fewer)
             reasons.append(Reason(kind, difference, why))
     return tuple(sorted(reasons, key=lambda reason: -abs(reason.difference)))
 
 
 def _add_amount(amounts: dict[str, dict[str, float]], kind: str, cls: str, amount: float) -> None:
-    inside = amounts.setdefault(kind, {})
+    """Transposed convolutions are a kind of their own: tools that go by the output count them too high or too low."""
+    inside = amounts.setdefault(TRANSPOSED if kind == "conv" and "ConvTranspose" in cls else kind, {})
     inside[cls] = inside.get(cls, 0) + amount
 
 
@@ -309,7 +311,7 @@ def _total_difference(group: Sequence[Reason]) -> float:
 
 def _reason_phrase(group: Sequence[Reason]) -> str:
     kinds, why = ", ".join(reason.kind for reason in group), group[0].why
-    if group[0].difference < 0:
+    if group[0].difference < 0 and TRANSPOSED not in kinds:
         return f"{signed(_total_difference(group))} {kinds} {why}"
     return f"{signed(_total_difference(group))} {kinds}{f' ({why})' if why else ''}"
 

@@ -84,7 +84,6 @@ def test_what_a_baseline_is_refused_for(cli: CommandLine, tmp_path: Path) -> Non
     file.write_text("{")
     assert "cannot be read" in said(cli(*line))
     assert "has no file to write" in said(cli("check", CNN, "--update-baseline"))
-    assert "no limit and no baseline to keep | give one: --max-gmacs 5, or --baseline" in said(cli("check", CNN))
 
 
 @pytest.mark.parametrize("options", [["--max-params", "many"], ["--max-gmacs", ""], ["--tolerance", "a bit"]])
@@ -102,6 +101,22 @@ def test_what_ci_takes(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.Mon
     assert (suite.get("tests"), suite.get("failures"), len(suite.findall("*/failure"))) == ("4", "1", 1)
 
 
+def test_nothing_to_check_is_no_pass(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, hint = said(cli("check", CNN, "-i", "1x3x32x32", "--tolerance", "1%")).split(" | ")
+    assert text == f"nothing to check of {CNN}: it has no limit and no baseline"
+    limit, update = hint.partition(";")[0].split(", or ")
+    for options in (limit, update):  # the hint works
+        assert cli("check", CNN, "-i", "1x3x32x32", *options.split()).code == 0
+    Path("pyproject.toml").write_text(
+        f'[[tool.modelprobe.check]]\ntarget = "{CNN}"\nmax-params = "2k"\n'
+        f'[[tool.modelprobe.check]]\ntarget = "{SAMPLES}:Shared"\n'
+    )
+    refused = said(cli("check"))
+    assert f"nothing to check of {SAMPLES}:Shared" in refused
+    assert 'in pyproject.toml, max-params = "25M"' in refused
+
+
 def test_checks_of_a_project(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "there is no TARGET" in said(cli("check"))
@@ -111,6 +126,8 @@ def test_checks_of_a_project(cli: CommandLine, tmp_path: Path, monkeypatch: pyte
     project.write_text(f'[[tool.modelprobe.check]]\ntarget = "{CNN}"\ninput = "1x3x32x32"\nmax-params = "2k"\n')
     assert cli("check").code == 0
     assert "needs a TARGET" in said(cli("check", "--max-params", "1"))
+    assert "--baseline needs a TARGET" in said(cli("check", "--baseline", "costs.json"))
+    assert "--input needs a TARGET" in said(cli("check", "--input", "32"))
     project.write_text(f'[tool.modelprobe.check]\ntarget = "{CNN}"\nmax-parms = 1\n')
     assert "no key 'max-parms' | did you mean max-params?" in said(cli("check"))
     project.write_text(f'[tool.modelprobe.check]\ntarget = "{CNN}"\nmax-params = 1000\n')

@@ -215,3 +215,29 @@ def test_options_that_mean_nothing_together(cli: CommandLine, arguments: tuple[s
     answer = cli("reconcile", TINY, *arguments)
     assert answer.code == 2
     assert expected in said(answer)
+
+
+@pytest.mark.parametrize(
+    ("padding", "bias", "thop", "torchinfo"),
+    [
+        # 4 channels of 5 x 5 meet 6 filters of 3 x 3: 25 x 4 x 54. With stride 2 the output has 11 x 11 positions; thop
+        # and torchinfo let 4 x 54 weights meet each, torchinfo adds 6 biases to each.
+        (0, True, (121 - 25) * 216, (121 - 25) * 216 + 121 * 6),
+        (0, False, (121 - 25) * 216, (121 - 25) * 216),
+        # with padding 4 it has 3 x 3, fewer than the input
+        (4, False, (9 - 25) * 216, (9 - 25) * 216),
+    ],
+)
+def test_transposed_convolutions_by_hand(padding: int, bias: bool, thop: int, torchinfo: int) -> None:
+    model = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=padding, bias=bias)
+    found = trace(model, torch.zeros(1, 4, 5, 5), functions=True)
+    rows = {row.tool: row for row in compare_with_tools(found, UNKNOWN, predicted(found)).rows}
+    assert found.macs == 25 * 216
+    for tool, difference, why in (
+        ("thop", thop, "the filter per output position"),
+        ("torchinfo", torchinfo, "filter and bias per output position"),
+    ):
+        (reason,) = rows[tool].reasons
+        assert (reason.kind, reason.difference, reason.why) == ("transposed conv", difference, why)
+    assert not rows["fvcore"].reasons
+    assert not rows["torch"].reasons

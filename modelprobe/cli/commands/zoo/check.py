@@ -26,6 +26,8 @@ from modelprobe.console import say
 from modelprobe.errors import BadInput, CheckFailed
 from modelprobe.files.atomic import atomic_write, check_target
 
+NO_GROWTH = "0%"
+
 if TYPE_CHECKING:
     from modelprobe.cost.budgets.check import CheckedModel, CheckResult
 
@@ -103,7 +105,7 @@ def command(
     max_activations: ActivationsBudgetOpt = None,
     max_memory: MemoryBudgetOpt = None,
     baseline: BaselineOpt = None,
-    tolerance: GrowthOpt = "0%",
+    tolerance: GrowthOpt = NO_GROWTH,
     update_baseline: UpdateBaselineOpt = False,
     junit: JunitOpt = None,
     github: GithubOpt = False,
@@ -111,7 +113,8 @@ def command(
 ) -> None:
     """Whether parameters, MACs, FLOPs, activations and memory stay within limits and within a baseline, for CI.
 
-    Exit code 1, and a line for each, when something is exceeded. The figures are deterministic: no false alarm.
+    Exit code 1, and a line for each, when something is exceeded. The figures are deterministic: no false alarm. A model
+    without a limit and without a baseline is refused (exit code 2): nothing would be checked.
     """
     report.check()
     if junit is not None:
@@ -151,9 +154,9 @@ def _check_models(target: str, given: Mapping[str, Any], update: bool) -> CheckR
     if not target:
         from modelprobe.cost.budgets.configured import configured_checks
 
-        limits = [f"--{key}" for key, value in given.items() if key.startswith("max-") and value is not None]
-        if limits:
-            raise BadInput(f"{limits[0]} needs a TARGET", "pyproject.toml holds the limits of its own targets")
+        ignored = [f"--{key}" for key, value in given.items() if value not in (None, NO_GROWTH)]
+        if ignored:
+            raise BadInput(f"{ignored[0]} needs a TARGET", "pyproject.toml holds the options of its own targets")
         jobs = [(check.target, dict(check.options)) for check in configured_checks(Path.cwd())]
     models, written = [], ""
     for name, options in jobs:
@@ -186,10 +189,11 @@ def _checked_model(target: str, options: Mapping[str, Any], update: bool) -> Che
         )
         if options.get(key) is not None
     }  # fmt: skip
-    tolerance = parse_share(str(options.get("tolerance", "0%")), "--tolerance")
-    if not limits and options.get("baseline") is None:
+    tolerance = parse_share(str(options.get("tolerance", NO_GROWTH)), "--tolerance")
+    if not limits and not options.get("baseline"):
         raise BadInput(
-            f"{target} has no limit and no baseline to keep", "give one: --max-gmacs 5, or --baseline costs.json"
+            f"nothing to check of {target}: it has no limit and no baseline",
+            '--max-params 25M, or --baseline costs.json --update-baseline; in pyproject.toml, max-params = "25M"',
         )
     from modelprobe.cost.rollup import input_texts
     from modelprobe.model.build import load_model, record
