@@ -16,16 +16,20 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from modelprobe.report.blocks import Level, Note
+from modelprobe.report.units import first_few
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
 from modelprobe.tracing.failures import model_errors, model_raised
 from modelprobe.tracing.module_calls import Running, is_script
-from modelprobe.tracing.module_tree import state_tables
+from modelprobe.tracing.module_tree import state_tables, walk
 from modelprobe.tracing.restore import on_meta
 from modelprobe.tracing.tensors import copied, moved
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile wrappers, and a note for each."""
+    """The model inside DataParallel, DistributedDataParallel and torch.compile wrappers, and a note for each.
+
+    One more note names the parts inside that are compiled.
+    """
     said: list[Note] = []
     while True:
         cls = type(model).__name__
@@ -33,10 +37,22 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[Note]]:
         if isinstance(model, nn.DataParallel) or cls == "DistributedDataParallel":
             inner = model.module
         if not isinstance(inner, nn.Module):
-            return model, said
+            return model, [*said, *_compiled_note(model)]
         wrapper = "torch.compile" if cls == "OptimizedModule" else cls
         said.append(Note(f"Unwrapped from {wrapper}: the module inside was recorded.", Level.INFO))
         model = inner
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _compiled_note(model: nn.Module) -> list[Note]:
+    parts = [path or "the model itself" for path, module in walk(model) if _is_compiled(module)]
+    if not parts:
+        return []
+    text = f"Compiled parts were run eagerly and are counted operator by operator: {first_few(parts, 6)}."
+    return [Note(text, Level.INFO)]
 
 
 def has_lazies(model: nn.Module) -> bool:
@@ -90,11 +106,7 @@ def _lazy_like(tensor: Any, device: torch.device) -> Any:
 
 def run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
     # Importing dynamo costs a second: only when something inside is compiled, or somebody has imported it already.
-    compiled = compiler_loaded() or any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
-        for m in model.modules()
-    )
-    if compiled:
+    if compiler_loaded() or any(map(_is_compiled, model.modules())):
         stack.enter_context(torch.compiler.set_stance("force_eager"))
 
 

@@ -14,6 +14,7 @@ from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.tracing.failures import NeedsValuesError
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
+from modelprobe.tracing.training import record_training
 from tests.samples import models
 
 
@@ -132,8 +133,15 @@ def test_wrappers_are_unwrapped_and_said(wrap: str) -> None:
 
 
 def test_compiled_part_runs_eagerly() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), torch.compile(nn.Linear(4, 4)))
-    assert trace(model, torch.zeros(1, 4)).macs == 32
+    by_call, by_method = torch.compile(nn.Linear(4, 4)), nn.Linear(4, 4)
+    by_method.compile()
+    model = nn.Sequential(nn.Linear(4, 4), by_call, nn.Sequential(by_method))
+    said = "Compiled parts were run eagerly and are counted operator by operator: "
+    for found in (trace(model, torch.zeros(1, 4)), record_training(model, torch.zeros(1, 4)).forward):
+        assert found.macs == 3 * 16
+        assert [note.text for note in found.notes] == [said + "1, 2.0."]
+    assert [note.text for note in trace(by_method, torch.zeros(1, 4)).notes] == [said + "the model itself."]
+    assert not trace(nn.Linear(4, 4), torch.zeros(1, 4)).notes
 
 
 @pytest.mark.filterwarnings("ignore")
