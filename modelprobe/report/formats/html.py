@@ -215,7 +215,7 @@ overflow-wrap:anywhere;text-align:left}
 .mp h1{font-size:24px;line-height:1.25;margin:0 0 16px;font-weight:650;letter-spacing:-.01em;color:inherit}
 .mp h2{font-size:16.8px;margin:28px 0 9.6px;font-weight:620;color:inherit}
 .mp .mp-facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(208px,1fr));gap:14.4px 24px;margin:0}
-.mp .mp-facts div{margin:0}
+.mp .mp-facts div{margin:0}.mp .mp-facts+.mp-facts{margin-top:14.4px}
 .mp dt{color:var(--soft);font-size:12.8px;font-weight:500}
 .mp dd{margin:0;font-weight:600;font-size:16px;font-variant-numeric:tabular-nums}
 .mp dd small{display:block;color:var(--soft);font-weight:400;font-size:12.8px}
