@@ -17,7 +17,7 @@ from modelprobe.cost.timing.layers.times import LayerTimes
 from modelprobe.errors import BadInput
 from tests.command_line import CommandLine
 
-NAP = 0.02
+NAP = 0.03
 
 
 class Nap(torch.autograd.Function):
@@ -67,11 +67,11 @@ def times(net: nn.Module, optimizer: str = "sgd", by: str = "layer") -> tuple[La
 def test_the_backward_of_a_module_is_its_own_and_phases_add_up() -> None:
     found, median = times(Net())
     layers = {layer.path: layer for layer in found.layers}
-    assert layers["sleepy"].backward_s == pytest.approx(NAP, rel=0.3)
-    assert layers["sleepy"].backward_s / layers["sleepy"].inclusive_s > 0.9
-    assert layers["first"].inclusive_s < NAP / 4
+    assert layers["sleepy"].backward_s > NAP / 2
+    assert layers["sleepy"].backward_s / layers["sleepy"].inclusive_s > 0.8
+    assert layers["sleepy"].backward_s > 2 * layers["first"].inclusive_s
     assert layers["last"].calls == 2
-    assert layers["last"].backward_s < NAP / 4
+    assert layers["sleepy"].backward_s > 2 * layers["last"].backward_s
     assert list(found.phases) == ["forward", "backward", "optimizer"]
     assert math.fsum(found.phases.values()) == pytest.approx(median)
     assert layers[""].inclusive_s == pytest.approx(median)
@@ -91,8 +91,8 @@ def test_products_of_the_backward_are_in_the_row_of_their_module() -> None:
 def test_what_runs_again_belongs_to_the_module_that_runs_again() -> None:
     found, _ = times(Again())
     layers = {layer.path: layer for layer in found.layers}
-    assert layers["block"].backward_s > 0.8 * NAP
-    assert layers["head"].backward_s < NAP / 4
+    assert layers["block"].backward_s > NAP / 2
+    assert layers["block"].backward_s > 2 * layers["head"].backward_s
     found, _ = times(Again(), by="operator")
     assert "recomputation" in {operator.name for operator in found.operators}
 
