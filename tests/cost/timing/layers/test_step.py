@@ -17,6 +17,8 @@ from modelprobe.cost.timing.layers.times import LayerTimes
 from modelprobe.errors import BadInput
 from tests.command_line import CommandLine
 
+pytestmark = pytest.mark.zoo  # sleeps
+
 NAP = 0.03
 
 
