@@ -25,7 +25,9 @@ class RandomDraws:
         self._before: dict[str, Any] = {}
 
     def watch(self, model: nn.Module) -> None:
-        """Look at each call of `model` from now on."""
+        """Look at each call of `model` from now on. A script takes no hooks: of one nothing is known."""
+        if isinstance(model, torch.jit.ScriptModule):
+            return
         model.register_forward_pre_hook(self._start)
         model.register_forward_hook(self.look, always_call=True)
 

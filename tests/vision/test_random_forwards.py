@@ -117,3 +117,16 @@ def test_signals_and_volumes(conv: nn.Module, pool: nn.Module, shape: tuple[int,
     assert [row[0].probability for row in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
     assert modelprobe.predict(model, batch[3], 1)[0].index == int(expected[3].argmax())
     assert tuple(modelprobe.cam(model, batch[0]).map.shape) == shape[1:]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_script_is_looked_at_all_the_same(tmp_path: Path, run: CommandLine) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    script = torch.jit.script(net)
+    assert modelprobe.predict(script, torch.ones(3, 8, 8)) == modelprobe.predict(net, torch.ones(3, 8, 8))
+    (tmp_path / "net.py").write_text(
+        f"import torch\ndef net():\n    return torch.jit.load({str(tmp_path / 'm.pt')!r})\n"
+    )
+    torch.jit.save(script, tmp_path / "m.pt")
+    answer = run("predict", f"{tmp_path / 'net.py'}:net", "--image", "samples/shapes.png")
+    assert answer.code == 0, answer.err
