@@ -236,7 +236,12 @@ def record(
     from modelprobe.tracing.recorder import trace
 
     recording = partial(trace, train=train, functions=functions, follow=follow)
-    return record_with(loaded, recording, "train" if train else "eval")
+    found = record_with(loaded, recording, "train" if train else "eval")
+    if loaded.request.batch is None:
+        return found
+    from modelprobe.model.inputs.series import lost_batch
+
+    return replace(found, notes=(*found.notes, *lost_batch(found, loaded.request.batch)))
 
 
 def record_with(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -14,11 +15,15 @@ from modelprobe.cost.memory.request import MemoryRequest as MemoryRequest
 from modelprobe.cost.memory.steps import step_setting
 from modelprobe.cost.traces.saved import RecordedMemory
 from modelprobe.cost.training_step import frozen_names, trained_with
-from modelprobe.errors import BadInput
-from modelprobe.model.build import LoadedModel, record_with
+from modelprobe.errors import BadInput, ProbeError
+from modelprobe.model.build import LoadedModel, record, record_with
+from modelprobe.model.inputs.series import lost_batch
 from modelprobe.report.blocks import Level, Note
 from modelprobe.report.units import size
 from modelprobe.tracing.failures import LoneValueError
+
+PROBED_BATCH = 7
+"""The batch that is recorded to see whether outputs have it: few networks have other axes of such a size."""
 
 
 def memory_of_target(loaded: LoadedModel, asked: MemoryRequest) -> MemoryResult:
@@ -67,6 +72,14 @@ def memory_by_batch(loaded: LoadedModel, batches: Sequence[int], asked: MemoryRe
     return tuple(found)
 
 
+def _warned_of_batch(loaded: LoadedModel) -> tuple[Note, ...]:
+    """What a recording says of a batch that no output has."""
+    probed = replace(loaded, request=replace(loaded.request, batch=PROBED_BATCH))
+    with suppress(ProbeError):  # a batch that is too large for a run for real
+        return lost_batch(record(probed), PROBED_BATCH)
+    return ()
+
+
 def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> MemoryResult:
     """The memory of the largest batch within `limit` bytes. Raises BadInput when the batch is fixed, or none fits."""
     found: dict[int, MemoryResult] = {}
@@ -75,11 +88,14 @@ def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> M
         try:
             found[batch] = of_batch(loaded, batch, asked)
         except BadInput as error:
-            _, fixed, given = error.message.partition(" contradicts ")
-            if not fixed:
-                raise
-            hint = "give the shape of one example, with a leading 1"
-            raise BadInput(f"--fits tries batches, and {given} has one of its own", hint) from error
+            said, fixed, given = error.message.partition(" contradicts ")
+            fixed_by = given if fixed else said.partition("--batch cannot change ")[2]
+            if fixed_by:
+                hint = "give the shape of one example, with a leading 1: --input 1x…"
+                raise BadInput(f"--fits tries batches, and {fixed_by} has one of its own", hint) from error
+            if said.endswith("takes no inputs"):
+                raise BadInput(f"--fits tries batches, and {said.partition(': ')[2]}", "leave --fits out") from error
+            raise
         return found[batch].needed_bytes
 
     if loaded.request.inputs_from is not None:
@@ -96,7 +112,7 @@ def memory_that_fits(loaded: LoadedModel, limit: int, asked: MemoryRequest) -> M
         batch = largest_batch(needed, limit)
     except LoneValueError:
         batch = largest_batch(needed, limit, smallest=2)
-    fitting = found[batch]
+    fitting = replace(found[batch], notes=(*found[batch].notes, *_warned_of_batch(loaded)))
     if batch >= MAX_BATCH:
         text = f"{batch:,} is where the search ends: a larger batch fits too."
         fitting = replace(fitting, notes=(Note(text, Level.WARNING), *fitting.notes))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelprobe.errors import BadInput
 from modelprobe.model.inputs.spec import parse_input
+from modelprobe.report.blocks import Level, Note
+
+if TYPE_CHECKING:
+    from modelprobe.tracing.records import TensorRef, Trace
 
 MAX_POINTS = 64
 EXAMPLES = "for example --input 224,256,288 or --input ids=1x128,1x256:int64"
@@ -92,3 +97,15 @@ def _varying(points: tuple[tuple[str, ...], ...]) -> Series:
     if any(len(value) != 1 for value in values):
         return Series(points)
     return Series(points, tuple(value.pop() for value in values), places)
+
+
+def lost_batch(trace: Trace, batch: int) -> tuple[Note, ...]:
+    """A warning where no output has an axis of the batch that was asked for: the model may take it for another axis."""
+
+    def holds_batch(refs: Sequence[TensorRef]) -> bool:
+        return any(size and size % batch == 0 for ref in refs for size in ref.shape)
+
+    if batch == 1 or not trace.outputs or holds_batch(trace.outputs) or not holds_batch(trace.inputs):
+        return ()
+    text = f"No output has an axis of {batch}, the batch: the first axis of the input may be no batch of examples."
+    return (Note(text, Level.WARNING),)
