@@ -104,7 +104,17 @@ def _lazy_like(tensor: Any, device: torch.device) -> Any:
     return kind(tensor.requires_grad, device=device, dtype=tensor.dtype)
 
 
-def run_compiled_parts_eagerly(model: nn.Module, stack: ExitStack) -> None:
+_ONLY_WARN = ("warn_if_padding_and_no_attention_mask",)
+"""Methods of models of transformers that read values for the sake of a warning: what a forward costs is the same."""
+
+
+def prepare_parts(model: nn.Module, stack: ExitStack) -> None:
+    """Until `stack` is left, compiled parts run eagerly, and methods that read values only to warn do nothing."""
+    for module in model.modules():
+        for name in _ONLY_WARN:
+            if hasattr(type(module), name) and name not in vars(module):
+                vars(module)[name] = lambda *_, **__: None
+                stack.callback(vars(module).pop, name)
     # Importing dynamo costs a second: only when something inside is compiled, or somebody has imported it already.
     if compiler_loaded() or any(map(_is_compiled, model.modules())):
         stack.enter_context(torch.compiler.set_stance("force_eager"))

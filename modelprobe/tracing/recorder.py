@@ -39,7 +39,7 @@ from modelprobe.tracing.prepare import (
     has_lazies,
     hidden_operators,
     materialised,
-    run_compiled_parts_eagerly,
+    prepare_parts,
     unwrapped,
 )
 from modelprobe.tracing.records import FunctionCall, ModuleTree, TensorRef, Trace
@@ -178,7 +178,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         args, kwargs = _placed(model, args, kwargs, meta, stack)
         with model_errors(partial(mode_raised, model)):
             said = stack.enter_context(mode_set(model, setting.train))
-        run_compiled_parts_eagerly(model, stack)
+        prepare_parts(model, stack)
         named = _named(model, values)
         values.strangers.clear()  # those were the twins that the model holds on meta
         inputs = tuple(values.get(tensor) for _, tensor in given_leaves((args, kwargs)))

@@ -31,7 +31,7 @@ from modelprobe.tracing.failures import (
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import is_script, watch
 from modelprobe.tracing.module_tree import class_name, walk
-from modelprobe.tracing.prepare import autocast_of_meta, run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import autocast_of_meta, prepare_parts, unwrapped
 from modelprobe.tracing.recorder import (
     Setting,
     broken_notes,
@@ -114,7 +114,7 @@ def _differentiated(
             args, kwargs = copied(tuple(args), leaf=True), copied(dict(kwargs), leaf=True)
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, True))
-        run_compiled_parts_eagerly(model, stack)
+        prepare_parts(model, stack)
         if meta:
             stack.enter_context(autocast_of_meta())
         stack.enter_context(_plain_kernels(model))

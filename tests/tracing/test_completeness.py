@@ -654,3 +654,35 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("train", [False, True])
 def test_noise_is_no_finding(train: bool) -> None:
     assert not trace(Noisy(), torch.rand(2, 8), train=train).gaps
+
+
+class Warns(nn.Module):
+    """As models of transformers do: it reads ids to warn of padding, and tables that were computed when it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.layer = nn.Embedding(9, 4), nn.Embedding(9, 4), nn.Linear(4, 4)
+        angles = torch.arange(9)[:, None] / 10000 ** (torch.arange(0, 4, 2) / 4)
+        self.sinusoids = nn.Embedding.from_pretrained(torch.cat([angles.sin(), angles.cos()], -1))
+        self.register_buffer("order", torch.arange(9)[None], persistent=False)
+
+    def warn_if_padding_and_no_attention_mask(self, ids: Tensor) -> None:
+        if 0 in ids[:, [-1, 0]]:
+            self.warned = True
+
+    def forward(self, ids: Tensor, boxes: Tensor) -> Tensor:
+        self.warn_if_padding_and_no_attention_mask(ids)
+        long = ids.shape[1]
+        found = self.words(ids) + self.places(self.order[:, :long]) + self.sinusoids(torch.arange(long))
+        return self.layer(found + self.places(boxes[:, :, 2] - boxes[:, :, 0]))
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_values_that_are_read_only_to_warn_are_no_finding(device: str) -> None:
+    model = Warns()
+    before = dict(vars(model))
+    ids, boxes = torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 5, 4, dtype=torch.int64)
+    assert not trace(model, ids, boxes, device=device).notes
+    assert vars(model) == before
+    model.warn_if_padding_and_no_attention_mask(ids)
+    assert model.warned

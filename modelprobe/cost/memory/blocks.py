@@ -34,7 +34,7 @@ from modelprobe.tracing.dispatch import describe_operator
 from modelprobe.tracing.failures import explained, mode_raised, model_errors, wants_gradients
 from modelprobe.tracing.meta_results import MetaResults
 from modelprobe.tracing.module_calls import watch
-from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import prepare_parts, unwrapped
 from modelprobe.tracing.recorder import Setting, lazies_ready, moved_to_meta, quiet_hooks, where_it_runs
 from modelprobe.tracing.restore import mode_set, on_meta, own_parameters, restored, seed_generators
 from modelprobe.tracing.step_records import MemoryBlock, MemoryEvent, MemoryTrace
@@ -280,7 +280,7 @@ def _followed(
             stack.enter_context(autocast_on_meta(like))
         with model_errors(partial(mode_raised, model)):
             stack.enter_context(mode_set(model, step is not None))
-        run_compiled_parts_eagerly(model, stack)
+        prepare_parts(model, stack)
         if step is not None and step.checkpointed:
             stack.enter_context(checkpointing(model, step.checkpointed))
         running = _Calls(lambda: 0, lambda tensor: True)

@@ -18,7 +18,7 @@ from modelprobe.tracing.capture import Enough
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.failures import model_errors, model_raised
 from modelprobe.tracing.module_calls import Running, watch
-from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import prepare_parts, unwrapped
 from modelprobe.tracing.recorder import quiet_hooks
 from modelprobe.tracing.restore import mode_set, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import copied, given_leaves, leaves
@@ -55,7 +55,7 @@ def run_under(side: RunSide, tape: Tape) -> list[tuple[str, Tensor]]:
         parameters = stack.enter_context(own_parameters(model, False, ())) if side.train else {}
         args, kwargs = copied(tuple(side.args)), copied(dict(side.kwargs))
         stack.enter_context(mode_set(model, side.train))
-        run_compiled_parts_eagerly(model, stack)
+        prepare_parts(model, stack)
         running = Numbered(lambda: len(tape.ops), lambda _: True) if side.train else None
         calls = running or Running(lambda: len(tape.ops))
         watch(model, calls, stack)

@@ -21,7 +21,7 @@ from modelprobe.tracing.autograd import LEAF, Numbered, where_differentiated
 from modelprobe.tracing.compiler_stand_in import compiler_stand_in
 from modelprobe.tracing.failures import model_errors, model_raised
 from modelprobe.tracing.module_calls import watch
-from modelprobe.tracing.prepare import run_compiled_parts_eagerly, unwrapped
+from modelprobe.tracing.prepare import prepare_parts, unwrapped
 from modelprobe.tracing.restore import mode_set, own_parameters, restored, seed_generators
 from modelprobe.tracing.tensors import copied, given_leaves, leaves
 
@@ -117,7 +117,7 @@ def _prepared(
     parameters = stack.enter_context(own_parameters(model, False, ()))
     given, named = copied(tuple(args)), copied(dict(kwargs))
     stack.enter_context(mode_set(model, train))
-    run_compiled_parts_eagerly(model, stack)
+    prepare_parts(model, stack)
     hooks = ActivityHooks(model)
     running = Numbered(lambda: 0, lambda _: True)
     watch(model, running, stack)
