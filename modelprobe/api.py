@@ -91,7 +91,7 @@ def _tensors_of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
     kind = next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
     place = next((value.device for value in model.parameters()), torch.device("cpu"))
     chance = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(*shape, generator=chance).to(place, kind) for shape in inputs)
+    return tuple(torch.randn(*shape, generator=chance, device="cpu").to(place, kind) for shape in inputs)
 
 
 def _check_device(device: str) -> None:
@@ -101,7 +101,14 @@ def _check_device(device: str) -> None:
 
 
 def _all_levels(depth: int | None) -> int:
-    return ALL_ROWS if depth is None else depth
+    whole = _whole_number(depth, "depth")
+    return ALL_ROWS if whole is None else whole
+
+
+def _whole_number(given: int | None, name: str) -> int | None:
+    if given is not None and (type(given) is not int or given < 0):
+        raise BadInput(f"{name}={given!r} is no whole number from 0", f"for example {name}=2, or leave {name} out")
+    return given
 
 
 def count_flops(
@@ -119,7 +126,7 @@ def count_flops(
     if by not in get_args(By):
         raise BadInput(f"a forward has no rows by {by!r}", f"choose one of {', '.join(get_args(By))}")
     recorded = _trace_of(model, inputs, kwargs)
-    found = flops_of(recorded, by=by, depth=_all_levels(depth), top=top)
+    found = flops_of(recorded, by=by, depth=_all_levels(depth), top=_whole_number(top, "top"))
     return found if isinstance(model, (Trace, str)) else replace(found, ranges=cost_bounds(model, recorded))
 
 
@@ -145,7 +152,7 @@ def count_training(
     env = {**brief(), "model": class_name(model), "device": device, "mode": "train"}
     frozen = frozen_names(model, [freeze] if isinstance(freeze, str) else freeze)
     found = record_training(model, *inputs, kwargs=kwargs, device=device, freeze=frozen, env=env)
-    return training_cost(found, optimizer=optimizer, by=by, depth=_all_levels(depth), top=top)
+    return training_cost(found, optimizer=optimizer, by=by, depth=_all_levels(depth), top=_whole_number(top, "top"))
 
 
 def estimate_memory(

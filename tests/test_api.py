@@ -48,6 +48,22 @@ def test_a_notebook_shows_a_table(net, question):
     assert "<table" in html
 
 
+@pytest.mark.parametrize("given", [{"depth": "a"}, {"depth": -1}, {"depth": 1.5}, {"top": "all"}, {"top": -1}])
+@pytest.mark.parametrize("question", ["count_flops", "count_training"])
+def test_rows_are_whole_numbers(net, question, given):
+    with pytest.raises(BadInput, match=f"{next(iter(given))}=.* is no whole number") as raised:
+        getattr(modelprobe, question)(net, torch.randn(2, 3, 8, 8), **given)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("given", [(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)], ids=["a shape", "a tensor"])
+def test_under_a_default_device_of_meta(net, given):
+    plain = modelprobe.count_flops(net, given).macs
+    with torch.device("meta"):
+        assert modelprobe.count_flops(net, given).macs == plain
+        assert modelprobe.count_flops(models.TinyCNN(), given).macs == plain
+
+
 def test_keyword_inputs():
     found = modelprobe.count_flops(
         models.Structured(), torch.zeros(2, 7, dtype=torch.long), kwargs={"mask": torch.ones(2, 7)}
