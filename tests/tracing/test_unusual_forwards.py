@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import modelprobe
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.training import record_training
+from tests.tracing.by_hand import sees_higher_order
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -502,6 +503,7 @@ def test_a_counter_of_its_own() -> None:
 
 
 @pytest.mark.zoo
+@sees_higher_order
 def test_a_branch_inside_a_loop() -> None:
     from torch._higher_order_ops.while_loop import while_loop
 

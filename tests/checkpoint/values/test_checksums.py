@@ -138,5 +138,5 @@ def test_what_is_written_from_damaged_bytes_says_so(
 
 
 def test_a_distributed_checkpoint_has_none(tmp_path: Path) -> None:
-    torch.distributed.checkpoint.save({"w": torch.ones(3)}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    torch.distributed.checkpoint.save({"w": torch.ones(3)}, checkpoint_id=tmp_path / "dcp")
     assert not verify(open_checkpoint(tmp_path / "dcp")).values
