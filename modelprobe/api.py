@@ -256,8 +256,9 @@ def count_params(
 def list_buffers(model: nn.Module, *inputs: Any, kwargs: Mapping[str, Any] | None = None) -> BuffersResult:
     """Every buffer; with example `inputs`, also whether a forward in train mode changes it."""
     check_module(model, "list_buffers")
-    changed = trace(model, *inputs, kwargs=kwargs, train=True).changed if inputs or kwargs else None
-    return buffers_of(read_tree(model), changed=changed, saved=saved_names(model), env=brief())
+    ran = trace(model, *inputs, kwargs=kwargs, train=True) if inputs or kwargs else None
+    tree, changed = (ran.tree, ran.changed) if ran is not None else (read_tree(model), None)
+    return buffers_of(tree, changed=changed, saved=saved_names(model), env=brief())
 
 
 def assert_cost(

@@ -114,3 +114,10 @@ def test_a_custom_operator_is_counted_once_it_has_a_formula():
     after = modelprobe.count_flops(Net(), *inputs)
     # 2 x 3 x 5 = 30 MACs, 2 x 5 = 10 scalings
     assert (after.macs, after.flops, after.uncounted) == (30, 2 * 30 + 10, ())
+
+
+def test_buffers_of_lazy_modules_have_the_sizes_of_a_forward() -> None:
+    net = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(4))
+    found = modelprobe.list_buffers(net, torch.zeros(2, 3, 8, 8))
+    assert [(row.path, row.shape) for row in found.rows][:2] == [("1.running_mean", (8,)), ("1.running_var", (8,))]
+    assert found.parameters == 224 + 16 + 1156  # 8 x 3 x 9 + 8, twice 8, 4 x (8 x 36) + 4

@@ -366,14 +366,15 @@ def _run_recording(loaded: LoadedModel, model: nn.Module, example: ExampleInputs
         raise type(raised)(raised.message, hint) from raised.__cause__
 
 
-def changed_by_training(loaded: LoadedModel) -> tuple[frozenset[str] | None, tuple[Note, ...]]:
-    """The buffers that a train-mode forward writes to, and notes; None when no forward could be recorded.
+def changed_by_training(loaded: LoadedModel) -> tuple[ModuleTree, frozenset[str] | None, tuple[Note, ...]]:
+    """The tree (of lazy modules with the sizes that a forward gave them), the buffers that a train-mode forward writes
+    to (None when no forward could be recorded), and notes.
 
     Without a given batch the forward is of two examples: batch statistics of one are refused by batch norm. An input
     that was asked for and does not fit is an error; that the default one does not is a note.
     """
     if not any(entry.role == "buffer" for entry in loaded.tree.state):
-        return frozenset(), loaded.notes
+        return loaded.tree, frozenset(), loaded.notes
     asked = loaded.request
     given = asked.batch is not None or bool(asked.inputs) or asked.inputs_from is not None
     # Two examples first; then what the model itself offers, which may have a batch of its own.
@@ -385,9 +386,9 @@ def changed_by_training(loaded: LoadedModel) -> tuple[frozenset[str] | None, tup
         except ProbeError as error:
             problem = error
         else:
-            return found.changed, found.notes
+            return found.tree, found.changed, found.notes
     assert problem is not None
     if given:
         raise problem
     reason = f"Whether training changes a buffer was not observed: {problem.message}."
-    return None, (*loaded.notes, Note(reason, Level.WARNING))
+    return loaded.tree, None, (*loaded.notes, Note(reason, Level.WARNING))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelprobe.errors import BadInput
 from modelprobe.tracing.completeness import generator_states
 from modelprobe.tracing.module_tree import class_name
 from modelprobe.tracing.restore import mode_set, restored, seed_generators
@@ -55,6 +56,7 @@ class RandomDraws:
 @contextmanager
 def seeded_eval(model: nn.Module) -> Iterator[RandomDraws]:
     """Run in eval mode and leave the model as it was; a UserWarning tells of random numbers that a call drew."""
+    refuse_without_values(model)
     draws = RandomDraws()
     with restored(model), mode_set(model, False):
         draws.watch(model)
@@ -62,6 +64,16 @@ def seeded_eval(model: nn.Module) -> Iterator[RandomDraws]:
     if draws.libraries:
         drawn = f"draws random numbers in eval mode ({', '.join(draws.libraries)}): each call was seeded with 0"
         warnings.warn(f"{class_name(model)} {drawn}", stacklevel=4)
+
+
+def refuse_without_values(model: nn.Module) -> None:
+    """Raises BadInput for a model of which a parameter or buffer is on meta: what it computes are no values."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise BadInput(
+                f"{name} of {class_name(model)} is on meta and has no values",
+                "build the model on the CPU, with weights",
+            )
 
 
 def _all_states() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Fact, Level, Note
 from modelprobe.tracing.module_tree import class_name
-from modelprobe.tracing.random_draws import RandomDraws
+from modelprobe.tracing.random_draws import RandomDraws, refuse_without_values
 from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels
@@ -218,6 +218,7 @@ def load_image_model(asked: ImageModelRequest) -> ImageModel:
         checked_device(asked.device)
     given = given_inputs(asked.request.inputs_from) if asked.request.inputs_from is not None else None
     loaded = _unwrapped(load_model(asked.request))
+    refuse_without_values(loaded.model)
     declared = given.declared if given is not None else None
     seeing = preprocessing(loaded.target, loaded.model, loaded.entry, asked.overrides, declared)
     if given is not None:

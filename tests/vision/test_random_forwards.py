@@ -130,3 +130,15 @@ def test_a_script_is_looked_at_all_the_same(tmp_path: Path, run: CommandLine) ->
     torch.jit.save(script, tmp_path / "m.pt")
     answer = run("predict", f"{tmp_path / 'net.py'}:net", "--image", "samples/shapes.png")
     assert answer.code == 0, answer.err
+
+
+def test_a_model_without_values_is_refused(tmp_path: Path, run: CommandLine) -> None:
+    text = "import torch\n" + NET + "\ndef net():\n    return Net('none').to('meta')\n"
+    (tmp_path / "net.py").write_text(text)
+    for command in (("features", "--layers", "conv"), ("predict",), ("cam",)):
+        name, *options = command
+        answer = run(name, f"{tmp_path / 'net.py'}:net", *options, "--image", "samples/shapes.png")
+        assert answer.code == 2
+        assert "conv.weight of Net is on meta and has no values" in answer.err
+    with pytest.raises(modelprobe.ProbeError, match="on meta and has no values"):
+        modelprobe.predict(nn.Sequential(nn.Flatten(), nn.Linear(48, 4, device="meta")), torch.ones(3, 4, 4))

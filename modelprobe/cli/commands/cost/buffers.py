@@ -29,9 +29,9 @@ def command(
     from modelprobe.tracing.module_tree import saved_names
 
     loaded = load_model(target_request(model, inputs, batch=batch))
-    changed, notes = changed_by_training(loaded)
+    tree, changed, notes = changed_by_training(loaded)
     result = buffers_of(
-        loaded.tree,
+        tree,
         changed=changed,
         saved=saved_names(loaded.model),
         show_all=show_all or not report.is_short(),
