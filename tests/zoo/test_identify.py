@@ -111,3 +111,35 @@ def default_models(transformers: Any) -> Iterator[tuple[str, Callable[[], Any]]]
     pairs.sort(key=lambda pair: not any(word in pair[0] for word in words))
     for name, config in pairs:
         yield name, lambda name=name, config=config: getattr(transformers, name)(config())
+
+
+NAME = "torchvision:squeezenet1_1"
+
+
+def without(names: dict[str, TensorShape], *gone: str) -> dict[str, TensorShape]:
+    return {name: shape for name, shape in names.items() if name not in gone}
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, TensorShape]], dict[str, TensorShape]], str]] = {
+    "none": (lambda names: names, "certain"),
+    "one missing": (lambda names: without(names, "features.7.expand1x1.weight"), "likely"),
+    "the first missing": (lambda names: without(names, "features.0.weight"), "likely"),
+    "a bias missing": (lambda names: without(names, "features.3.squeeze.bias"), "likely"),
+    "one of another shape": (lambda names: {**names, "features.7.squeeze.weight": (33, 257, 1, 1)}, "likely"),
+    "one renamed": (
+        lambda names: {"other" if name == "features.7.squeeze.bias" else name: shape for name, shape in names.items()},
+        "likely",
+    ),
+    "one more": (lambda names: {**names, "my.scale": (3,)}, "certain"),
+    "the head missing": (lambda names: without(names, "classifier.1.weight", "classifier.1.bias"), "certain"),
+    "a fire module missing": (lambda names: {n: s for n, s in names.items() if ".9." not in n}, "unknown"),
+    "half missing": (lambda names: dict(list(names.items())[:26]), "unknown"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_likely_while_little_is_missing(catalogue: Catalogue, damage: str) -> None:
+    change, verdict = DAMAGES[damage]
+    model = next(model for model in catalogue.models if model.target == NAME)
+    found = match_network(change(dict(catalogue.names(model))), catalogue)
+    assert (found.verdict, found.candidates[0].target) == (verdict, NAME)

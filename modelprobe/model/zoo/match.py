@@ -22,7 +22,9 @@ T = TypeVar("T")
 UNTOLD = frozenset(("num_batches_tracked", "n_averaged", "total_ops", "total_params", *RECOMPUTED_BUFFERS))
 """Last words of names that come and go between releases and tools; they are not compared."""
 
-HEAD = re.compile(r"(?:^|\.)(?:heads?|head_\w+|fc\d?|classifier\w*|last_linear|logits|aux\w*|AuxLogits|output)(?:\.|$)")
+HEAD = re.compile(r"^(?:heads?|head_\w+|fc\d?|classifier\w*|last_linear|logits|aux\w*|AuxLogits|output)(?:\.|$)")
+"""Heads stand at the top of a network: `blocks.7.mlp.fc1` is a part of its body."""
+
 PARTIAL = ("module", "model", "net", "network", "backbone", "encoder", *HINTED)
 """Segments that may stand before some of the names alone."""
 
@@ -31,6 +33,9 @@ MAX_COMPARED = 24
 """Networks that are compared name by name, after all were compared by their profiles."""
 
 MIN_LIKELY = 0.8
+MAX_LACKING, MAX_LACKING_SHARE = 2, 0.05
+"""Tensors of the body, or the share of all tensors, that a file may lack and still be called likely."""
+
 USUAL_CLASSES = (1000, 1001, 11821, 21841, 21843)
 MAX_HEAD = 4
 MIN_SHAPES = 12
@@ -131,7 +136,7 @@ def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalo
     equals = [c.target for c in found[1:] if _fits_as_well(c, first)]
     top = replace(first, same_as=tuple(equals))
     others = [candidate for candidate in found[1:] if candidate.target not in equals]
-    if first.score < MIN_LIKELY or first.same < MIN_SAME or _lacks_more_than_a_head(first):
+    if first.score < MIN_LIKELY or first.same < MIN_SAME or _lacks_much(first):
         return Match("unknown", (top, *others), variant)
     alike = _costs(catalogue, (first.target, *equals)) == 1
     called = [target for target in (first.target, *equals) if target.partition(":")[2] in prefer]
@@ -140,9 +145,11 @@ def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalo
     return Match(verdict, (top, *others), variant, ambiguous=not alike, by_name=by_name)
 
 
-def _lacks_more_than_a_head(candidate: ZooCandidate) -> bool:
-    """Whether the file lacks tensors of the network's body: then it is another network."""
-    return any(not HEAD.search(name) for name in candidate.missing)
+def _lacks_much(candidate: ZooCandidate) -> bool:
+    """Whether the file lacks more than a few tensors of the network's body: then it is another network."""
+    lacking = sum(not HEAD.search(name) for name in candidate.missing)
+    total = candidate.same + len(candidate.other_shape) + len(candidate.missing)
+    return lacking > max(MAX_LACKING, MAX_LACKING_SHARE * total)
 
 
 def _fits_as_well(other: ZooCandidate, first: ZooCandidate) -> bool:
