@@ -24,7 +24,13 @@ MORE = {"assert_cost": {"max_macs": 100}}
 @pytest.mark.parametrize("name", [*FUNCTIONS, "count_params", "assert_cost"])
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(None, "a NoneType"), (X, "a Tensor"), (nn.Linear, "the class Linear"), (3, "a int"), (len, "the function len")],
+    [
+        (None, "type NoneType"),
+        (X, "type Tensor"),
+        (nn.Linear, "the class Linear"),
+        (3, "type int"),
+        (len, "the function len"),
+    ],
     ids=["None", "tensor", "class", "number", "function"],
 )
 def test_what_is_no_module(name: str, given: Any, said: str) -> None:
@@ -51,13 +57,13 @@ def test_inputs_that_do_not_fit(name: str, inputs: tuple[Any, ...]) -> None:
         (lambda: modelprobe.count_training(NET, X, by="call"), "no rows by 'call'"),
         (lambda: modelprobe.count_training(NET, X, optimizer="foo"), "foo"),
         (lambda: modelprobe.count_training(NET, X, freeze="foo"), "foo"),
-        (lambda: modelprobe.count_training(modelprobe.trace(NET, X)), "not a Trace"),  # type: ignore[arg-type]
+        (lambda: modelprobe.count_training(modelprobe.trace(NET, X)), "type Trace"),  # type: ignore[arg-type]
         (lambda: modelprobe.estimate_memory(NET, X, device="tpu"), "'tpu'"),
         (lambda: modelprobe.profile(NET, X, by="line"), "by='line'"),
         (lambda: modelprobe.profile(NET, X, threads=0), "threads"),
         (lambda: modelprobe.assert_cost(NET, X), "no limit"),
         (lambda: modelprobe.assert_cost(NET, X, max_macs="1X"), "max_macs '1X' is no amount"),
-        (lambda: modelprobe.assert_cost(modelprobe.trace(NET, X), max_memory=1), "not a Trace"),
+        (lambda: modelprobe.assert_cost(modelprobe.trace(NET, X), max_memory=1), "type Trace"),
         (lambda: modelprobe.count_flops(modelprobe.trace(NET, X), X), "has its inputs already"),
         (lambda: modelprobe.trace(NET, X, device="foo"), "foo"),
         (lambda: modelprobe.load_trace("nothing.mptrace"), "nothing.mptrace"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import random
-import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -211,11 +209,19 @@ def _data_dependence(observer: _Observed, named: Mapping[int, str], for_real: bo
             "data-dependent",
             f"The forward goes by random numbers that it draws from {drawn}: with another --seed it may do other work.",
         )
-    given = [value for value, name in named.items() if name.rpartition(".")[2] not in QUANTIZER]
+    given = named.keys() - _quantizers(named)
     for how, where in islice(_told(observer.ops, given, handed=origins.handed), for_real):
         place = f" in {where}" if where else ""
         text = f"The model asks for values{place} ({how}): what it costs may depend on the data."
         yield coverage_gap("data-dependent", text)
+
+
+def _quantizers(named: Mapping[int, str]) -> set[int]:
+    """The values that are the buffers of a quantizer."""
+    names = {name: value for value, name in named.items()}
+    places = {name.removesuffix(QUANTIZER[0]) for name in names if name.rpartition(".")[2] == QUANTIZER[0]}
+    pairs = [[names.get(place + word) for word in QUANTIZER] for place in places]
+    return {value for pair in pairs if None not in pair for value in pair if value is not None}
 
 
 def _unregistered_parameters(values: TensorNumbers) -> Iterator[CoverageGap]:
@@ -237,7 +243,7 @@ RANDOM = frozenset(
 """Operators that draw random numbers and nothing else."""
 
 QUANTIZER = ("scale", "zero_point")
-"""Buffers of quantized layers, which ask for them as plain numbers: the work is the same whatever they are."""
+"""Buffers that stand side by side in quantized layers, which ask for them as plain numbers: the work stays the same."""
 
 ASKING = frozenset(f"aten.{name}" for name in "is_nonzero item _local_scalar_dense equal allclose".split())
 """Operators by which Python is told a value."""
@@ -249,6 +255,10 @@ SIZED_BY_VALUES = frozenset(["torchvision.nms"]) | frozenset(
     "_to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc".split()
 )
 """Operators whose values say how large their results are. torch tags them so, but for the sparse ones."""
+
+
+SIZED_BY_NUMBERS = ("aten.one_hot", "aten.repeat_interleave")
+"""Those whose second argument, where it is a number, says it in their place."""
 
 
 def _told(
@@ -276,17 +286,9 @@ def _tells_values(op: OpCall) -> bool:
     """Whether Python is told what values its operands have, if only by the size of the result."""
     if op.name == "aten.index":
         return any(ref.dtype in ("bool", "uint8") for ref in op.inputs[1:])
+    if op.name in SIZED_BY_NUMBERS and op.arguments[1:2] not in ((), (None,), (-1,)):
+        return False
     return op.name in ASKING or op.name in SIZED_BY_VALUES or (op.name == "aten.where" and len(op.inputs) == 1)
-
-
-def generator_states() -> dict[str, Any]:
-    """Where the generators of Python and numpy stand, by the names of their libraries."""
-    found: dict[str, Any] = {"random": random.getstate()}
-    numpy = sys.modules.get("numpy.random")
-    if numpy is not None:
-        state: Any = numpy.get_state(legacy=False)["state"]
-        found["numpy.random"] = (state["pos"], state["key"].tobytes())
-    return found
 
 
 def _uses_parameters(tree: ModuleTree, observer: _Observed, named: Mapping[int, str]) -> bool:

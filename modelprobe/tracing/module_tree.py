@@ -61,8 +61,18 @@ def check_module(model: Any, function: str) -> None:
     elif callable(model):
         what, hint = f"the function {getattr(model, '__name__', model)!s}", "call it in the forward of a module"
     else:
-        what, hint = f"a {type(model).__name__}", "give the model itself first, then its inputs"
+        what, hint = f"a value of type {type(model).__name__}", "give the model itself first, then its inputs"
     raise BadInput(f"{function} takes a torch.nn.Module, not {what}", hint)
+
+
+def refuse_without_values(model: nn.Module) -> None:
+    """Raises BadInput for a model of which a parameter or buffer is on meta: what it computes are no values."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise BadInput(
+                f"{name} of {class_name(model)} is on meta and has no values",
+                "build the model on the CPU, with weights",
+            )
 
 
 def refuse_what_torch_cannot_walk(model: nn.Module) -> None:
@@ -165,11 +175,6 @@ def logical_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """The shape that the weight has in computations: packed ones of bitsandbytes keep it beside their bytes."""
     packed = getattr(getattr(tensor, "quant_state", None), "shape", None)
     return tuple(packed) if packed is not None else tuple(tensor.shape)
-
-
-def parameter_ids(model: nn.Module) -> frozenset[int]:
-    """The ids of the parameters that modules have in their tables."""
-    return frozenset(id(tensor) for module in model.modules() for tensor in module._parameters.values())
 
 
 def state_tables(module: nn.Module) -> tuple[tuple[str, dict[str, Any]], ...]:

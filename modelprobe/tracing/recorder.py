@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import is_lazy
 
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.completeness import gaps, generator_states, handed_tensors, refusals_noted
+from modelprobe.tracing.completeness import gaps, handed_tensors, refusals_noted
 from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
@@ -33,7 +33,7 @@ from modelprobe.tracing.failures import (
 )
 from modelprobe.tracing.formulas.plugins import installed_formulas
 from modelprobe.tracing.module_calls import Running, followed_threads, is_script, watch
-from modelprobe.tracing.module_tree import class_name, parameter_ids, read_tree, walk
+from modelprobe.tracing.module_tree import class_name, read_tree, walk
 from modelprobe.tracing.prepare import (
     autocast_of_meta,
     has_lazies,
@@ -43,8 +43,16 @@ from modelprobe.tracing.prepare import (
     unwrapped,
 )
 from modelprobe.tracing.records import FunctionCall, ModuleTree, TensorRef, Trace
-from modelprobe.tracing.restore import mode_set, on_meta, own_mode, own_parameters, restored, seed_generators
-from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes, storage_key
+from modelprobe.tracing.restore import (
+    generator_states,
+    mode_set,
+    on_meta,
+    own_mode,
+    own_parameters,
+    restored,
+    seed_generators,
+)
+from modelprobe.tracing.tensors import TensorNumbers, copied, given_leaves, leaves, moved, shapes
 
 T = TypeVar("T")
 Follower = Callable[[Sequence[Tensor], Running], AbstractContextManager[Any]]
@@ -169,7 +177,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
     meta = setting.device == "meta"
     tree = read_tree(model)
     values = TensorNumbers()
-    values.registered, memories = parameter_ids(model), _memories(model)
+    values.register(model)
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         seed_generators(int(setting.env.get("seed", 0)))
@@ -204,9 +212,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         if not watched:
             running.leave(out)
         if values.strangers:  # a forward may register what it makes
-            memories |= _memories(model)  # some layers keep a second parameter of the same memory elsewhere
-            again = {key for key, tensor in values.strangers.items() if storage_key(tensor) in memories}
-            values.registered |= parameter_ids(model) | again
+            values.register(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
     unasked = not meta and all(getattr(note, "kind", "") != "data-dependent" for note in setting.notes)
@@ -246,11 +252,6 @@ def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Obse
     observer = Observer(values, where_differentiated(running), setting.device == "meta")
     observer.differentiates = True
     return observer
-
-
-def _memories(model: nn.Module) -> set[int]:
-    """The keys of the memories of the parameters."""
-    return {storage_key(one) for one in model.parameters() if not isinstance(one, UninitializedParameter)}
 
 
 def _registering(model: nn.Module, running: Running) -> Callable[[Tensor], bool]:

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.rnn import PackedSequence
 
 from modelprobe.tracing.records import TensorRef
@@ -173,10 +174,20 @@ class TensorNumbers:
         self._dtypes: dict[torch.dtype, tuple[str, int]] = {}
         self.complex = False  # whether any complex tensor has been seen
         self.registered: frozenset[int] = frozenset()  # ids of the parameters that modules have, before any exchange
+        self._memories: set[int] = set()  # of those
         self.registers: Callable[[Tensor], bool] = lambda tensor: False  # whether the running module has it right now
         self.strangers: dict[int, nn.Parameter] = {}  # parameters that were read and are none of those
         self.initialised: dict[int, nn.Parameter] = {}  # such parameters that were written to only, so far
         self.unseen: list[Tensor] | None = None  # tensors that came up by `get` for the first time, where somebody asks
+
+    def register(self, model: nn.Module) -> None:
+        """What modules have in their tables is no stranger, nor is another parameter of the same memory: some layers
+        keep such a one elsewhere.
+        """
+        own = [one for module in model.modules() for one in module._parameters.values() if one is not None]
+        self._memories |= {storage_key(one) for one in own if not isinstance(one, UninitializedParameter)}
+        again = {key for key, tensor in self.strangers.items() if storage_key(tensor) in self._memories}
+        self.registered |= again.union(map(id, own))
 
     def get(self, tensor: Tensor) -> TensorRef:
         """The record of `tensor`; a tensor never seen before is a value of its own."""

@@ -13,7 +13,7 @@ from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.tracing.capture import Captured, captured_until, check_captured, chosen_layers
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.module_tree import class_name
-from modelprobe.tracing.random_draws import seeded_eval
+from modelprobe.tracing.restore import seeded_eval
 from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, attentions_of, heads_of
 from modelprobe.vision.attention.maps import parse_query
 from modelprobe.vision.cam.gradients import differentiable

@@ -20,8 +20,8 @@ from modelprobe.model.inputs.declared import IMAGE_PAIR, IMAGES, VIDEO
 from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.model.weights.chosen import RANDOM, ModelWeights
 from modelprobe.report.blocks import Fact, Level, Note
-from modelprobe.tracing.module_tree import class_name
-from modelprobe.tracing.random_draws import RandomDraws, refuse_without_values
+from modelprobe.tracing.module_tree import class_name, refuse_without_values
+from modelprobe.tracing.restore import RandomDraws
 from modelprobe.vision.given_inputs import GivenInputs, given_inputs
 from modelprobe.vision.images import Photo, find_images, open_image
 from modelprobe.vision.labels import Labels, labels_of, read_labels

@@ -344,21 +344,30 @@ def gathered(told: Iterable[tuple[Path, Note]]) -> tuple[Note, ...]:
     )
 
 
-AXES = {"Conv1d": 2, "Conv2d": 3, "Conv3d": 4}
+ITEM_AXES = {"Conv1d": 2, "Conv2d": 3, "Conv3d": 4}
 """How many axes one signal, image or volume has for a network that begins with such a layer."""
+
+TAKEN_AXES = {
+    2: "signals, [C, L] or [B, C, L]",
+    3: "images, [C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W]",
+    4: "volumes, [C, D, H, W] or [B, C, D, H, W]",
+}
 
 
 def as_batch(x: Any, name: str, model: Any) -> Any:
-    """Images as a tensor [B, C, H, W], of one [C, H, W] or several, for the function `name`; videos [B, C, T, H, W] as
+    """Images as a tensor [B, C, H, W] of the model's type, of one [C, H, W] or several, for the function `name`; videos
 
-    they are. For a network that begins with a convolution of another dimension signals [C, L] or [B, C, L], volumes
-    [C, D, H, W] or [B, C, D, H, W]. Raises BadInput.
+    [B, C, T, H, W] as they are. For a network whose first convolution has another dimension signals [C, L] or
+    [B, C, L], volumes [C, D, H, W] or [B, C, D, H, W]. Raises BadInput.
     """
-    axes = next((AXES[kind] for module in model.modules() if (kind := type(module).__name__) in AXES), 3)
-    batch = x[None] if x.dim() == axes else x
-    if batch.dim() not in (axes + 1, max(axes + 1, 5)) or not len(batch) or not batch.is_floating_point():
-        shape = "x".join(map(str, x.shape))
-        taken = {2: "signals of floats, [C, L] or [B, C, L]", 4: "volumes of floats, [C, D, H, W] or [B, C, D, H, W]"}
-        images = "images of floats, [C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W]"
-        raise BadInput(f"{name} takes {taken.get(axes, images)}, not {shape} {x.dtype}", "x[None]")
-    return batch
+    kinds = (base.__name__ for module in model.modules() for base in type(module).__mro__)
+    axes = next((ITEM_AXES[kind] for kind in kinds if kind in ITEM_AXES), 3)
+    shape = "x".join(map(str, x.shape))
+    if not x.is_floating_point():
+        raise BadInput(f"{name} takes floats, not {x.dtype}", "prepare x as the model takes it, or x.float()")
+    if x.dim() not in (axes, axes + 1, max(axes + 1, 5 if axes == 3 else 0)):
+        raise BadInput(f"{name} takes {TAKEN_AXES[axes]} of floats, not {shape}", "x[None]")
+    if not x.numel():
+        raise BadInput(f"{name} was given nothing to look at: x is {shape}", "give one image at least")
+    wanted = next((one.dtype for one in model.parameters() if one.is_floating_point()), x.dtype)
+    return (x[None] if x.dim() == axes else x).to(wanted)

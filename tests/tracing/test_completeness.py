@@ -529,6 +529,8 @@ CONSTANTS = {
     "mask": lambda y: torch.arange(3)[torch.arange(3) > 1],
     "tolist": lambda y: torch.arange(3).tolist(),
     "sizes": lambda y: torch.zeros(y.shape[0]).nonzero(),
+    "one_hot of so many classes": lambda y: nn.functional.one_hot(y.argmax(-1), 10),
+    "so many repeats": lambda y: y.repeat_interleave(2, 0),
 }
 
 
@@ -541,6 +543,25 @@ def test_values_of_constants_are_no_finding(read: Callable[..., Any], first: Cal
     lacking = first is not torch.sum and device == "meta"
     said = "Run for real where its weights are, not on meta, which cannot run it (torch.histogram has no kernel"
     assert any(note.text.startswith(said) and note.level is Level.INFO for note in found.notes) is lacking
+
+
+class Scaled(nn.Linear):
+    """Asks for a buffer that is called `scale`; with a `zero_point` beside it, a quantizer."""
+
+    def __init__(self, quantizer: bool) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("scale", torch.ones(1))
+        if quantizer:
+            self.register_buffer("zero_point", torch.zeros(1, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.scale.item() > 0 else x
+
+
+@pytest.mark.parametrize("quantizer", [False, True])
+def test_a_buffer_called_scale_is_a_value_like_any_other_unless_a_quantizer_holds_it(quantizer: bool) -> None:
+    found = trace(Scaled(quantizer), torch.ones(2, 4), device="cpu")
+    assert kinds(found) == ([] if quantizer else ["data-dependent"])
 
 
 def test_a_script_that_goes_by_its_data() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -117,6 +120,33 @@ def test_signals_and_volumes(conv: nn.Module, pool: nn.Module, shape: tuple[int,
     assert [row[0].probability for row in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
     assert modelprobe.predict(model, batch[3], 1)[0].index == int(expected[3].argmax())
     assert tuple(modelprobe.cam(model, batch[0]).map.shape) == shape[1:]
+
+
+def test_images_for_a_network_with_a_convolution_of_signals_further_on() -> None:
+    """Its stem is a subclass of Conv2d, its channel attention a Conv1d."""
+    model = timm.create_model("eca_nfnet_l0", num_classes=3).eval()
+    image = torch.rand(3, 64, 64)
+    assert modelprobe.predict(model, image, 1)[0].index == int(model(image[None]).argmax())
+
+
+def test_images_are_taken_in_the_type_of_the_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)).eval().to(torch.bfloat16)
+    image = torch.rand(3, 8, 8)
+    assert modelprobe.predict(model, image, 1)[0].index == int(model(image[None].bfloat16()).argmax())
+
+
+@pytest.mark.parametrize(("dimensions", "x", "said"), [
+    (2, torch.zeros(0, 3, 8, 8), "was given nothing to look at: x is 0x3x8x8"),
+    (2, torch.zeros(3, 8, 8, dtype=torch.uint8), "takes floats, not torch.uint8"),
+    (2, torch.zeros(8, 8), "takes images, [C, H, W] or [B, C, H, W], or videos, [B, C, T, H, W] of floats, not 8x8"),
+    (1, torch.zeros(1, 3, 8, 8, 8), "takes signals, [C, L] or [B, C, L] of floats, not 1x3x8x8x8"),
+    (3, torch.zeros(3, 8), "takes volumes, [C, D, H, W] or [B, C, D, H, W] of floats, not 3x8"),
+])  # fmt: skip
+@pytest.mark.parametrize("function", [modelprobe.predict, modelprobe.cam])
+def test_what_is_no_input(function: Callable[..., Any], dimensions: int, x: torch.Tensor, said: str) -> None:
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1](3, 4, 3)
+    with pytest.raises(modelprobe.ProbeError, match=re.escape(said)):
+        function(nn.Sequential(conv, nn.Flatten(), nn.LazyLinear(3)), x)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")

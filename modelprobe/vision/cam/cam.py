@@ -14,7 +14,7 @@ from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder
 from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.report.blocks import Level, Note
-from modelprobe.tracing.random_draws import seeded_eval
+from modelprobe.tracing.restore import seeded_eval
 from modelprobe.vision.cam.drawing import ImageMaps, draw_class_maps
 from modelprobe.vision.cam.judge import Judgement, judge_map
 from modelprobe.vision.cam.layer import Choice
