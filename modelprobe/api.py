@@ -295,18 +295,10 @@ def assert_cost(
             "assert_cost has no limit to check",
             "give max_macs, max_flops, max_parameters, max_activations or max_memory",
         )
-    memory = _peak_of_module(model, inputs, kwargs) if max_memory is not None else None
     recorded = _trace_of(model, inputs, kwargs)
-    breaches = check_trace(recorded.tree.cls, recorded, Budget(limits), memory).breaches
+    breaches = check_trace(recorded.tree.cls, recorded, Budget(limits)).breaches
     if breaches:
         raise AssertionError("\n".join(breaches))
-
-
-def _peak_of_module(model: nn.Module | Trace | str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> int:
-    check_module(model, "assert_cost with max_memory")
-    assert isinstance(model, nn.Module)
-    found = record_memory(model, *_tensors_of_shapes(model, tuple(inputs)), kwargs=kwargs, kernels=False)
-    return estimate_of(found).peak_bytes
 
 
 def _trace_of(model: nn.Module | Trace | str, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Trace:

@@ -17,6 +17,7 @@ from modelprobe.cost.rollup import (
     mode_facts,
     model_name,
     parameters_inside,
+    peak_fact,
 )
 from modelprobe.cost.tables import (
     ROW_TITLES,
@@ -76,7 +77,7 @@ class FlopsResult(Result):
     """The cost of one forward pass. MACs are multiply-accumulates of contractions; 1 MAC = 2 FLOPs.
 
     `findings` are what the count may lack beside the operators without a formula. `gradient_macs`, part of `macs`, are
-    of the gradients that a forward computes which differentiates itself.
+    of the gradients that a forward computes which differentiates itself. `peak_bytes` are `Trace.peak_bytes`.
     """
 
     model: str
@@ -102,6 +103,7 @@ class FlopsResult(Result):
     ranges: tuple[CostBounds, ...] = ()
     findings: tuple[CoverageGap, ...] = ()
     gradient_macs: int = 0
+    peak_bytes: int | None = None
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -173,6 +175,7 @@ def flops_of(
         notes=trace.notes,
         findings=trace.gaps,
         gradient_macs=sum(op.macs for op in trace.ops if op.gradient),
+        peak_bytes=trace.peak_bytes,
         env=trace.env,
     )
 
@@ -228,6 +231,7 @@ def _flops_facts(result: FlopsResult) -> tuple[Fact, ...]:
         Fact("Parameters", result.parameters, Unit.QUANTITY, exact_count(result.parameters)),
         *_active_parameters(result),
         Fact("Activations", result.activations, Unit.QUANTITY, "output elements of conv and matmul layers"),
+        *peak_fact(result.peak_bytes),
         Fact("Bytes moved", moved, Unit.BYTES, f"{size(result.bytes_read)} read, {size(result.bytes_written)} written"),
     ]
     if moved:

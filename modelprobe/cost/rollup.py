@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from modelprobe.report.blocks import Fact, fitting_depth
+from modelprobe.report.units import Unit
 from modelprobe.tracing.records import ModuleTree, OpCall, StateTensor, Trace, parents
 
 if TYPE_CHECKING:
@@ -241,6 +242,12 @@ def choose_rows(
 def mode_facts(env: Mapping[str, Any]) -> tuple[Fact, ...]:
     """That a forward ran in training mode; in eval mode nothing is said."""
     return (Fact("Mode", "training, without a backward pass"),) if env.get("mode") == "train" else ()
+
+
+def peak_fact(nbytes: int | None) -> tuple[Fact, ...]:
+    """`Trace.peak_bytes`, where they are known."""
+    what = "weights, inputs and results; `memory` adds kernels"
+    return (Fact("Peak memory", nbytes, Unit.BYTES, what),) if nbytes is not None else ()
 
 
 def model_name(trace: Trace) -> str:

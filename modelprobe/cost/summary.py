@@ -8,7 +8,15 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelprobe.cost.folding import folded_mark, folded_paths, name_of_run, stem
-from modelprobe.cost.rollup import choose_rows, forward_rollup, input_texts, mode_facts, model_name, state_inside
+from modelprobe.cost.rollup import (
+    choose_rows,
+    forward_rollup,
+    input_texts,
+    mode_facts,
+    model_name,
+    peak_fact,
+    state_inside,
+)
 from modelprobe.cost.tables import hidden_notes, row_mark, row_table
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Level, Note, Report, Table, Tone
@@ -74,7 +82,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Summary(Result):
-    """The layers of a model with totals. Bytes of activations are those of every result kept, as training keeps it."""
+    """The layers of a model with totals. Bytes of activations are those of every result kept, as training keeps it;
+    `peak_bytes` are `Trace.peak_bytes`."""
 
     model: str
     inputs: tuple[str, ...]
@@ -86,6 +95,7 @@ class Summary(Result):
     flops: int
     activation_bytes: int
     largest_result_bytes: int
+    peak_bytes: int | None
     modules: int
     uncounted: int
     uncalled: tuple[str, ...]
@@ -129,6 +139,7 @@ def summary_of(trace: Trace, *, depth: int | None = None, columns: Sequence[str]
         flops=trace.flops,
         activation_bytes=sum(results.values()),
         largest_result_bytes=max(results.values(), default=0),
+        peak_bytes=trace.peak_bytes,
         modules=len({node.identity for node in trace.tree.modules}),
         uncounted=sum(item.count for item in trace.uncounted),
         uncalled=trace.uncalled,
@@ -245,6 +256,7 @@ def _summary_facts(summary: Summary) -> tuple[Fact, ...]:
             Unit.BYTES,
             f"all results, as kept for training; largest {size(summary.largest_result_bytes)}",
         ),
+        *peak_fact(summary.peak_bytes),
         Fact("Modules", summary.modules, Unit.COUNT, f"{len(summary.uncalled)} never ran" if summary.uncalled else ""),
     )
 

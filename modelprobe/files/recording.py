@@ -23,7 +23,7 @@ from modelprobe.errors import BadInput
 Decoder = Callable[[Any], Any]
 
 MAGIC = b"modelprobe trace "
-FORMAT = 1
+FORMAT = 2
 MAX_FILE_BYTES, MAX_TEXT_BYTES = 2**28, 2**30
 
 

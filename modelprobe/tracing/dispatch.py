@@ -24,6 +24,7 @@ from modelprobe.tracing.formulas import Cost, in_real_numbers, operator_name, ru
 from modelprobe.tracing.formulas.convolution import ComplexConvolutions
 from modelprobe.tracing.meta_results import NOT_KNOWN, KnownValues, MetaResults
 from modelprobe.tracing.module_calls import Running
+from modelprobe.tracing.operator_parts import BODIES, has_parts
 from modelprobe.tracing.records import Composite, OpCall, Status, TensorRef
 from modelprobe.tracing.tensors import TensorNumbers, storage_key
 
@@ -82,23 +83,14 @@ def describe_operator(func: Any) -> Operator:
     # `name` of an overload is "aten::linear"; people know it as aten.linear.
     shown = qualified.replace("::", ".")
     if schema is None:
-        from modelprobe.tracing.higher_order import BODIES  # few models have such an operator
-
         return Operator(shown, kind, status, formula, None if rule else BODIES.get(qualified), (), (), ())
     written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
-    composite = rule is None and _has_parts(func)
+    composite = rule is None and has_parts(func)
     names = tuple(schema.arguments[i].name for i in written)
     returned = tuple(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only)
     pure = all(value.alias_info is None for value in (*schema.arguments, *schema.returns))
     parts = func.decompose if composite else None
     return Operator(shown, kind, status, formula, parts, tuple(written), names, returned, pure)
-
-
-def _has_parts(func: Any) -> bool:
-    try:
-        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
-    except RuntimeError:  # what TorchScript's interpreter knows alone (`prim::layout`)
-        return False
 
 
 _Base: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
@@ -134,7 +126,7 @@ class Observer(_Base):  # type: ignore[misc]
         """What another thread enters, where `running` tells what it runs, to write into the same ledger."""
         twin = copy(self)
         _Base.__init__(twin)  # which modes it stands in is the thread's own
-        twin._where, twin._inside = running.where, -1
+        twin._where, twin._inside, twin._results = running.where, -1, copy(self._results)
         return twin
 
     @classmethod
@@ -170,12 +162,12 @@ class Observer(_Base):  # type: ignore[misc]
         if self.values.unseen:
             self.origins.note_unseen(operator.name, self._where()[0])
         memories = {storage_key(tensor): ref.storage for tensor, ref in zip(tensors, refs, strict=True)}
-        remembered = self._meta and operator.pure
+        self._results.inside, alone = 0, operator.pure and not types
         self._started = (len(self.ops), operator, args, refs, self._where())
         if self._meta:
             _refuse_mixed_dtypes(operator.name, args)
         try:
-            out = self._results.call(func, args, kwargs) if remembered else func(*args, **kwargs)
+            out = self._results.call(func, args, kwargs, self._meta) if alone else func(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - it is raised again where the values are not known
             out = self._known_result(func, operator, given, named, tensors, error)
         if self._meta:
@@ -221,6 +213,7 @@ class Observer(_Base):  # type: ignore[misc]
         if operator.name == "aten.set_":
             self.origins.note_set(results[0], self._where()[0])
         outputs = tuple(self.values.new(tensor, memories.get(self.origins.made(tensor))) for tensor in results)
+        beside = []
         for target in _written(operator, args, kwargs):
             if self.values.strangers:
                 self.values.note_written(target)
@@ -229,7 +222,7 @@ class Observer(_Base):  # type: ignore[misc]
                 self.written.add(storage)
                 self.origins.written(storage)
             if not any(target is result for result in results):
-                self.values.new(target, storage)
+                beside.append(self.values.new(target, storage))
         cost, bound = self._cost(operator, args, kwargs, refs, outputs, out)
         read, written = _traffic(operator, refs, outputs)
         broken = operator.name in self.broken
@@ -239,6 +232,7 @@ class Observer(_Base):  # type: ignore[misc]
             read if cost.read is None else cost.read, written if cost.written is None else cost.written, bound,
             _plain_arguments(args), self._inside,
             self.differentiates and torch._C._current_autograd_node() is not None,
+            self._results.inside, tuple(beside),
         )  # fmt: skip
         self.origins.note_operator(op)
         return op._replace(macs=op.macs * self._complex.products(op)) if self.values.complex else op

@@ -16,16 +16,21 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from modelprobe.tracing.tensors import storage_key
+from modelprobe.tracing.operator_parts import with_bytes_inside
+from modelprobe.tracing.tensors import storage_key, tensors_among
 
 _VALUES = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
 class _Results(NamedTuple):
-    """What an operator returned: shape, strides and dtype of one tensor or of several, None where there was none."""
+    """What an operator returned: shape, strides and dtype of one tensor or of several, None where there was none.
+
+    `inside` are the bytes that its parts take beside.
+    """
 
     several: bool
     layouts: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None, ...]
+    inside: int
 
 
 _MOST_KNOWN = 2**18
@@ -204,15 +209,27 @@ def _of_process() -> _Known:
 
 
 class MetaResults:
-    """Calls operators, and lets them compute their results once. `purpose` names what else they depend on."""
+    """Calls operators, and lets them compute their results once. `purpose` names what else they depend on.
+
+    `inside` are the bytes that the parts of the last one took beside its results.
+    """
 
     def __init__(self, purpose: str = "") -> None:
-        self._purpose = purpose
+        self._purpose, self.inside = purpose, 0
         shared = _SHARED.get()
         self._known: _Known = {} if shared is None else shared
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What `func(*args, **kwargs)` returns; for operators whose schema tells of no writing and no sharing."""
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], remember: bool = True
+    ) -> Any:
+        """What `func(*args, **kwargs)` returns; for operators whose schema tells of no writing and no sharing.
+
+        Not to `remember` is for a run for real.
+        """
+        if not remember:
+            out, self.inside = with_bytes_inside(func, args, kwargs)
+            return out
+        self.inside = 0
         if func in _RECURRENT:
             results = _recurrent_result(func, args)
             if results is not None:
@@ -225,10 +242,11 @@ class MetaResults:
         key = tuple(given)
         known = self._known.get(key)
         if known is None:
-            out = func(*args, **kwargs)
+            out, self.inside = with_bytes_inside(func, args, kwargs)
             if key not in self._known:
-                self._known[key] = _layouts(out, args)
+                self._known[key] = _layouts(out, args, self.inside)
             return out
+        self.inside = known.inside
         made = [
             None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device="meta")
             for one in known.layouts
@@ -309,11 +327,11 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_meta and strided and not tensor.is_complex()
 
 
-def _layouts(out: Any, args: Iterable[Any]) -> _Results | None:
+def _layouts(out: Any, args: Iterable[Any], inside: int) -> _Results | None:
     """None when the results are not plain new tensors: some operators return what they were given."""
     several = type(out) is tuple
     layouts: list[Any] = []
-    memories = {tensor.untyped_storage()._cdata for tensor in _argument_tensors(args)}
+    memories = {tensor.untyped_storage()._cdata for tensor in tensors_among(args)}
     for tensor in out if several else (out,):
         if tensor is None and several:
             layouts.append(None)
@@ -322,7 +340,7 @@ def _layouts(out: Any, args: Iterable[Any]) -> _Results | None:
             layouts.append((tuple(tensor.shape), tensor.stride(), tensor.dtype))
         else:
             return None
-    return _Results(several, tuple(layouts))
+    return _Results(several, tuple(layouts), inside)
 
 
 def _owns_its_memory(tensor: Tensor, memories: set[int]) -> bool:
@@ -331,16 +349,6 @@ def _owns_its_memory(tensor: Tensor, memories: set[int]) -> bool:
     extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     needed = extent * tensor.element_size() if tensor.numel() else 0
     return memory._cdata not in memories and memory.nbytes() == needed
-
-
-def _argument_tensors(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += _argument_tensors(value)
-    return found
 
 
 def mixed(tensors: Sequence[Tensor]) -> bool:

@@ -138,9 +138,8 @@ def recorded(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> Trac
 
     Inference mode stands in the way of a forward that differentiates or counts the versions of its tensors; one that
     differentiates without turning gradients on itself gets them turned on, and one that turned them on in vain is
-    recorded again. Also once more when the forward itself
-    brought in the compiler (`torch.cond` does), which would otherwise trace into our hooks: from then on compiled parts
-    are run eagerly.
+    recorded again. Also once more when the forward itself brought in the compiler (`torch.cond` does), which would
+    otherwise trace into our hooks: from then on compiled parts are run eagerly.
     """
     loaded = compiler_loaded()
     try:
@@ -196,6 +195,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         running = _running(lambda: len(observer.ops), values, setting)
         values.registers = _registering(model, running)
         observer = _observer(values, running, setting)
+        values.blocks.ran = lambda: len(observer.ops)
         watched = watch(model, running, stack)
         if not watched:
             running.enter([""], class_name(model), shapes((args, kwargs)))
@@ -215,6 +215,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
             values.register(model)
         changed = _changed(model, buffers, observer.written)
         outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
+        values.blocks.open = False
     unasked = not meta and all(getattr(note, "kind", "") != "data-dependent" for note in setting.notes)
     told = (*said, *broken_notes(observer), *gaps(tree, observer, running, out, named, unasked))
     found = _ledger(tree, observer, running, (inputs, outputs), named, setting, changed, told, called)
@@ -231,7 +232,7 @@ def _ledger(
     calls = tuple(call.frozen(len(ops)) for call in running.calls)
     return Trace(
         tree, ops, calls, *ends, named, changed, (*setting.notes, *told), dict(setting.env),
-        tuple(observer.composites), tuple(called), observer.threads,
+        tuple(observer.composites), tuple(called), observer.threads, observer.values.blocks.frozen(),
     )  # fmt: skip
 
 

@@ -6,13 +6,17 @@ Tensors appear as `TensorRef`: `value` says which value feeds which operator, `s
 
 from __future__ import annotations
 
+import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
-from modelprobe.report.blocks import Level, Note
+from modelprobe.report.blocks import Fact, Facts, Level, Note, Report
+from modelprobe.report.units import Unit
 
 Shape = tuple[int, ...]
 Status = Literal["counted", "free", "uncounted", "failed"]
@@ -67,12 +71,9 @@ class TensorRef(NamedTuple):
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in memory in the order of their indices, without gaps."""
-        expected = 1
-        for size, step in zip(reversed(self.shape), reversed(self.strides), strict=False):
-            if size != 1 and step != expected:
-                return False
-            expected *= size
-        return bool(self.strides) or not self.shape
+        expected = accumulate(reversed(self.shape[1:]), operator.mul, initial=1)
+        steps = zip(reversed(self.shape), reversed(self.strides), expected, strict=False)
+        return all(step == wanted for size, step, wanted in steps if size != 1) and bool(self.strides or not self.shape)
 
 
 class OpCall(NamedTuple):
@@ -82,7 +83,8 @@ class OpCall(NamedTuple):
     `2 * macs + flops`. `arguments` holds the call's arguments in order with None in the place of every tensor.
     `bound` is an upper bound on `macs` for an operator without a formula, 0 otherwise. `composite` is the index in
     `Trace.composites` of the outermost operator that was taken apart into this one, -1 for none. `gradient` is true of
-    what autograd computes while the forward itself differentiates.
+    what autograd computes while the forward itself differentiates. `bytes_inside` is what its parts take at once beside
+    its results. `side_writes` are values that it leaves in operands and does not return (running statistics).
     """
 
     name: str
@@ -100,6 +102,8 @@ class OpCall(NamedTuple):
     arguments: tuple[Any, ...]
     composite: int = -1
     gradient: bool = False
+    bytes_inside: int = 0
+    side_writes: tuple[TensorRef, ...] = ()
 
     @property
     def activations(self) -> int:
@@ -120,6 +124,19 @@ class OperatorValues(NamedTuple):
     not_finite: int
     said: str
     line: str
+
+
+class StorageRecord(NamedTuple):
+    """A block of memory that tensors of a run lie in, by the number of `TensorRef.storage`.
+
+    `made` is the index of the operator at which it came up (-1: it was there before), `freed` that of the last one at
+    which it was there (-1: still there at the end).
+    """
+
+    number: int
+    nbytes: int
+    made: int
+    freed: int
 
 
 class Composite(NamedTuple):
@@ -257,10 +274,8 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Trace:
-    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name.
-
-    `functions` is empty unless the recording was asked for them. `threads`: the forward ran in more than one.
-    """
+    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name. `functions` is
+    empty unless the recording was asked for them. `threads`: the forward ran in more than one."""
 
     tree: ModuleTree
     ops: tuple[OpCall, ...]
@@ -274,6 +289,7 @@ class Trace:
     composites: tuple[Composite, ...] = ()
     functions: tuple[FunctionCall, ...] = ()
     threads: bool = False
+    storages: tuple[StorageRecord, ...] = ()
 
     def __repr__(self) -> str:
         name = self.env.get("model") or self.tree.cls
@@ -281,12 +297,10 @@ class Trace:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from modelprobe.report.blocks import Fact, Facts, Report
         from modelprobe.report.formats.html import fragment
-        from modelprobe.report.units import Unit
 
         facts = [Fact("Operators", len(self.ops), Unit.COUNT), Fact("Module calls", len(self.calls), Unit.COUNT)]
-        facts.append(Fact("MACs", sum(op.macs for op in self.ops), Unit.MACS))
+        facts += [Fact("MACs", self.macs, Unit.MACS), Fact("Peak memory", self.peak_bytes, Unit.BYTES)]
         for label, refs in (("Inputs", self.inputs), ("Outputs", self.outputs)):
             facts.append(Fact(label, tuple(ref.shape for ref in refs), Unit.SHAPE))
         title = f"{self.env.get('model') or self.tree.cls}: recorded forward pass"
@@ -319,26 +333,37 @@ class Trace:
         return sum(2 * op.macs + op.flops for op in self.ops)
 
     @cached_property
+    def peak_bytes(self) -> int | None:
+        """The most that weights, buffers, inputs and results take at once, and what operators take by their parts.
+
+        None of a trace whose storages are not known. What kernels take beside is no part of it.
+        """
+        if not self.storages:
+            return None
+        change = [0] * (len(self.ops) + 2)
+        for block in self.storages:
+            change[max(block.made, 0)] += block.nbytes
+            if block.freed >= 0:
+                change[max(block.freed, block.made, 0) + 1] -= block.nbytes
+        inside = (*(op.bytes_inside for op in self.ops), 0)
+        return max(alive + more for alive, more in zip(accumulate(change), inside, strict=False))
+
+    @cached_property
     def uncounted(self) -> tuple[Uncounted, ...]:
         """The operators without a rule, dearest bound first."""
         return uncounted(self.ops)
 
     @cached_property
     def uncalled(self) -> tuple[str, ...]:
-        """Paths of modules that never ran although they hold parameters or buffers, outermost only.
-
-        Containers whose members ran are not named.
-        """
+        """Paths of modules that never ran and hold parameters or buffers, outermost only; containers whose members ran
+        are not named."""
         holding = {above for entry in self.tree.state for above in parents(entry.path)}
         ran = {call.path for call in self.calls}
         alive = ran | {self.tree.aliases.get(path, path) for path in ran}
-        for path in tuple(alive):
-            alive.update(parents(path))
         # An operator may use a parameter of a module without calling it (weight passed to F.linear): that ran too.
         used = {ref.value for op in self.ops for ref in op.inputs}
-        for value, name in self.named.items():
-            if value in used:
-                alive.update(parents(name))
+        lending = [name for value, name in self.named.items() if value in used]
+        alive.update(above for path in (*alive, *lending) for above in parents(path))
         dead: list[str] = []
         for node in self.tree.modules:
             known = self.tree.aliases.get(node.path, node.path)
@@ -354,23 +379,18 @@ class Trace:
 
 def uncounted(ops: Iterable[OpCall]) -> tuple[Uncounted, ...]:
     """The operators without a rule among `ops`, dearest bound first."""
-    groups: dict[str, list[OpCall]] = {}
-    for op in ops:
-        if op.status == "uncounted":
-            groups.setdefault(op.name, []).append(op)
-    found = [
-        Uncounted(name, len(calls), tuple(dict.fromkeys(op.module for op in calls)), sum(op.bound for op in calls))
-        for name, calls in groups.items()
-    ]
+    without = [op for op in ops if op.status == "uncounted"]
+    found = []
+    for name in dict.fromkeys(op.name for op in without):
+        calls = [op for op in without if op.name == name]
+        modules = dict.fromkeys(op.module for op in calls)
+        found.append(Uncounted(name, len(calls), tuple(modules), sum(op.bound for op in calls)))
     return tuple(sorted(found, key=lambda item: -item.bound))
 
 
 def numel(shape: Iterable[int]) -> int:
     """The number of elements of a shape."""
-    count = 1
-    for dim in shape:
-        count *= dim
-    return count
+    return math.prod(shape)
 
 
 def parents(path: str) -> Iterator[str]:
@@ -378,23 +398,3 @@ def parents(path: str) -> Iterator[str]:
     while path:
         path = path.rpartition(".")[0]
         yield path
-
-
-def live_operators(trace: Trace) -> frozenset[int]:
-    """Indices of the operators whose result reaches an output of the model, directly or through memory written to."""
-    values = {ref.value for ref in trace.outputs}
-    storages = {ref.storage for ref in trace.outputs}
-    live: set[int] = set()
-    for index in range(len(trace.ops) - 1, -1, -1):
-        op = trace.ops[index]
-        used = any(ref.value in values for ref in op.outputs)
-        if used or (_writes_memory(op) and any(ref.storage in storages for ref in (*op.outputs, *op.inputs[:1]))):
-            live.add(index)
-            values.update(ref.value for ref in op.inputs)
-            storages.update(ref.storage for ref in op.inputs)
-    return frozenset(live)
-
-
-def _writes_memory(op: OpCall) -> bool:
-    """Whether an operator changes memory that somebody else may read: by name, or because it returns nothing."""
-    return op.name.endswith("_") or not op.outputs

@@ -6,6 +6,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from functools import partial
 from itertools import count
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.rnn import PackedSequence
 
-from modelprobe.tracing.records import TensorRef
+from modelprobe.tracing.records import StorageRecord, TensorRef
 
 MAX_DEPTH = 12
 MAX_OBJECTS = 4
@@ -115,6 +116,26 @@ def storage_key(tensor: Tensor) -> int:
         return id(tensor)
 
 
+def tensors_among(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors in lists and tuples."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_among(value)
+    return found
+
+
+def memory_of(tensor: Tensor) -> tuple[int, Any, int] | None:
+    """The key of a tensor's memory, that memory and its bytes; None for layouts without one."""
+    try:
+        memory = tensor.untyped_storage()
+        return memory._cdata, memory, memory.nbytes()
+    except (NotImplementedError, RuntimeError):  # sparse and nested layouts
+        return None
+
+
 def moved(value: Any, device: torch.device | str, leaf: bool = False) -> Any:
     """`value` with every tensor on `device`; the containers are rebuilt, other objects pass as they are.
 
@@ -165,6 +186,47 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor], depth: int = 0)
     return value
 
 
+class MemoryBlocks:
+    """When each block of memory came up and when it was gone, as the number of operators that `ran` by then."""
+
+    def __init__(self) -> None:
+        self.ran: Callable[[], int] = lambda: -1
+        self.open = True  # what is gone later is the recording's own
+        self._records: list[list[int]] = []
+        self._alive: dict[int, tuple[Any, list[int]]] = {}
+
+    def note(self, tensor: Tensor, number: int, given: bool = False) -> None:
+        """A tensor on the storage with that number; one that was `given` may be a number that Python made a tensor."""
+        block = memory_of(tensor)
+        if block is None:
+            return
+        key, memory, nbytes = block
+        _, known = self._alive.get(key, (None, None))
+        if known is not None and known[1] == nbytes:
+            return
+        if known is not None:  # resized in place
+            known[3] = self.ran() - 1
+        elif given and nbytes <= NUMBER_BYTES and self.ran() >= 0:
+            return
+        record = [number, nbytes, self.ran(), -1]
+        self._records.append(record)
+        self._alive[key] = weakref.ref(memory, partial(self._gone, key, record)), record
+
+    def _gone(self, key: int, record: list[int], _: Any) -> None:
+        if self.open:
+            record[3] = self.ran() - 1
+            if self._alive.get(key, (None, None))[1] is record:
+                del self._alive[key]
+
+    def frozen(self) -> tuple[StorageRecord, ...]:
+        """The blocks so far."""
+        return tuple(StorageRecord(*record) for record in self._records)
+
+
+NUMBER_BYTES = 8
+"""How large a tensor is that Python makes of a number."""
+
+
 class TensorNumbers:
     """Numbers for tensors: the same tensor object is the same value, the same memory the same storage."""
 
@@ -178,6 +240,7 @@ class TensorNumbers:
         self.registers: Callable[[Tensor], bool] = lambda tensor: False  # whether the running module has it right now
         self.strangers: dict[int, nn.Parameter] = {}  # parameters that were read and are none of those
         self.initialised: dict[int, nn.Parameter] = {}  # such parameters that were written to only, so far
+        self.blocks = MemoryBlocks()
         self.unseen: list[Tensor] | None = None  # tensors that came up by `get` for the first time, where somebody asks
 
     def register(self, model: nn.Module) -> None:
@@ -199,7 +262,7 @@ class TensorNumbers:
             self.strangers[id(tensor)] = tensor
         if self.unseen is not None:
             self.unseen.append(tensor)
-        return self.new(tensor)
+        return self._numbered(tensor, None, True)
 
     def _is_stranger(self, tensor: Tensor) -> TypeGuard[nn.Parameter]:
         return isinstance(tensor, nn.Parameter) and not self.registers(tensor)
@@ -222,8 +285,12 @@ class TensorNumbers:
 
     def new(self, tensor: Tensor, storage: int | None = None) -> TensorRef:
         """A new value, on the storage with that number or on one of its own."""
+        return self._numbered(tensor, storage, False)
+
+    def _numbered(self, tensor: Tensor, storage: int | None, given: bool) -> TensorRef:
         if storage is None:
             storage = next(self._storages)
+        self.blocks.note(tensor, storage, given)
         name, size = self._dtype(tensor.dtype)
         strides = tensor.stride() if tensor.layout is torch.strided and not tensor.is_nested else ()
         ref = TensorRef(next(self._values), storage, shape_of(tensor), name, tensor.numel() * size, strides)

@@ -20,7 +20,7 @@ from modelprobe.tracing.records import WEIGHTED_KINDS, Trace
 class ComparedModel:
     """One model's totals. `layers` are calls of convolutions, matrix products, attention and recurrent layers; `kinds`
     MACs by kind of operator; `top1` the published accuracy in percent, None where nobody published one; `memory` the
-    peak of tensors in one inference in bytes, None for a trace file that holds no memory."""
+    peak of weights, buffers, inputs and results in one inference in bytes."""
 
     target: str
     inputs: tuple[str, ...]
@@ -144,7 +144,7 @@ def _lower_bound_notes(models: Sequence[ComparedModel]) -> list[Note]:
     ]
 
 
-def compared(target: str, trace: Trace, top1: float | None = None, memory: int | None = None) -> ComparedModel:
+def compared(target: str, trace: Trace, top1: float | None = None) -> ComparedModel:
     """The totals of one recorded forward pass."""
     kinds: Counter[str] = Counter()
     for op in trace.ops:
@@ -154,7 +154,7 @@ def compared(target: str, trace: Trace, top1: float | None = None, memory: int |
         target, input_texts(trace), trace.tree.parameter_count(), trace.macs, trace.flops,
         sum(op.activations for op in trace.ops), sum(op.bytes_read + op.bytes_written for op in trace.ops),
         len(trace.ops), sum(op.kind in WEIGHTED_KINDS for op in trace.ops), len(trace.uncounted), dict(kinds), top1,
-        memory,
+        trace.peak_bytes,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelprobe.cost.memory.of_target import peak_of_tensors
 from modelprobe.errors import ProbeError
 from modelprobe.model.build import LoadedModel, TargetRequest, load_model, record
 from modelprobe.model.zoo import libraries
@@ -52,7 +51,7 @@ def measure_network(spec: str) -> dict[str, Any]:
         "flops": trace.flops if trace else None,
         "activations": sum(op.activations for op in trace.ops) if trace else None,
         "uncounted": len(trace.uncounted) if trace else 0,
-        "memory": peak_of_tensors(loaded) if trace else None,
+        "memory": trace.peak_bytes if trace else None,
         "weights": _weights(loaded),
         "features": _feature_maps(loaded, trace) if trace else [],
         "state": {entry.path: list(entry.shape) for entry in tree.state if entry.persistent},

@@ -31,7 +31,7 @@ def open_operands(found: Trace) -> Counter[str]:
             if ref.value not in known:
                 missing[op.name] += 1
                 known.add(ref.value)
-        known.update(ref.value for ref in op.outputs)
+        known.update(ref.value for ref in (*op.outputs, *op.side_writes))
     missing["output"] = sum(ref.value not in known for ref in found.outputs)
     return +missing
 
@@ -60,9 +60,12 @@ class TwoTimes(nn.Module):
 
 
 def test_running_statistics_are_written_beside_the_results() -> None:
-    # The operator returns the normalized tensor alone; the new mean and variance are values that no operator put out.
-    assert open_operands(trace(TwoTimes(), torch.ones(2, 4), train=True)) == {"aten.batch_norm": 2}
-    assert not open_operands(trace(TwoTimes(), torch.ones(2, 4)))
+    found = trace(TwoTimes(), torch.ones(2, 4), train=True)
+    assert not open_operands(found)
+    first, second = (op for op in found.ops if op.name == "aten.batch_norm")
+    assert first.side_writes == second.inputs[3:5]  # the new mean and variance: values that it does not return
+    assert [ref.storage for ref in first.side_writes] == [ref.storage for ref in first.inputs[3:5]]
+    assert not any(op.side_writes for op in trace(TwoTimes(), torch.ones(2, 4)).ops)
 
 
 class Holds(nn.Module):

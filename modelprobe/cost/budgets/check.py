@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelprobe.cost.rollup import input_texts
+from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table, Tone
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, scaled
@@ -29,8 +30,8 @@ FIGURES: dict[str, BudgetFigure] = {
     "activations": BudgetFigure("activations", Unit.QUANTITY, "--max-activations"),
     "memory": BudgetFigure("bytes at peak", Unit.BYTES, "--max-memory"),
 }
-"""Deterministic all of them: the same code gives the same integers on every machine. `memory` is of tensors alone (what
-kernels take depends on the processor), and takes a second run: it is there where it is asked for."""
+"""Deterministic all of them: the same code gives the same integers on every machine. `memory` is of tensors alone,
+since what kernels take depends on the processor; it is there where a limit or the baseline asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,13 @@ def figures_of(trace: Trace) -> dict[str, int]:
     }
 
 
-def check_trace(target: str, trace: Trace, budget: Budget, memory: int | None = None) -> CheckedModel:
-    """The figures of a forward pass against a budget; `memory` is the peak of its tensors in bytes, if it is asked."""
-    found = []
-    figures = {**figures_of(trace), **({"memory": memory} if memory is not None else {})}
+def check_trace(target: str, trace: Trace, budget: Budget) -> CheckedModel:
+    """The figures of a forward pass against a budget. Raises BadInput for memory of a trace that does not know its."""
+    found, figures = [], figures_of(trace)
+    if "memory" in budget.limits or "memory" in budget.baseline:
+        if trace.peak_bytes is None:
+            raise BadInput("the trace does not know its peak memory", "give the model, or a trace of this version")
+        figures["memory"] = trace.peak_bytes
     for name, value in figures.items():
         limit, before = budget.limits.get(name), budget.baseline.get(name)
         breaches = tuple(_breaches(name, value, limit, before, budget))

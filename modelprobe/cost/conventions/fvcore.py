@@ -13,7 +13,7 @@ from typing import Any
 from modelprobe.cost.conventions.convention import Convention, CountedItem, ToolCount, counted_call
 from modelprobe.cost.conventions.einsum import contraction_macs
 from modelprobe.cost.conventions.lowering import ATTENTION, CELL_GATES, CELLS
-from modelprobe.tracing.records import Composite, OpCall, Trace, live_operators, numel
+from modelprobe.tracing.records import Composite, OpCall, Trace, numel
 
 OperatorRule = Callable[[OpCall], float]
 Names = Mapping[int, str]
@@ -103,7 +103,7 @@ def fvcore_items(trace: Trace) -> Iterator[CountedItem]:
     weighted sum are two matrix products there.
     """
     homes = {node.path: node.home for node in trace.tree.modules}
-    live = live_operators(trace)
+    live = _live_operators(trace)
     seen: set[int] = set()
     weighted: set[tuple[int, int]] = set()
     for index, op in enumerate(trace.ops):
@@ -184,3 +184,23 @@ CONVENTION = Convention(
     notes=_unfused_note,
     as_installed=fvcore_items_as_installed,
 )
+
+
+def _live_operators(trace: Trace) -> frozenset[int]:
+    """Indices of the operators whose result reaches an output of the model, directly or through memory written to."""
+    values = {ref.value for ref in trace.outputs}
+    storages = {ref.storage for ref in trace.outputs}
+    live: set[int] = set()
+    for index in range(len(trace.ops) - 1, -1, -1):
+        op = trace.ops[index]
+        used = any(ref.value in values for ref in op.outputs)
+        if used or (_writes_memory(op) and any(ref.storage in storages for ref in (*op.outputs, *op.inputs[:1]))):
+            live.add(index)
+            values.update(ref.value for ref in op.inputs)
+            storages.update(ref.storage for ref in op.inputs)
+    return frozenset(live)
+
+
+def _writes_memory(op: OpCall) -> bool:
+    """Whether an operator changes memory that somebody else may read: by name, or because it returns nothing."""
+    return op.name.endswith("_") or not op.outputs

@@ -52,7 +52,6 @@ def record_memory(
     step: StepSetting | None = None,
     like: str = "cpu",
     amp: bool = False,
-    kernels: bool = True,
     notes: Sequence[Note] = (),
     env: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -60,8 +59,7 @@ def record_memory(
     """Run `model(*args, **kwargs)` once without gradients, or the training steps of `step`, and follow its memory.
 
     `device` is as for `trace`; `like` names the device whose attention kernels are taken: cpu or cuda. `amp` runs the
-    forward under its autocast. Without `kernels`, what kernels take inside a call is left out: the rest is the same on
-    every processor.
+    forward under its autocast.
     Raises BadInput when nothing would train, ModelRaised when the model raises.
     """
     model, said = unwrapped(model)
@@ -73,7 +71,7 @@ def record_memory(
     setting = Setting(device, step is not None, notes=(*notes, *said), env={**(env or {}), **more})
     if amp and step is not None:
         step = replace(step, autocast=like)
-    record = partial(_followed, step=step, like=like, amp=amp, kernels=kernels)
+    record = partial(_followed, step=step, like=like, amp=amp)
     with _ONE_AT_A_TIME:
         try:
             return where_it_runs(model, args, dict(kwargs or {}), setting, partial(lazies_ready, record=record))
@@ -104,10 +102,9 @@ _Mode: Any = TorchDispatchMode  # whose methods have no types in some releases o
 class _Follower(_Mode):  # type: ignore[misc]
     """The dispatch mode; `phase` is set from outside."""
 
-    def __init__(self, running: Numbered, homes: dict[int, str], like: str, kernels: bool) -> None:
+    def __init__(self, running: Numbered, homes: dict[int, str], like: str) -> None:
         super().__init__()
         self._like = like
-        self._kernels_of = like if kernels else ""
         self.blocks: list[MemoryBlock] = []
         self.events: list[MemoryEvent] = []
         self.phase, self.step = "start", 0
@@ -143,16 +140,16 @@ class _Follower(_Mode):  # type: ignore[misc]
             if isinstance(tensor, nn.Parameter) and id(tensor) not in self._homes and not known:
                 self.unregistered[id(tensor)] = tensor
                 self.note((tensor,), "weight")
-        if self._kernels_of == "cpu" and self._operator in LAYERS_OF_CPU:
+        if self._like == "cpu" and self._operator in LAYERS_OF_CPU:
             inside, workspace = layer_of_cpu(self._operator, func, args)
             self._inside_kernel(inside)
             if self._operator == LAYER and out[3].is_meta:
                 out = (*out[:3], out[3].new_empty(workspace, dtype=torch.uint8))
-        elif self._kernels_of == "cpu":
+        elif self._like == "cpu":
             self._inside_kernel(bytes_inside(self._operator, func, args, kwargs or {}))
         for tensor in _tensors_among((out,)):
             self._block(tensor, "activation", True)
-        if self._kernels_of == "cuda":
+        if self._like == "cuda":
             self._inside_kernel(workspace_of_gpu(self._operator, args, out))
         return out
 
@@ -262,7 +259,6 @@ def _tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def _followed(
     model: nn.Module, args: Any, kwargs: Any, setting: Setting, step: StepSetting | None, like: str, amp: bool,
-    kernels: bool,
 ) -> MemoryTrace:  # fmt: skip
     meta = setting.device == "meta"
     with ExitStack() as stack:
@@ -285,7 +281,7 @@ def _followed(
             stack.enter_context(checkpointing(model, step.checkpointed))
         running = _Calls(lambda: 0, lambda tensor: True)
         homes = {id(parameter): name.rpartition(".")[0] for name, parameter in parameters.items()}
-        follower = _Follower(running, homes, like, kernels)
+        follower = _Follower(running, homes, like)
         follower.note(parameters.values(), "weight")
         follower.note((buffer for buffer in model.buffers() if isinstance(buffer, Tensor)), "buffer")
         follower.note((tensor for _, tensor in given_leaves((args, kwargs))), "input")

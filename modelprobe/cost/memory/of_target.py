@@ -37,14 +37,6 @@ def estimated(recorded: RecordedMemory, context: int, model: str = "") -> Memory
     return estimate_of(recorded.trace, like=like, optimizer=optimizer, context=context, model=model)
 
 
-def peak_of_tensors(loaded: LoadedModel) -> int:
-    """Bytes of weights, buffers, inputs and activations at the peak of one inference: the same on every processor.
-
-    Raises ProbeError where the model does not run.
-    """
-    return memory_of_target(loaded, MemoryRequest(kernels=False)).peak_bytes
-
-
 @stdout_kept()
 def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory:
     """The run recorded; of two examples where batch norm refuses to train on one that nobody asked for."""
@@ -52,7 +44,7 @@ def recorded_memory(loaded: LoadedModel, asked: MemoryRequest) -> RecordedMemory
     if asked.train:
         step = step_setting(asked.optimizer, frozen_names(loaded.model, asked.freeze), asked.like)
         step = replace(step, loss=asked.loss, checkpointed=asked.checkpointed, accumulate=asked.accumulate)
-    recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp, kernels=asked.kernels)
+    recording = partial(record_memory, step=step, like=asked.like, amp=asked.amp)
     found = trained_with(loaded, recording) if asked.train else record_with(loaded, recording, "eval")
     return RecordedMemory(found, asked.like, asked.optimizer if asked.train else "")
 

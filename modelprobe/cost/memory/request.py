@@ -12,8 +12,7 @@ class MemoryRequest:
     """What is run: inference, or (`train`) steps with that optimizer, patterns of frozen parameters and a loss.
 
     `like` is whose kernels and allocator, cpu or cuda; `context` bytes stand outside the allocator. `checkpointed` and
-    `accumulate` are as in `StepSetting`; `amp` is autocast. Without `kernels`, what kernels
-    take inside a call, which depends on the processor, is left out.
+    `accumulate` are as in `StepSetting`; `amp` is autocast.
     """
 
     train: bool = False
@@ -25,4 +24,3 @@ class MemoryRequest:
     checkpointed: Collection[str] = ()
     accumulate: int = 1
     amp: bool = False
-    kernels: bool = True

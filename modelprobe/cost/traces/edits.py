@@ -91,4 +91,5 @@ def without_modules(trace: Trace, patterns: Sequence[str]) -> Trace:
     parameters = trace.tree.parameter_count() - tree.parameter_count()
     text = f"Left out by --ignore: {many} with {spared:,} MACs and {parameters:,} parameters."
     env = {**trace.env, "ignored": list(split_patterns(patterns))}
-    return replace(trace, tree=tree, ops=ops, calls=calls, notes=(*trace.notes, Note(text, Level.INFO)), env=env)
+    notes = (*trace.notes, Note(text, Level.INFO))
+    return replace(trace, tree=tree, ops=ops, calls=calls, notes=notes, env=env, storages=())

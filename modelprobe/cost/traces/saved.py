@@ -114,6 +114,9 @@ def _faults(trace: Trace) -> Iterable[str]:
         if not -1 <= op.call < calls or not -1 <= op.composite < len(trace.composites):
             yield f"{op.name} belongs to no call"
     yield from _operator_faults(trace.ops)
+    for block in trace.storages:
+        if block.nbytes < 0 or not -1 <= block.made <= many or not -1 <= block.freed <= many:
+            yield f"storage {block.number} of {block.nbytes:,} bytes lies outside the run"
 
 
 def _tree_faults(tree: ModuleTree) -> Iterable[str]:
@@ -126,9 +129,9 @@ def _tree_faults(tree: ModuleTree) -> Iterable[str]:
 
 def _operator_faults(ops: Iterable[OpCall]) -> Iterable[str]:
     for op in ops:
-        if min(op.macs, op.flops, op.bytes_read, op.bytes_written, op.bound) < 0:
+        if min(op.macs, op.flops, op.bytes_read, op.bytes_written, op.bound, op.bytes_inside) < 0:
             yield f"{op.name} has a negative cost"
-        for ref in (*op.inputs, *op.outputs):
+        for ref in (*op.inputs, *op.outputs, *op.side_writes):
             yield from _tensor_faults(op.name, ref)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from modelprobe.cli.app import main
 from modelprobe.cost.traces.saved import load_forward, load_memory, load_training
 from modelprobe.errors import BadInput
-from modelprobe.files.recording import MAGIC
+from modelprobe.files.recording import FORMAT, MAGIC
 
 CNN = "samples/models.py:TinyCNN"
 QUESTIONS = {
@@ -33,6 +33,8 @@ QUESTIONS = {
     "memory of a step": (["memory", CNN, "--train", "--optimizer", "adam", "--device", "cuda"], ["--context", "1GiB"]),
     "a detector": (["flops", "ssdlite320_mobilenet_v3_large"], []),
 }
+
+HEAD = MAGIC + str(FORMAT).encode() + b"\n"
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def packed(values: Any) -> bytes:
-    return MAGIC + b"1\n" + zlib.compress(json.dumps(values).encode())
+    return HEAD + zlib.compress(json.dumps(values).encode())
 
 
 def values_of(data: bytes) -> Any:
@@ -95,16 +97,16 @@ def values_of(data: bytes) -> Any:
 
 
 BAD = {
-    "another version": (MAGIC + b"2\nxx", "is a trace of format 2"),
+    "another version": (MAGIC + b"99\nxx", "is a trace of format 99"),
     "no trace": (b"PK\x03\x04", "is no trace of modelprobe"),
     "empty": (b"", "is no trace of modelprobe"),
-    "no zlib": (MAGIC + b"1\nxxxx", "is damaged"),
-    "not JSON": (MAGIC + b"1\n" + zlib.compress(b"{"), "is damaged"),
-    "deep": (MAGIC + b"1\n" + zlib.compress(b"[" * 200_000), "is damaged"),
+    "no zlib": (HEAD + b"xxxx", "is damaged"),
+    "not JSON": (HEAD + zlib.compress(b"{"), "is damaged"),
+    "deep": (HEAD + zlib.compress(b"[" * 200_000), "is damaged"),
     "a list": (packed([]), "it has no sections"),
     "nothing in it": (packed({"sections": {}}), "it holds: nothing"),
     "another shape": (packed({"sections": {"forward": [1, 2]}}), "is damaged: forward"),
-    "a bomb": (MAGIC + b"1\n" + zlib.compress(bytes(2**30 + 10)), "is larger than a trace may be"),
+    "a bomb": (HEAD + zlib.compress(bytes(2**30 + 10)), "is larger than a trace may be"),
 }
 
 

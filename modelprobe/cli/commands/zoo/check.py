@@ -209,12 +209,7 @@ def _checked_model(target: str, options: Mapping[str, Any], update: bool) -> Che
     trace = record(loaded)
     place = options.get("baseline")
     before = {} if place is None or update else read_baseline(Path(place), target, input_texts(trace))
-    memory = None
-    if "memory" in limits or "memory" in before:
-        from modelprobe.cost.memory.of_target import peak_of_tensors
-
-        memory = peak_of_tensors(loaded)
-    return check_trace(target, trace, Budget(limits, before, str(place or ""), tolerance), memory)
+    return check_trace(target, trace, Budget(limits, before, str(place or ""), tolerance))
 
 
 def _texts(value: Any) -> list[str] | None:

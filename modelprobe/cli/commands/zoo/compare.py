@@ -21,7 +21,7 @@ from modelprobe.cli.options import (
     option,
     target_request,
 )
-from modelprobe.errors import BadInput, ProbeError
+from modelprobe.errors import BadInput
 from modelprobe.files.atomic import atomic_write, check_target
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ def command(
 
     catalogue, models, traces, notes = read_catalogue(), [], [], []
     for target in targets:
-        trace, memory = _run_of(target, inputs, batch)
+        trace = _run_of(target, inputs, batch)
         known = catalogue.get(f"{trace.env.get('origin')}:{trace.env.get('model')}")
         top1 = known.top1 if known is not None and not inputs and not is_trace_file(target) else None
-        models.append(compared(target, trace, top1, memory))
+        models.append(compared(target, trace, top1))
         traces.append(trace)
         notes += [replace(note, text=f"{target}: {note.text}") for note in trace.notes]
     levels = report.depth(depth)
@@ -111,24 +111,19 @@ def command(
     report.emit((_charted(result, plot, report.force) if plot is not None else result).report())
 
 
-def _run_of(target: str, inputs: list[str] | None, batch: str | None) -> tuple[Trace, int | None]:
-    """The forward pass of a target or of a trace file, and the peak of its tensors, which a file does not hold."""
+def _run_of(target: str, inputs: list[str] | None, batch: str | None) -> Trace:
+    """The forward pass of a target or of a trace file."""
     if is_trace_file(target):
         from modelprobe.cost.traces.saved import load_forward
 
         if inputs or batch:
             given = "--input" if inputs else "--batch"
             raise BadInput(f"{given} cannot change the run that {target} holds", "leave it out, or give the model")
-        return load_forward(target)[0], None
-    from modelprobe.cost.memory.of_target import peak_of_tensors
+        return load_forward(target)[0]
     from modelprobe.model.build import load_model, record
 
     loaded = load_model(target_request(ModelOptions(target=target), ShapeOptions(input=inputs), batch=batch))
-    trace = record(loaded)
-    try:
-        return trace, peak_of_tensors(loaded)
-    except ProbeError:  # what runs there may not run a second time: the comparison does without
-        return trace, None
+    return record(loaded)
 
 
 def _charted(result: CompareResult, path: Path, force: bool) -> CompareResult:
