@@ -210,7 +210,7 @@ def sums() -> Iterator[Counter[str]]:
     print(f"\nconversions: {dict(counts)}")
 
 
-@pytest.mark.parametrize("name", ["parts", *sampled(ARCHITECTURES, 3)])
+@pytest.mark.parametrize("name", ["parts", *sampled(ARCHITECTURES, 6)])
 @pytest.mark.filterwarnings("ignore")
 def test_every_tensor_is_there_or_named(name: str, tmp_path: Path, sums: Counter[str]) -> None:
     torch.manual_seed(0)

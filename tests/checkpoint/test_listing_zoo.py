@@ -51,7 +51,7 @@ def names(found: Checkpoint, role: str) -> set[str]:
     return {entry.name for entry in found.tensors if entry.role == role}
 
 
-@pytest.fixture(params=sampled(ARCHITECTURES, 3), ids=lambda spec: spec.rpartition("/")[2])
+@pytest.fixture(params=sampled(ARCHITECTURES, 6), ids=lambda spec: spec.rpartition("/")[2])
 def built(request):
     target = resolve(request.param)
     model = target.build("cpu").module.eval()

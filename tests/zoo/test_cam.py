@@ -53,13 +53,13 @@ def look(spec: str) -> Choice:
     return choice
 
 
-@pytest.mark.parametrize("family", sampled(FAMILIES, 3))
+@pytest.mark.parametrize("family", sampled(FAMILIES, 6))
 def test_every_timm_family(family: str) -> None:
     assert family not in EXCEPTIONS, EXCEPTIONS[family]
     assert look(f"timm:{smallest(family)}").whole == (family not in IN_PARTS)
 
 
-@pytest.mark.parametrize("builder", sampled(BUILDERS, 3))
+@pytest.mark.parametrize("builder", sampled(BUILDERS, 6))
 def test_every_torchvision_classifier(builder: str) -> None:
     assert builder not in EXCEPTIONS, EXCEPTIONS[builder]
     assert look(f"torchvision:{builder}").whole

@@ -80,7 +80,7 @@ def real(name: str, fused: bool) -> tuple[nn.Module, Tensor]:
 
 # The upper list varies faster: every tool is asked about one model before the next is built.
 @pytest.mark.parametrize("tool", [name for name in INSTALLED if name in CONVENTIONS])
-@pytest.mark.parametrize("name", sampled(MODELS, 3))
+@pytest.mark.parametrize("name", sampled(MODELS, 6))
 def test_equals_the_tool(name: str, tool: str) -> None:
     model, x = real(name, tool != "fvcore" or name.startswith("torchvision:"))
     # Before 2.15 torch's counter has no formula for the CPU's fused attention: what it says depends on the release.

@@ -85,13 +85,13 @@ def _check(maps, layout, tensor: torch.Tensor) -> None:
         assert maps.channels.size * max(1, len(maps.frames)) + beside == tensor.numel()
 
 
-@pytest.mark.parametrize("family", sampled(FAMILIES, 3))
+@pytest.mark.parametrize("family", sampled(FAMILIES, 6))
 def test_every_timm_family(family: str) -> None:
     assert family not in EXCEPTIONS, EXCEPTIONS[family]
     look(f"timm:{smallest(family)}", family in GUESSED)
 
 
-@pytest.mark.parametrize("builder", sampled(BUILDERS, 3))
+@pytest.mark.parametrize("builder", sampled(BUILDERS, 6))
 def test_every_torchvision_classifier(builder: str) -> None:
     assert builder not in EXCEPTIONS, EXCEPTIONS[builder]
     look(f"torchvision:{builder}", builder in GUESSED)

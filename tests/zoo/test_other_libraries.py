@@ -106,7 +106,7 @@ def equal_to_torch(spec: str) -> None:
     assert trace.macs == counted_by_torch(loaded, trace)
 
 
-@pytest.mark.parametrize("name", sampled(TRANSFORMERS, 2))
+@pytest.mark.parametrize("name", sampled(TRANSFORMERS, 4))
 def test_transformers(name: str) -> None:
     pytest.importorskip("transformers")
     equal_to_torch(f"transformers:{name}")
@@ -186,13 +186,13 @@ def test_a_saved_model_is_a_target(tmp_path: Any) -> None:
     assert [ref.shape for ref in trace.inputs] == [(1, 3, 224, 224)]
 
 
-@pytest.mark.parametrize("name", sampled(DIFFUSERS, 2))
+@pytest.mark.parametrize("name", sampled(DIFFUSERS, 4))
 def test_diffusers(name: str) -> None:
     pytest.importorskip("diffusers")
     equal_to_torch(f"diffusers:{name}")
 
 
-@pytest.mark.parametrize("name", sampled(SEGMENTATION, 2))
+@pytest.mark.parametrize("name", sampled(SEGMENTATION, 4))
 def test_segmentation_models(name: str) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     equal_to_torch(f"segmentation_models_pytorch:{name}")

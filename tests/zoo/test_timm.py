@@ -13,7 +13,7 @@ from tests.sampling import sampled
 pytestmark = pytest.mark.zoo
 
 
-@pytest.mark.parametrize("name", sampled(zoo_names().timm, 4))
+@pytest.mark.parametrize("name", sampled(zoo_names().timm, 8))
 def test_counted_whole(name: str) -> None:
     loaded = load_model(TargetRequest(f"timm:{name}"))
     found = record(loaded)
@@ -35,7 +35,7 @@ def other_sizes() -> list[tuple[str, str]]:
     return list(found)
 
 
-@pytest.mark.parametrize(("name", "size"), sampled(other_sizes(), 4))
+@pytest.mark.parametrize(("name", "size"), sampled(other_sizes(), 8))
 def test_counted_at_every_declared_size(name: str, size: str) -> None:
     found = record(load_model(TargetRequest(f"timm:{name}", inputs=(size,))))
     assert found.uncounted == ()

@@ -47,12 +47,12 @@ def check(name: str) -> None:
     assert all(step.phase == "backward" for step in found.gradients)
 
 
-@pytest.mark.parametrize("name", sampled(TIMM, 3))
+@pytest.mark.parametrize("name", sampled(TIMM, 6))
 def test_timm(name: str) -> None:
     check(f"timm:{name}")
 
 
-@pytest.mark.parametrize("name", sampled(torchvision_models.list_models(module=torchvision_models), 3))
+@pytest.mark.parametrize("name", sampled(torchvision_models.list_models(module=torchvision_models), 6))
 def test_torchvision(name: str) -> None:
     check(f"torchvision:{name}")
 

@@ -1,4 +1,7 @@
-"""The attention kernel that a device would choose, on `meta`, which has the plain one alone."""
+"""Attention and linear layers on `meta` as a device runs them.
+
+`meta` has the plain kernel of attention alone, and under a dispatch mode torch takes another way through linear layers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -79,6 +82,27 @@ def _fits_gpu_kernels(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     if query.shape[1] != key.shape[1]:
         alike = alike and grouped and mask is None and query.dtype in (torch.float16, torch.bfloat16)
     return alike and whole
+
+
+@contextmanager
+def bias_in_place() -> Iterator[None]:
+    """Let linear layers add their bias in place where their input does not lie in rows, as torch does unless somebody
+    watches its operators."""
+    functional: Any = torch.nn.functional
+    plain = functional.linear
+
+    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        known = bias is not None and input.is_meta and type(weight) in (Tensor, nn.Parameter)
+        if bias is None or not known or input.dim() < 3 or input.is_contiguous():
+            found: Tensor = plain(input, weight, bias)
+            return found
+        return torch.matmul(input, weight.t()).add_(bias)
+
+    functional.linear = linear
+    try:
+        yield
+    finally:
+        functional.linear = plain
 
 
 @contextmanager

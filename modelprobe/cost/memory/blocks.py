@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.cost.memory.attention_kernels import fused_attention
+from modelprobe.cost.memory.attention_kernels import bias_in_place, fused_attention
 from modelprobe.cost.memory.autocast import autocast_on_meta, autocast_type
 from modelprobe.cost.memory.gpu_workspaces import workspace_of_gpu
 from modelprobe.cost.memory.inside_kernels import bytes_inside
@@ -269,6 +269,7 @@ def _followed(
             stack.enter_context(on_meta(model))
             args, kwargs = moved_to_meta(args, kwargs, leaf=step is not None)
             stack.enter_context(fused_attention(like))
+            stack.enter_context(bias_in_place())
             stack.enter_context(recurrent_layers(like))
         else:
             args, kwargs = copied(tuple(args), leaf=step is not None), copied(dict(kwargs), leaf=step is not None)

@@ -8,13 +8,14 @@ allocation is continued in a straight line. Calls that would take long are estim
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from modelprobe.tracing.formulas import rule_for
 from modelprobe.tracing.records import numel
 
 BATCHED: dict[str, tuple[int, ...]] = {
@@ -26,12 +27,18 @@ BATCHED: dict[str, tuple[int, ...]] = {
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": (0, 1, 2, 3, 4, 5),
     **dict.fromkeys(("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", "aten._euclidean_dist"), ()),
     **dict.fromkeys(("aten._cdist_forward", "torchvision.deform_conv2d", "torchvision._deform_conv2d_backward"), ()),
+    **dict.fromkeys(("aten.im2col", "aten.col2im", "aten.logsumexp", "aten.glu_backward"), (0,)),
+    **dict.fromkeys(("aten._trilinear", "aten.linalg_matrix_exp", "aten.median", "aten.nanmedian"), ()),
+    **dict.fromkeys(("aten._embedding_bag", "aten._embedding_bag_forward_only"), ()),
 }
 """Operator whose kernels take memory -> its arguments whose first dimension is the batch; without any, run whole."""
 
-HALF_PRODUCTS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
-"""Products, of which those in half precision take memory -> the places of their factors. Large ones are measured with
-fewer rows."""
+BATCHED_KINDS = {"interpolation": (0, 2), "algebra": (), "transform": (), "sort": ()}
+"""The same for every operator of a kind. The backward pass of an interpolation is told its batch by a list of sizes."""
+
+PRODUCTS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
+"""Products -> the places of their factors. Those in half precision take memory, and those of factors that lie neither
+in rows nor in columns, which are copied. Large ones are measured with fewer rows."""
 
 SMALL_BATCHES, LARGER_BATCHES = (2, 3), (16, 17)
 """Batches to measure at. From 16 on, and for one, torch chooses other kernels."""
@@ -47,6 +54,12 @@ class TensorLike(NamedTuple):
     strides: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def in_rows_or_columns(self) -> bool:
+        """Whether a product takes matrices that lie so in memory without a copy."""
+        (rows, columns), (step, stride) = self.shape[-2:], self.strides[-2:]
+        return (stride == 1 and step >= max(1, columns)) or (step == 1 and stride >= max(1, rows))
+
     def of_batch(self, batch: int) -> TensorLike:
         return self._replace(shape=(batch, *self.shape[1:]))
 
@@ -58,21 +71,38 @@ class TensorLike(NamedTuple):
 
 def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     """The most that the kernel of that call holds at once, its results among it; 0 for kernels that take none."""
-    half = operator in HALF_PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16)
-    if operator not in BATCHED and not half:
+    if operator not in PRODUCTS and _batched(operator) is None:
         return 0
     call = tuple(stand_in(value) for value in args)
+    if operator in PRODUCTS and not _takes_memory([call[at] for at in PRODUCTS[operator]]):
+        return 0
     if any(value is NotImplemented for value in call) or not all(0 not in _extents(value) for value in call):
         return 0
     named = tuple((key, stand_in(value)) for key, value in kwargs.items())
     return _measured(operator, func, call, named, torch.get_num_threads())
 
 
+@cache
+def _batched(operator: str) -> tuple[int, ...] | None:
+    """Which arguments of an operator have the batch in front; None for operators that take no memory."""
+    if operator in BATCHED:
+        return BATCHED[operator]
+    rule = rule_for(operator.replace(".", "::", 1))
+    return BATCHED_KINDS.get(rule.kind) if rule is not None else None
+
+
+def _takes_memory(factors: Sequence[Any]) -> bool:
+    known = [value for value in factors if isinstance(value, TensorLike)]
+    half = any(value.dtype in (torch.bfloat16, torch.float16) for value in known)
+    return half or not all(value.in_rows_or_columns for value in known)
+
+
 @lru_cache(maxsize=4096)
 def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any, ...], threads: int) -> int:
-    batched = BATCHED.get(operator, ())
-    if not batched and operator in HALF_PRODUCTS and _arithmetic(operator, call) > MAX_MACS:
-        batched = HALF_PRODUCTS[operator][:1] if "bmm" not in operator else HALF_PRODUCTS[operator]
+    batched = _batched(operator) or ()
+    if operator in PRODUCTS:
+        large = _arithmetic(operator, call) > MAX_MACS
+        batched = () if not large else PRODUCTS[operator] if "bmm" in operator else PRODUCTS[operator][:1]
     batch = call[batched[0]].shape[0] if batched else 0
     pair = LARGER_BATCHES if batch >= LARGER_BATCHES[0] else SMALL_BATCHES
     at = pair if batch > pair[1] else (batch,)
@@ -121,18 +151,21 @@ def _of_batch(call: tuple[Any, ...], batched: Sequence[int], batch: int) -> tupl
     if not batched:
         return call
     whole = call[batched[0]].shape[0]
-    return tuple(
-        value.of_batch(batch) if at in batched and _extents(value)[:1] == (whole,) else value
-        for at, value in enumerate(call)
-    )
+    return tuple(_with_batch(value, whole, batch) if at in batched else value for at, value in enumerate(call))
+
+
+def _with_batch(value: Any, whole: int, batch: int) -> Any:
+    if isinstance(value, TensorLike):
+        return value.of_batch(batch) if value.shape[:1] == (whole,) else value
+    return (batch, *value[1:]) if isinstance(value, tuple) and value[:1] == (whole,) else value
 
 
 def _arithmetic(operator: str, call: Sequence[Any]) -> int:
     """About how much arithmetic the call is."""
-    if operator in HALF_PRODUCTS:
-        one, other = (call[at] for at in HALF_PRODUCTS[operator])
+    if operator in PRODUCTS:
+        one, other = (call[at] for at in PRODUCTS[operator])
         return numel(one.shape) * int(other.shape[-1])
-    if operator in BATCHED and not BATCHED[operator]:
+    if not ("convolution" in operator or "attention" in operator or "pool" in operator or "softmax" in operator):
         return 100 * sum(numel(_extents(value)) for value in call)
     if "pool" in operator or "softmax" in operator:
         return numel(call[0].shape)

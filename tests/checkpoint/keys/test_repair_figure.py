@@ -156,7 +156,7 @@ def case(request):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 3), ids=spelled, indirect=True)
+@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 6), ids=spelled, indirect=True)
 def test_architectures_by_manglings(case, tmp_path, record_property):
     """All must be repaired, but those that change nothing; one of them is written and loaded by torch."""
     spec, target, model, other, inputs, expected = case
@@ -181,7 +181,7 @@ def record(record_property, what: str, found: dict[str, str], naively: int | Non
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 3), ids=spelled, indirect=True)
+@pytest.mark.parametrize("case", sampled(ARCHITECTURES, 6), ids=spelled, indirect=True)
 def test_what_nobody_can_tell_is_refused(case, tmp_path, record_property):
     spec, target, model, other, inputs, expected = case
     found = {}

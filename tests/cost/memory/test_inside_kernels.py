@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import modelprobe
 from modelprobe.cost.memory.blocks import record_memory
+from modelprobe.cost.memory.estimate import estimate_of
 from modelprobe.cost.memory.inside_kernels import bytes_inside
 
 SHAPES = [
@@ -81,3 +83,77 @@ def test_a_result_on_meta_is_channels_last_where_it_is_on_a_device() -> None:
 
     blocks = record_memory(Net(), torch.rand(2, 8, 8, 8)).blocks
     assert sum(block.role == "activation" for block in blocks) == 1
+
+
+aten = torch.ops.aten
+ONES = torch.ones(()).expand(48, 160)  # the gradient of a sum
+KERNELS: dict[str, tuple[str, Any, tuple[Any, ...]]] = {
+    "gradient of a weight": ("mm", aten.mm.default, (ONES.t(), torch.rand(48, 96))),
+    "gradient of an input": ("mm", aten.mm.default, (ONES, torch.rand(160, 96))),
+    "every other column": ("mm", aten.mm.default, (torch.rand(48, 160)[:, ::2], torch.rand(80, 96))),
+    "added": ("addmm", aten.addmm.default, (torch.rand(96), torch.rand(48, 160)[:, ::2], torch.rand(80, 96))),
+    "in batches": ("bmm", aten.bmm.default, (torch.rand(5, 48, 160)[..., ::2], torch.rand(5, 80, 96))),
+    "unfolded": ("im2col", aten.im2col.default, (torch.rand(4, 6, 20, 20), [3, 3], [1, 1], [0, 0], [1, 1])),
+    "folded": ("col2im", aten.col2im.default, (torch.rand(4, 54, 324), [20, 20], [3, 3], [1, 1], [0, 0], [1, 1])),
+    "enlarged": ("upsample_bilinear2d", aten.upsample_bilinear2d.default, (torch.rand(9, 3, 20, 20), [40, 40], False)),
+    "enlarged, backward": (
+        "upsample_bilinear2d_backward",
+        aten.upsample_bilinear2d_backward.default,
+        (torch.rand(9, 3, 40, 40), [40, 40], [9, 3, 20, 20], False),
+    ),
+    "median": ("median", aten.median.dim, (torch.rand(40, 50), 1)),
+    "k-th value": ("kthvalue", aten.kthvalue.default, (torch.rand(40, 50), 3, 1)),
+    "matrix exponential": ("linalg_matrix_exp", aten.linalg_matrix_exp.default, (torch.zeros(4, 30, 30),)),
+    "singular values": ("_linalg_svd", aten._linalg_svd.default, (torch.rand(4, 30, 20), False, True)),
+    "eigenvalues": ("_linalg_eigh", aten._linalg_eigh.default, (torch.eye(30), "L", True)),
+    "log of a sum": ("logsumexp", aten.logsumexp.default, (torch.rand(40, 50), [1])),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_copies_and_workspaces(name: str) -> None:
+    operator, func, args = KERNELS[name]
+    assert bytes_inside(f"aten.{operator}", func, args, {}) == seen(func, args) > 0
+
+
+def test_products_of_rows_and_columns_are_not_tried() -> None:
+    rows, columns = torch.rand(48, 160), torch.rand(96, 160).t()
+    assert bytes_inside("aten.mm", aten.mm.default, (rows, columns), {}) == 0
+
+
+@pytest.mark.parametrize(("shape", "given"), [((8, 64, 256), (1, 2)), ((8, 256, 64), None)])
+def test_a_linear_layer_whose_input_does_not_lie_in_rows(shape: tuple[int, ...], given: tuple[int, int] | None) -> None:
+    layer = torch.nn.Linear(64, 512)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(x.transpose(*given) if given else x[:, ::2])
+            return out
+
+    x, net = torch.rand(shape), Net()
+    found = estimate_of(record_memory(net, x))
+    assert found.above_start_bytes == seen(net, (x,))
+
+
+def test_a_training_step_whose_loss_is_a_sum() -> None:
+    """The gradient of the output is one number, which products copy to a whole matrix."""
+    net = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 2048))
+    x = torch.rand(128, 64)
+    optimizer = torch.optim.SGD(net.parameters())
+
+    def step() -> None:
+        out = net(x)
+        out.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        step()
+    sizes = [event.nbytes() for event in events.profiler.kineto_results.events() if event.name() == "[memory]"]
+    found = modelprobe.estimate_memory(net, x, train=True, optimizer="sgd")
+    assert found.above_start_bytes == pytest.approx(max(accumulate(sizes)), rel=1e-3)
