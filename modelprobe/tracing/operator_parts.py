@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelprobe.tracing.tensors import memory_of, tensors_among
+from modelprobe.tracing.tensors import storage_block, tensors_among
 
 _PartsMode: Any = TorchDispatchMode  # whose methods have no types in some releases of torch
 
@@ -25,7 +25,7 @@ class _PartsFollowed(_PartsMode):  # type: ignore[misc]
 
     def __init__(self, given: Sequence[Tensor]) -> None:
         super().__init__()
-        self._alive: dict[int, Any] = {block[0]: None for block in filter(None, map(memory_of, given))}
+        self._alive: dict[int, Any] = {block[0]: None for block in filter(None, map(storage_block, given))}
         self.taken = self.most = 0
 
     @classmethod
@@ -37,7 +37,7 @@ class _PartsFollowed(_PartsMode):  # type: ignore[misc]
             with self:
                 return func._op_dk(_IN_PARTS, *args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
-        for block in filter(None, map(memory_of, tensors_among((out,)))):
+        for block in filter(None, map(storage_block, tensors_among((out,)))):
             self._note(*block)
         return out
 

@@ -127,7 +127,7 @@ def tensors_among(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
-def memory_of(tensor: Tensor) -> tuple[int, Any, int] | None:
+def storage_block(tensor: Tensor) -> tuple[int, Any, int] | None:
     """The key of a tensor's memory, that memory and its bytes; None for layouts without one."""
     try:
         memory = tensor.untyped_storage()
@@ -197,7 +197,7 @@ class MemoryBlocks:
 
     def note(self, tensor: Tensor, number: int, given: bool = False) -> None:
         """A tensor on the storage with that number; one that was `given` may be a number that Python made a tensor."""
-        block = memory_of(tensor)
+        block = storage_block(tensor)
         if block is None:
             return
         key, memory, nbytes = block

@@ -15,12 +15,13 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.module_tree import class_name
 from modelprobe.tracing.restore import seeded_eval
 from modelprobe.vision.attention.attention import AttentionOptions, attention_maps_of, attentions_of, heads_of
-from modelprobe.vision.attention.maps import parse_query
-from modelprobe.vision.cam.gradients import differentiable
+from modelprobe.vision.attention.maps import Attention, parse_query
+from modelprobe.vision.cam.gradients import differentiable, never_off
 from modelprobe.vision.images import as_batch
+from modelprobe.vision.positions.follow import attention_weights
 from modelprobe.vision.predict import guesses_of
 from modelprobe.vision.scores import EMBEDDING, ScoreOptions, Scores
-from modelprobe.vision.together import near
+from modelprobe.vision.together import near, one_of_others
 
 
 def extract_features(model: nn.Module, x: Any, layers: str | Sequence[str]) -> Captured:
@@ -35,6 +36,8 @@ def extract_features(model: nn.Module, x: Any, layers: str | Sequence[str]) -> C
         found = captured_until(model, x if isinstance(x, tuple) else (x,), paths)
         draws.look()
     check_captured(model, found, exact)
+    if not found:
+        raise BadInput(f"no layer of {class_name(model)} ran where hooks see it", "take the model it was made from")
     return found
 
 
@@ -60,15 +63,17 @@ def predict(
     for a model without scores, for scores that are not finite and for labels of another number, ModelRaised for what
     the model itself raises.
     """
+    if top < 1:
+        raise BadInput(f"top is {top}, and is how many classes are wanted", "top=1 is the best one")
     images = as_batch(x, "predict", model)
     how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
 
     def read(part: Tensor) -> Tensor:
-        return how.read(model(part.detach().requires_grad_().clone()), len(part)).detach().cpu()
+        return how.read(model(part.detach().clone().requires_grad_() * 1), len(part)).detach().cpu()
 
-    with seeded_eval(model), model_errors(), differentiable(model):
+    with seeded_eval(model), model_errors(), differentiable(model), never_off():
         rows = read(images)
-        other = next((at for at in range(1, len(images)) if not torch.equal(images[at], images[0])), None)
+        other = one_of_others(images)
         if other is not None and not near(rows[other], read(images[other : other + 1])[0]):
             rows = torch.cat([read(image) for image in torch.split(images, 1)])
     rows = rows.double()
@@ -84,6 +89,13 @@ def predict(
     names = list(labels) if labels is not None else [f"class {index}" for index in range(rows.shape[1])]
     found = [guesses_of(row, how, names, top) for row in rows]
     return found if x.dim() == images.dim() else found[0]
+
+
+def _same_attention(many: Sequence[Attention], one: Sequence[Attention]) -> bool:
+    """Whether the attentions of an image in a batch are those of the image alone."""
+    return len(many) == len(one) and all(
+        near(attention_weights(a.source), attention_weights(b.source)) for a, b in zip(many, one, strict=True)
+    )
 
 
 def attention(
@@ -114,7 +126,13 @@ def attention(
     with seeded_eval(model):
         try:
             each = attentions_of(model, images, name)
+            other = one_of_others(images)
+            alone = other is None or _same_attention(
+                each[other], attentions_of(model, images[other : other + 1], name)[0]
+            )
         except BadInput:
+            alone = False
+        if not alone:
             each = [attentions_of(model, image, name)[0] for image in torch.split(images, 1)]
     found = [attention_maps_of(one, asked)[0] for one in each]
     return found if x.dim() == images.dim() else found[0]

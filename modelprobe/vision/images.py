@@ -96,6 +96,7 @@ def _image_files(spec: str) -> list[Path]:
         raise BadInput(f"there is no image {spec}", _nearest(path))
     files = [match for match in matches if match.is_file()]
     pictures = _sorted_by_name(match for match in files if _is_picture(match))
+    pictures = pictures or _sorted_by_name(match for match in files if match.suffix.lower() == ARRAY_SUFFIX)
     if not pictures:
         what = "no file with the suffix of an image" if files else "no file"
         raise BadInput(f"--image {spec!r} matches {what}", "check the pattern; `**` goes into directories")

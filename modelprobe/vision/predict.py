@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Re
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.failures import model_errors
-from modelprobe.vision.cam.gradients import differentiable
+from modelprobe.vision.cam.gradients import differentiable, never_off
 from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_image_model
 from modelprobe.vision.scores import AS_GIVEN, EMBEDDING, EXP, SHARES, ScoreOptions, Scores, highest
 from modelprobe.vision.together import Together
@@ -113,7 +114,9 @@ def best(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: in
 def guesses_of(row: Tensor, scores: Scores, labels: Sequence[str], count: int) -> tuple[Guess, ...]:
     """The best classes of one image, given its scores [classes], or [classes, H, W] where each place has some."""
     shares = scores.probabilities(row)
-    return best(row, shares, labels, count) if row.dim() == 1 else _best_of_places(row, shares, labels, count)
+    if row.dim() == 1:
+        return best(row, shares, labels, count)
+    return _best_of_places(row, shares, labels, count, scores.threshold)
 
 
 def predict_images(
@@ -159,8 +162,13 @@ class PredictionRun(Command[Prediction]):
     def _read(self, arguments: tuple[Any, ...], batch: int) -> list[Tensor]:
         """The scores of each image, float64 on the CPU; the first time with gradients on: they tell how it was made."""
         model = self.seeing.model
-        with model_errors(), differentiable(model) if not self.scores.kind else torch.no_grad():
-            if not self.scores.kind:
+        with ExitStack() as stack:
+            stack.enter_context(model_errors())
+            if self.scores.kind:
+                stack.enter_context(torch.no_grad())
+            else:
+                stack.enter_context(differentiable(model))
+                stack.enter_context(never_off())
                 arguments = tuple(_leaf(value) for value in arguments)
             out = model(*arguments)
         found = self.scores.read(out, batch).detach()
@@ -179,9 +187,11 @@ def _leaf(value: Any) -> Any:
     return value
 
 
-def _best_of_places(scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: int) -> tuple[Guess, ...]:
+def _best_of_places(
+    scores: Tensor, shares: Tensor | None, labels: Sequence[str], count: int, threshold: float
+) -> tuple[Guess, ...]:
     """Of scores [classes, H, W] the classes that win at most places: their share, and their mean score there."""
-    won = highest(scores[None])[0]
+    won = highest(scores[None], threshold)[0]
     area = won.mean((1, 2))
     order = torch.argsort(area, descending=True, stable=True)[:count].tolist()
 

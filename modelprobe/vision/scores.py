@@ -7,8 +7,8 @@ and `--output-name` overrule. What was taken is said.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,12 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.tensors import leaves
+from modelprobe.vision.cam.gradients import (
+    is_of_probabilities,
+    last_made,
+    maker_of,
+    needs_weights_after,
+)
 
 LOGITS, LABEL_LOGITS, LOGIT = "logits", "logits of several labels", "one logit"
 SHARES, LOG_SHARES = "probabilities", "log-probabilities"
@@ -49,11 +55,6 @@ QUERIES = ("class_queries_logits", "masks_queries_logits")
 
 EMBEDDINGS = ("embeds", "embedding", "embeddings", "pooler_output", "last_hidden_state")
 """Last words of the names that libraries give to outputs which are no scores."""
-
-_CARRY = re.compile(
-    r"View|Reshape|Squeeze|Select|Slice|Alias|Permute|Transpose|TBackward|Copy|Clone|Index|Cat|Stack|Expand|Unbind|Split"
-)
-"""Nodes of the graph that hand numbers on as they are."""
 
 UNIT = 1e-3
 
@@ -99,15 +100,19 @@ class Scores:
         }
         return f"{of}{self.kind}{each}{made.get(self.rule, '')}"
 
-    def read(self, out: Any, batch: int) -> Tensor:
+    def read(self, out: Any, batch: int | None) -> Tensor:
         """The scores of an output for `batch` inputs: [batch, classes], or [batch, classes, H, W] where dense.
 
-        Raises BadInput where there are none, or several and none is the model's answer.
+        Once the kind is known, None is any number of inputs. Raises BadInput where there are no scores, or several and
+        none is the model's answer.
         """
         if not self.kind:
+            assert batch is not None
             found = self._learn(out, batch)
         else:
-            found = _matrix(self._tensor(out), batch)
+            tensor = self._tensor(out)
+            many = len(tensor) if batch is None and isinstance(tensor, Tensor) and tensor.dim() else batch
+            found = None if many is None else _matrix(tensor, many)
         if found is None:
             raise self._no_classifier(out)
         return found
@@ -119,6 +124,18 @@ class Scores:
         if self.rule == SOFTMAX:
             return scores.softmax(0)
         return scores.sigmoid() if self.rule == SIGMOID else scores.exp() if self.rule == EXP else scores
+
+    @property
+    def threshold(self) -> float:
+        """Above it a single class is there, at a place that has scores of its own."""
+        return 0.5 if self.kind in (SHARE, LABELS, SHARES) else 0.0
+
+    def probabilities_over(self, scores: Tensor, region: Tensor | None) -> Tensor | None:
+        """Of scores [B, classes, H, W] the mean probability of each class over its region, [B, classes]."""
+        region = highest(scores, self.threshold) if region is None else region
+        shares = [self.probabilities(row) for row in scores]
+        known = [share for share in shares if share is not None]
+        return over_places(torch.stack(known), region) if known else None
 
     def _tensor(self, out: Any) -> Any:
         found = dict(leaves(out))
@@ -141,7 +158,7 @@ class Scores:
         self.output = name if len(named) > 1 or name else ""
         self.dense = found.dim() == 4
         assert tensor is not None
-        self.kind = self._kind(found, _made_by(tensor), name)
+        self.kind = self._kind(found, tensor, name)
         return found
 
     def _chosen(self, named: Mapping[str, Tensor], batch: int, out: Any) -> tuple[str, Tensor | None]:
@@ -158,21 +175,27 @@ class Scores:
             return "", None  # a record for each image, such as boxes
         if len(able) <= 1:
             return next(iter(able.items()), ("", None))
-        last = _last_made(able)
+        last = last_made(able)
+        classes = {key: tensor for key, tensor in able.items() if not _is_one_number(tensor)}
+        derived = last is not None and last not in classes and bool(classes)
+        if derived and not any(needs_weights_after(able[last or ""], tensor) for tensor in classes.values()):
+            able, last = classes, last_made(classes) if len(classes) > 1 else next(iter(classes))
         if last is None:
             listed = ", ".join(f"{key} [{'x'.join(map(str, tensor.shape[1:])) or 1}]" for key, tensor in able.items())
-            first = next(iter(able)).strip("[]")
+            first = next(iter(able))
+            first = first[1:-1] if first[1:-1].isdecimal() else shlex.quote(first)
             raise BadInput(
                 f"{type(self._model).__name__} puts out {len(able)} tensors that may be scores: {listed}",
                 f"--output-name {first} takes that one",
             )
         others = ", ".join(key for key in able if key != last)
-        self.notes.append(Note(f"The output {last} was taken: it is computed from {others}.", Level.ASSUMED))
+        why = f"it is computed from {others}" if others else "the others are one number for each image, made of it"
+        self.notes.append(Note(f"The output {last} was taken: {why}.", Level.ASSUMED))
         return last, able[last]
 
-    def _kind(self, scores: Tensor, maker: str, name: str) -> str:
+    def _kind(self, scores: Tensor, tensor: Tensor, name: str) -> str:
         asked = self._options.rule
-        single = scores.shape[1] == 1
+        single, maker = scores.shape[1] == 1, maker_of(tensor)
         if asked is not None:
             return _kind_of_rule(asked, single)
         problem = getattr(getattr(self._model, "config", None), "problem_type", None)
@@ -182,7 +205,8 @@ class Scores:
         if maker == "LogSoftmax" or (not single and bool((values <= 0).all()) and _sums_to_one(values.exp())):
             return LOG_SHARES
         between = bool(((values >= 0) & (values <= 1)).all())
-        if maker in ("Sigmoid", "Hardsigmoid") or (between and maker in ("Clamp", "ClampMin", "Hardtanh")):
+        limited = maker in ("Clamp", "ClampMin", "Hardtanh") or is_of_probabilities(tensor)
+        if maker in ("Sigmoid", "Hardsigmoid") or (between and limited):
             return SHARE if single else LABELS
         if problem == "regression":
             return VALUES
@@ -268,6 +292,11 @@ def _matrix(tensor: Any, batch: int) -> Tensor | None:
     return tensor if tensor.dim() == 4 and min(tensor.shape[2:]) > 1 else None
 
 
+def _is_one_number(tensor: Tensor) -> bool:
+    """Whether there is one number for each input."""
+    return tensor.numel() == len(tensor)
+
+
 def _sums_to_one(values: Tensor) -> bool:
     return bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < UNIT).all())
 
@@ -286,50 +315,6 @@ def _described(out: Any) -> str:
     return type(out).__name__
 
 
-# Where an output comes from
-
-
-def _computed(tensor: Tensor) -> Any:
-    """The node of the autograd graph that computed the numbers of `tensor`, or None."""
-    node: Any = tensor.grad_fn
-    while node is not None and _CARRY.search(type(node).__name__):
-        following = [child for child, _ in node.next_functions if child is not None]
-        if len(following) != 1:
-            break
-        node = following[0]
-    return node
-
-
-def _made_by(tensor: Tensor) -> str:
-    """The operator that computed the numbers of `tensor`, by the name of its node, or empty."""
-    node = _computed(tensor)
-    name = "" if node is None else re.sub(r"Backward\d*$", "", type(node).__name__).lstrip("_")
-    return "Softmax" if name == "SafeSoftmax" else name
-
-
-def _last_made(able: Mapping[str, Tensor]) -> str | None:
-    """The one tensor that all others went into, by the graph."""
-    for name, tensor in able.items():
-        maker = _computed(tensor)
-        if maker is None:
-            continue
-        before = set(_nodes(maker))
-        if all(_computed(other) in before for key, other in able.items() if key != name):
-            return name
-    return None
-
-
-def _nodes(root: Any) -> Iterator[Any]:
-    """The nodes that `root` depends on, itself left out."""
-    seen, left = {root}, [root]
-    while left:
-        for child, _ in left.pop().next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                left.append(child)
-                yield child
-
-
 # One number for each class
 
 
@@ -337,22 +322,24 @@ Reading = Callable[[Any], Tensor]
 """From an output to scores [B, targets]."""
 
 
-def over_places(scores: Tensor, region: Tensor | None = None) -> Tensor:
+def over_places(scores: Tensor, region: Tensor) -> Tensor:
     """Scores [B, classes, H, W] of places as one number for each class, [B, classes]: the mean over a region.
 
-    `region` [B, 1, H, W] or [B, classes, H, W] is 1 inside; without one, a class's region are the places where it
-    scores highest (Vinogradova et al. 2020, arXiv:2002.11434), all of them where it does so nowhere.
+    `region` [B, 1, H, W] or [B, classes, H, W] is 1 inside; a class that has none is everywhere.
     """
-    region = highest(scores) if region is None else region.to(scores)
+    region = region.to(scores)
     inside = region.sum((2, 3))
     region = torch.where(inside[..., None, None] > 0, region, torch.ones_like(region))
     return (scores * region).sum((2, 3)) / region.sum((2, 3))
 
 
-def highest(scores: Tensor) -> Tensor:
-    """[B, classes, H, W]: 1 where a class scores highest; of a single class where its score is positive."""
+def highest(scores: Tensor, threshold: float) -> Tensor:
+    """[B, classes, H, W]: 1 where a class scores highest, which is its region (Vinogradova et al. 2020,
+
+    arXiv:2002.11434); of a single class where its score is above the threshold.
+    """
     if scores.shape[1] == 1:
-        return (scores.detach() > 0).to(scores)
+        return (scores.detach() > threshold).to(scores)
     best = scores.detach().argmax(1, keepdim=True)
     return torch.zeros_like(scores).scatter_(1, best, 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from modelprobe.errors import BadInput
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
-from modelprobe.vision.images import find_images, open_image
+from modelprobe.vision.arrays import ARRAY_SUFFIX
+from modelprobe.vision.images import Photo, find_images, open_image
 
 MOST_SIZES = 12
 """Sizes that are listed; all others are one row."""
@@ -103,13 +105,21 @@ class _Moments:
         return tuple(mean[:many].tolist()), tuple(std[:many].tolist())
 
 
+def _form_of(file: Path, photo: Photo) -> tuple[str, str]:
+    """The format of a file, and the mode of its pixels."""
+    if file.suffix.lower() == ARRAY_SUFFIX:
+        return "NumPy", photo.picture.mode
+    with Image.open(file) as opened:
+        return opened.format or "?", opened.mode
+
+
 @stdout_kept()
 def survey(paths: Sequence[str], values: tuple[float, float] | None = None) -> SurveyResult:
     """Read every image that `paths` name: files, directories with all below them, wildcards.
 
     Raises BadInput when none is found, or none can be read.
     """
-    files = find_images([f"{path}/**/*" if Path(path).is_dir() else path for path in paths])
+    files = find_images([f"{glob.escape(path)}/**/*" if Path(path).is_dir() else path for path in paths])
     formats: Counter[str] = Counter()
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
@@ -122,9 +132,9 @@ def survey(paths: Sequence[str], values: tuple[float, float] | None = None) -> S
             except BadInput as error:
                 broken.append((str(file), error.message.removeprefix(f"{file} ")))
             else:
-                with Image.open(file) as opened:
-                    formats[opened.format or "?"] += 1
-                    modes[opened.mode] += 1
+                form, mode = _form_of(file, photo)
+                formats[form] += 1
+                modes[mode] += 1
                 sizes[photo.size] += 1
                 moments.add(photo.picture)
             advance()

@@ -37,6 +37,11 @@ class Together:
         self._known.add(size)
 
 
+def one_of_others(images: Tensor) -> int | None:
+    """The number of an image that is another than the first one."""
+    return next((at for at in range(1, len(images)) if not torch.equal(images[at], images[0])), None)
+
+
 def equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Whether two sets of arguments are the same."""
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

@@ -94,12 +94,12 @@ def test_a_score_for_every_place() -> None:
     assert (found.shape, scores.dense, scores.output) == ((3, 4, 14, 14), True, "out")
     assert shares is not None
     torch.testing.assert_close(shares, model.dense(model.body(IMAGES)).softmax(1).detach())
-    won = highest(found)
+    won = highest(found, 0.0)
     assert torch.equal(won.argmax(1), found.argmax(1))
     by_hand = torch.stack(
         [found[0, c][found[0].argmax(0) == c].mean() for c in range(4) if (found[0].argmax(0) == c).any()]
     )
-    mine = over_places(found)[0][[c for c in range(4) if (found[0].argmax(0) == c).any()]]
+    mine = over_places(found, won)[0][[c for c in range(4) if (found[0].argmax(0) == c).any()]]
     torch.testing.assert_close(mine, by_hand)
 
 

@@ -36,7 +36,7 @@ BATCHED: dict[str, tuple[int, ...]] = {
 BATCHED_KINDS = {"interpolation": (0, 2), "algebra": (), "transform": (), "sort": ()}
 """The same for every operator of a kind. The backward pass of an interpolation is told its batch by a list of sizes."""
 
-PRODUCTS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
+FACTORS = {"aten.mm": (0, 1), "aten.addmm": (1, 2), "aten.bmm": (0, 1), "aten.baddbmm": (1, 2)}
 """Products -> the places of their factors. Those in half precision take memory, and those of factors that lie neither
 in rows nor in columns, which are copied. Large ones are measured with fewer rows."""
 
@@ -71,10 +71,10 @@ class TensorLike(NamedTuple):
 
 def bytes_inside(operator: str, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     """The most that the kernel of that call holds at once, its results among it; 0 for kernels that take none."""
-    if operator not in PRODUCTS and _batched(operator) is None:
+    if operator not in FACTORS and _batched(operator) is None:
         return 0
     call = tuple(stand_in(value) for value in args)
-    if operator in PRODUCTS and not _takes_memory([call[at] for at in PRODUCTS[operator]]):
+    if operator in FACTORS and not _takes_memory([call[at] for at in FACTORS[operator]]):
         return 0
     if any(value is NotImplemented for value in call) or not all(0 not in _extents(value) for value in call):
         return 0
@@ -100,9 +100,9 @@ def _takes_memory(factors: Sequence[Any]) -> bool:
 @lru_cache(maxsize=4096)
 def _measured(operator: str, func: Any, call: tuple[Any, ...], named: tuple[Any, ...], threads: int) -> int:
     batched = _batched(operator) or ()
-    if operator in PRODUCTS:
+    if operator in FACTORS:
         large = _arithmetic(operator, call) > MAX_MACS
-        batched = () if not large else PRODUCTS[operator] if "bmm" in operator else PRODUCTS[operator][:1]
+        batched = () if not large else FACTORS[operator] if "bmm" in operator else FACTORS[operator][:1]
     batch = call[batched[0]].shape[0] if batched else 0
     pair = LARGER_BATCHES if batch >= LARGER_BATCHES[0] else SMALL_BATCHES
     at = pair if batch > pair[1] else (batch,)
@@ -151,10 +151,10 @@ def _of_batch(call: tuple[Any, ...], batched: Sequence[int], batch: int) -> tupl
     if not batched:
         return call
     whole = call[batched[0]].shape[0]
-    return tuple(_with_batch(value, whole, batch) if at in batched else value for at, value in enumerate(call))
+    return tuple(_resized_batch(value, whole, batch) if at in batched else value for at, value in enumerate(call))
 
 
-def _with_batch(value: Any, whole: int, batch: int) -> Any:
+def _resized_batch(value: Any, whole: int, batch: int) -> Any:
     if isinstance(value, TensorLike):
         return value.of_batch(batch) if value.shape[:1] == (whole,) else value
     return (batch, *value[1:]) if isinstance(value, tuple) and value[:1] == (whole,) else value
@@ -162,8 +162,8 @@ def _with_batch(value: Any, whole: int, batch: int) -> Any:
 
 def _arithmetic(operator: str, call: Sequence[Any]) -> int:
     """About how much arithmetic the call is."""
-    if operator in PRODUCTS:
-        one, other = (call[at] for at in PRODUCTS[operator])
+    if operator in FACTORS:
+        one, other = (call[at] for at in FACTORS[operator])
         return numel(one.shape) * int(other.shape[-1])
     if not ("convolution" in operator or "attention" in operator or "pool" in operator or "softmax" in operator):
         return 100 * sum(numel(_extents(value)) for value in call)

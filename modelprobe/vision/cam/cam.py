@@ -14,6 +14,7 @@ from modelprobe.errors import BadInput
 from modelprobe.files.directory import Folder
 from modelprobe.model.inputs.first_layer import without_wrappers
 from modelprobe.report.blocks import Level, Note
+from modelprobe.tracing.module_tree import check_module
 from modelprobe.tracing.restore import seeded_eval
 from modelprobe.vision.cam.drawing import ImageMaps, draw_class_maps
 from modelprobe.vision.cam.judge import Judgement, judge_map
@@ -32,7 +33,7 @@ from modelprobe.vision.image_model import ImageModel, ImageModelRequest, load_im
 from modelprobe.vision.images import as_batch, open_image
 from modelprobe.vision.pictures.colour import colour_map
 from modelprobe.vision.scores import ScoreOptions, Scores
-from modelprobe.vision.together import Together
+from modelprobe.vision.together import Together, one_of_others
 from modelprobe.vision.walk import Command, ImagePlace, Shown, Walked, joined, walk_images
 
 
@@ -106,10 +107,14 @@ def cam(
     class wins, of the pixel `at` (x, y) or of those in `mask` [H, W]. `like` is another image, [C, H, W]: the map tells
     what makes the two embeddings alike.
 
-    The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a model without scores, a
-    class or layer that it does not have, ModelRaised for what the model itself raises.
+    The model runs in eval mode, where `x` is, and is left as it was. Where what it says of an image depends on the
+    others in `x`, images are looked at one by one. Raises BadInput for a model without scores, a class or layer that it
+    does not have, ModelRaised for what the model itself raises.
     """
+    check_module(model, "cam")
     model = without_wrappers(model)
+    if at is not None and mask is not None:
+        raise BadInput("at and mask both say where", "give one of them")
     region = Region(at, mask) if at is not None or mask is not None else None
     how = Scores(model, ScoreOptions(scores, None if output is None else str(output)))
     names = () if layer is None else (layer,) if isinstance(layer, str) else tuple(layer)
@@ -134,6 +139,9 @@ def _maps_of_tensor(
         return (ScoreTarget(chosen, against),)
 
     found, _ = mapper.maps(images, classes_of)
+    other = one_of_others(images)
+    if other is not None and mapper.depends_on_others(images[other : other + 1], classes_of, found[other][0]):
+        found = [mapper.maps(image, classes_of)[0][0] for image in torch.split(images, 1)]
     return found[0][0] if len(images) == 1 else [maps[0] for maps in found]
 
 
@@ -197,7 +205,8 @@ class CamRun(Command[tuple[CamEntry, ...]]):
         judged: tuple[Judgement, ...] = ()
         if self._asked.judge:
             judged = tuple(
-                judge_map(self.model.model, shown.arguments[0], one.map, one.target, self.scores) for one in maps
+                judge_map(self.model.model, shown.arguments[0], one.map, one.target, self.scores, self._asked.region)
+                for one in maps
             )
             listed = tuple(
                 replace(entry, deletion=one.deletion, insertion=one.insertion)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -202,3 +203,93 @@ def _ordered(root: Any) -> list[Any]:
         stack.append((node, True))
         stack.extend((child, False) for child, _ in node.next_functions if child is not None and child not in opened)
     return list(done)
+
+
+# What made an output
+
+_CARRY = re.compile(
+    r"View|Reshape|Squeeze|Select|Slice|Alias|Permute|Transpose|TBackward|Copy|Clone|Index|Cat|Stack|Expand|Unbind|Split"
+)
+"""Nodes of the graph that hand numbers on as they are."""
+
+_WITH_WEIGHTS = re.compile(r"Addm|Mm|Mv|Bmm|Bilinear|Conv|Linear|Embedding|Lstm|Gru|Rnn")
+"""Nodes of layers with weights, and of products."""
+
+_PROBABILITIES = ("Sigmoid", "Hardsigmoid", "Softmax", "SafeSoftmax")
+
+
+def maker_of(tensor: Tensor) -> str:
+    """The operator that computed the numbers of `tensor`, by the name of its node, or empty; of joined numbers the one
+    that computed all of them."""
+    return _maker(_computing(tensor.grad_fn))
+
+
+def _maker(node: Any) -> str:
+    if node is not None and _CARRY.search(type(node).__name__):
+        makers = {_maker(_computing(child)) for child, _ in node.next_functions if child is not None}
+        return makers.pop() if len(makers) == 1 else ""
+    name = "" if node is None else _name_of(node)
+    return "Softmax" if name == "SafeSoftmax" else name
+
+
+def _name_of(node: Any) -> str:
+    return re.sub(r"Backward\d*$", "", type(node).__name__).lstrip("_")
+
+
+def _computing(node: Any) -> Any:
+    """The node that computed the numbers which `node` hands on, itself or one before; None for None."""
+    while node is not None and _CARRY.search(type(node).__name__):
+        following = [child for child, _ in node.next_functions if child is not None]
+        if len(following) != 1:
+            break
+        node = following[0]
+    return node
+
+
+def is_of_probabilities(tensor: Tensor) -> bool:
+    """Whether the numbers are made of results of sigmoids or softmaxes alone: their mean, their product."""
+    found, left, seen = False, [tensor.grad_fn], set[Any]()
+    while left:
+        node: Any = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = _name_of(node)
+        if name in _PROBABILITIES:
+            found = True
+            continue
+        if name == "Relu" or _WITH_WEIGHTS.search(name):
+            return False
+        left += [child for child, _ in node.next_functions]
+    return found
+
+
+def last_made(able: Mapping[str, Tensor]) -> str | None:
+    """The name of the one tensor that all others went into, by the graph."""
+    for name, tensor in able.items():
+        maker = _computing(tensor.grad_fn)
+        if maker is None:
+            continue
+        before = set(_before(maker))
+        if all(_computing(other.grad_fn) in before for key, other in able.items() if key != name):
+            return name
+    return None
+
+
+def needs_weights_after(later: Tensor, earlier: Tensor) -> bool:
+    """Whether layers with weights, or products, lie between two tensors."""
+    known = set(_before(earlier.grad_fn)) | {earlier.grad_fn}
+    between = {later.grad_fn, *_before(later.grad_fn)} - known
+    return any(node is not None and _WITH_WEIGHTS.search(_name_of(node)) for node in between)
+
+
+def _before(root: Any) -> Iterator[Any]:
+    """The nodes that `root` depends on, itself left out."""
+    seen, left = {root}, [root]
+    while left:
+        node = left.pop()
+        for child, _ in node.next_functions if node is not None else ():
+            if child is not None and child not in seen:
+                seen.add(child)
+                left.append(child)
+                yield child

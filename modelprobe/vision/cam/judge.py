@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
+from modelprobe.vision.cam.mapper import Region, regions_of
 from modelprobe.vision.scores import Scores, over_places
 
 POINTS = 32
@@ -52,11 +53,14 @@ def _area(values: Sequence[float]) -> float:
     return inner / (len(values) - 1)
 
 
-def judge_map(model: nn.Module, x: Tensor, found: Tensor, target: int, scores: Scores | None = None) -> Judgement:
+def judge_map(
+    model: nn.Module, x: Tensor, found: Tensor, target: int, scores: Scores | None = None, region: Region | None = None
+) -> Judgement:
     """The deletion and insertion curves of a map [H, W] for class `target` of one image, [C, H, W] or [1, C, H, W].
 
-    The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a map of another size and for
-    a model without scores.
+    Of a model with scores for each place the probability is that over the `region`, or where the class wins in the
+    image as it is. The model runs in eval mode, where `x` is, and is left as it was. Raises BadInput for a map of
+    another size, for a class that there is not and for a model without scores.
     """
     image = x[None] if x.dim() == found.dim() + 1 else x
     if tuple(found.shape) != tuple(image.shape[2:]):
@@ -64,13 +68,22 @@ def judge_map(model: nn.Module, x: Tensor, found: Tensor, target: int, scores: S
         raise BadInput(f"the map has {shape} values, and the image {size}", "cam(…).map")
     reading = scores if scores is not None else Scores(model)
 
+    def read(batch: Tensor) -> Tensor:
+        return reading.read(model(batch.clone()), len(batch)).float()
+
     def value(batch: Tensor) -> list[float]:
-        read = reading.read(model(batch.clone()), len(batch)).float()
-        rows = read if read.dim() == 2 else over_places(read)
-        shares = [reading.probabilities(row) for row in rows]
-        return [float((row if share is None else share)[target]) for row, share in zip(rows, shares, strict=True)]
+        scores = read(batch)
+        if places is not None:
+            shares = reading.probabilities_over(scores, places)
+            return (over_places(scores, places) if shares is None else shares)[:, target].tolist()
+        each = [reading.probabilities(row) for row in scores]
+        return [float((row if share is None else share)[target]) for row, share in zip(scores, each, strict=True)]
 
     with restored(model), mode_set(model, False), torch.no_grad(), model_errors():
+        whole = read(image)
+        if not 0 <= target < whole.shape[1]:
+            raise BadInput(f"class {target} is none of {whole.shape[1]}", f"0 to {whole.shape[1] - 1}")
+        places = None if whole.dim() == 2 else regions_of(region, whole, reading.threshold, image.shape[-2:])
         return curves_of(value, image, found)
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from modelprobe.errors import BadInput
 from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
-from modelprobe.tracing.tensors import leaves
-from modelprobe.vision.cam.gradients import differentiable
+from modelprobe.vision.cam.gradients import differentiable, never_off
 from modelprobe.vision.cam.layer import Choice, LayerGradients, at_layer, choose_layer
 from modelprobe.vision.cam.layout import ImageLayout, MapLayer, lay_out
 from modelprobe.vision.cam.methods import (
@@ -30,6 +29,7 @@ from modelprobe.vision.cam.methods import (
 )
 from modelprobe.vision.images import UnreadableError
 from modelprobe.vision.scores import EMBEDDING, Reading, Scores, check_finite, highest, likeness, over_places
+from modelprobe.vision.together import near
 
 ClassesOf = Callable[[Tensor], Sequence[ScoreTarget]]
 """From the scores [classes] of one image to what maps are made for."""
@@ -69,7 +69,16 @@ class Region:
                 f"the mask has {width} x {height} pixels, and the model sees {size[1]} x {size[0]}",
                 "scale and crop it as the image is; `Images` in the report says how",
             )
+        if not bool(self.mask.any()):
+            raise BadInput("the mask is zero everywhere", "1 marks the places that the map is made for")
         return nn.functional.interpolate(self.mask[None, None].float(), size=(rows, columns), mode="area").ceil()
+
+
+def regions_of(region: Region | None, scores: Tensor, threshold: float, size: Sequence[int]) -> Tensor:
+    """[B, 1, H, W] of a region that was asked for; [B, classes, H, W] of where each class wins."""
+    if region is None:
+        return highest(scores, threshold).detach()
+    return region.over(scores, size).expand(len(scores), 1, -1, -1)
 
 
 class ClassMapper:
@@ -123,6 +132,12 @@ class ClassMapper:
             asked.look(self._model)
         return [self._of_image(asked, images, at, choices, known) for at in range(len(images))], choices
 
+    def depends_on_others(self, image: Tensor, classes_of: ClassesOf, found: ClassMap) -> bool:
+        """Whether the score of `found`, made in a batch, is another one for its `image` [1, C, H, W] alone."""
+        asked = _Asked(self, image, classes_of)
+        asked.look(self._model)
+        return not near(torch.tensor(found.score), asked.scores[0][found.target])
+
     def _of_image(
         self, asked: _Asked, images: Tensor, at: int, choices: Sequence[Choice], known: Sequence[LayerGradients | None]
     ) -> tuple[ClassMap, ...]:
@@ -130,6 +145,11 @@ class ClassMapper:
         scores = asked.scores[at]
         own = self._given is None and self._like is None
         shares = self.scores.probabilities(scores) if own else None
+        if own and asked.dense is not None and asked.regions is not None:
+            mean = self.scores.probabilities_over(
+                asked.dense[at : at + 1].detach().float().cpu(), asked.regions[at : at + 1].cpu()
+            )
+            shares = None if mean is None else mean[0]
         reasons = "; ".join(dict.fromkeys(choice.reason for choice in choices))
         found = []
         for number, target in enumerate(asked.targets[at]):
@@ -163,11 +183,11 @@ class _Asked:
         self.targets: list[Sequence[ScoreTarget]] = []
         self.dense: Tensor | None = None
         """The scores of all places in the graph, of the first pass."""
-        self._regions: Tensor | None = None
+        self.regions: Tensor | None = None
 
     def __call__(self, out: Any) -> list[Tensor]:
         """For each target the score of all images together, from an output of the model."""
-        read = self._read(out, self._regions)
+        read = self._read(out, self.regions)
         if not self.targets:
             self._settle(read, out)
         many = range(len(self.targets[0]))
@@ -178,30 +198,28 @@ class _Asked:
 
     def look(self, model: nn.Module) -> None:
         """Run the model for its scores alone, with gradients on, which tell how an output was made."""
-        with restored(model), mode_set(model, False), model_errors(), differentiable(model):
+        with restored(model), mode_set(model, False), model_errors(), differentiable(model), never_off():
             out = model(self._images.detach().clone().requires_grad_() * 1)
             self._settle(self._read(out, None), out)
 
     def reading(self, at: int) -> Reading:
         """The scores [1, classes] of image `at`, with its region as it was found."""
-        regions = None if self._regions is None else self._regions[at : at + 1]
+        regions = None if self.regions is None else self.regions[at : at + 1]
         return lambda out: self._read(out, regions)
 
     def _settle(self, read: Tensor, out: Any) -> None:
         self.scores = read.detach().float().cpu()
+        if len(read) != len(self._images):
+            made = f"{len(read)} numbers for {len(self._images)} images"
+            raise BadInput(f"the target function gives {made}", "return one number for each image, [B]")
         check_finite(self.scores, type(self._mapper._model).__name__)
         self.targets = [tuple(self._classes_of(row)) for row in self.scores]
         scores = self._mapper.scores
         if self._mapper._given is None and scores.dense:
             self.dense = dense = scores.read(out, len(self._images))
-            region = self._mapper._region
-            if region is None:
-                self._check_somewhere(highest(dense))
-            self._regions = (
-                highest(dense)
-                if region is None
-                else region.over(dense, self._images.shape[-2:]).expand(len(dense), 1, -1, -1)
-            ).detach()
+            self.regions = regions_of(self._mapper._region, dense, scores.threshold, self._images.shape[-2:])
+            if self._mapper._region is None:
+                self._check_somewhere(self.regions)
 
     def _check_somewhere(self, won: Tensor) -> None:
         """Raise UnreadableError for a class that was named and wins at no place of an image."""
@@ -218,7 +236,7 @@ class _Asked:
         if mapper._given is not None:
             given = mapper._given(out)
             return given.reshape(-1, 1) if given.dim() < 2 else given
-        found = mapper.scores.read(out, next((len(tensor) for _, tensor in leaves(out) if tensor.dim()), 1))
+        found = mapper.scores.read(out, None if mapper.scores.kind else len(self._images))
         if mapper._like is not None:
             return likeness(found, mapper._like.to(found.device))
         if mapper.scores.kind == EMBEDDING:
@@ -233,8 +251,8 @@ class _Asked:
                     "--at and --mask are for segmentation",
                 )
             return found
-        if regions is None and mapper._region is not None:
-            regions = mapper._region.over(found, self._images.shape[-2:])
+        if regions is None:
+            regions = regions_of(mapper._region, found, mapper.scores.threshold, self._images.shape[-2:])
         return over_places(found, regions)
 
 

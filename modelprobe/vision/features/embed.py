@@ -33,8 +33,11 @@ NEIGHBORS_STYLE = (
 
 
 def pooled_over_places(tensor: Tensor, layout: Layout) -> NDArray[np.float32]:
-    """One number for each channel: the mean over all others; of what has no channels, or is a vector, all numbers."""
+    """One number for each channel: the mean over the places, without class tokens, or over all where places have no
+    grid; of what has no channels, or is a vector, all numbers."""
     values = plain_values(tensor).float()
+    if layout.places is not None and layout.places.beside and layout.channels:
+        return np.asarray(layout.places.gather(values).flatten(1).mean(1).numpy(), np.float32)
     others = tuple(dim for dim in range(values.dim()) if dim not in layout.channels)
     if layout.channels and layout.positions and others:
         values = values.mean(others)

@@ -186,7 +186,8 @@ class Positions(_PositionsBase):  # type: ignore[misc]
     def _softmax(self, place: Place, call: PlacedCall) -> None:
         args, out = call.args, call.out
         if place.keys is not None and args[1] in (-1, out.dim() - 1) and out.dim() >= 3:
-            self.attended.append(Attended(self._where(), place.here[..., 0], place.keys[..., 0, :], out))
+            weights = out.clone()  # models drop and scale them in place
+            self.attended.append(Attended(self._where(), place.here[..., 0], place.keys[..., 0, :], weights))
 
 
 def attention_weights(found: Attended, heads: Sequence[int] | None = None) -> Tensor:

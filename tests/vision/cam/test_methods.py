@@ -253,8 +253,9 @@ def test_what_is_no_classifier(forward, said):
 
 
 def test_images_that_are_none(cnn):
-    for wrong in (torch.rand(0, 1, 64, 64), torch.rand(64, 64), torch.zeros(1, 64, 64, dtype=torch.uint8)):
-        with pytest.raises(BadInput, match="images of floats"):
+    empty, flat, whole = torch.rand(0, 1, 64, 64), torch.rand(64, 64), torch.zeros(1, 64, 64, dtype=torch.uint8)
+    for wrong, said in ((empty, "nothing to look at"), (flat, "cam takes images"), (whole, "cam takes floats")):
+        with pytest.raises(BadInput, match=said):
             modelprobe.cam(cnn, wrong)
 
 

@@ -108,6 +108,8 @@ def command(
     from modelprobe.vision.cam.cam import CamOptions, cam_of_files, methods_of, region_of
     from modelprobe.vision.scores import ScoreOptions
 
+    if like is not None and (classes or at is not None or mask is not None):
+        raise BadInput("--like compares embeddings, which have no classes and no places", "leave the other options out")
     if judge and like is not None:
         raise BadInput("--judge needs a class, and --like has none", "leave one of them out")
     asked = CamOptions(
