@@ -112,12 +112,12 @@ def _block(parts: list[str], index: int) -> bool:
 
 
 def _renamed(state: State) -> dict[str, Tensor]:
-    """One child with children gets another name."""
+    """One child with children gets another name, which says the same."""
     chosen = next((n.split(".")[0] for n in state if n.count(".") > 1), next(iter(state)).split(".")[0])
     found = OrderedDict()
     for name, value in state.items():
         first, dot, rest = name.partition(".")
-        found[f"renamed_part{dot}{rest}" if first == chosen and dot else name] = value
+        found[f"my_{first}{dot}{rest}" if first == chosen and dot else name] = value
     return found
 
 

@@ -18,6 +18,7 @@ from modelprobe.checkpoint.values.compare import (
     ValueChange,
     measure,
     other_values,
+    outside_branches,
     pair_up,
 )
 from modelprobe.checkpoint.values.sides import Sides, open_sides
@@ -29,7 +30,7 @@ from modelprobe.report.units import Unit, shape
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
 RESHAPED, REMOVED, ADDED = "reshaped", "removed", "added"
-NOT_ONE = "1 entry could not be compared"
+NOT_ONE = "1 entry was not compared"
 MAX_DIFF_ROWS = 30
 
 
@@ -81,7 +82,8 @@ class TensorDiff:
 class WeightsDiff(Result):
     """What separates two weight files. `differ` is about tensors alone: entries that are none do not decide it.
 
-    `not_compared` are, of either file, tensors that no state dict has and the other file lacks, and unused storages.
+    `not_compared` are, of either file, tensors that no state dict has and the other file lacks, unused storages, and tensors outside the
+    branches that differ.
     """
 
     a: Side
@@ -126,7 +128,8 @@ def diff_weights(
     left = _side(first, sides.a.name, sides.left, sides.adapters[0])
     right = _side(second, sides.b.name, sides.right, sides.adapters[1])
     others = tuple(other_values(first, second))
-    return WeightsDiff(left, right, tolerance, tuple(tensors), others, top or MAX_DIFF_ROWS, sides.not_compared)
+    lacking = (*sides.not_compared[0], *outside_branches(first, sides.a, second, sides.b)), sides.not_compared[1]
+    return WeightsDiff(left, right, tolerance, tuple(tensors), others, top or MAX_DIFF_ROWS, lacking)
 
 
 def _side(found: Checkpoint, branch: str, tensors: Mapping[str, TensorToWrite], lora: Lora | None) -> Side:
@@ -156,7 +159,7 @@ def _diff_facts(result: WeightsDiff) -> Facts:
     counts = result.counts
     items = [Fact(label, side.path, detail=_side_in_words(side)) for label, side in (("A", result.a), ("B", result.b))]
     lacking = sum(map(len, result.not_compared))
-    detail = "" if not lacking else f"{lacking:,} entries could not be compared" if lacking > 1 else NOT_ONE
+    detail = "" if not lacking else f"{lacking:,} entries were not compared" if lacking > 1 else NOT_ONE
     items.append(
         Fact("Result", "different" if result.differ else "identical", detail=detail, tone=Tone.of(not result.differ))
     )

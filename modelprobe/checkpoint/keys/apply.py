@@ -53,6 +53,14 @@ def _third(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     return [tensors[0].chunk(3)[numbers[0]].clone()]
 
 
+def _thirds(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
+    """The thirds of a tensor in another order."""
+    import torch
+
+    thirds = tensors[0].chunk(3)
+    return [torch.cat([thirds[index] for index in numbers])]
+
+
 def _rows(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
     """So many rows from a first one on."""
     start, count = numbers
@@ -109,6 +117,7 @@ def _cast_tensor(tensors: Tensors, numbers: Sequence[int]) -> Tensors:
 OPS: dict[str, Callable[[Tensors, Sequence[int]], Tensors]] = {
     "join": _join,
     "third": _third,
+    "thirds": _thirds,
     "rows": _rows,
     "permute": _permute,
     "reshape": _reshape,

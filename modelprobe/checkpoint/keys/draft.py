@@ -100,6 +100,7 @@ class PlanDraft:
 
     `known` is the network that the parts are named after, where there is one beside the reference.
     `by_order` lists the choices that only the order of the tensors settled: they must be proven or asked for.
+    `doubts` say in words what else must be proven or asked for.
     `assumed` says what was taken for granted on the way, in words.
     `allowed_missing` are tensors of the reference that may be missing, because somebody asked for it.
     """
@@ -112,6 +113,7 @@ class PlanDraft:
     dropped: list[DroppedTensor] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     by_order: list[tuple[str, ...]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     allowed_missing: set[str] = field(default_factory=set)
     structural: bool = False

@@ -34,7 +34,8 @@ SPARE = 4096
 class KeyPlan:
     """What a repair would do. `parts` is the result in order; `branch` the place of the model in the file.
 
-    `by_order` are groups of tensors whose assignment only their order settles; `proven` says that equal outputs of both
+    `by_order` are groups of tensors whose assignment only their order settles, `doubts` in words what else is not
+    certain; `proven` says that equal outputs of both
     networks settled it, `accepted` that a person did. `assumed` is what was taken for granted, in words.
     `allowed_missing` may be missing because somebody asked for it.
     """
@@ -50,6 +51,7 @@ class KeyPlan:
     unexpected: tuple[Part, ...] = ()
     misshapen: tuple[tuple[Part, ExpectedTensor], ...] = ()
     by_order: tuple[tuple[str, ...], ...] = ()
+    doubts: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
     structural: bool = False
@@ -65,8 +67,8 @@ class KeyPlan:
 
     @property
     def certain(self) -> bool:
-        """Whether no part of it rests on an assumption."""
-        return not self.by_order or self.proven or self.accepted
+        """Whether no part of it rests on what must be proven or asked for."""
+        return not (self.by_order or self.doubts) or self.proven or self.accepted
 
     @property
     def good(self) -> bool:
@@ -149,7 +151,8 @@ def _finished(draft: PlanDraft, path: str, branch: Branch) -> KeyPlan:
         path=path, branch=branch, reference=draft.reference.label if draft.reference else "", parts=order,
         applied=tuple(draft.applied), dropped=tuple(draft.dropped), problems=tuple(draft.problems),
         missing=tuple(draft.missing()), unexpected=tuple(draft.unexpected()), misshapen=tuple(draft.misshapen()),
-        by_order=tuple(draft.by_order), assumed=tuple(draft.assumed),
+        by_order=tuple(draft.by_order), doubts=tuple(draft.doubts),
+        assumed=(*draft.assumed, *(draft.doubts if draft.options.unproven else ())),
         allowed_missing=tuple(sorted(draft.allowed_missing)), structural=draft.structural,
         accepted=draft.options.unproven,
     )  # fmt: skip

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from modelprobe.checkpoint.records import Checkpoint, Item, Scalar
+from modelprobe.checkpoint.records import DISTRIBUTED, Branch, Checkpoint, Item, Scalar, TensorEntry
+from modelprobe.checkpoint.values.gather import ZERO
+from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.values.sides import Sides
-from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of
+from modelprobe.checkpoint.write.extras import NotKept
+from modelprobe.checkpoint.write.tensor import TensorToWrite, flat, memory_of, to_write
+from modelprobe.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
@@ -210,8 +214,8 @@ def _add(total: _PairSums, left: torch.Tensor, right: torch.Tensor, tolerance: f
     equal = left == right if whole else (a == b) | (a.isnan() & b.isnan())
     apart = (a - b).abs().clamp(min=1.0 if whole else 0.0).masked_fill(equal, 0)  # int64 is finer than float64
     larger = torch.maximum(a.abs(), b.abs())
-    beyond = ~(apart <= tolerance * larger.clamp(min=1)) & ~equal
     unbounded = ~apart.isfinite()
+    beyond = (~(apart <= tolerance * larger.clamp(min=1)) | unbounded) & ~equal  # inf <= tolerance * inf, too
     apart = apart.masked_fill(unbounded, 0)
     total.equal += int(equal.reshape(-1, parts).all(1).sum())
     total.beyond += int(beyond.reshape(-1, parts).any(1).sum())
@@ -230,6 +234,42 @@ def _wide(piece: torch.Tensor, parts: int) -> torch.Tensor:
     if parts == 2:
         return torch.view_as_real(piece.to(torch.complex128)).reshape(-1)
     return piece.to(torch.float64)
+
+
+def outside_branches(a: Checkpoint, branch: Branch, b: Checkpoint, other: Branch) -> list[NotKept]:
+    """The tensors outside both branches, as an optimizer's, that are not the same in both files."""
+    first, second = (
+        {e.name: e for e in f.tensors if e.path[: len(of.path)] != of.path} for f, of in ((a, branch), (b, other))
+    )
+    keys = {entry.path[0] for entry in first.values()} & {entry.path[0] for entry in second.values()}
+    names = [n for n, entry in {**first, **second}.items() if entry.path[0] in keys]
+    if not names or {a.format, b.format} & {DISTRIBUTED, ZERO}:
+        return []
+    why = f"outside {branch.name or 'the root'}, and not the same in the other file"
+    with TensorReader(a) as mine, TensorReader(b) as theirs:
+        return [
+            NotKept(name, why)
+            for name in names
+            if name not in first or name not in second or not _same(a, first[name], mine, b, second[name], theirs)
+        ]
+
+
+def _same(
+    a: Checkpoint, entry: TensorEntry, mine: TensorReader, b: Checkpoint, other: TensorEntry, theirs: TensorReader
+) -> bool:
+    """Whether two tensors are surely equal, by the checksums of their bytes or by the bytes."""
+    if (entry.shape, entry.dtype) != (other.shape, other.dtype):
+        return False
+    one, two = a.storages.get(entry.storage), b.storages.get(other.storage)
+    if one and two and one.crc is not None and entry.identity[1:] == other.identity[1:]:
+        return (one.length, one.crc) == (two.length, two.crc)
+    try:
+        for reader, each in ((mine, entry), (theirs, other)):
+            reader.check(each)
+        first, second = to_write(mine, entry, entry.name), to_write(theirs, other, other.name)
+        return _tensor_digest(first) == _tensor_digest(second)
+    except BadInput:
+        return False
 
 
 def other_values(a: Checkpoint, b: Checkpoint) -> list[ValueChange]:

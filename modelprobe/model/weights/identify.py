@@ -49,7 +49,7 @@ def own_network(found: Checkpoint, branch: Branch, target: Target, options: Plan
     if not _could_hold(found, branch, reference):
         return None
     plan = plan_keys(found, branch, reference, options)
-    return (target, reference, plan) if plan.complete and not plan.structural and not plan.by_order else None
+    return (target, reference, plan) if plan.complete and not plan.structural and plan.certain else None
 
 
 def _could_hold(found: Checkpoint, branch: Branch, reference: Expectation) -> bool:

@@ -322,6 +322,8 @@ UNEQUAL = "--unproven takes the tensors all the same, in the order in which they
 def unproven(fitted: Fit) -> str:
     """What the assignment rests on, and why that was not enough."""
     found = fitted.equivalence
+    if found is None and fitted.plan.doubts:
+        return fitted.plan.doubts[0]
     if found is None:
         count = sum(len(group) for group in fitted.plan.by_order)
         many = f"{count:,} tensors were" if count > 1 else "tensors were"

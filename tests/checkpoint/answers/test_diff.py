@@ -64,6 +64,22 @@ def test_tolerance_is_absolute_below_one_and_relative_above() -> None:
     assert of(a, b, 1e-5).beyond == 2
 
 
+def test_no_tolerance_covers_an_infinite_value() -> None:
+    a, b = torch.tensor([inf, inf, 1.0, nan, inf]), torch.tensor([1.0, -inf, -inf, nan, inf])
+    assert of(a, b, 1e9).beyond == 3
+
+
+def test_what_differs_outside_the_branch_is_named(compare) -> None:
+    weights = {"w": torch.ones(3)}
+    a = {"state_dict": weights, "optimizer": {"m": torch.ones(2), "n": torch.ones(1)}, "ema": {"v": torch.ones(3)}}
+    b = {"state_dict": weights, "optimizer": {"m": torch.zeros(2), "n": torch.ones(1)}}
+    found = compare(a, b)
+    assert not found.differ
+    assert [kept.path for side in found.not_compared for kept in side] == ["optimizer.m"]
+    assert "1 entry was not compared" in str(found.report())
+    assert compare(a, a).not_compared == ((), ())
+
+
 def test_whole_numbers_are_compared_exactly() -> None:
     found = of(torch.tensor([2**53, 5]), torch.tensor([2**53 + 1, 5]))  # not told apart by float64
     assert (found.equal, found.beyond, found.max_abs) == (1, 1, 1)

@@ -9,12 +9,16 @@ from dataclasses import replace
 from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rule
 from modelprobe.checkpoint.keys.name_tree import NameNode, inverted, tree
 from modelprobe.checkpoint.keys.reference import ExpectedTensor
+from modelprobe.checkpoint.keys.words import CONFLICT, words_apart
 
 Shapes = dict[str, tuple[int, ...]]
 Shaped = tuple[tuple[str, tuple[int, ...]], ...]
 
 NUMBER = re.compile(r"(?<=[^.\d])\.(?=\d)")
 """The dot of `norm.1`."""
+
+MIN_TENSORS = 8
+"""Tensors inside a block whose names and shapes tell what it is, whatever it is called itself."""
 
 PARAMETRIZED = (
     ("weight_g", "parametrizations.weight.original0", "weight norm"),
@@ -122,15 +126,22 @@ def block(draft: PlanDraft) -> None:
         names.update({name: f"{above}{new}.{name[len(start) :]}" for name in below.names()})
     if draft.rename(names, "renamed block", "the names and shapes inside it are those of a block that is missing"):
         draft.by_order += sides.unsure
+        for old, new, open_ in sides.unlike:
+            (draft.doubts if open_ else draft.assumed).append(f"{old} is taken for {new}, which has its shapes")
 
 
 class _Sides:
-    """Names and shapes of the file and of the reference, as trees; `unsure` collects what order alone settled."""
+    """Names and shapes of the file and of the reference, as trees.
+
+    `unsure` collects what order alone settled, `unlike` names that do not speak of one thing, and whether that is all
+    there is to go by.
+    """
 
     def __init__(self, mine: Shapes, theirs: Shapes, source: NameNode, target: NameNode) -> None:
         self.mine, self.theirs = mine, theirs
         self.source, self.target = source, target
         self.unsure: list[tuple[str, ...]] = []
+        self.unlike: list[tuple[str, str, bool]] = []
 
     def renamed(self, source: NameNode, target: NameNode, above: str) -> Iterator[tuple[str, str, str]]:
         """(what stands before it, its name in the file, its name in the reference) of blocks that differ in that."""
@@ -149,7 +160,15 @@ class _Sides:
             if old and len(old) == len(new):
                 if len(old) > 1 or not self._in_order(kind, above, old[0], new[0]):
                     self.unsure.append(tuple(f"{above}{segment}" for segment in old))
+                else:
+                    self._compare_words(f"{above}{old[0]}", f"{above}{new[0]}", len(kind))
                 yield from ((above, one, other) for one, other in zip(old, new, strict=True))
+
+    def _compare_words(self, old: str, new: str, tensors: int) -> None:
+        """Two encoders can be alike in all but their names; much inside that is alike is proof for other blocks."""
+        apart = words_apart(old.rpartition(".")[2], new.rpartition(".")[2])
+        if apart:
+            self.unlike.append((old, new, apart == CONFLICT or tensors < MIN_TENSORS))
 
     def _in_order(self, kind: Shaped, above: str, old: str, new: str) -> bool:
         """Whether the blocks beside it that look the same stand in the same order on both sides."""

@@ -16,6 +16,7 @@ from modelprobe.checkpoint.keys.draft import Part, PlanDraft, RuleStage, key_rul
 from modelprobe.checkpoint.keys.reference import Expectation, ExpectedTensor
 from modelprobe.checkpoint.keys.rules.missing import COUNTER
 from modelprobe.checkpoint.keys.rules.shapes import TRIPLES
+from modelprobe.checkpoint.keys.words import projection_order, words_apart
 
 LEAVES = ("weight", "bias", "running_mean", "running_var", COUNTER)
 VALUE = "value"
@@ -72,7 +73,7 @@ def layers_of(named: Sequence[tuple[str, Dims]]) -> list[LayerTensors]:
     """The layers of a list of tensors, in its order."""
     found: dict[str, LayerTensors] = {}
     for name, shape in named:
-        owner, leaf = _owner_and_leaf(name)
+        owner, leaf = owner_and_leaf(name)
         found.setdefault(owner, LayerTensors(owner, {})).leaves[leaf] = (name, shape)
     return list(found.values())
 
@@ -87,7 +88,7 @@ def _striding(every: list[LayerTensors], strides: Mapping[str, tuple[int, ...]])
     return found
 
 
-def _owner_and_leaf(name: str) -> tuple[str, str]:
+def owner_and_leaf(name: str) -> tuple[str, str]:
     """The layer a tensor belongs to, and what it is in it: `a.in_proj_weight` is the weight of `a.in_proj`."""
     owner, _, last = name.rpartition(".")
     if last in LEAVES:
@@ -196,6 +197,21 @@ def _carry_out(draft: PlanDraft, found: tuple[Pairs, dict[Signature, int]]) -> N
     draft.structural = True
     if several or share < MIN_AGREEING_SHARE:
         draft.by_order.append(tuple(part.name for part in made))
+    draft.doubts += [
+        f"{mine.owner} is taken for {theirs.owner}, which has its shapes"
+        for mine, theirs in pairs
+        if not draft.by_order and words_apart(*_ends_apart(mine, theirs))
+    ]
+
+
+def _ends_apart(mine: LayerTensors, theirs: LayerTensors) -> tuple[str, str]:
+    """What is left of two names without what they begin with alike, and without those of projections."""
+    old, new = mine.owner.split("."), theirs.owner.split(".")
+    if all(each.fused or projection_order(name[-1]) for each, name in ((mine, old), (theirs, new))):
+        old, new = old[:-1], new[:-1]
+    while old and new and old[0] == new[0]:
+        old, new = old[1:], new[1:]
+    return "_".join(old), "_".join(new)
 
 
 def _converted_part(draft: PlanDraft, mine: LayerTensors, theirs: LayerTensors) -> tuple[list[Part], list[str]]:
