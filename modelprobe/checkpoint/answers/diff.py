@@ -82,8 +82,8 @@ class TensorDiff:
 class WeightsDiff(Result):
     """What separates two weight files. `differ` is about tensors alone: entries that are none do not decide it.
 
-    `not_compared` are, of either file, tensors that no state dict has and the other file lacks, unused storages, and tensors outside the
-    branches that differ.
+    `not_compared` are, of either file, tensors that no state dict has and the other file lacks, unused storages, and
+    tensors outside the branches that are not the same in both.
     """
 
     a: Side

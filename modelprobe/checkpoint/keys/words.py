@@ -45,7 +45,7 @@ def _word(text: str) -> str:
     return next((group[0] for group in SYNONYMS if text in group), text)
 
 
-def _words(name: str) -> set[str]:
+def _meaning(name: str) -> set[str]:
     """The words of a name that say what it is, spelled in one way; `q_proj2` is a projection, q and 2."""
     if projection_order(name):
         return {NORMAL}
@@ -68,7 +68,7 @@ def words_apart(old: str, new: str) -> str:
     CONFLICT is a word in common and others on either side (`audio_encoder`, `image_encoder`): two of a kind. Numbers
     count only where both names have one: `fc1` may be `head`, it is not `fc2`.
     """
-    mine, theirs = sorted(_words(old)), sorted(_words(new))
+    mine, theirs = sorted(_meaning(old)), sorted(_meaning(new))
     if old.isdigit() or new.isdigit():
         return ""  # the number of a child says nothing about it
     if not all(any(word.isdigit() for word in words) for words in (mine, theirs)):

@@ -250,11 +250,13 @@ def outside_branches(a: Checkpoint, branch: Branch, b: Checkpoint, other: Branch
         return [
             NotKept(name, why)
             for name in names
-            if name not in first or name not in second or not _same(a, first[name], mine, b, second[name], theirs)
+            if name not in first
+            or name not in second
+            or not _same_values(a, first[name], mine, b, second[name], theirs)
         ]
 
 
-def _same(
+def _same_values(
     a: Checkpoint, entry: TensorEntry, mine: TensorReader, b: Checkpoint, other: TensorEntry, theirs: TensorReader
 ) -> bool:
     """Whether two tensors are surely equal, by the checksums of their bytes or by the bytes."""

@@ -31,7 +31,7 @@ def order_of_projections(draft: PlanDraft) -> None:
     for part in draft.parts.values():
         if "timm's own conversion" in part.rules:
             continue  # which knows the file
-        new = _ordered(part)
+        new = _in_wanted_order(part)
         if new is None:
             unknown.append(part)
         elif new != part:
@@ -48,7 +48,7 @@ def order_of_projections(draft: PlanDraft) -> None:
         )
 
 
-def _ordered(part: Part) -> Part | None:
+def _in_wanted_order(part: Part) -> Part | None:
     """The part with its rows in the order wanted; None where that is not known."""
     wanted = _segment(part.name)
     segments = [_segment(source) for source in part.sources]
@@ -63,9 +63,9 @@ def _ordered(part: Part) -> Part | None:
     if PER_HEAD in (*segments[:1], wanted) or ((not mine or not theirs) and {mine, theirs} != {"", NORMAL}):
         return None
     if joined:
-        return _joined(part, theirs)
+        return _joined_rows(part, theirs)
     if cut:
-        return _cut(part, mine)
+        return _cut_out(part, mine)
     if not mine or not theirs or mine == theirs:
         return part
     if not part.shape or part.shape[0] % 3:
@@ -75,14 +75,14 @@ def _ordered(part: Part) -> Part | None:
     return replace(part, steps=(order, *rest))
 
 
-def _joined(part: Part, theirs: str) -> Part:
+def _joined_rows(part: Part, theirs: str) -> Part:
     by_letter = {_letter(source): source for source in part.sources}
     if not theirs or set(by_letter) != set(NORMAL):
         return part
     return replace(part, sources=tuple(by_letter[letter] for letter in theirs))
 
 
-def _cut(part: Part, mine: str) -> Part:
+def _cut_out(part: Part, mine: str) -> Part:
     letter = _letter(part.name)
     if not mine or not letter:
         return part
