@@ -190,7 +190,7 @@ def model_of_row(row: Mapping[str, Any]) -> IndexedModel:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """All networks that are known: of the packaged index, and of this user's own (which wins)."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from modelprobe.checkpoint.keys.name_tree import leading
 from modelprobe.checkpoint.keys.reference import is_position
@@ -109,13 +110,13 @@ def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str
 
     they tell apart what names and shapes do not.
     """
-    tables = [(model, _told_kinds(profile)) for model, profile in catalogue.profiles()]
+    tables = _tables(catalogue)
     best: tuple[list[ZooCandidate], NamingVariant] | None = None
     for variant in naming_variants(names):
         kinds = _told_kinds(profile_of(variant.names))
-        near = _nearest_profiles(kinds, tables, MAX_COMPARED)
+        near, here = tables.nearest(kinds, MAX_COMPARED), comparable(variant.names)
         found = sorted(
-            (_compared(variant.names, model, catalogue.names(model)) for model in near),
+            (_compared(here, model, comparable(catalogue.names(model))) for model in near),
             key=lambda candidate: (-candidate.score, *_preferred_first(candidate.target, prefer)),
         )
         if found and (best is None or found[0].score > best[0][0].score):
@@ -123,7 +124,7 @@ def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str
         if best is not None and best[0][0].score == 1:
             break
     if best is None or best[0][0].score < MIN_LIKELY:
-        by_shapes = _by_shapes(names, tables, prefer)
+        by_shapes = _by_shapes(names, _shape_tables(catalogue), prefer)
         if by_shapes is not None:
             return by_shapes
     if best is None:
@@ -179,14 +180,12 @@ def _untold(name: str, names: Mapping[str, object]) -> bool:
 
 def _told_kinds(profile: Profile) -> Profile:
     """The part of a profile that tells networks apart."""
-    scaled = {pattern.rpartition(".")[0] for pattern, _ in profile if pattern.endswith(".zero_point")}
-    return Counter(
-        {
-            kind: count
-            for kind, count in profile.items()
-            if not _is_untold(kind[0]) and not (scaled and kind[0].removesuffix(".scale") in scaled)
-        }
-    )
+    untold = {kind for kind in profile if _is_untold(kind[0])}
+    if not untold:
+        return profile
+    scaled = {pattern.rpartition(".")[0] for pattern, _ in untold if pattern.endswith(".zero_point")}
+    untold |= {kind for kind in profile if scaled and kind[0].removesuffix(".scale") in scaled}
+    return Counter({kind: count for kind, count in profile.items() if kind not in untold})
 
 
 @functools.cache
@@ -258,22 +257,35 @@ def _joined_projections(names: Mapping[str, TensorShape]) -> dict[str, TensorSha
 # Comparing
 
 
-def _nearest_profiles(
-    kinds: Counter[T], tables: Iterable[tuple[IndexedModel, Counter[T]]], count: int
-) -> list[IndexedModel]:
-    """The networks that share the most tensors with `kinds`, by the share of all that either has."""
-    total = kinds.total()
-    scored = []
-    for place, (model, theirs) in enumerate(tables):
-        shared = sum(min(number, kinds.get(kind, 0)) for kind, number in theirs.items())
-        if shared:
-            scored.append((-shared / (total + theirs.total() - shared), place, model))
-    return [model for _, _, model in sorted(scored, key=lambda entry: entry[:2])[:count]]
+class _Profiles(Generic[T]):
+    """Networks by what kinds of tensors they have, and how many of each."""
+
+    def __init__(self, models: Sequence[tuple[IndexedModel, Counter[T]]]) -> None:
+        self.models = models
+        self._totals = [profile.total() for _, profile in models]
+        self._holders: dict[T, list[tuple[int, int]]] = {}
+        for place, (_, profile) in enumerate(models):
+            for kind, number in profile.items():
+                self._holders.setdefault(kind, []).append((place, number))
+
+    def nearest(self, kinds: Counter[T], count: int) -> list[IndexedModel]:
+        """The networks that share the most tensors with `kinds`, by the share of all that either has."""
+        total = kinds.total()
+        shared: dict[int, int] = {}
+        for kind, number in kinds.items():
+            for place, theirs in self._holders.get(kind, ()):
+                shared[place] = shared.get(place, 0) + min(number, theirs)
+        scored = [(-many / (total + self._totals[place] - many), place) for place, many in shared.items() if many]
+        return [self.models[place][0] for _, place in heapq.nsmallest(count, scored)]
 
 
-def _compared(file: NamedShapes, model: IndexedModel, network: NamedShapes) -> ZooCandidate:
+@functools.lru_cache(maxsize=1)
+def _tables(catalogue: Catalogue) -> _Profiles[tuple[str, TensorShape]]:
+    return _Profiles([(model, _told_kinds(profile)) for model, profile in catalogue.profiles()])
+
+
+def _compared(here: Mapping[str, TensorShape], model: IndexedModel, there: Mapping[str, TensorShape]) -> ZooCandidate:
     """A network beside the names of a file: what agrees, what does not, and whether a head or an input explains it."""
-    here, there = comparable(file), comparable(network)
     same = sum(1 for name, shape in there.items() if here.get(name) == shape)
     others = tuple(OtherShape(n, here[n], s) for n, s in there.items() if n in here and here[n] != s)
     missing = tuple(name for name in there if name not in here)
@@ -334,14 +346,16 @@ def _is_resized(other: OtherShape, dim: int) -> bool:
     return all(a == b or place == dim for place, (a, b) in enumerate(zip(other.file, other.network, strict=True)))
 
 
-def _by_shapes(
-    names: NamedShapes, tables: Sequence[tuple[IndexedModel, Profile]], prefer: Sequence[str]
-) -> Match | None:
+@functools.lru_cache(maxsize=1)
+def _shape_tables(catalogue: Catalogue) -> _Profiles[TensorShape]:
+    return _Profiles([(model, _shapes_of(profile)) for model, profile in _tables(catalogue).models])
+
+
+def _by_shapes(names: NamedShapes, tables: _Profiles[TensorShape], prefer: Sequence[str]) -> Match | None:
     """The networks whose shapes are those of the file, whatever the names; never certain."""
     shapes = Counter(comparable(names).values())
-    theirs = [(model, _shapes_of(profile)) for model, profile in tables]
-    near = _nearest_profiles(shapes, theirs, MAX_COMPARED)
-    held = {model.target: other for model, other in theirs}
+    near = tables.nearest(shapes, MAX_COMPARED)
+    held = {model.target: other for model, other in tables.models}
     scored = sorted(
         ((round(_share(shapes, held[model.target]), 4), model.target) for model in near),
         key=lambda entry: (-entry[0], *_preferred_first(entry[1], prefer)),
