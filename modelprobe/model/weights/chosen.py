@@ -178,5 +178,5 @@ def _from_file(target: Target, request: TargetRequest, file: str) -> Weighted:
         ) from error
     rules = ", ".join(dict.fromkeys(applied.rule for applied in plan.applied))
     said = (Note(f"The names in {file} were repaired in memory ({rules}).", Level.INFO),) if rules else ()
-    lost = tuple(Note(f"{text}.", Level.WARNING) for text in plan.untied)
+    lost = tuple(Note(f"{text}.", Level.WARNING) for text in (*plan.untied, *plan.assumed))
     return model, ModelWeights("file", file, True), None, (*notes, *said, *lost)

@@ -104,7 +104,8 @@ def compare_keys(
     expected = fitted.reference.by_name if fitted.reference else {}
     misfits = _find_misfits(plan, entries, expected) if fitted.reference else ()
     matched = sum(1 for name, want in expected.items() if name in entries and entries[name].shape == want.shape)
-    standing = any(misfit.kind != DTYPE for misfit in misfits)
+    named = {name for problem in plan.problems for name in problem.names}
+    standing = any(misfit.kind != DTYPE or misfit.name in named for misfit in misfits)
     stopped = tuple(refusals(fitted))
     changes = bool(plan.applied or plan.dropped)
     return KeysResult(
@@ -155,7 +156,7 @@ def _find_misfits(
             reason = said.get(want.name) or _by(made.get(want.name)) or "unrelated shapes"
             found.append(Misfit(SHAPE, want.name, shape(want.shape), shape(entry.shape), reason))
         elif entry.dtype != want.dtype:
-            found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, "converted on load"))
+            found.append(Misfit(DTYPE, want.name, want.dtype, entry.dtype, said.get(want.name, "converted on load")))
     for name, entry in entries.items():
         if name not in expected:
             part = used.get(name)
