@@ -123,13 +123,14 @@ def scan(
     ]  # fmt: skip
     lone = len(targets) == 1 and not targets[0].is_dir()
     imports: dict[tuple[str, str, str], Import] = {}
-    code, problems, pickles, nested = [], [], 0, 0
+    code: list[str] = []
+    problems, pickles, nested = [], 0, 0
     for file in files:
         try:
             for found in _inspected(file, limits):
                 if found.kind == "code":
-                    code.append(f"{file}: {found.where}" if len(files) > 1 else found.where)
-                    continue
+                    place = f"{file}: {found.where}" if len(files) > 1 and found.where else found.where or str(file)
+                    code += [place] if place not in code[-1:] else []
                 problems += _problems_of(str(file), found)
                 if found.kind in ("pickle", "nested pickle"):
                     pickles += 1
@@ -171,7 +172,7 @@ def _problems_of(file: str, found: Executable) -> list[ScanProblem]:
         trust = Trust.SUSPICIOUS if found.container else Trust.UNKNOWN
         problems.append(ScanProblem(file, found.where, found.error, trust, unread=True))
     for text in found.remarks:
-        plain = Trust.SUSPICIOUS if found.kind == "remark" else Trust.HARMLESS
+        plain = found.trust if found.kind in ("remark", "code") else Trust.HARMLESS
         problems.append(ScanProblem(file, found.where, text, SERIOUS.get(text, plain)))
     return problems
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from modelprobe.checkpoint.answers.scan import Import, ScanResult
 from modelprobe.checkpoint.pickle.globals import Trust
@@ -43,7 +43,7 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
     if unread:
         facts.append(Fact("Not read", len(unread), Unit.COUNT, "files, or parts of files"))
     if result.code:
-        facts.append(Fact("Code", len(result.code), Unit.COUNT, "files of code in archives"))
+        facts.append(Fact("Code", len(result.code), Unit.COUNT, "files of code"))
     return tuple(facts)
 
 
@@ -131,6 +131,12 @@ def _policy_notes(result: ScanResult) -> Iterator[Note]:
         yield Note(f"The policy's entry for {finding!r} fits nothing that was found.", Level.INFO)
 
 
+def _first_few(places: Sequence[str]) -> str:
+    """The first three, and how many more."""
+    more = f" and {len(places) - 3:,} more" if len(places) > 3 else ""
+    return ", ".join(places[:3]) + more
+
+
 def _scan_notes(result: ScanResult) -> Iterator[Note]:
     yield from _policy_notes(result)
     counted = [found for found in result.imports if not found.accepted]
@@ -151,17 +157,17 @@ def _scan_notes(result: ScanResult) -> Iterator[Note]:
             "No import is known to be dangerous. Unknown ones are classes of some package: load only what you trust."
         )
     if result.code:
-        more = f" and {len(result.code) - 3} more" if len(result.code) > 3 else ""
-        yield Note(f"The archive contains code: {', '.join(result.code[:3])}{more}. It was not read.")
+        yield Note(f"Code was read, not run: {_first_few(result.code)}.")
     unread = [problem for problem in result.problems if problem.unread]
-    several = result.files > 1
+    places: dict[str, list[str]] = {}
     for problem in result.problems:
-        file = f"{_below_folder(problem.file, result.path)}: " if several else ""
-        where = f" ({problem.where})" if problem.where else ""
-        if problem.unread and len(unread) <= 3:
-            yield Note(f"{file}Not read: {problem.text}{where}", Level.WARNING)
-        elif not problem.unread:
-            yield Note(f"{file}{problem.text}{where}", Level.WARNING)
+        if not problem.unread or len(unread) <= 3:
+            file = f"{_below_folder(problem.file, result.path)}: " if result.files > 1 else ""
+            text = f"Not read: {problem.text}" if problem.unread else problem.text
+            places.setdefault(text, []).append((file + problem.where).removesuffix(": "))
+    for text, held in places.items():
+        where = _first_few([place for place in held if place])
+        yield Note(f"{text} ({where})" if where else text, Level.WARNING)
     if len(unread) > 3:
         yield Note(f"{len(unread):,} files or parts were not read: nothing is said of them.", Level.WARNING)
     if not result.pickles and not result.code and not result.problems:

@@ -24,7 +24,7 @@ MAX_INFLATED = 64 << 20
 
 MAX_TAR_MEMBERS = 20_000
 READ_STEP = 1 << 20
-TAIL_BYTES = (1 << 16) + 22
+ZIP_TAIL_BYTES = (1 << 16) + 22
 """Within which the end of a zip archive stands, its comment before it."""
 
 UNREAD = (
@@ -79,8 +79,8 @@ def unopened(head: bytes) -> str:
 
 def zip_behind(source: ByteSource) -> ByteSource | None:
     """The zip archive at the end of a file that begins with something else; readers that look from the end open it."""
-    tail_at = max(0, source.size - TAIL_BYTES)
-    tail = source.read(tail_at, TAIL_BYTES)
+    tail_at = max(0, source.size - ZIP_TAIL_BYTES)
+    tail = source.read(tail_at, ZIP_TAIL_BYTES)
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < 22:
         return None

@@ -11,10 +11,12 @@ from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
 from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
 from modelprobe.checkpoint.formats.pickled import global_entries
 from modelprobe.checkpoint.limits import ReadLimits
+from modelprobe.checkpoint.pickle.globals import Trust
 from modelprobe.checkpoint.pickle.nodes import Blob
 from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.checkpoint.scan import containers
+from modelprobe.checkpoint.scan.code import code_in
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
 from modelprobe.checkpoint.scan.tails import end_of_format
 from modelprobe.checkpoint.scan.texts import in_text, pickles_in
@@ -33,7 +35,6 @@ MAX_TEXT = 32 << 20
 MAX_INFLATED_BYTES = 64 << 20
 """Bytes of a compressed pickle up to which what is nested in it is followed."""
 
-CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".bat", ".ps1")
 TORCH_PACKAGE = ".data/extern_modules"
 OPENERS = b"\x80(]}c"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
@@ -55,7 +56,8 @@ _MODULE = re.compile(r"[\w.]+|\?|copyreg extension")
 class Executable:
     """One thing that could run. `kind`: pickle, nested pickle, code, remark (`remarks` alone), unread.
 
-    `error` when it could be read only in part, or not at all; `container` where that may hold anything.
+    `trust` is that of the remarks on what is no pickle. `error` when it could be read only in part, or not at all;
+    `container` where that may hold anything.
     """
 
     where: str
@@ -64,6 +66,7 @@ class Executable:
     error: str = ""
     remarks: tuple[str, ...] = ()
     container: bool = False
+    trust: Trust = Trust.SUSPICIOUS
 
 
 def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
@@ -72,6 +75,7 @@ def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int 
     if not head.strip(b"\0"):
         yield Executable(where, "unread", error="it is empty" if not head else "it begins with zeros only")
         return
+    yield from _code(source, head, where, where or source.name)
     kind = containers.container_kind(head)
     if kind or head[:4] == b"PK\3\4":
         if depth >= MAX_ARCHIVES:
@@ -95,6 +99,14 @@ def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int 
     end = end_of_format(source, head)
     if end is not None and end < source.size and not kind:
         yield from _behind_end(Span(source, end, source.size - end), where, limits, depth)
+
+
+def _code(source: ByteSource, head: bytes, where: str, name: str, *, script: bool = False) -> Iterator[Executable]:
+    """Findings in code, one by one; also that there is code of TorchScript in which nothing was found."""
+    found = list(code_in(source, head, name, packed=bool(where), script=script))
+    yield from (Executable(where, "code", remarks=(text,), trust=trust) for trust, text in found)
+    if script and not found:
+        yield Executable(where, "code")
 
 
 def _behind_end(tail: ByteSource, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
@@ -122,16 +134,22 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
         yield from _encoded(source, 0, min(source.size, MAX_TEXT), where or "the text", limits, 1)
     elif head[8:9] == b"{":  # the header of a safetensors file
         yield from _encoded(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits, 1)
-    yield from (Executable(where, "remark", remarks=(text,)) for text in in_text(source))
+    yield from _text_remarks(source, where)
     if not found:
         why = _why_unread(source, head)
         if why:
             yield Executable(where, "unread", error=why)
 
 
+def _text_remarks(source: ByteSource, where: str) -> Iterator[Executable]:
+    """Templates and configurations that a loader would run."""
+    for trust, text in in_text(source, where or source.name):
+        yield Executable(where, "remark", remarks=(text,), trust=trust)
+
+
 def _hdf5(source: ByteSource, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """Lambda layers of Keras and pickles, looked for in the bytes: attributes stand there as they are."""
-    yield from (Executable(where, "remark", remarks=(text,)) for text in in_text(source))
+    yield from _text_remarks(source, where)
     for at in pickles_in(source):
         spot = f"{where or 'the file'} at byte {at:,}"
         yield from _calling(Span(source, at, source.size - at), spot, limits)
@@ -163,9 +181,7 @@ def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth:
             yield Executable(spot, "remark", remarks=(part.risk,))
         if part.unread:
             yield Executable(spot, "unread", error=part.unread, container=True)
-        if part.name.endswith(CODE):
-            yield Executable(spot, "code")
-        elif part.data is not None and part.data.size:
+        if part.data is not None and part.data.size:
             for found in inspect(part.data, limits, spot, depth + 1):
                 if kind != "tar" or found.kind != "unread" or found.container:
                     yield found
@@ -203,9 +219,6 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
         yield Executable(where, "remark", remarks=("a torch.package archive: its importer runs the code in it",))
     for name, member in archive.members.items():
         spot = f"{where}/{name}" if where else name
-        if name.endswith(CODE):
-            yield Executable(spot, "code")
-            continue
         named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
         if member.size < 2:
             continue
@@ -219,6 +232,8 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
                     yield from _unaffordable(limits, spot)
                     continue
                 feed = Memory(feed.read(0, feed.size), source.name)
+            script = "/code/" in name and f"{name.partition('/code/')[0]}/constants.pkl" in archive.members
+            yield from _code(feed, feed.read(0, 512), spot, name, script=script and name.endswith(".py"))
             yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
         except ProbeError as error:
             yield Executable(spot, "unread" if not named else "pickle", error=error.message, container=True)
@@ -251,7 +266,7 @@ def _zip_member(
         if found or not _reads_as_text(head):
             return
         yield from _encoded(feed, 0, min(feed.size, MAX_TEXT), spot, limits, 1)
-        yield from (Executable(spot, "remark", remarks=(text,)) for text in in_text(feed))
+        yield from _text_remarks(feed, spot)
 
 
 def _object_array(feed: ByteSource, head: bytes, name: str, limits: ReadLimits) -> Iterator[Executable]:

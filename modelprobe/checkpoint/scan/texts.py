@@ -1,63 +1,47 @@
-"""What texts could make a loader run: templates that reach Python's objects, Lambda layers of Keras."""
+"""What texts could make a loader run: templates, configurations that name something to import, layers of Keras."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from itertools import islice
 
 from modelprobe.checkpoint.bytes.source import ByteSource
+from modelprobe.checkpoint.pickle.globals import Trust
+from modelprobe.checkpoint.scan.configs import configured
+from modelprobe.checkpoint.scan.templates import template_findings
 
 SEARCHED = 64 << 20
 """Bytes of a file that are searched."""
 
 SEARCH_WINDOW = 4 << 20
-
-TEMPLATE = re.compile(
-    rb"\{[{%][^{}]{0,400}?(__(class|globals|subclasses|import|builtins|init|mro|base|bases|getattribute|dict)__"
-    rb"|\|\s*attr\s*\(|\b(os|subprocess|sys)\s*\.\s*(system|popen|environ|modules)|cycler\.|joiner\.|lipsum)"
-)
-"""A template (jinja's, of chats and prompts) that reaches for Python's own objects."""
-
-LAMBDA = re.compile(rb'"class_name"\s*:\s*"(Lambda|TFOpLambda|SlicingOpLambda|__lambda__)"')
-"""Layers and functions of Keras that are code, or name a function that loading calls."""
-
-MODULE = re.compile(rb'"module"\s*:\s*"([A-Za-z_][\w.]*)"[^{}]{0,200}"class_name"\s*:')
-"""A class or function that a configuration of Keras 3 has imported."""
+OVERLAP = 256 << 10
+"""Bytes of the next window that are read with one: a template may be as long."""
 
 PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]{0,80}\n[A-Za-z_][\w.]{0,80}\n")
 """Where a pickle may begin, or name what it imports."""
 
 MOST_PLACES = 20_000
+NEVER_LOADED = (".md", ".rst", ".html", ".htm", "vocab.txt", "merges.txt")
+"""Texts for readers, which may show what is dangerous, and lists of tokens, which no loader takes for a template."""
 
 
-def in_text(source: ByteSource) -> Iterator[str]:
-    """Remarks on templates and on configurations of Keras, in a text or in what stands before a file's numbers."""
+def in_text(source: ByteSource, name: str = "") -> Iterator[tuple[Trust, str]]:
+    """Remarks on templates and on configurations, in a text or in what stands before a file's numbers."""
+    if name.endswith(NEVER_LOADED):
+        return
     said: set[str] = set()
     for window in _search_parts(source):
-        for text in (*_templates(window), *_keras_layers(window)):
-            if text not in said:
-                said.add(text)
-                yield text
+        for found in _of_window(window):
+            if found[1] not in said:
+                said.add(found[1])
+                yield found
 
 
-def _templates(window: bytes) -> Iterator[str]:
-    found = TEMPLATE.search(window)
-    if found is not None:
-        shown = found[0][-80:].decode("utf-8", "replace").replace("\n", " ")
-        yield f"a template that reaches Python's objects: {shown}"
-
-
-def _keras_layers(window: bytes) -> Iterator[str]:
-    """A Lambda layer is code, which Keras runs when it is loaded; a module is imported."""
-    found = LAMBDA.search(window)
-    if found is not None:
-        yield f"{found[1].decode()} of Keras: code, or the name of a function, that loading runs"
-    for named in MODULE.finditer(window):
-        top = named[1].decode().partition(".")[0]
-        if top in sys.stdlib_module_names:
-            yield f"a configuration of Keras that imports {named[1].decode()}"
+def _of_window(window: bytes) -> Iterator[tuple[Trust, str]]:
+    if b"{{" in window or b"{%" in window:
+        yield from template_findings(window.decode("utf-8", "surrogateescape"))
+    yield from configured(window)
 
 
 def pickles_in(source: ByteSource) -> Iterator[int]:
@@ -74,4 +58,4 @@ def _pickle_places(source: ByteSource) -> Iterator[int]:
 def _search_parts(source: ByteSource) -> Iterator[bytes]:
     """The bytes in parts that overlap a little."""
     for at in range(0, min(source.size, SEARCHED), SEARCH_WINDOW):
-        yield source.read(at, SEARCH_WINDOW + 4096)
+        yield source.read(at, SEARCH_WINDOW + OVERLAP)

@@ -87,7 +87,7 @@ ATTACKS: dict[str, tuple[bytes, Trust]] = {
     ),
     "module in .keras": (
         zipped({"config.json": json.dumps({"module": "os", "class_name": "function", "config": "system"}).encode()}),
-        Trust.SUSPICIOUS,
+        Trust.DANGEROUS,
     ),
     "torch.package": (
         zipped({"p/a.pkl": b"\x80\x02}.", "p/a.py": b"x", "p/.data/extern_modules": b""}),
