@@ -30,6 +30,10 @@ _CONSTRUCTING = frozenset({"aten.lift_fresh", "aten.detach_"})
 """What `torch.tensor` gives its new tensor to first."""
 
 
+_TAKING_LISTS = frozenset(f"aten.{name}" for name in "index _unsafe_index index_put index_put_".split())
+"""Operators that are given lists of Python's numbers: torch makes tensors of them where no operator is seen."""
+
+
 class DataOrigins:
     """Where the data that operators read came from: operators, or what no operator did.
 
@@ -48,28 +52,11 @@ class DataOrigins:
         self.inside_subclasses = False  # whether tensors hold others, which operators make unseen
         self._values = values
         self._blank: set[int] = set()  # memories that were reserved, and that nothing has been written to
-        self._made: set[int] = set()  # memories that operators made, held so that their numbers are not given again
         self._strangers: list[tuple[Tensor, str]] = []  # tensors of which no operator told, and where they were read
 
     def written(self, storage: int) -> None:
         """An operator wrote to this memory."""
         self._blank.discard(storage)
-
-    def made(self, tensor: Tensor) -> int:
-        """An operator returned this tensor; the key of its memory."""
-        try:
-            memory: Any = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # sparse and nested layouts
-            return id(tensor)
-        key: int = memory._cdata
-        if key not in self._made:
-            self._made.add(memory._weak_ref())
-        return key
-
-    def _free(self) -> None:
-        storage: Any = torch.UntypedStorage
-        while self._made:
-            storage._free_weak_ref(self._made.pop())
 
     def note_operator(self, op: OpCall) -> None:
         """Take note of memory that is reserved, and of who reads it before anybody wrote to it."""
@@ -94,17 +81,19 @@ class DataOrigins:
         for tensor in fresh or ():
             if type(tensor) not in (Tensor, nn.Parameter) or tensor.numel() < 2:
                 continue  # a subclass may be no more than a wrapper of tensors that are known
+            if name in _TAKING_LISTS and tensor.dtype == torch.int64:
+                continue
             foreign, constructed = _is_foreign(tensor), name in _CONSTRUCTING
             if self.left and (constructed or foreign):
                 self.returned[where or "the model itself"] = None
             elif not constructed and (not foreign or _is_shared(tensor)):
                 key = storage_key(tensor)
-                if key not in self._made and len(self._strangers) < MAX_STRANGERS:
+                if key not in self._values.blocks.returned and len(self._strangers) < MAX_STRANGERS:
                     self._strangers.append((tensor, where))
 
     def note_set(self, tensor: Tensor, where: str) -> None:
         """A tensor was put on a memory: one that is shared with other processes was filled by one of them."""
-        if storage_key(tensor) not in self._made and _is_shared(tensor):
+        if storage_key(tensor) not in self._values.blocks.returned and _is_shared(tensor):
             self.elsewhere[where or "the model itself"] = None
 
     @contextmanager
@@ -126,7 +115,6 @@ class DataOrigins:
                 gc.unfreeze()
             self._values.unseen = None
             self._strangers.clear()
-            self._free()
 
     def _judge_strangers(self) -> None:
         new = {id(found) for found in gc.get_objects() if isinstance(found, Tensor)}

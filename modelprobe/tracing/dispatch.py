@@ -212,7 +212,7 @@ class Observer(_Base):  # type: ignore[misc]
         results = _results(out)
         if operator.name == "aten.set_":
             self.origins.note_set(results[0], self._where()[0])
-        outputs = tuple(self.values.new(tensor, memories.get(self.origins.made(tensor))) for tensor in results)
+        outputs = tuple(self.values.new(tensor, memories.get(storage_key(tensor))) for tensor in results)
         beside = []
         for target in _written(operator, args, kwargs):
             if self.values.strangers:

@@ -194,6 +194,7 @@ class MemoryBlocks:
         self.open = True  # what is gone later is the recording's own
         self._records: list[list[int]] = []
         self._alive: dict[int, tuple[Any, list[int]]] = {}
+        self.returned: set[int] = set()  # keys of the blocks that are alive and that operators returned
 
     def note(self, tensor: Tensor, number: int, given: bool = False) -> None:
         """A tensor on the storage with that number; one that was `given` may be a number that Python made a tensor."""
@@ -201,6 +202,8 @@ class MemoryBlocks:
         if block is None:
             return
         key, memory, nbytes = block
+        if not given:
+            self.returned.add(key)
         _, known = self._alive.get(key, (None, None))
         if known is not None and known[1] == nbytes:
             return
@@ -217,6 +220,7 @@ class MemoryBlocks:
             record[3] = self.ran() - 1
             if self._alive.get(key, (None, None))[1] is record:
                 del self._alive[key]
+                self.returned.discard(key)
 
     def frozen(self) -> tuple[StorageRecord, ...]:
         """The blocks so far."""

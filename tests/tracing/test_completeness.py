@@ -564,6 +564,20 @@ def test_a_buffer_called_scale_is_a_value_like_any_other_unless_a_quantizer_hold
     assert kinds(found) == ([] if quantizer else ["data-dependent"])
 
 
+class ByLists(nn.Linear):
+    """Indexes by a list of numbers, and writes by one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)[:, [3, 1, 0]].clone()
+        y[:, [0, 2]] = 1.0
+        return y
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_lists_of_numbers_are_no_unknown_data(device: str) -> None:
+    assert not trace(ByLists(4, 4), torch.ones(2, 4), device=device).gaps
+
+
 def test_a_script_that_goes_by_its_data() -> None:
     script = torch.jit.script(nn.Sequential(Scripted()))
     assert kinds(trace(script, torch.zeros(2, 4))) == ["data-dependent"]
