@@ -111,7 +111,8 @@ class KnownValues:
         found = [values] if isinstance(values, Tensor) else list(values) if isinstance(values, (tuple, list)) else []
         for tensor, value in zip(made, (value for value in found if isinstance(value, Tensor)), strict=False):
             if tensor.is_meta:
-                self._known[id(tensor)] = (weakref.ref(tensor), value)
+                own = all(storage_key(value) != storage_key(one) for one in given if not one.is_meta)
+                self._known[id(tensor)] = (weakref.ref(tensor), value if own else value.clone())
 
     def _follows(self, operator: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> bool:
         """Whether the values of what an operator made follow from what is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -191,7 +192,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         inputs = tuple(values.get(tensor) for _, tensor in given_leaves((args, kwargs)))
         for ref, (name, _) in zip(inputs, given_leaves({"input": args, **kwargs}), strict=True):
             named[ref.value] = name
-        buffers = {path: (values.get(buffer), buffer) for path, buffer in _buffers(model)}
+        buffers = {path: (values.get(buffer), weakref.ref(buffer)) for path, buffer in _buffers(model)}
         running = _running(lambda: len(observer.ops), values, setting)
         values.registers = _registering(model, running)
         observer = _observer(values, running, setting)
@@ -256,8 +257,7 @@ def _observer(values: TensorNumbers, running: Running, setting: Setting) -> Obse
 
 
 def _registering(model: nn.Module, running: Running) -> Callable[[Tensor], bool]:
-    """Tells whether the running module has a parameter of its own that it did not have before: weights that are kept
-    elsewhere and brought in for each call."""
+    """Tells whether the running module has a parameter of its own that it had not before, brought in for each call."""
     modules: dict[str, nn.Module] = {}
 
     def registers(tensor: Tensor) -> bool:
@@ -392,9 +392,9 @@ def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
-def _changed(model: nn.Module, before: Mapping[str, tuple[TensorRef, Tensor]], written: set[int]) -> frozenset[str]:
+def _changed(model: nn.Module, before: Mapping[str, tuple[TensorRef, Any]], written: set[int]) -> frozenset[str]:
     """Buffers that the forward wrote to in place, or replaced by another tensor."""
     after = dict(_buffers(model))
     return frozenset(
-        path for path, (ref, buffer) in before.items() if ref.storage in written or after.get(path) is not buffer
+        path for path, (value, held) in before.items() if value.storage in written or after.get(path) is not held()
     )

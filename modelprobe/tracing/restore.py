@@ -140,6 +140,8 @@ def on_meta(model: nn.Module) -> Iterator[None]:
             for name, tensor in list(table.items()):
                 if tensor is not None and not tensor.is_meta:
                     table[name] = twins.setdefault(id(tensor), meta_twin(tensor, memories))
+    twins.clear()  # a buffer that the forward replaces is gone then
+    memories.clear()
     yield
 
 

@@ -152,6 +152,8 @@ def estimate_of(
         allocator = simulate(events)
         reserved, allocated = allocator.peak_reserved, allocator.peak_allocated
     held = sum(parts[name] for name in ("weights", "buffers", "inputs")) + (parts["optimizer_state"] if last else 0)
+    replaced = (block for block in trace.blocks if block.made < trace.start and 0 <= block.freed <= at)
+    held += sum(block.nbytes for block in replaced if _lies_there(block, like))
     name = str(trace.env.get("model", model))
     largest = sorted(alive, key=lambda block: -block.nbytes)[:LARGEST]
     return MemoryResult(
