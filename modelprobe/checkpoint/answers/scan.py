@@ -12,7 +12,8 @@ from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits, UnpackBudget
 from modelprobe.checkpoint.pickle.globals import Trust, judged
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, NOT_A_NAME, SETS_ITEMS
-from modelprobe.checkpoint.scan.inspect import Executable, inspect
+from modelprobe.checkpoint.scan.found import Executable
+from modelprobe.checkpoint.scan.inspect import inspect
 from modelprobe.checkpoint.scan.policy import PolicyUse, PolicyUser, ScanPolicy
 from modelprobe.errors import BadInput, ProbeError
 from modelprobe.report.blocks import Report

@@ -40,6 +40,9 @@ HARMLESS: dict[str, frozenset[str]] = {
     "torch.nn.modules.module": frozenset({"_WrappedHook"}),
     "torch.utils.data.dataset": frozenset({"TensorDataset", "ConcatDataset", "StackDataset", "Subset"}),
     "torch.nn.parameter": frozenset({"Parameter", "Buffer", "UninitializedParameter"}),
+    "torch._C": frozenset({"Generator"}),
+    "torch._dynamo.decorators": frozenset({"_DimRange"}),
+    "torch.nested._internal.nested_tensor": frozenset({"NestedTensor", "_rebuild_njt"}),
     "torch.serialization": frozenset({"_get_layout"}),
     "torch.storage": frozenset({"UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage"}),
     "torch.jit._pickle": frozenset(
@@ -94,12 +97,16 @@ HARMLESS: dict[str, frozenset[str]] = {
     "types": frozenset({"SimpleNamespace", "MethodType"}),
     "inspect": frozenset({"Signature", "Parameter", "_ParameterKind", "_empty"}),
     "datetime": frozenset({"datetime", "date", "time", "timedelta", "timezone"}),
-    "decimal": frozenset({"Decimal"}),
+    "decimal": frozenset({"Decimal", "Context"}),
+    "itertools": frozenset({"count", "cycle", "repeat"}),
     "fractions": frozenset({"Fraction"}),
     "uuid": frozenset({"UUID"}),
     "pathlib": frozenset({"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"}),
     "pathlib._local": frozenset({"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"}),
-    "numpy": frozenset("dtype ndarray float64 float32 int64 int32 bool_ str_ matrix poly1d recarray record".split()),
+    "numpy": frozenset(
+        "dtype ndarray float64 float32 int64 int32 bool_ str_ matrix poly1d recarray record vectorize".split()
+    ),
+    "numpy.rec": frozenset({"recarray", "record"}),
     **{
         f"numpy.polynomial.{kind.lower()}": frozenset({kind})
         for kind in ("Polynomial", "Chebyshev", "Legendre", "Hermite", "Laguerre")
@@ -130,11 +137,12 @@ ABILITIES = {
         "os posix nt subprocess _posixsubprocess pty commands runpy pdb bdb timeit cProfile profile trace unittest "
         "test multiprocessing asyncio webbrowser pip setuptools distutils ensurepip venv psutil paramiko fabric "
         "IPython idlelib cgitb cgi antigravity atexit signal threading _thread platform _osx_support _aix_support "
-        "_pyrepl sched concurrent"
+        "_pyrepl sched concurrent gevent sh plumbum win32api win32com win32process win32file wmi pythoncom execnet "
+        "invoke _xxsubinterpreters _interpreters pexpect ptyprocess docker git pytest _pytest nose fire billiard"
     ),
     EVALUATE: (
         "code codeop importlib imp zipimport pkgutil site doctest pydoc lib2to3 ast dis symtable types "
-        "_frozen_importlib _frozen_importlib_external sympy rlcompleter"
+        "_frozen_importlib _frozen_importlib_external sympy rlcompleter hydra Cython pyximport gin asteval past"
     ),
     UNPICKLE: "pickle _pickle dill cloudpickle joblib marshal shelve yaml jsonpickle",
     NATIVE: "ctypes _ctypes cffi mmap",
@@ -157,13 +165,23 @@ MODULES["copyreg extension"] = REACH
 WORDS = (
     (
         RUN,
-        r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|(^|_)run(_|$)|run(code|path|module|string)$",
+        r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|ffmpeg|executable|check_requirements|(^|_)run(_|$)|run(code|path|module|string)$",
     ),
     (EVALUATE, r"^query$|eval|exec$|exec_|compile|sympify|parse_expr|_create_fn|_make_function|dynamic_module|import"),
+    (
+        EVALUATE,
+        r"instantiate|(^|_)locate$|deserialize|get_object|get_method|build_from|^resolver?$|named_?any|symbol_by",
+    ),
     (NATIVE, r"library|dlopen|CDLL|ctypes"),
     (UNPICKLE, r"unpickle|read_pickle|(un|full_|unsafe_)load|^_?load|_load($|_)|loads$|from_bytes|decode"),
-    (CONNECT, r"urlopen|urlretrieve|download|request|socket|connect|fetch|http"),
-    (WRITE, r"^open|_open$|save|write|dump|tofile|fromfile|from_file|memmap|FileType|remove|unlink|mkdir|rename"),
+    (
+        CONNECT,
+        r"urlopen|urlretrieve|download|request|socket|connect|fetch|http|upload|^push_|^repo_|^read_|from_pretrained",
+    ),
+    (
+        WRITE,
+        r"^open|_open$|save|write|dump|tofile|fromfile|_file$|memmap|FileType|remove|unlink|mkdir|rename|delete|^to_",
+    ),
 )
 """What a function's name says that it does."""
 
@@ -176,7 +194,20 @@ ARGUMENTS = (
 )
 """What a text that a function is given shows."""
 
-LOUD = ("is given a command", "is given code")
+CLASS_WORDS = (
+    (RUN, r"Popen|^ShellExecute"),
+    (EVALUATE, r"TFSMLayer|^Lambda$|LambdaLayer"),
+    (CONNECT, r"^FTP|MongoClient|^Redis$|FileSystem$"),
+    (WRITE, r"EventFileWriter|SummaryWriter|HDFStore|ExcelWriter|^File$"),
+)
+"""What the name of a class of some package says that making one does."""
+
+SENSITIVE_MODULES = frozenset("os posix nt subprocess builtins importlib runpy pty ctypes shutil socket pickle".split())
+"""Modules of which no text given to a function or written in a configuration needs to name anything."""
+
+SHELLS = re.compile(r"(\S*/)?(sh|bash|zsh|dash|cmd(\.exe)?|powershell(\.exe)?|python[\d.]*)")
+
+LOUD = ("is given a command", "is given code", "is given the name of a function that does harm", "is given an address")
 """Texts that no class of any package needs either."""
 
 RESOLVED = ("taken by name",)
@@ -190,7 +221,8 @@ PREFIXES = tuple(
     (
         "torch.hub torch.jit torch._dynamo torch._inductor torch.utils torch.package torch.onnx "
         "torch.distributed.rpc torch.distributed.run torch.distributed.elastic torch.testing torch.fx numpy.testing "
-        "numpy.f2py numpy.distutils numpy.lib numpy.ctypeslib numpy.memmap"
+        "numpy.f2py numpy.distutils numpy.lib numpy.ctypeslib numpy.memmap lightning.pytorch.cli pytorch_lightning.cli "
+        "pytorch_lightning.utilities.cli monai.bundle matplotlib._get_executable_info pandas.test"
     ).split()
 )
 DANGEROUS_NAMES = frozenset(
@@ -221,8 +253,8 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -
     module = OLD_NAMES.get(module, module)
     if name in HARMLESS.get(module, ()):
         return _by_texts(module, name, texts)
-    if texts == RESOLVED and not called:
-        return TrustVerdict(Trust.HARMLESS)
+    if (texts == RESOLVED and not called) or ((module, name) == ("numpy", "memmap") and {*texts} <= {"b"}):
+        return TrustVerdict(Trust.HARMLESS)  # of a memmap a pickle makes an empty array by its class alone
     known = _listed(module, name, called, texts)
     if known is not None:
         return known
@@ -290,6 +322,10 @@ def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> Trust
 def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdict:
     """Of something that is called and on no list: by whose it is, its name, and the texts that it is given."""
     shown = [f"is given {what}" for what, shape in ARGUMENTS if any(re.search(shape, text) for text in texts)]
+    if any(SHELLS.fullmatch(text) for text in texts) and not {"-c", "/c", "-m"}.isdisjoint(texts):
+        shown.append("is given a command")
+    if not own and _names_harm(texts):
+        shown.append("is given the name of a function that does harm")
     told = next((one for one in shown if one in LOUD), shown[0] if shown else "")
     ability = _by_name(name)
     last = name.rpartition(".")[2]
@@ -304,9 +340,23 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
         return TrustVerdict(Trust.SUSPICIOUS, f"a {kind} of {top} that no weight file needs is called")
     if function and ability:
         return TrustVerdict(Trust.DANGEROUS if told or ability in (RUN, EVALUATE) else Trust.SUSPICIOUS, reason)
-    if told in LOUD or (function and told):
-        return TrustVerdict(Trust.SUSPICIOUS, told)
+    if not own and not function:
+        ability = next((what for what, shape in CLASS_WORDS if re.search(shape, last)), "")
+    if told in LOUD or (function and told) or (ability and not function):
+        return TrustVerdict(Trust.SUSPICIOUS, "; ".join(filter(None, (ability, told))))
     return TrustVerdict(Trust.UNKNOWN)
+
+
+def _names_harm(texts: Sequence[str]) -> bool:
+    """Whether texts name something like `os.system`, in one or as a module and a name in it."""
+    for text in texts:
+        found = re.fullmatch(r"(\w+(?:\.\w+)*)[.:](\w+)", text)
+        module, names = (found[1], (found[2],)) if found else (text, texts)
+        if module.partition(".")[0] in SENSITIVE_MODULES:
+            harm = (trust_of(module, name) is Trust.DANGEROUS and (found or _by_name(name)) for name in names)
+            if any(harm):
+                return True
+    return False
 
 
 def _by_name(name: str) -> str:

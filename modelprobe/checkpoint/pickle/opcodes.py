@@ -6,9 +6,18 @@ How to add one: write the function, decorate it with its code, add a case to `te
 from __future__ import annotations
 
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
-from modelprobe.checkpoint.pickle.globals import RESOLVED
+from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import is_wrapper
-from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PersistentId, PickleNode, SetNode
+from modelprobe.checkpoint.pickle.nodes import (
+    Blob,
+    Dict,
+    Global,
+    PendingCall,
+    PersistentId,
+    PickleNode,
+    SetNode,
+    object_class,
+)
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, TEXT_LENGTH, U32, U64, PickleReader, op
 
 # The most frequent ones first: together they are nine tenths of a state dict.
@@ -91,9 +100,22 @@ def reduce(m: PickleReader) -> None:
     m.stack[-1] = m.call(func, args) if taken is None else taken
 
 
-def _taken(m: PickleReader, func: Global, args: PickleNode) -> Global | None:
+def _bound_method(func: Global, args: PickleNode) -> bool:
+    """Whether this is how a method of an object is pickled, by the object and a name that is not Python's own.
+
+    It is called by nothing: a call of what it gives is reported.
+    """
+    if list(map(type, args)) != [PendingCall, str] or not args[1].isidentifier() or args[1].startswith("__"):
+        return False
+    return trust_of(*object_class(args[0]).rpartition(".")[::2]) in (Trust.HARMLESS, Trust.UNKNOWN)
+
+
+def _taken(m: PickleReader, func: Global, args: PickleNode) -> PickleNode:
     """What `getattr` of a name and a text gives, as protocols before 4 spell a class inside a class; what cloudpickle
     calls by the name that the module `types` has for it. None where it is not known."""
+    if type(args) is tuple and func.name == "getattr" and _bound_method(func, args):
+        func.texts = func.texts if func.called else RESOLVED
+        return PendingCall(func, args)
     if type(args) is not tuple or any(type(arg) not in (str, Global) for arg in args):
         return None
     owner, name = "", ""

@@ -36,7 +36,7 @@ HANDING_ON = frozenset(
 )
 """Rebuilders that call what they are given."""
 
-MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 8, 400, 64
+MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 24, 400, 64
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from

@@ -51,7 +51,7 @@ _DTYPES_OF_NUMPY = {
 """What `numpy.dtype(text)` is an instance of, which the unpickler wants to be told as well."""
 
 
-NEVER = {("collections", "deque"), ("_collections", "deque"), ("builtins", "getattr")}
+NEVER = {("numpy", "memmap"), ("collections", "deque"), ("_collections", "deque"), ("builtins", "getattr")}
 """What the unpickler fills by appending, which it does to lists alone, and what no one should allow."""
 
 

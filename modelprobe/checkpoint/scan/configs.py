@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from modelprobe.checkpoint.pickle.globals import EVALUATE, NATIVE, RUN, UNPICKLE, Trust, TrustVerdict, judged
+from modelprobe.checkpoint.pickle.globals import (
+    EVALUATE,
+    NATIVE,
+    RUN,
+    SENSITIVE_MODULES,
+    UNPICKLE,
+    Trust,
+    TrustVerdict,
+    judged,
+)
 
 ConfigFinding = tuple[Trust, str]
 
@@ -17,8 +26,6 @@ TARGET = re.compile(rb"""["']?\b(_target_|class_path|_component_|target)["']?\s*
 
 ANY_KEY = re.compile(rb"""["']?\b(type|func|function|callable|object|obj|name|cls|class)["']?\s*:\s*["']?""" + _DOTTED)
 """Keys that also name other things: of these only what is known to run something counts."""
-
-GRAVE_MODULES = frozenset("os posix nt subprocess builtins importlib runpy pty ctypes shutil socket pickle".split())
 
 PAIRS = tuple(
     re.compile(rb'"%b"\s*:\s*"([A-Za-z_][\w.]*)"[^{}]{0,300}"%b"\s*:\s*"([\w.]*)"' % (first, second))
@@ -54,7 +61,7 @@ def configured(window: bytes) -> Iterator[ConfigFinding]:
     for match in TARGET.finditer(text):
         yield from _judged_name(match[2].decode("latin-1"), match[1].decode())
     for match in ANY_KEY.finditer(text):
-        if re.split(rb"[.:]", match[2])[0].decode("latin-1") in GRAVE_MODULES:
+        if re.split(rb"[.:]", match[2])[0].decode("latin-1") in SENSITIVE_MODULES:
             yield from _judged_name(match[2].decode("latin-1"), match[1].decode())
     if (custom := AUTO_MAP.search(text)) is not None:
         yield (

@@ -9,6 +9,7 @@ import bz2
 import importlib
 import io
 import lzma
+import re
 import struct
 import tarfile
 import zlib
@@ -26,6 +27,8 @@ MAX_TAR_MEMBERS = 20_000
 READ_STEP = 1 << 20
 ZIP_TAIL_BYTES = (1 << 16) + 22
 """Within which the end of a zip archive stands, its comment before it."""
+
+_PICKLED = re.compile(rb"\x80[\x02-\x05]|\(*c[A-Za-z_][\w.]*\n[A-Za-z_]")
 
 UNREAD = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -70,6 +73,14 @@ def container_kind(head: bytes) -> str:
     if len(head) > 6 and head[0] == 0x78 and not int.from_bytes(head[:2], "big") % 31:
         return "zlib"
     return ""
+
+
+def is_deflated(head: bytes) -> bool:
+    """Whether this begins like a pickle that is packed with raw deflate, which has no sign of its own."""
+    try:
+        return _PICKLED.match(zlib.decompressobj(-15).decompress(head, 256)) is not None
+    except zlib.error:
+        return False
 
 
 def unopened(head: bytes) -> str:
@@ -117,6 +128,7 @@ def _decompressor(kind: str) -> Callable[[], Any] | None:
     return {
         "gzip": lambda: zlib.decompressobj(31),
         "zlib": zlib.decompressobj,
+        "deflate": lambda: zlib.decompressobj(-15),
         "bz2": bz2.BZ2Decompressor,
         "xz": lzma.LZMADecompressor,
         "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_INFLATED * 2),

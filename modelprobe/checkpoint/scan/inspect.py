@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
 from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
 from modelprobe.checkpoint.formats.pickled import global_entries
 from modelprobe.checkpoint.limits import ReadLimits
-from modelprobe.checkpoint.pickle.globals import Trust
 from modelprobe.checkpoint.pickle.nodes import Blob
 from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
-from modelprobe.checkpoint.records import GlobalEntry
 from modelprobe.checkpoint.scan import containers
 from modelprobe.checkpoint.scan.code import code_in
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
+from modelprobe.checkpoint.scan.found import Executable, affordable, comes_to_call, importable, unaffordable
+from modelprobe.checkpoint.scan.split import joined_lists
 from modelprobe.checkpoint.scan.tails import end_of_format
 from modelprobe.checkpoint.scan.texts import in_text, pickles_in
 from modelprobe.errors import BadInput, ProbeError
@@ -43,30 +42,8 @@ NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 NUMPY_START = b"\x93NUMPY"
 
 
-OVER_BUDGET = "it unpacks to more than is read of one file: this part and others were not"
-
 _OBJECTS = re.compile(rb"['\"][<>=|]?O\d*['\"]")
 """The type of Python objects in numpy's header, also of one field among others."""
-
-_MODULE = re.compile(r"[\w.]+|\?|copyreg extension")
-"""What can be imported: a name of a module, or one that the pickle computes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Executable:
-    """One thing that could run. `kind`: pickle, nested pickle, code, remark (`remarks` alone), unread.
-
-    `trust` is that of the remarks on what is no pickle. `error` when it could be read only in part, or not at all;
-    `container` where that may hold anything.
-    """
-
-    where: str
-    kind: str
-    globals: tuple[GlobalEntry, ...] = ()
-    error: str = ""
-    remarks: tuple[str, ...] = ()
-    container: bool = False
-    trust: Trust = Trust.SUSPICIOUS
 
 
 def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
@@ -125,7 +102,7 @@ def _behind_end(tail: ByteSource, where: str, limits: ReadLimits, depth: int) ->
 def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """What begins like nothing that is known to run: a pickle may begin with any value, and stand behind anything."""
     found = list(_consecutive(source, where, limits) if looks_pickled(head) else _calling(source, where, limits))
-    found = [one for one in found if not one.error or _calls(one)]  # or it is a text that begins with such a letter
+    found = [one for one in found if not one.error or comes_to_call(one)]  # or it is a text with such a first letter
     yield from found
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         yield from _hdf5(source, where, limits)
@@ -135,7 +112,9 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
     elif head[8:9] == b"{":  # the header of a safetensors file
         yield from _encoded(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits, 1)
     yield from _text_remarks(source, where)
-    if not found:
+    if not found and containers.is_deflated(head):
+        yield from _parts(source, "deflate", limits, where, 1)
+    elif not found:
         why = _why_unread(source, head)
         if why:
             yield Executable(where, "unread", error=why)
@@ -156,26 +135,14 @@ def _hdf5(source: ByteSource, where: str, limits: ReadLimits) -> Iterator[Execut
     yield Executable(where, "unread", error="HDF5 is searched for pickles and Lambda layers; packed data are not read")
 
 
-def _affordable(limits: ReadLimits, size: int) -> bool:
-    """Whether the file's bounds on what is unpacked allow more; these bytes are counted."""
-    return limits.budget is None or limits.budget.spend(size)
-
-
-def _unaffordable(limits: ReadLimits, where: str) -> Iterator[Executable]:
-    """Said once: what comes after it in the file is not read."""
-    if limits.budget is not None and not limits.budget.said:
-        limits.budget.said = True
-        yield Executable(where, "unread", error=OVER_BUDGET, container=True)
-
-
 def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth: int) -> Iterator[Executable]:
     """What is in a compressed file or a tar."""
-    if kind != "tar" and not _affordable(limits, 0):
-        yield from _unaffordable(limits, where)
+    if kind != "tar" and not affordable(limits, 0):
+        yield from unaffordable(limits, where)
         return
     for part in containers.opened(source, kind):
         if kind != "tar" and part.data is not None:
-            _affordable(limits, part.data.size)
+            affordable(limits, part.data.size)
         spot = f"{where}/{part.name}" if where and part.name else where or part.name
         if part.risk:
             yield Executable(spot, "remark", remarks=(part.risk,))
@@ -228,8 +195,8 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
         try:
             feed = archive.open(member, limits.pickle_bytes)
             if isinstance(feed, Inflated) and feed.size <= MAX_INFLATED_BYTES:  # read backwards and forwards
-                if not _affordable(limits, feed.size):
-                    yield from _unaffordable(limits, spot)
+                if not affordable(limits, feed.size):
+                    yield from unaffordable(limits, spot)
                     continue
                 feed = Memory(feed.read(0, feed.size), source.name)
             script = "/code/" in name and f"{name.partition('/code/')[0]}/constants.pkl" in archive.members
@@ -294,6 +261,8 @@ def _consecutive(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 
                 yield from _nested_pickles(blob, where, limits, depth + 1)
             if len(pickled.blobs) > MAX_NESTED:
                 yield Executable(where, "unread", error=f"more than {MAX_NESTED:,} values in a pickle", container=True)
+            for how, joined in joined_lists(pickled.root):
+                yield from _of_joined(joined, how, feed.name, where, limits, depth + 1)
             if not isinstance(feed, Inflated):
                 yield from _encoded(feed, at, pickled.end, where, limits, depth + 1)
         at = pickled.end
@@ -325,11 +294,20 @@ def _encoded(
 ) -> Iterator[Executable]:
     """What stands between two places as a text that is a pickle in base64 or another encoding."""
     for found in decoded(feed, start, stop):
-        if not _affordable(limits, len(found.data)):
-            yield from _unaffordable(limits, where)
+        if not affordable(limits, len(found.data)):
+            yield from unaffordable(limits, where)
             return
         spot = f"{where or 'the pickle'} at byte {found.place:,}, in {found.how}"
         yield from _of_decoded(found.data, feed.name, spot, limits, depth)
+
+
+def _of_joined(data: bytes, how: str, name: str, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
+    """The pickles in a list of numbers, and in the pieces of an encoded text."""
+    spot = f"{where or 'the pickle'}, in {how}"
+    if how == "a list of numbers":
+        yield from filter(comes_to_call, _of_decoded(data, name, spot, limits, depth))
+    else:
+        yield from filter(comes_to_call, _encoded(Memory(data, name), 0, len(data), spot, limits, depth))
 
 
 def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
@@ -342,9 +320,11 @@ def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: in
     if depth >= MAX_ARCHIVES:
         return
     if kind and kind != "tar":
-        yield from filter(_calls, _parts(span, kind, limits, spot, depth + 1))
+        yield from filter(comes_to_call, _parts(span, kind, limits, spot, depth + 1))
     elif data[:4] == b"PK\3\4":
-        yield from filter(_calls, inspect(span, limits, spot, depth + 1))
+        yield from filter(comes_to_call, inspect(span, limits, spot, depth + 1))
+    elif containers.is_deflated(data[:512]):
+        yield from filter(comes_to_call, _parts(span, "deflate", limits, spot, depth + 1))
     elif any(opcode in data for opcode in NAMING):
         yield from _calling(span, spot, limits, depth)
     if data[:512].isascii() and _reads_as_text(data[:512]):
@@ -353,14 +333,7 @@ def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: in
 
 def _calling(feed: ByteSource, where: str, limits: ReadLimits, depth: int = 0) -> Iterator[Executable]:
     """What does not look like a pickle is reported as one only if unpickling it would come to a call."""
-    yield from filter(_calls, _consecutive(feed, where, limits, depth))
-
-
-def _calls(found: Executable) -> bool:
-    """Whether it comes to a call, or may and was not read for want of budget."""
-    return found.error == OVER_BUDGET or any(
-        entry.called and _MODULE.fullmatch(entry.module) for entry in found.globals
-    )
+    yield from filter(comes_to_call, _consecutive(feed, where, limits, depth))
 
 
 def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> Iterator[Executable]:
@@ -375,13 +348,10 @@ def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> I
     if head[:1] == b"\x80" and looks_pickled(head):
         yield from (found for found in _consecutive(span, place, limits, depth) if found.globals or not found.error)
     elif containers.container_kind(head) or head[:4] == b"PK\3\4":
-        yield from filter(_calls, inspect(span, limits, place, depth))
+        yield from filter(comes_to_call, inspect(span, limits, place, depth))
     elif head[:1] in (b"c", b"(") and blob.data is not None and b"." in blob.data:
-        yield from (found for found in _consecutive(span, place, limits, depth) if _importable(found))
+        yield from (found for found in _consecutive(span, place, limits, depth) if importable(found))
+    elif containers.is_deflated(head):
+        yield from filter(comes_to_call, _parts(span, "deflate", limits, place, depth))
     elif blob.data is not None and any(opcode in blob.data for opcode in NAMING):
         yield from _calling(span, place, limits, depth)
-
-
-def _importable(found: Executable) -> bool:
-    """Whether it names something to import: the source text of a class begins with `c` too."""
-    return any(_MODULE.fullmatch(entry.module) for entry in found.globals)

@@ -113,6 +113,53 @@ WAYS = [
     by_global, by_oldest, by_stack, by_memo, by_inst, by_obj, by_new_object, by_computed, by_dotted, by_build,
 ]  # fmt: skip
 
+THIRD_PARTY = [
+    ("hydra.utils", "instantiate", ({"_target_": "mypkg.f"},)),
+    ("hydra._internal.utils", "_locate", ("mypkg.f",)),
+    ("lightning.pytorch.cli", "instantiate_class", ((), {"class_path": "mypkg.f"})),
+    ("keras.saving", "deserialize_keras_object", ({"module": "mypkg", "class_name": "f"},)),
+    ("mmengine.utils", "get_object_from_string", ("mypkg.f",)),
+    ("mmengine.registry", "build_from_cfg", ({"type": "F"}, None)),
+    ("monai.bundle", "ConfigParser", ({"_target_": "mypkg.f"},)),
+    ("gevent.subprocess", "Popen", (["x"],)),
+    ("sh", "bash", ("x",)),
+    ("win32api", "ShellExecute", (0, "open", "x")),
+    ("ultralytics.utils.checks", "check_requirements", ("x",)),
+    ("pandas", "to_pickle", (1, "x.pkl")),
+    ("pandas", "test", ()),
+    ("pandas", "HDFStore", ("x.h5",)),
+    ("pandas", "ExcelWriter", ("x.xlsx",)),
+    ("pandas", "read_csv", ("s3://evil/x",)),
+    ("safetensors", "serialize_file", ({}, "x")),
+    ("tensorboard.summary.writer.event_file_writer", "EventFileWriter", ("x",)),
+    ("fsspec.implementations.ftp", "FTPFileSystem", ("x",)),
+    ("transformers.pipelines.audio_utils", "ffmpeg_read", (b"x", 16000)),
+    ("matplotlib", "_get_executable_info", ("gs",)),
+    ("huggingface_hub", "upload_file", ("x",)),
+    ("huggingface_hub.cli.repos", "repo_delete", ("me/x",)),
+    ("timm.models._hub", "push_to_hf_hub", (None, "me/x")),
+    ("mypkg", "Thing", ([{"a": ["os.system"]}],)),
+    ("mypkg", "Thing", ("builtins.exec",)),
+    ("mypkg", "Thing", ("subprocess:run",)),
+    ("mypkg", "Thing", ({"module": "os", "class_name": "system"},)),
+    ("mypkg", "Thing", (["bash", "-c", "x"],)),
+    ("mypkg", "Thing", ("https://evil/x.pt",)),
+    ("mypkg", "Thing", ([*"abcdefghij", "os.system"],)),
+]
+"""Packages that run what they are given, and unknown ones that are given something to run."""
+
+
+@pytest.mark.parametrize("called", THIRD_PARTY, ids=lambda called: f"{called[0]}.{called[1]}")
+def test_packages_that_run_what_they_are_given(called: tuple, tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(by_stack(*called))
+    assert scan(tmp_path / "m.pkl").worst in (Trust.SUSPICIOUS, Trust.DANGEROUS)
+
+
+def test_an_unknown_class_with_harmless_texts_is_unknown(tmp_path: Path) -> None:
+    given = ("test.accuracy", "io.x", {"os": "linux", "module": "encoder"}, ["-c"], "torch.nn.Linear")
+    (tmp_path / "m.pkl").write_bytes(by_stack("mypkg", "Thing", given))
+    assert scan(tmp_path / "m.pkl").worst is Trust.UNKNOWN
+
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("called", CALLABLES, ids=lambda called: f"{called[0]}.{called[1]}")

@@ -10,6 +10,7 @@ import functools
 import gzip
 import io
 import ipaddress
+import itertools
 import json
 import operator
 import pathlib
@@ -216,6 +217,24 @@ def test_tables_dates_and_classes_in_classes_of_every_protocol(tmp_path: Path) -
             (tmp_path / "m.pkl").write_bytes(pickle.dumps(part, protocol))
             found = scan(tmp_path / "m.pkl")
             assert found.worst in (Trust.HARMLESS, Trust.UNKNOWN), f"{name}, protocol {protocol}: {verdict(found)}"
+
+
+def test_generators_jagged_tensors_distributions_and_maps(tmp_path: Path) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    jagged = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+    for name, value in {"generator": torch.Generator(), "jagged": jagged}.items():
+        torch.save({"x": value}, tmp_path / "m.pth")
+        assert scan(tmp_path / "m.pth").worst is Trust.HARMLESS, name
+    values = {
+        "frozen": [stats.randint(1, 5), stats.norm(0, 1)],
+        "memmap": np.memmap(tmp_path / "x", dtype="f4", mode="w+", shape=(3,)),
+        "records": np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]),
+        "counters": [itertools.count(3), itertools.repeat(1)],
+    }
+    for name, value in values.items():
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps(value))
+        found = scan(tmp_path / "m.pkl")
+        assert found.worst in (Trust.HARMLESS, Trust.UNKNOWN), f"{name}: {verdict(found)}"
 
 
 @pytest.mark.zoo

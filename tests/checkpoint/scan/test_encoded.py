@@ -90,6 +90,42 @@ def test_other_encodings(encoding: str, inner: int, tmp_path: Path) -> None:
     assert "mkdir" in "".join(dangerous(tmp_path / "m.zip"))
 
 
+def raw_deflate(raw: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(raw) + packer.flush()
+
+
+LISTED: dict[str, Callable[[bytes], object]] = {
+    "numbers": list,
+    "a tuple of numbers": tuple,
+    "numbers of a packed pickle": lambda raw: list(gzip.compress(raw)),
+    "pieces of base64": lambda raw: [base64.b64encode(raw).decode()[at : at + 20] for at in range(0, 999, 20)],
+    "deep": lambda raw: {"a": [({"b": list(raw)},)]},
+    "raw deflate": raw_deflate,
+}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+@pytest.mark.parametrize("inner", [0, 2, 4])
+def test_lists_that_are_bytes(kind: str, inner: int, tmp_path: Path) -> None:
+    for outer in (0, 2, 4):
+        (tmp_path / "m").write_bytes(pickle.dumps({"w": LISTED[kind](pickle.dumps(Evil(), inner))}, outer))
+        assert "mkdir" in "".join(dangerous(tmp_path / "m")), outer
+
+
+def test_a_file_in_raw_deflate(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(raw_deflate(pickle.dumps(Evil())))
+    assert "mkdir" in "".join(dangerous(tmp_path / "m"))
+
+
+def test_ordinary_lists(tmp_path: Path) -> None:
+    value = {"ids": list(range(256)), "labels": ["cat", "dog", "elephant"] * 9, "table": [[1, 2, 3] * 9] * 5}
+    value["self"] = value["table"]
+    (tmp_path / "m").write_bytes(pickle.dumps(value))
+    found = scan(tmp_path / "m")
+    assert (found.pickles, found.imports, found.problems) == (1, (), ())
+
+
 def test_texts_in_the_header_of_safetensors(tmp_path: Path) -> None:
     header = json.dumps({"__metadata__": {"note": hidden(4).decode()}}).encode()
     (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
