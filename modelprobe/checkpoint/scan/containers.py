@@ -25,6 +25,10 @@ MAX_INFLATED = 64 << 20
 
 MAX_TAR_MEMBERS = 20_000
 READ_STEP = 1 << 20
+FEED_BYTES = 1 << 14
+"""Packed bytes that are handed over at a time: each member of a file copies what it leaves of them."""
+
+MAX_PACKED_MEMBERS = 5_000
 ZIP_TAIL_BYTES = (1 << 16) + 22
 """Within which the end of a zip archive stands, its comment before it."""
 
@@ -135,40 +139,45 @@ def _decompressor(kind: str) -> Callable[[], Any] | None:
     }[kind]
 
 
-def _inflated(source: ByteSource, kind: str) -> tuple[bytes, str]:
+def _inflated(source: ByteSource, kind: str) -> tuple[bytearray, str]:
     """The inflated bytes up to the bound, and why there are no more; members that follow one another are joined."""
     make = _decompressor(kind)
+    found = bytearray()
     if make is None:
-        return b"", "zstd is not opened without the package zstandard (pip install zstandard)"
-    found, at, engine = bytearray(), 0, make()
+        return found, "zstd is not opened without the package zstandard (pip install zstandard)"
+    at, members, engine, pending = 0, 1, make(), b""
     try:
-        left = b""
-        while at < source.size or left:
-            raw = left or source.read(at, READ_STEP)
-            at += 0 if left else len(raw)
-            found += _step(engine, raw, MAX_INFLATED + 1 - len(found))
-            left = bytes(getattr(engine, "unconsumed_tail", None) or b"")
+        while True:
+            if not pending and getattr(engine, "needs_input", True) and at < source.size:
+                pending = source.read(at, FEED_BYTES)
+                at += len(pending)
+            size = len(found)
+            found += _step(engine, pending)
+            idle = not pending and len(found) == size
+            pending = bytes(getattr(engine, "unconsumed_tail", None) or b"")
             if len(found) > MAX_INFLATED:
-                return bytes(found[:MAX_INFLATED]), f"inflated to more than {MAX_INFLATED >> 20} MiB"
+                del found[MAX_INFLATED:]
+                return found, f"inflated to more than {MAX_INFLATED >> 20} MiB"
             if engine.eof:
-                rest = engine.unused_data
-                at -= len(rest)
+                at -= len(engine.unused_data)
                 if not source.read(at, 16).strip(b"\0") or container_kind(source.read(at, 300)) != kind:
-                    break
-                engine, left = make(), b""
+                    return found, ""
+                members += 1
+                if members > MAX_PACKED_MEMBERS:
+                    return found, f"it has more than {MAX_PACKED_MEMBERS:,} parts that are compressed one by one"
+                engine, pending = make(), b""
+            elif idle and at >= source.size:
+                return found, f"its {kind} data end early"
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError, Exception) as error:  # noqa: BLE001 - of several libraries
-        return bytes(found), f"its {kind} data are damaged ({str(error)[:60] or type(error).__name__})"
-    return bytes(found), "" if engine.eof else f"its {kind} data end early"
+        return found, f"its {kind} data are damaged ({str(error)[:60] or type(error).__name__})"
 
 
-def _step(engine: Any, raw: bytes, room: int) -> bytes:
-    """Inflate `raw`, up to `room` bytes."""
-    if hasattr(engine, "unconsumed_tail"):
-        return bytes(engine.decompress(raw, room))
+def _step(engine: Any, raw: bytes) -> bytes:
+    """Inflate `raw`, up to a few bytes at a time: what is left is kept by the engine or in its `unconsumed_tail`."""
     try:
-        return bytes(engine.decompress(raw, room)) if not engine.eof else b""
+        return bytes(engine.decompress(raw, READ_STEP))
     except TypeError:  # zstandard's has no bound for one step
-        return bytes(engine.decompress(raw[: min(len(raw), 1 << 16)]))
+        return bytes(engine.decompress(raw))
 
 
 class _File(io.RawIOBase):

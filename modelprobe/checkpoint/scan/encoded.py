@@ -30,7 +30,7 @@ _OPENING = re.compile(
 class Memory:
     """Bytes that were inflated or decoded, as a source; they have no place in a file."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes | bytearray, name: str) -> None:
         self.name = name
         self.size = len(data)
         self.origin: int | None = None
@@ -38,7 +38,7 @@ class Memory:
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`."""
-        return self._data[offset : offset + length] if offset >= 0 < length else b""
+        return bytes(memoryview(self._data)[offset : offset + length]) if offset >= 0 < length else b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from contextlib import suppress
 
 from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
 from modelprobe.checkpoint.bytes.zip import Member, ZipDirectory
+from modelprobe.checkpoint.formats.onnx import looks_like_onnx
 from modelprobe.checkpoint.formats.pickled import global_entries
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob
 from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.scan import containers
+from modelprobe.checkpoint.scan.binary import end_of_metadata, onnx_findings
 from modelprobe.checkpoint.scan.code import code_in
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
 from modelprobe.checkpoint.scan.found import Executable, affordable, comes_to_call, importable, unaffordable
@@ -39,6 +41,7 @@ OPENERS = b"\x80(]}c"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 """The opcodes that name something to import."""
 
+UNKNOWN_FORMAT = "has an unknown format"
 NUMPY_START = b"\x93NUMPY"
 
 
@@ -112,12 +115,25 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
     elif head[8:9] == b"{":  # the header of a safetensors file
         yield from _encoded(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits, 1)
     yield from _text_remarks(source, where)
+    yield from _beside_numbers(source, head, where, limits)
     if not found and containers.is_deflated(head):
         yield from _parts(source, "deflate", limits, where, 1)
-    elif not found:
-        why = _why_unread(source, head)
-        if why:
-            yield Executable(where, "unread", error=why)
+    elif not found and (why := _why_unread(source, head)):
+        yield Executable(where, "unread", error=why)
+        if why.startswith(UNKNOWN_FORMAT):  # it may be msgpack, or another one that holds bytes
+            yield from _first_calling(Span(source, 0, min(source.size, MAX_TEXT)), where, limits, 0)
+
+
+def _beside_numbers(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
+    """What GGUF and ONNX hold beside numbers; and that the end of a long text is not searched."""
+    if head[:4] in (b"GGUF", b"FUGG"):
+        stop = min(end_of_metadata(source, limits), MAX_TEXT)
+        yield from _encoded(source, 0, stop, where, limits, 1)
+        yield from _first_calling(Span(source, 0, stop), where, limits, 0)
+    elif looks_like_onnx(source):
+        yield from (Executable(where, "remark", remarks=(text,)) for text in onnx_findings(source, limits))
+    elif source.size > MAX_TEXT and _reads_as_text(head):
+        yield Executable(where, "unread", error=f"of a text the first {MAX_TEXT >> 20} MiB are searched for pickles")
 
 
 def _text_remarks(source: ByteSource, where: str) -> Iterator[Executable]:
