@@ -69,7 +69,18 @@ def fit(
     fitted = _planned_fit(found, target, reference, branch, origin, options or PlanOptions())
     if not fitted.plan.complete or fitted.reference is None:
         return fitted
-    return replace(fitted, plan=replace(fitted.plan, untied=_different_in_file(found, fitted.plan, fitted.reference)))
+    untied = _different_in_file(found, fitted.plan, fitted.reference)
+    alike = _look_alikes(fitted)
+    return replace(fitted, plan=replace(fitted.plan, untied=untied, assumed=(*fitted.plan.assumed, *alike)))
+
+
+def _look_alikes(fitted: Fit) -> tuple[str, ...]:
+    """That the file may be of another network with the names and shapes of the one that it was taken for."""
+    from modelprobe.model.weights.look_alikes import look_alike_text
+
+    network = fitted.origin or (None if fitted.plan.structural else fitted.target)
+    text = look_alike_text(fitted.found, network) if network is not None else ""
+    return (text,) if text else ()
 
 
 def _different_in_file(found: Checkpoint, plan: KeyPlan, reference: Expectation) -> tuple[str, ...]:

@@ -6,16 +6,15 @@ import functools
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
-from modelprobe.checkpoint.keys.name_tree import leading
 from modelprobe.checkpoint.keys.reference import is_position
-from modelprobe.checkpoint.keys.schemes import NAMING_SCHEMES
-from modelprobe.checkpoint.wrappers import CERTAIN_WRAPPERS, HINTED, RECOMPUTED_BUFFERS
+from modelprobe.checkpoint.wrappers import RECOMPUTED_BUFFERS
 from modelprobe.model.zoo.fingerprint import NamedShapes, Profile, TensorShape, profile_of
 from modelprobe.model.zoo.index import Catalogue, IndexedModel
+from modelprobe.model.zoo.variants import NamingVariant, naming_variants
 
 Verdict = Literal["certain", "likely", "unknown"]
 T = TypeVar("T")
@@ -26,12 +25,14 @@ UNTOLD = frozenset(("num_batches_tracked", "n_averaged", "total_ops", "total_par
 HEAD = re.compile(r"^(?:heads?|head_\w+|fc\d?|classifier\w*|last_linear|logits|aux\w*|AuxLogits|output)(?:\.|$)")
 """Heads stand at the top of a network: `blocks.7.mlp.fc1` is a part of its body."""
 
-PARTIAL = ("module", "model", "net", "network", "backbone", "encoder", *HINTED)
-"""Segments that may stand before some of the names alone."""
-
-MAX_STRIPPED = 3
 MAX_COMPARED = 24
 """Networks that are compared name by name, after all were compared by their profiles."""
+
+BODY = re.compile(r"token|embed|prompt|norm|register")
+"""Words of tensors beside the blocks that take part in what a network computes."""
+
+USED_IN_TRAINING = frozenset(("mask_token",))
+"""Used in training alone."""
 
 MIN_LIKELY = 0.8
 MAX_LACKING, MAX_LACKING_SHARE = 2, 0.05
@@ -80,16 +81,6 @@ class ZooCandidate:
 
 
 @dataclass(frozen=True, slots=True)
-class NamingVariant:
-    """The names of a file without what wrappers put there, or in the library's naming; `how` says what was done."""
-
-    names: NamedShapes
-    how: tuple[str, ...] = ()
-    prefix: str = ""
-    scheme: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Match:
     """The networks found, best first, under the naming that led to them. `by_shapes`: the names are none of theirs.
 
@@ -129,7 +120,48 @@ def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str
             return by_shapes
     if best is None:
         return Match("unknown", (), NamingVariant(names))
-    return _judged(*best, catalogue, prefer)
+    return _with_statistics(_judged(*best, catalogue, prefer), catalogue, prefer)
+
+
+def _with_statistics(match: Match, catalogue: Catalogue, prefer: Sequence[str]) -> Match:
+    """Also the networks that the file is of if its batch norms were saved without their running statistics."""
+    here = comparable(match.variant.names)
+    first = match.candidates[0]
+    called = first.explained and first.target.partition(":")[2] in prefer
+    if called or any(_is_statistic(name) for name in here):
+        return match
+    near = _tables_without_statistics(catalogue).nearest(_told_kinds(profile_of(match.variant.names)), MAX_COMPARED)
+    found = []
+    for model in near:
+        there = comparable(catalogue.names(model))
+        kept = {name: shape for name, shape in there.items() if not _is_statistic(name)}
+        candidate = _compared(here, model, kept)
+        if len(kept) < len(there) and candidate.explained:
+            lost = f"no running statistics ({len(there) - len(kept)} tensors)"
+            found.append(replace(candidate, differences=(*candidate.differences, lost)))
+    if not found:
+        return match
+    found.sort(key=lambda candidate: _preferred_first(candidate.target, prefer))
+    targets = {candidate.target for candidate in found}
+    rest = [candidate for candidate in match.candidates if candidate.target not in targets]
+    found, rest = ([first, *found], rest[1:]) if first.explained and first in rest else (found, rest)
+    return replace(match, verdict="likely", candidates=(*found, *rest), ambiguous=True)
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
+@functools.lru_cache(maxsize=1)
+def _tables_without_statistics(catalogue: Catalogue) -> _Profiles[tuple[str, TensorShape]]:
+    """The networks with batch norms, without what those keep beside their parameters."""
+    return _Profiles(
+        [
+            (model, Counter({kind: n for kind, n in profile.items() if not _is_statistic(kind[0])}))
+            for model, profile in _tables(catalogue).models
+            if any(_is_statistic(kind[0]) for kind in profile)
+        ]
+    )
 
 
 def _judged(found: list[ZooCandidate], variant: NamingVariant, catalogue: Catalogue, prefer: Sequence[str]) -> Match:
@@ -193,67 +225,6 @@ def _is_untold(pattern: str) -> bool:
     return pattern.rpartition(".")[2] in UNTOLD or pattern.endswith(".zero_point")
 
 
-# Namings
-
-
-def naming_variants(names: NamedShapes) -> Iterator[NamingVariant]:
-    """The names as they are, then without wrappers, then in the library's naming of a published code base."""
-    plain = _without_wrappers(names)
-    variants = [plain, *_stripped(plain)]
-    for variant in variants:
-        yield variant
-    for variant in variants:
-        for scheme in NAMING_SCHEMES:
-            renamed = scheme.renamed(list(variant.names))
-            if renamed:
-                moved = {renamed.get(name, name): shape for name, shape in variant.names.items()}
-                how = (*variant.how, f"names of {scheme.name}")
-                yield NamingVariant(_joined_projections(moved), how, variant.prefix, scheme.name)
-
-
-def _without_wrappers(names: NamedShapes) -> NamingVariant:
-    """Without the segments that only wrappers put into names."""
-    found = {
-        ".".join(part for part in name.split(".") if part not in CERTAIN_WRAPPERS): shape
-        for name, shape in names.items()
-    }
-    if len(found) < len(names) or found.keys() == names.keys():
-        return NamingVariant(dict(names))
-    gone = [f"{why} (`{part}.`)" for part, why in CERTAIN_WRAPPERS.items() if any(f"{part}." in name for name in names)]
-    return NamingVariant(found, tuple(gone))
-
-
-def _stripped(variant: NamingVariant) -> Iterator[NamingVariant]:
-    """Without one leading segment more each time; of several, without each that a wrapper may have put there."""
-    for _ in range(MAX_STRIPPED):
-        segment = leading(variant.names)
-        if not segment:
-            break
-        kept = {name[len(segment) + 1 :]: shape for name, shape in variant.names.items()}
-        how = "DataParallel prefix `module.`" if segment == "module" else f"prefix `{segment}.`"
-        variant = NamingVariant(kept, (*variant.how, how), f"{variant.prefix}{segment}.")
-        yield variant
-    counts = Counter(name.split(".", 1)[0] for name in variant.names if "." in name)
-    for segment in dict.fromkeys(PARTIAL):
-        if 2 * counts[segment] > len(variant.names):
-            start = f"{segment}."
-            kept = {name.removeprefix(start): shape for name, shape in variant.names.items()}
-            if len(kept) == len(variant.names):
-                yield NamingVariant(kept, (*variant.how, f"prefix `{start}` of some names"), variant.prefix + start)
-
-
-def _joined_projections(names: Mapping[str, TensorShape]) -> dict[str, TensorShape]:
-    """Query, key and value as the one projection that timm has."""
-    found: dict[str, TensorShape] = {}
-    for name, shape in names.items():
-        match = re.fullmatch(r"(.*\.attn)\.(query|key|value)\.(weight|bias)", name)
-        if match is None:
-            found[name] = shape
-        elif match[2] == "query":
-            found[f"{match[1]}.qkv.{match[3]}"] = (3 * shape[0], *shape[1:])
-    return found
-
-
 # Comparing
 
 
@@ -294,11 +265,19 @@ def _compared(here: Mapping[str, TensorShape], model: IndexedModel, there: Mappi
     unexplained = len(others) + len(missing) - accepted
     points = same + ACCEPTED * accepted + OTHER_SHAPE * max(0, len(others) - accepted)
     score = points / max(1.0, len(there) + EXTRA * len(extra))
-    few_extra = len(extra) <= 2 + len(there) // 50
+    few_extra = len(extra) <= 2 + len(there) // 50 and not any(_changes_body(name, there) for name in extra)
     return ZooCandidate(
         model.target, round(score, 4), same, others, missing, extra, settings, said,
         explained=not unexplained and few_extra and same >= MIN_SAME,
     )  # fmt: skip
+
+
+def _changes_body(name: str, there: Mapping[str, TensorShape]) -> bool:
+    """Whether an extra tensor belongs into the network's body, which then computes something else."""
+    first = name.partition(".")[0]
+    if HEAD.search(name) or name in USED_IN_TRAINING:
+        return False
+    return bool(BODY.search(first)) or any(other.startswith(f"{first}.") for other in there)
 
 
 def _explanation(

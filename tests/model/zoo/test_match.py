@@ -113,3 +113,29 @@ def test_a_name_tells_apart_what_names_and_shapes_do_not(catalogue: Catalogue) -
     assert "timm:resnetaa50" in found.candidates[0].same_as
     named = match_network(names, catalogue, ("resnet50",))
     assert (named.verdict, named.by_name, named.candidates[0].target) == ("certain", True, "torchvision:resnet50")
+
+
+@pytest.mark.parametrize(
+    ("target", "extra"),
+    [
+        ("timm:vit_tiny_patch16_224", "reg_token"),
+        ("timm:vit_tiny_patch16_224", "prompt_embeddings"),
+        ("timm:vit_tiny_patch16_224", "blocks.3.attn.gate"),
+        ("timm:convnext_atto", "stages.1.blocks.0.mlp.gate"),
+    ],
+)
+def test_what_is_added_to_the_body_speaks_against_it(catalogue: Catalogue, target: str, extra: str) -> None:
+    names = names_of(catalogue, target)
+    found = match_network({**names, extra: (1, 4, 7)}, catalogue)
+    assert (found.verdict, found.candidates[0].target) == ("likely", target)
+    assert match_network({**names, "mask_token": (1, 1, 7)}, catalogue).verdict == "certain"
+
+
+def test_parameters_alone_are_of_either_norm(catalogue: Catalogue) -> None:
+    """Without running statistics a ResNet-50 with batch norms has the names and shapes of the one with group norms."""
+    names = {n: s for n, s in names_of(catalogue, "torchvision:resnet50").items() if "running" not in n}
+    found = match_network(names, catalogue)
+    assert found.verdict == "likely"
+    assert [candidate.target for candidate in found.candidates[:2]] == ["timm:resnet50_gn", "torchvision:resnet50"]
+    assert found.candidates[1].differences == ("no running statistics (106 tensors)",)
+    assert match_network(names, catalogue, ["resnet50_gn"]).verdict == "certain"
