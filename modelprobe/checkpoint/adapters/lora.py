@@ -200,11 +200,16 @@ def describe(lora: Lora) -> str:
 
 @dataclass(frozen=True)
 class LoraFit:
-    """Which tensor of a base each layer changes, and the modules that have none of the right shape."""
+    """Which tensor of a base each layer changes, and the modules that have none of the right shape.
+
+    `several` are modules whose name, without dots, is that of two tensors; `transposed` those whose weight in the base
+    is inputs x outputs.
+    """
 
     weights: Mapping[str, str]
     lacking: tuple[str, ...]
-    transposed: bool = False
+    several: tuple[str, ...] = ()
+    transposed: frozenset[str] = frozenset()
 
 
 def fit_to_base(lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> LoraFit:
@@ -214,20 +219,37 @@ def fit_to_base(lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> LoraFit:
     """
     modules = [layer.module for layer in lora.layers]
     transposed = lora.config.get("fan_in_fan_out") is True
-    best = LoraFit({}, tuple(modules), transposed)
+    best = LoraFit({}, tuple(modules))
     for rename in _renamings(modules, shapes):
-        weights = {}
+        weights, several = {}, []
         for layer in lora.layers:
-            name = rename(layer.module)
-            if name is not None and _fits(layer, shapes[name], transposed):
-                weights[layer.module] = name
+            names = [name for name in rename(layer.module) if _fits(layer, shapes[name], transposed)]
+            if names:
+                weights[layer.module] = names[0]
+            if len(names) > 1:
+                several.append(layer.module)
         if len(weights) > len(best.weights):
-            best = LoraFit(weights, tuple(module for module in modules if module not in weights), transposed)
+            lacking = tuple(module for module in modules if module not in weights)
+            best = LoraFit(weights, lacking, tuple(several), _transposed_layers(lora, weights, shapes))
     return best
 
 
+def _transposed_layers(lora: Lora, weights: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """The layers whose weight is inputs x outputs, as in GPT-2. PEFT does not go by the flag for an `nn.Linear`, which
+    a weight that is not square shows; square ones are taken for such layers too where one is met.
+    """
+    if lora.config.get("fan_in_fan_out") is not True:
+        return frozenset()
+    flat = [layer for layer in lora.layers if len(layer.down.shape) == 2 and not layer.embedding]
+    known = [(layer, shapes[weights[layer.module]]) for layer in flat if layer.module in weights]
+    apart = [(layer, shape) for layer, shape in known if layer.up.shape[0] != layer.down.shape[1]]
+    linear = {layer.module for layer, shape in apart if shape[:2] == (layer.up.shape[0], layer.down.shape[1])}
+    square = {layer.module for layer, _ in known} - {layer.module for layer, _ in apart}
+    return frozenset(layer.module for layer, _ in known) - linear - (square if linear else set())
+
+
 def _renamings(modules: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> list[Any]:
-    """Ways from a module's name to that of its weight."""
+    """Ways from a module's name to that of its weight, or to several that it may be."""
     if not modules:
         return []
     first = modules[0].split(".")
@@ -240,9 +262,12 @@ def _renamings(modules: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) ->
             if name == f"{tail}.weight" or name.endswith(f".{tail}.weight")
         ]
         ways += [_Prefixed(depth, head, shapes) for head in dict.fromkeys(heads)]
-    flat = {name.removesuffix(".weight").replace(".", "_"): name for name in shapes if name.endswith(".weight")}
+    flat: dict[str, list[str]] = {}
+    for name in shapes:
+        if name.endswith(".weight"):
+            flat.setdefault(name.removesuffix(".weight").replace(".", "_"), []).append(name)
     for prefix in ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", ""):
-        ways.append(lambda module, prefix=prefix: flat.get(module.removeprefix(prefix)))
+        ways.append(lambda module, prefix=prefix: flat.get(module.removeprefix(prefix), []))
     return ways
 
 
@@ -254,9 +279,9 @@ class _Prefixed:
     head: str
     shapes: Mapping[str, tuple[int, ...]]
 
-    def __call__(self, module: str) -> str | None:
+    def __call__(self, module: str) -> list[str]:
         name = f"{self.head}{'.'.join(module.split('.')[self.depth :])}.weight"
-        return name if name in self.shapes else None
+        return [name] if name in self.shapes else []
 
 
 def _fits(layer: LoraLayer, shape: tuple[int, ...], transposed: bool) -> bool:

@@ -24,8 +24,9 @@ def look_alike_text(found: Checkpoint, network: Target) -> str:
     twins = look_alikes(network)
     if not twins:
         return ""
-    text = f"the file is of {network.spec}: {first_few(twins, MAX_TWINS_SHOWN)} {'has' if len(twins) == 1 else 'have'} the same"
-    return f"{text} names and shapes and compute{'s' if len(twins) == 1 else ''} something else"
+    have, compute = ("has", "computes") if len(twins) == 1 else ("have", "compute")
+    others = first_few(twins, MAX_TWINS_SHOWN)
+    return f"the file is of {network.spec}: {others} {have} the same names and shapes and {compute} something else"
 
 
 def look_alikes(network: Target) -> tuple[str, ...]:

@@ -151,6 +151,16 @@ def test_other_leading_segments(name: str, base: str, tmp_path: Path) -> None:
         ({**peft("net.fc", DOWN, UP, ".one"), **peft("net.fc", DOWN, UP, ".two")}, {"lora_alpha": 1}, "several"),
         (peft("net.fc", DOWN, UP), {"peft_type": "LOHA"}, "an adapter of the kind LOHA"),
         ({"w": torch.ones(1)}, None, "is no LoRA adapter"),
+        ({**peft("net.fc", DOWN, UP), "net.fc.dora_scale": torch.ones(2)}, {"lora_alpha": 1}, "more than a LoRA"),
+        (
+            {**peft("net.fc", DOWN, UP), "e.token_adapter.trainable_tokens_delta": UP},
+            {"lora_alpha": 1},
+            "trainable_tok",
+        ),
+        (peft("net.fc", DOWN, UP), {"lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}, "changes the base"),
+        (peft("net.fc", DOWN, UP), {"lora_alpha": 1, "init_lora_weights": "olora"}, "changes the base"),
+        (peft("net.fc", DOWN, UP), {"lora_alpha": 1, "init_lora_weights": "loftq"}, "changes the base"),
+        (peft("net.fc", DOWN, UP), {"lora_alpha": 1, "use_dora": True}, "has no magnitudes"),
     ],
 )
 def test_refusals(tensors: State, config: dict[str, Any] | None, says: str, base: str, tmp_path: Path) -> None:
@@ -158,6 +168,46 @@ def test_refusals(tensors: State, config: dict[str, Any] | None, says: str, base
     with pytest.raises(BadInput, match=says):
         convert_weights(source, tmp_path / "out.pt", base=base)
     assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_nothing_is_added_to_a_quantized_base(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.ones(2, 3).to(dtype)}, tmp_path / "base.pt")
+    source = adapter(tmp_path / "a", peft("fc", DOWN, UP), {"lora_alpha": 1})
+    with pytest.raises(BadInput, match="nothing can be added to it"):
+        convert_weights(source, tmp_path / "out.pt", base=str(tmp_path / "base.pt"))
+
+
+def test_a_scale_that_is_no_number(base: str, tmp_path: Path) -> None:
+    source = adapter(tmp_path / "a", peft("net.fc", DOWN, UP), None)
+    (tmp_path / "a" / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 1e400}')
+    with pytest.raises(BadInput, match="the scale of .* is inf"):
+        convert_weights(source, tmp_path / "out.pt", base=base)
+
+
+def test_names_without_dots_that_are_two_layers(tmp_path: Path) -> None:
+    base = {"a.b_c.weight": torch.zeros(2, 3), "a_b.c.weight": torch.zeros(2, 3), "x_y.weight": torch.zeros(5, 5)}
+    torch.save(base, tmp_path / "base.pt")
+    head = "lora_unet_a_b_c."
+    tensors = {f"{head}lora_down.weight": DOWN, f"{head}lora_up.weight": UP, f"{head}alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match="may be two layers"):
+        convert_weights(str(tmp_path / "a.safetensors"), tmp_path / "out.pt", base=str(tmp_path / "base.pt"))
+    base["a_b.c.weight"] = torch.zeros(4, 4)  # of another shape: no question
+    torch.save(base, tmp_path / "base.pt")
+    found = merged(str(tmp_path / "a.safetensors"), str(tmp_path / "base.pt"), tmp_path)
+    assert torch.equal(found["a.b_c.weight"], UP @ DOWN)
+
+
+def test_fan_in_fan_out_of_linear_layers(tmp_path: Path) -> None:
+    """PEFT does not go by it where the layer is an `nn.Linear`: the shape tells, for square ones that of the others."""
+    torch.save({"h.weight": torch.zeros(2, 3), "square.weight": torch.zeros(2, 2)}, tmp_path / "base.pt")
+    down, up = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [5.0]])
+    config = {"lora_alpha": 1, "fan_in_fan_out": True}
+    source = adapter(tmp_path / "a", {**peft("h", DOWN, UP), **peft("square", down, up)}, config)
+    found = merged(source, str(tmp_path / "base.pt"), tmp_path)
+    assert torch.equal(found["h.weight"], UP @ DOWN)
+    assert torch.equal(found["square.weight"], up @ down)
 
 
 @pytest.mark.zoo
