@@ -12,8 +12,8 @@ from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.dtypes import BITS
 from modelprobe.checkpoint.pickle.rebuild import packed_strides
 from modelprobe.checkpoint.placeholders import mostly_placeholders, where_weights_are
-from modelprobe.checkpoint.records import DISTRIBUTED, Branch, Checkpoint, TensorEntry
-from modelprobe.checkpoint.values.left_out import kept_metadata, not_written
+from modelprobe.checkpoint.records import DISTRIBUTED, FLAG_TEXT, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.values.left_out import NO_PLACE, kept_metadata, not_written
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ONE_TENSOR, PICKLED_FORMATS, ExtraEntries, extra_entries
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -105,6 +105,9 @@ def _nothing_saved(found: Checkpoint, branch: Branch) -> tuple[str, str]:
     named = f"such as {first.name}" if branch.tensors > 1 else first.name
     text = f"no tensor of {branch.name or found.path} is in a state_dict: {branch.tensors:,} are constants, attributes"
     look = f"`modelprobe summary {shlex.quote(found.path)}` lists them; nothing was written"
+    odd = next((flag for flag in first.flags if flag in NO_PLACE - {"quantised"}), "")
+    if odd:
+        return f"no tensor of {branch.name or found.path} can be written: {first.name} is {FLAG_TEXT[odd]}", look
     return f"{text} or quantized weights, {named}", look
 
 

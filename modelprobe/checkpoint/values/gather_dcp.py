@@ -96,8 +96,9 @@ def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, ke
     names = {path: key for key, path in ((key, tuple(map(key_text, path))) for key, path in folder.paths.items())}
     made: dict[tuple[str, ...], TensorToWrite] = {}
     for entry in found.tensors:
-        if entry.flags and "flat-slice" not in entry.flags:
-            raise BadInput(f"{entry.name} cannot be put together: {entry.flags[0]}")
+        odd = [flag for flag in entry.flags if flag not in ("flat-slice", "by-name")]
+        if odd:
+            raise BadInput(f"{entry.name} cannot be put together: {odd[0]}")
         made[entry.path] = _whole_tensor(folder, names.get(entry.path, entry.name), entry)
     if keep_others and name is None:
         return Gathered(branch, (), _nested_entries(folder, made, names, stack), whole=True, keeps=True)

@@ -9,6 +9,9 @@ from modelprobe.checkpoint.records import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoi
 from modelprobe.checkpoint.write.extras import NotKept
 
 MAX_NAMED_STORAGES = 5
+NO_PLACE = frozenset({"quantised", "sparse", "nested", "conjugate", "no-storage"})
+"""Flags of tensors that are named and left out, while all others are written."""
+
 FORMAL = frozenset({"format"})
 """Metadata that say nothing of the model: the library that wrote the file."""
 
@@ -19,9 +22,9 @@ def not_saved(found: Checkpoint, branch: Branch) -> list[TensorEntry]:
 
 
 def not_written(found: Checkpoint, branch: Branch) -> list[TensorEntry]:
-    """These, and quantized ones, for which a new file has no place."""
+    """These, and those for which a new file has no place: quantized, sparse and nested ones, views and meta tensors."""
     gone = {id(entry) for entry in not_saved(found, branch)}
-    return [e for e in found.tensors_in(branch) if id(e) in gone or "quantised" in e.flags]
+    return [e for e in found.tensors_in(branch) if id(e) in gone or NO_PLACE & set(e.flags)]
 
 
 def left_in_model(found: Checkpoint, branch: Branch) -> tuple[NotKept, ...]:
@@ -41,6 +44,9 @@ def _reason(entry: TensorEntry) -> str:
         return f"{FLAG_TEXT['quantised']}, which a new file has no place for"
     if "quantised" in entry.flags:
         return f"a packed weight, {FLAG_TEXT['quantised']}; state_dict() holds no tensor of it"
+    odd = next((flag for flag in entry.flags if flag in NO_PLACE), "")
+    if odd and entry.role != ATTRIBUTE:
+        return FLAG_TEXT[odd]
     if "non-persistent" in entry.flags:
         return "a buffer that state_dict() leaves out"
     if entry.path[0] == "CONSTANTS":

@@ -7,14 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 
 from modelprobe.checkpoint.answers.decode import ValueReader
 from modelprobe.checkpoint.branches import chosen_branch
 from modelprobe.checkpoint.open import open_checkpoint
-from modelprobe.checkpoint.records import Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.records import DISTRIBUTED, Branch, Checkpoint, TensorEntry
+from modelprobe.checkpoint.values.gather import ZERO
 from modelprobe.console import progress
 from modelprobe.errors import BadInput, ProbeError, one_line
 from modelprobe.inside.health.file_checks import FILE_CHECKS, LayerValues, layers_with_values
@@ -117,6 +118,8 @@ def check_file_health(
         tick = stack.enter_context(progress(f"reading {path}", len(found.tensors)))
         reading = _Reading(found, stack, tick)
         values = reading.of_branch(chosen)
+        if not values and reading.unread:
+            _refuse_unread(found, reading.unread)
         layers = layers_with_values(values)
         findings = [item for check in FILE_CHECKS for item in check(layers)]
         optimizers = optimizers_of(found)
@@ -137,6 +140,15 @@ def check_file_health(
         unread=tuple(reading.unread.items()),
         notes=_file_notes(reading, optimizers),
         show_layers=show_layers,
+    )
+
+
+def _refuse_unread(found: Checkpoint, unread: Mapping[str, str]) -> NoReturn:
+    """Raise BadInput for a file none of whose values can be read."""
+    spread = found.format in (DISTRIBUTED, ZERO)
+    hint = "`modelprobe convert` makes one file of it; look at that" if spread else "`modelprobe summary` lists them"
+    raise BadInput(
+        f"no value of the {len(unread):,} tensors in {found.path} can be read: {next(iter(unread.values()))}", hint
     )
 
 

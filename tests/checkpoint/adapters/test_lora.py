@@ -181,7 +181,7 @@ def test_nothing_is_added_to_a_quantized_base(dtype: torch.dtype, tmp_path: Path
 def test_a_scale_that_is_no_number(base: str, tmp_path: Path) -> None:
     source = adapter(tmp_path / "a", peft("net.fc", DOWN, UP), None)
     (tmp_path / "a" / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 1e400}')
-    with pytest.raises(BadInput, match="the scale of .* is inf"):
+    with pytest.raises(BadInput, match=r"the scale of .* is inf"):
         convert_weights(source, tmp_path / "out.pt", base=base)
 
 

@@ -172,6 +172,26 @@ def test_a_distributed_checkpoint(tmp_path: Path) -> None:
     assert equal(load_file(tmp_path / "out.safetensors"), source["model"])
 
 
+def test_a_distributed_batch_norm(tmp_path: Path) -> None:
+    """Buffers that are told by their names are tensors like the others."""
+    source = torch.nn.BatchNorm2d(2).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": source}, checkpoint_id=str(tmp_path / "dcp"))
+    convert_weights(str(tmp_path / "dcp"), tmp_path / "out.safetensors")
+    assert equal(load_file(tmp_path / "out.safetensors"), dict(source))
+
+
+@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), torch.complex(torch.ones(2), torch.ones(2)).conj()])
+def test_an_odd_tensor_is_left_out_by_name(odd: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.ones(2), "odd": odd, "b.weight": torch.ones(3)}, tmp_path / "x.pt")
+    for name in ("out.safetensors", "out.pt"):
+        result = convert_weights(str(tmp_path / "x.pt"), tmp_path / name)
+        assert entries(result)["odd"].startswith("dropped")
+    assert set(load_file(tmp_path / "out.safetensors")) == {"a.weight", "b.weight"}
+    assert set(torch.load(tmp_path / "out.pt")) == {"a.weight", "b.weight"}
+
+
 def test_a_distributed_checkpoint_without_a_data_file(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -125,3 +125,9 @@ def test_low_precision_keeps_its_bounds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)).bfloat16()
     assert [item.kind for item in check_file_health(saved(tmp_path, model.state_dict())).findings] == ["never trained"]
+
+
+def test_a_file_of_which_nothing_can_be_read_is_no_healthy_one(tmp_path: Path) -> None:
+    torch.save({"w": torch.empty(3, device="meta")}, tmp_path / "x.pt")
+    with pytest.raises(BadInput, match="no value of the 1 tensors"):
+        check_file_health(str(tmp_path / "x.pt"))
