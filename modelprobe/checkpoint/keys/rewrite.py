@@ -33,12 +33,13 @@ PARAM_NAMES = "param_names"
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What was written, the entries beside the model that went along or could not, and how many values overflowed."""
+    """What was written, the entries beside the model that went along or could not, and how many values a cast lost."""
 
     written: Written
     kept: tuple[str, ...]
     dropped: tuple[NotKept, ...]
     overflowed: int = 0
+    underflowed: int = 0
 
 
 def rewrite(
@@ -63,7 +64,7 @@ def rewrite(
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(found))
         tensors = _tensors_to_write(found, plan, reader, model)
-        count = _overflowed(plan, found, reader, model, allow_infinite)
+        count, zeros = _overflowed(plan, found, reader, model, allow_infinite)
         keep = keep_others and format == "pt" and found.format in PICKLED_FORMATS
         others = extra_entries(found, reader, plan.branch)
         renamed = plan.renames
@@ -77,7 +78,7 @@ def rewrite(
     left = with_tensor_counts(found, others.dropped) if keep else left_behind(found, plan.branch, format)
     kept = tuple(key for key in _keys_beside(found, plan) if key not in lost) if keep else ()
     left = (*left_in_model(found, plan.branch), *left, *header_texts(found, format))
-    return Rewritten(written, kept, left, count)
+    return Rewritten(written, kept, left, count, zeros)
 
 
 def _keys_beside(found: Checkpoint, plan: KeyPlan) -> list[str]:
@@ -114,9 +115,9 @@ def _loader(part: Part, entries: Mapping[str, Any], reader: TensorReader, model:
 
 def _overflowed(
     plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: FetchTensor | None, allowed: bool
-) -> int:
-    """How many values a cast makes infinite. Raises CheckFailed for any, unless that is allowed."""
-    counted = _overflow(plan, found, reader, model)
+) -> tuple[int, int]:
+    """How many values a cast makes infinite, and zero. Raises CheckFailed for infinite ones, unless that is allowed."""
+    counted, zeros = _overflow(plan, found, reader, model)
     total = sum(count for _, count in counted)
     if counted and not allowed:
         name, count = counted[0]
@@ -124,17 +125,17 @@ def _overflowed(
         values = "1 value" if total == 1 else f"{total:,} values"
         text = f"{values} of {tensors} would become infinite, such as {count:,} in {name}"
         raise CheckFailed(text, "--dtype bfloat16 has the range of float32; --allow-inf writes them all the same")
-    return total
+    return total, zeros
 
 
 def _overflow(
     plan: KeyPlan, found: Checkpoint, reader: TensorReader, model: FetchTensor | None
-) -> Sequence[tuple[str, int]]:
-    """The tensors whose finite values a cast would make infinite, and how many."""
+) -> tuple[Sequence[tuple[str, int]], int]:
+    """The tensors whose finite values a cast would make infinite, and how many; and how many values it makes zero."""
     import torch
 
     entries = entries_by_name(found, plan.branch)
-    counted = []
+    counted, zeros = [], 0
     for part in plan.parts:
         if any(step.op == "cast" for step in part.steps):
             before = [reader.load(entries[source]) for source in part.sources]
@@ -142,7 +143,8 @@ def _overflow(
             count = int(torch.isinf(after).sum()) - sum(int(torch.isinf(tensor).sum()) for tensor in before)
             if count > 0:
                 counted.append((part.name, count))
-    return counted
+            zeros += max(0, int((after == 0).sum()) - sum(int((tensor == 0).sum()) for tensor in before))
+    return counted, zeros
 
 
 def versions_of(found: Checkpoint, plan: KeyPlan, expected: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelprobe.checkpoint.file_names import Format, format_of
 from modelprobe.checkpoint.open import open_checkpoint
-from modelprobe.checkpoint.records import Checkpoint
+from modelprobe.checkpoint.records import Branch, Checkpoint
 from modelprobe.checkpoint.values.checksums import damaged_parts
 from modelprobe.checkpoint.values.gather import Gathered, gather, hinted
 from modelprobe.checkpoint.values.left_out import (
@@ -21,7 +21,7 @@ from modelprobe.checkpoint.values.left_out import (
     with_tensor_counts,
 )
 from modelprobe.checkpoint.values.reader import TensorReader
-from modelprobe.checkpoint.write.extras import NotKept
+from modelprobe.checkpoint.write.extras import PICKLED_FORMATS, NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite
 from modelprobe.checkpoint.write.writer import Written, write_shards, write_tensors
 from modelprobe.errors import BadInput
@@ -177,6 +177,16 @@ def _conversion(found: Checkpoint, parts: Gathered, target: Format, written: Wri
     return Converted(
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
         branch_kind=parts.branch.kind,
-        rule=parts.branch.rule, format=target, written=written, kept=kept, changed=parts.others.changed, dropped=behind,
+        rule=parts.branch.rule, format=target, written=written, kept=kept,
+        changed=(*parts.others.changed, *_no_parameters(found, parts.branch, target)), dropped=behind,
         damaged=damaged_parts(found),
     )  # fmt: skip
+
+
+def _no_parameters(found: Checkpoint, branch: Branch, target: Format) -> tuple[str, ...]:
+    """That parameters are written as a state dict has them: plain tensors, which do not require gradients."""
+    trained = sum(1 for entry in found.tensors_in(branch) if entry.requires_grad)
+    if not trained or target != "pt" or branch.kind == "module" or found.format not in PICKLED_FORMATS:
+        return ()
+    many = "1 tensor" if trained == 1 else f"{trained:,} tensors"
+    return (f"{branch.name or 'the root'}: {many} with requires_grad became plain, as in a state_dict",)

@@ -167,6 +167,8 @@ def _writing_notes(plan: KeyPlan, done: Rewritten | None) -> tuple[str, ...]:
     notes = list(done.written.notes) if done else []
     if done and done.overflowed:
         notes.append(f"{done.overflowed:,} values became infinite in the new type")
+    if done and done.underflowed:
+        notes.append(f"{done.underflowed:,} values became zero in the new type: they were too small for it")
     return tuple(notes)
 
 

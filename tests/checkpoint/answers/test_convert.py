@@ -172,6 +172,15 @@ def test_a_distributed_checkpoint(tmp_path: Path) -> None:
     assert equal(load_file(tmp_path / "out.safetensors"), source["model"])
 
 
+def test_parameters_become_plain_tensors_and_it_is_said(tmp_path: Path) -> None:
+    torch.save({"w": torch.nn.Parameter(torch.ones(2)), "v": torch.ones(2)}, tmp_path / "x.pt")
+    result = convert_weights(str(tmp_path / "x.pt"), tmp_path / "out.pt")
+    assert "1 tensor with requires_grad became plain" in str(result.report())
+    assert not torch.load(tmp_path / "out.pt")["w"].requires_grad
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "y.pt")
+    assert "requires_grad" not in str(convert_weights(str(tmp_path / "y.pt"), tmp_path / "z.pt").report())
+
+
 def test_a_distributed_batch_norm(tmp_path: Path) -> None:
     """Buffers that are told by their names are tensors like the others."""
     source = torch.nn.BatchNorm2d(2).state_dict()

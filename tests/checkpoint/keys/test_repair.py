@@ -208,6 +208,16 @@ def test_a_cast_that_overflows_is_refused(tmp_path, cli):
     assert found["n"].dtype is torch.int64
 
 
+def test_a_cast_says_what_becomes_zero_and_what_stays(tmp_path, cli):
+    small = torch.tensor([1e-9, 0.0, 1.0, -1e-10])
+    torch.save({"module.w": small, "module.f": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "x.pt")
+    answer = cli("repair", str(tmp_path / "x.pt"), "--dtype", "float16", "-o", str(tmp_path / "new.pt"))
+    assert answer.code == 0
+    said = " ".join(answer.out.split())
+    assert "2 values became zero in the new type" in said
+    assert "1 tensor stays as in the file, such as f (float8_e4m3fn)" in said
+
+
 def test_a_view_is_written_without_the_rest_of_its_storage(tmp_path, cli):
     torch.save({"module.w": torch.arange(1_000_000.0)[:10]}, tmp_path / "x.pt")
     assert cli("repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "new.pt")).code == 0

@@ -185,4 +185,9 @@ def cast(draft: PlanDraft) -> None:
         return
     moved = [part for part in draft.parts.values() if part.dtype in FLOATING_DTYPES and part.dtype != wanted]
     made = [part.then("cast", FLOATING_DTYPES.index(wanted), dtype=wanted) for part in moved]
+    others = [part for part in draft.parts.values() if part.dtype.startswith(("float8", "float4", "float6", "complex"))]
+    if others:
+        many = "1 tensor stays" if len(others) == 1 else f"{len(others):,} tensors stay"
+        kept = f"{many} as in the file, such as {others[0].name} ({others[0].dtype})"
+        draft.assumed.append(f"{kept}: --dtype converts float64, float32, float16 and bfloat16 alone")
     draft.make(made, "floating-point type", f"--dtype {wanted}", [part.name for part in moved])
