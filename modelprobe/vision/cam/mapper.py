@@ -167,7 +167,11 @@ class ClassMapper:
                         read, image = asked.reading(at), images[at : at + 1]
                         raw, remarks = image_map(self._model, read, image, target, method, score, alone)
                     raws.append(raw.float().cpu())
-                fine = _averaged([enlarged(shown_part(method, raw), images.shape[2:]) for raw in raws])
+                boxes = [choice.layer.grid.box for choice in choices] if layered else [None]
+                fine = _averaged([
+                    enlarged(shown_part(method, raw), images.shape[2:], box)
+                    for raw, box in zip(raws, boxes, strict=True)
+                ])  # fmt: skip
                 raw = raws[0] if len(raws) == 1 else fine
                 told = (", ".join(choice.layer.path for choice in choices), reasons) if layered else ("", "")
                 found.append(ClassMap(method, target.index, score, share, fine, raw, *told, remarks, target.against))

@@ -28,6 +28,7 @@ from modelprobe.tracing.failures import model_errors
 from modelprobe.tracing.restore import mode_set, restored
 from modelprobe.vision.cam.gradients import never_off, with_gradients
 from modelprobe.vision.cam.layer import LayerGradients
+from modelprobe.vision.positions.grid import Box
 from modelprobe.vision.scores import Reading
 
 STEPS = 32
@@ -180,8 +181,18 @@ def shown_part(method: str, raw: Tensor) -> Tensor:
     return raw.clamp(min=0) if method in CLIPPED else raw.abs()
 
 
-def enlarged(small: Tensor, size: Sequence[int]) -> Tensor:
-    """A map [h, w] at the size of the image; [l] of a signal, [t, h, w] (or [h, w], of all frames) of a video."""
+def enlarged(small: Tensor, size: Sequence[int], box: Box | None = None) -> Tensor:
+    """A map [h, w] at the size of the image; [l] of a signal, [t, h, w] (or [h, w], of all frames) of a video.
+
+    Of a part of the image, `box`, it is zero outside.
+    """
+    if box is not None and len(size) > 1:
+        ends = [(round(first * whole), round(end * whole)) for (first, end), whole in zip(box, size[-2:], strict=True)]
+        inner = (*size[:-2], *(max(1, end - first) for first, end in ends))
+        whole = small.new_zeros(tuple(size))
+        (top, _), (left, _) = ends
+        whole[..., top : top + inner[-2], left : left + inner[-1]] = enlarged(small, inner)
+        return whole
     if tuple(small.shape) == tuple(size):
         return small
     small = small if small.dim() == len(size) else small[None]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from modelprobe.vision.positions.coordinates import Coordinates, compact, moves
 
+Box = tuple[tuple[float, float], tuple[float, float]]
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -23,7 +25,8 @@ class Grid:
     ends of the only dimension, `beside` all of it (padding too). `letters` has a letter for each dimension of `over`
     that runs along one side of the grid (N pieces, D frames, H, W), and `?` for any other; `windows` are rows and
     columns of the parts into which the first of two dimensions divides the grid. `on_image` is False where the numbers
-    did not come from the input; `frames` tells that the first of three sizes counts them.
+    did not come from the input; `frames` tells that the first of three sizes counts them. `box` is the part of the
+    image that the grid covers, (first, end) of its rows and columns as shares of the whole; None for all of it.
     """
 
     sizes: tuple[int, ...]
@@ -37,6 +40,7 @@ class Grid:
     windows: tuple[int, int] | None = None
     on_image: bool = True
     frames: bool = False
+    box: Box | None = None
 
     @property
     def height(self) -> int:
@@ -144,7 +148,22 @@ def _rectangle(numbers: Tensor, over: tuple[int, ...], shape: tuple[int, ...], c
         (*kept, *sizes[2:]), over, order, shape, before, len(flat) - len(placed) - before if line else 0,
         len(flat) - len(placed), _letters(numbers, found, placed), _windows(numbers, coordinates),
         int(found[0].max()) < coordinates.samples, sizes[1] > 1 == sizes[0],
+        _box(steps[2][0], steps[3][0], coordinates),
     )  # fmt: skip
+
+
+def _box(rows: Tensor, columns: Tensor, coordinates: Coordinates) -> Box | None:
+    """The part of the image that places at these rows and columns cover; None where half a place or less is missing."""
+    found, whole = [], True
+    for places, size in ((rows, coordinates.rows), (columns, coordinates.columns)):
+        first, last = float(places[0]), float(places[-1])
+        step = (last - first) / (len(places) - 1) if len(places) > 1 else float(size)
+        end = min(float(size), last + step) if len(places) > 1 else float(size)
+        first = first if len(places) > 1 else 0.0
+        slack = step / 2 + 1
+        whole = whole and first < slack and size - end < slack
+        found.append((first / size, end / size))
+    return None if whole else (found[0], found[1])
 
 
 def _letters(numbers: Tensor, found: Tensor, placed: Tensor) -> str:

@@ -18,7 +18,16 @@ def convolving(call: PlacedCall) -> Sequence[Place | None]:
     if place is None:
         return ()
     rank = spatial_rank(call)
-    return [resampled(place, item.shape, rank, call.coordinates) for item in call.results]
+    return [resampled(place, item.shape, rank, call.coordinates, _reach(call)) for item in call.results]
+
+
+def _reach(call: PlacedCall) -> int | None:
+    """How far a kernel reaches beyond its first element; None where that is not told."""
+    kernel = call.args[1] if len(call.args) > 1 else None
+    sizes = kernel.shape[2:] if isinstance(kernel, Tensor) else kernel
+    if not isinstance(sizes, (list, tuple, torch.Size)) or not all(isinstance(size, int) for size in sizes):
+        return None
+    return max(sizes, default=1) - 1
 
 
 def spatial_rank(call: PlacedCall) -> int:
@@ -27,8 +36,13 @@ def spatial_rank(call: PlacedCall) -> int:
     return next((rank for rank in (1, 2, 3) if f"{rank}d" in name), None) or call.args[1].dim() - 2
 
 
-def resampled(place: Place, shape: torch.Size, rank: int, coordinates: Coordinates) -> Place | None:
-    """The place of a result [(N,) C, ..] over a grid of other sizes: nowhere where one is left of all places."""
+def resampled(
+    place: Place, shape: torch.Size, rank: int, coordinates: Coordinates, reach: int | None = None
+) -> Place | None:
+    """The place of a result [(N,) C, ..] over a grid of other sizes: nowhere where one is left of all places.
+
+    A border of no place is that of a convolution which pads explicitly, unless its kernel's `reach` is less.
+    """
     numbers = place.here
     channel = len(shape) - rank - 1
     if numbers.dim() != len(shape) or channel < 0 or numbers.shape[:channel] != shape[:channel] or 0 in shape:
@@ -39,12 +53,12 @@ def resampled(place: Place, shape: torch.Size, rank: int, coordinates: Coordinat
     if moves(numbers, channel) and bool((first == first.flatten()[0]).all()):
         return None
     if channel == 1:
-        first = _without_padding(first)
+        first = _without_padding(first, reach)
     return Place(coordinates.spread(first, shape[channel + 1 :]).expand(shape))
 
 
-def _without_padding(numbers: Tensor) -> Tensor:
-    """[N, 1, ..] without a border of no place, which a convolution that pads explicitly is given."""
+def _without_padding(numbers: Tensor, reach: int | None) -> Tensor:
+    """[N, 1, ..] without a border of no place, where it is no wider than `reach`."""
     placed = compact(numbers)[0, 0] > 0
     if numbers.dim() < 4 or bool(placed.all()) or not bool(placed.any()):
         return numbers
@@ -53,6 +67,8 @@ def _without_padding(numbers: Tensor) -> Tensor:
         others = [other for other in range(placed.dim()) if other != dim]
         along = placed.any(others) if others else placed
         found = along.nonzero().flatten()
+        if reach is not None and max(int(found[0]), len(along) - 1 - int(found[-1])) > max(reach, 1):
+            return numbers
         if len(along) > 1:
             inside = inside.narrow(dim + 2, int(found[0]), int(found[-1] - found[0]) + 1)
     return inside if bool((inside > 0).all()) else numbers

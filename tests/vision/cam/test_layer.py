@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -275,3 +276,38 @@ def test_layers_averaged() -> None:
     parts = [modelprobe.cam(model, IMAGE, 3, layer=name).map for name in ("down", "c.3")]
     torch.testing.assert_close(both.map, sum(part / part.max() for part in parts) / 2)
     assert both.layer == "down, c.3"
+
+
+class Looks(nn.Module):
+    """Looks at a part of the image, or at it in a corner of a larger page."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.prepare, self.conv, self.head = prepare, nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 4)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.conv(self.prepare(x)).relu().mean((2, 3)))
+        return out
+
+
+PREPARED: dict[str, Callable[[Tensor], Tensor]] = {
+    "the lower right quarter": lambda x: x[..., 16:, 16:],
+    "the middle": lambda x: x[..., 4:30, 6:31],
+    "an enlarged half": lambda x: nn.functional.interpolate(x[..., 14:, :], size=(64, 64), mode="bilinear"),
+    "a page of 64 x 64": lambda x: nn.functional.pad(x, (0, 32, 0, 32)),
+    "a page around it": lambda x: nn.functional.pad(x, (16, 16, 16, 16)),
+    "a border of a kernel": lambda x: nn.functional.pad(x, (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("prepare", PREPARED.values(), ids=PREPARED)
+def test_a_part_of_the_image_and_a_larger_page(prepare: Callable[[Tensor], Tensor]) -> None:
+    """The map lies where the part does: its peak on a spot of 4 x 4 pixels."""
+    image = torch.full((3, 32, 32), 0.01)
+    image[:, 22:26, 24:28] = 5
+    found = modelprobe.cam(Looks(prepare), image, 0, method="layercam")
+    row, column = divmod(int(found.map.argmax()), 32)
+    assert 21 <= row <= 26
+    assert 23 <= column <= 28
