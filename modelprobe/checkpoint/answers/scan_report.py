@@ -25,6 +25,9 @@ TOLD = {
     Trust.HARMLESS: ("Harmless", "torch and numpy use"),
 }
 
+JUDGED = (Trust.DANGEROUS, Trust.SUSPICIOUS)
+"""Verdicts that what is no import may have too."""
+
 
 def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
     facts = [
@@ -36,7 +39,12 @@ def _scan_facts(result: ScanResult) -> tuple[Fact, ...]:
         files = len({found.file for found in held})
         where = f", in {files:,} of {result.files:,} files" if held and result.files > 1 else ""
         tone = None if kind is Trust.HARMLESS else Tone.of(all(found.accepted for found in held))
-        facts.append(Fact(label, len({found.name for found in held}), Unit.COUNT, f"imports that {what}{where}", tone))
+        odd = [one for one in result.problems if one.trust is kind and not one.unread and kind in JUDGED]
+        if odd:
+            tone = Tone.of(all(one.accepted for one in held) and all(one.accepted for one in odd))
+        count = len({found.name for found in held} | {one.text for one in odd})
+        things = "imports and other findings" if odd else "imports"
+        facts.append(Fact(label, count, Unit.COUNT, f"{things} that {what}{where}", tone))
     unread = [problem for problem in result.problems if problem.unread]
     if result.policy is not None:
         facts.append(Fact("Accepted", result.policy.accepted, Unit.COUNT, f"findings, by {result.policy.path}"))

@@ -29,6 +29,7 @@ FEED_BYTES = 1 << 14
 """Packed bytes that are handed over at a time: each member of a file copies what it leaves of them."""
 
 MAX_PACKED_MEMBERS = 5_000
+LEADS_OUT = "its name leads out of the archive"
 ZIP_TAIL_BYTES = (1 << 16) + 22
 """Within which the end of a zip archive stands, its comment before it."""
 
@@ -85,6 +86,11 @@ def is_deflated(head: bytes) -> bool:
         return _PICKLED.match(zlib.decompressobj(-15).decompress(head, 256)) is not None
     except zlib.error:
         return False
+
+
+def leads_out(name: str) -> bool:
+    """Whether unpacking a member of this name, or following a link to it, leaves the folder."""
+    return name.startswith("/") or ".." in name.replace("\\", "/").split("/")
 
 
 def unopened(head: bytes) -> str:
@@ -217,15 +223,14 @@ def _tar_members(source: ByteSource) -> Iterator[Inside]:
                 if count > MAX_TAR_MEMBERS:
                     yield Inside("", unread=f"more than {MAX_TAR_MEMBERS:,} members")
                     return
-                out = member.name.startswith("/") or ".." in member.name.split("/")
                 if member.issym() or member.islnk():
                     target = member.linkname
-                    leads = target.startswith("/") or ".." in target.split("/")
-                    risk = f"a link to {target[:80]!r}, which is outside of the archive" if leads else ""
+                    out = leads_out(target)
+                    risk = f"a link to {target[:80]!r}, which is outside of the archive" if out else ""
                     yield Inside(member.name, risk=risk)
                 elif member.isfile():
                     data = Span(source, member.offset_data, max(0, min(member.size, source.size - member.offset_data)))
-                    risk = "its name leads out of the archive" if out else ""
+                    risk = LEADS_OUT if leads_out(member.name) else ""
                     sparse = "a sparse member" if member.sparse is not None else ""
                     yield Inside(member.name, None if sparse else data, sparse, risk)
                 elif not member.isdir():

@@ -202,6 +202,8 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
         yield Executable(where, "remark", remarks=("a torch.package archive: its importer runs the code in it",))
     for name, member in archive.members.items():
         spot = f"{where}/{name}" if where else name
+        if containers.leads_out(name):
+            yield Executable(spot, "remark", remarks=(containers.LEADS_OUT,))
         named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
         if member.size < 2:
             continue

@@ -111,6 +111,22 @@ def test_code_in_every_place(kind: str, tmp_path: Path) -> None:
     assert "nothing in it could be executed" not in told(found)
 
 
+@pytest.mark.parametrize("name", ["../../evil.txt", "/evil.txt", "a\\..\\..\\evil.txt"])
+def test_members_that_lead_out_of_a_zip(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped(**{name: b"text"}))
+    found = scan(tmp_path / "x.zip")
+    assert found.worst is Trust.SUSPICIOUS
+    assert "leads out of the archive" in told(found)
+
+
+def test_findings_in_code_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text("import os, socket\nos.system('true'); os.popen('true'); socket.socket()")
+    facts = scan(tmp_path / "x.py").report().blocks[0]
+    assert {one.label: one.value for one in facts.items if one.label in ("Dangerous", "Suspicious")} == {
+        "Dangerous": 2, "Suspicious": 1,
+    }  # fmt: skip
+
+
 def test_a_directory_names_its_code(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "m.pth")
     for number in range(9):
