@@ -67,7 +67,9 @@ def has_parts(func: Any) -> bool:
 
 def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     """What the operator returns, and the bytes that its parts take at once beside that."""
+    mask = args[3] if func is _ATTENTION and len(args) > 3 else None
     fused = func is _ATTENTION and args[0].dim() < 5 and args[0].shape[-1] == args[2].shape[-1]
+    fused = fused and (mask is None or mask.dim() == 2 or mask.dim() == args[0].dim())
     if fused or not isinstance(func, torch._ops.OpOverload) or not has_parts(func):
         return func(*args, **kwargs), 0
     follower = _PartsFollowed(tensors_among((args, tuple(kwargs.values()))))

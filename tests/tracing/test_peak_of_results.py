@@ -92,7 +92,7 @@ NETWORKS = """
 resnet18 vit_b_16 swin_t swin_v2_t densenet121 googlenet mobilenet_v3_small shufflenet_v2_x0_5 convnext_tiny maxvit_t
 timm:gmlp_s16_224 timm:hiera_tiny_224 timm:swinv2_cr_tiny_224 timm:levit_128s timm:xcit_nano_12_p8_224 timm:nasnetalarge
 timm:mobilevit_xxs timm:eca_nfnet_l0 timm:efficientvit_b0 timm:focalnet_tiny_srf timm:coat_lite_tiny
-timm:samvit_base_patch16 timm:csatv2 timm:vit_base_patch16_sapiens2
+timm:samvit_base_patch16 timm:csatv2 timm:vit_base_patch16_sapiens2 timm:tiny_vit_21m_224 timm:convit_tiny
 """.split()  # fmt: skip
 
 
