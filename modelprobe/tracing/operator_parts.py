@@ -65,6 +65,16 @@ def has_parts(func: Any) -> bool:
         return False
 
 
+def _adds_in_place(func: Any, args: Sequence[Any]) -> bool:
+    """Whether torch adds the bias of a linear layer in place, which it does not under a dispatch mode."""
+    given = func is torch.ops.aten.linear.default and len(args) > 2 and args[2] is not None
+    return given and args[0].dim() > 2 and not args[0].is_contiguous()
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.matmul(x, weight.t()).add_(bias)
+
+
 def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     """What the operator returns, and the bytes that its parts take at once beside that."""
     mask = args[3] if func is _ATTENTION and len(args) > 3 else None
@@ -75,7 +85,7 @@ def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     follower = _PartsFollowed(tensors_among((args, tuple(kwargs.values()))))
     try:
         with follower:
-            out = func._op_dk(_IN_PARTS, *args, **kwargs)
+            out = _linear(*args) if _adds_in_place(func, args) else func._op_dk(_IN_PARTS, *args, **kwargs)
     except Exception:  # noqa: BLE001 - what the whole operator says of it is what a user knows
         return func(*args, **kwargs), 0
     return out, follower.most - follower.taken
