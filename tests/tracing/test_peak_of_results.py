@@ -93,6 +93,7 @@ resnet18 vit_b_16 swin_t swin_v2_t densenet121 googlenet mobilenet_v3_small shuf
 timm:gmlp_s16_224 timm:hiera_tiny_224 timm:swinv2_cr_tiny_224 timm:levit_128s timm:xcit_nano_12_p8_224 timm:nasnetalarge
 timm:mobilevit_xxs timm:eca_nfnet_l0 timm:efficientvit_b0 timm:focalnet_tiny_srf timm:coat_lite_tiny
 timm:samvit_base_patch16 timm:csatv2 timm:vit_base_patch16_sapiens2 timm:tiny_vit_21m_224 timm:convit_tiny
+timm:cait_xxs24_384
 """.split()  # fmt: skip
 
 
