@@ -18,7 +18,7 @@ import pickle
 import random
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +238,11 @@ def test_generators_jagged_tensors_distributions_and_maps(tmp_path: Path) -> Non
 
 
 @pytest.mark.zoo
-def test_thirty_architectures_in_every_form(tmp_path: Path) -> None:
-    count, dangerous, suspicious = judged_all(forms(ARCHITECTURES, tmp_path))
+@pytest.mark.parametrize(
+    "names", [ARCHITECTURES[::8], pytest.param(ARCHITECTURES, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_thirty_architectures_in_every_form(tmp_path: Path, names: Sequence[str]) -> None:
+    count, dangerous, suspicious = judged_all(forms(names, tmp_path))
     print(f"\n{count} benign files: {len(dangerous)} dangerous, {len(suspicious)} suspicious")
     assert dangerous == []
     assert len(suspicious) <= 0.02 * count, suspicious
