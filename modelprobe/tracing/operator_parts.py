@@ -53,6 +53,7 @@ class _PartsFollowed(_PartsMode):  # type: ignore[misc]
 
 
 _IN_PARTS = torch._C.DispatchKey.CompositeImplicitAutograd
+_LINEAR = torch.ops.aten.linear.default
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 """`meta` takes it apart; devices have one kernel for it, but for heads of unequal widths and more than four axes."""
 
@@ -65,13 +66,12 @@ def has_parts(func: Any) -> bool:
         return False
 
 
-def _adds_in_place(func: Any, args: Sequence[Any]) -> bool:
-    """Whether torch adds the bias of a linear layer in place, which it does not under a dispatch mode."""
-    given = func is torch.ops.aten.linear.default and len(args) > 2 and args[2] is not None
-    return given and args[0].dim() > 2 and not args[0].is_contiguous()
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear_in_place(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """A linear layer whose input does not lie in rows, as torch computes it: the bias is added in place, unless a
+    dispatch mode watches. None for other layers, in which nothing differs.
+    """
+    if bias is None or x.dim() < 3 or x.is_contiguous():
+        return None
     return torch.matmul(x, weight.t()).add_(bias)
 
 
@@ -85,7 +85,8 @@ def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     follower = _PartsFollowed(tensors_among((args, tuple(kwargs.values()))))
     try:
         with follower:
-            out = _linear(*args) if _adds_in_place(func, args) else func._op_dk(_IN_PARTS, *args, **kwargs)
+            out = linear_in_place(*args) if func is _LINEAR and len(args) == 3 else None
+            out = func._op_dk(_IN_PARTS, *args, **kwargs) if out is None else out
     except Exception:  # noqa: BLE001 - what the whole operator says of it is what a user knows
         return func(*args, **kwargs), 0
     return out, follower.most - follower.taken

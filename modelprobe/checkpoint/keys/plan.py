@@ -35,9 +35,8 @@ class KeyPlan:
     """What a repair would do. `parts` is the result in order; `branch` the place of the model in the file.
 
     `by_order` are groups of tensors whose assignment only their order settles, `doubts` in words what else is not
-    certain; `proven` says that equal outputs of both
-    networks settled it, `accepted` that a person did. `assumed` is what was taken for granted, in words.
-    `allowed_missing` may be missing because somebody asked for it.
+    certain; `proven` says that equal outputs of both networks settled it, `accepted` that a person did. `assumed` is
+    what was taken for granted, in words. `allowed_missing` may be missing because somebody asked for it.
     """
 
     path: str

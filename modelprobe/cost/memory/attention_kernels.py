@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from modelprobe.tracing.operator_parts import linear_in_place
+
 
 def _plain_with_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:
     """torch's plain attention, which adds the mask in place unless somebody watches its operators, as we do."""
@@ -86,17 +88,15 @@ def _fits_gpu_kernels(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
 
 @contextmanager
 def bias_in_place() -> Iterator[None]:
-    """Let linear layers add their bias in place where their input does not lie in rows, as torch does unless somebody
-    watches its operators."""
+    """Let linear layers add their bias in place where torch does so unless a dispatch mode watches."""
     functional: Any = torch.nn.functional
     plain = functional.linear
 
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        known = bias is not None and input.is_meta and type(weight) in (Tensor, nn.Parameter)
-        if bias is None or not known or input.dim() < 3 or input.is_contiguous():
-            found: Tensor = plain(input, weight, bias)
-            return found
-        return torch.matmul(input, weight.t()).add_(bias)
+        known = input.is_meta and type(weight) in (Tensor, nn.Parameter)
+        out = linear_in_place(input, weight, bias) if known else None
+        found: Tensor = plain(input, weight, bias) if out is None else out
+        return found
 
     functional.linear = linear
     try:

@@ -156,12 +156,13 @@ def _box(rows: Tensor, columns: Tensor, coordinates: Coordinates) -> Box | None:
     """The part of the image that places at these rows and columns cover; None where half a place or less is missing."""
     found, whole = [], True
     for places, size in ((rows, coordinates.rows), (columns, coordinates.columns)):
+        if len(places) == 1:  # how large a lone place is, its number does not tell
+            found.append((0.0, 1.0))
+            continue
         first, last = float(places[0]), float(places[-1])
-        step = (last - first) / (len(places) - 1) if len(places) > 1 else float(size)
-        end = min(float(size), last + step) if len(places) > 1 else float(size)
-        first = first if len(places) > 1 else 0.0
-        slack = step / 2 + 1
-        whole = whole and first < slack and size - end < slack
+        step = (last - first) / (len(places) - 1)
+        end = min(float(size), last + step)
+        whole = whole and max(first, size - end) < step / 2 + 1
         found.append((first / size, end / size))
     return None if whole else (found[0], found[1])
 
