@@ -72,7 +72,9 @@ def linear_in_place(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | 
     """
     if bias is None or x.dim() < 3 or x.is_contiguous():
         return None
-    return torch.matmul(x, weight.t()).add_(bias)
+    # Not `torch.matmul`: the model did not call it, and conventions that count functions would.
+    out: Tensor = torch.ops.aten.matmul.default(x, weight.t())
+    return out.add_(bias)
 
 
 def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:

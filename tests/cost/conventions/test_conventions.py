@@ -195,6 +195,16 @@ def test_rows_add_up_to_the_total(name: str, by: str) -> None:
     assert result.report().notes
 
 
+def test_functions_are_those_that_the_model_calls() -> None:
+    """Linear layers whose input does not lie in rows are taken apart to follow their memory."""
+    layer = nn.Linear(3, 4)
+    found = trace(Expression(lambda x: layer(x.transpose(1, 2))), zeros(2, 3, 5), functions=True)
+    assert [call.name for call in found.functions] == []
+    assert count(
+        trace(nn.Sequential(layer), zeros(2, 5, 3).mT.contiguous().mT, functions=True), "ptflops"
+    ).total == 5 * (3 * 4 + 4)
+
+
 def test_packed_sequences_are_unrolled() -> None:
     class Packed(nn.Module):
         def __init__(self) -> None:
