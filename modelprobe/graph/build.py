@@ -265,6 +265,14 @@ def _depth_that_fits(root: _Item, into: Mapping[int, _Item]) -> int:
     return depth
 
 
+def _input_names(trace: Trace) -> list[str]:
+    """`x`, as the forward calls it, where that is known; else how the recording calls it."""
+    told = [text.partition(": ") for text in input_texts(trace)]
+    if len(told) == len(trace.inputs) and all(colon for _, colon, _ in told):
+        return [name for name, _, _ in told]
+    return [trace.named.get(ref.value, "") for ref in trace.inputs]
+
+
 def _edges(
     trace: Trace, links: Iterator[Flow], ops: list[_Item], shown: Mapping[int, int], into: Mapping[int, _Item],
     first: int,
@@ -273,18 +281,15 @@ def _edges(
     ends: list[GraphNode] = []
     numbers: dict[tuple[int, int], int] = {}
 
-    def end(kind: int, port: int, ref: TensorRef) -> int:
-        if (kind, port) not in numbers:
-            numbers[kind, port] = first + len(ends)
-            word = "input" if kind == INPUT else "output"
-            many = len(trace.inputs if kind == INPUT else trace.outputs) > 1
-            name = trace.named.get(trace.inputs[port].value, word) if kind == INPUT else word
-            text = printable(f"{name} {port}" if many and name == word else name)
+    def end(kind: int, number: int, ref: TensorRef) -> int:
+        at = numbers.setdefault((kind, number), first + len(ends))
+        if at == first + len(ends):
+            word, names = ("input", _input_names(trace)) if kind == INPUT else ("output", trace.output_names)
+            name = names[number] if number < len(names) else ""
+            text = printable(f"{word}{name}" if not name or name.startswith("[") else name)
             shape = (shape_label(ref),)
-            ends.append(
-                GraphNode(numbers[kind, port], WHOLE_MODEL, word, text, "", "", 1, shape, shape, "", 0, 0, 0, 0, 0, 0)
-            )
-        return numbers[kind, port]
+            ends.append(GraphNode(at, WHOLE_MODEL, word, text, "", "", 1, shape, shape, "", 0, 0, 0, 0, 0, 0))
+        return at
 
     def box(op: int) -> int:
         item = ops[op]
@@ -294,8 +299,8 @@ def _edges(
 
     found: dict[GraphEdge, None] = {}
     for link in links:
-        source = end(INPUT, link.port, link.tensor) if link.source == INPUT else box(link.source)
-        target = end(OUTPUT, link.port, link.tensor) if link.target == OUTPUT else box(link.target)
+        source = end(INPUT, link.given, link.tensor) if link.source == INPUT else box(link.source)
+        target = end(OUTPUT, link.result, link.tensor) if link.target == OUTPUT else box(link.target)
         if source != target:
             back = link.source != INPUT and link.target != OUTPUT and source > target
             found[GraphEdge(source, target, shape_label(link.tensor), back)] = None

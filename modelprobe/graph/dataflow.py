@@ -14,13 +14,14 @@ INPUT, OUTPUT = -1, -2
 class Flow(NamedTuple):
     """A value that goes from one operator to another: `source` and `target`, indices in `Trace.ops`, or INPUT, OUTPUT.
 
-    `port` is the number of the input or output of the model.
+    `given` is the number of the model's input that it comes from, `result` that of its output.
     """
 
     source: int
     target: int
     tensor: TensorRef
-    port: int = 0
+    given: int = -1
+    result: int = -1
 
 
 def flows(trace: Trace) -> Iterator[Flow]:
@@ -36,17 +37,17 @@ def flows(trace: Trace) -> Iterator[Flow]:
     def sources(ref: TensorRef) -> Iterator[tuple[int, int]]:
         maker = made.get(ref.value)
         if maker is not None:
-            yield maker, 0
+            yield maker, -1
         elif ref.value in given:
             yield INPUT, given[ref.value]
         writer = written.get(ref.storage)
         if writer is not None and writer != maker and (maker is None or writer > maker):
-            yield writer, 0
+            yield writer, -1
 
     for index, op in enumerate(trace.ops):
         for ref in dict.fromkeys(op.inputs):
-            for source, port in sources(ref):
-                yield Flow(source, index, ref, port)
+            for source, number in sources(ref):
+                yield Flow(source, index, ref, number)
         storages = {ref.storage for ref in op.inputs[:1]}
         in_place = op.name.split(".")[1].endswith("_") if "." in op.name else op.name.endswith("_")
         for ref in op.outputs:
@@ -55,6 +56,6 @@ def flows(trace: Trace) -> Iterator[Flow]:
                 written[ref.storage] = index
         if not op.outputs and op.inputs:
             written[op.inputs[0].storage] = index
-    for number, ref in enumerate(trace.outputs):
-        for source, port in sources(ref):
-            yield Flow(source, OUTPUT, ref, number if source != INPUT else port)
+    for result, ref in enumerate(trace.outputs):
+        for source, number in sources(ref):
+            yield Flow(source, OUTPUT, ref, number, result)

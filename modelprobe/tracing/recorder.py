@@ -91,13 +91,13 @@ def trace(
 ) -> Trace:
     """Run `model(*args, **kwargs)` once and return its ledger. The model is left exactly as it was.
 
-    With `device="meta"` no arithmetic is done and no weight is touched; a model that cannot run there (its control
-    flow depends on data, an operator has no kernel for `meta`) is run again where its weights are, with the tensors
-    that were given, and a note says so. With `device="real"` it runs where its weights are from the start. A forward
-    that differentiates is run again outside inference mode. `train` records a training-mode forward, `functions` also
-    the calls of torch's Python functions (`Trace.functions`). `follow` is given the inputs of the forward and what
-    tells which module runs, once for each forward that is tried, and returns a context for it. Random numbers are
-    seeded with `env["seed"]`, else 0.
+    With `device="meta"` no arithmetic is done and no weight is touched; a model that cannot run there (it depends on
+    data, an operator has no kernel for `meta`) is run again where its weights are, with the tensors that were given,
+    and a note says so. With `device="real"` it runs where its weights are from the start. A forward that differentiates
+    is run again outside inference mode. `train` records a training-mode forward, `functions` also the calls of torch's
+    Python functions (`Trace.functions`). `follow` is given the inputs of the forward and what tells which module runs,
+    once for each forward that is tried, and returns a context for it. Random numbers are seeded with `env["seed"]`,
+    else 0.
     Raises ModelRaised when the model raises, with the module and the shapes in flight; BadInput when real values
     are needed and the model or the inputs have none.
     """
@@ -215,7 +215,7 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
         if values.strangers:  # a forward may register what it makes
             values.register(model)
         changed = _changed(model, buffers, observer.written)
-        outputs = tuple(values.get(tensor) for _, tensor in leaves(out))
+        outputs = [(name, values.get(tensor)) for name, tensor in leaves(out)]
         values.blocks.open = False
     unasked = not meta and all(getattr(note, "kind", "") != "data-dependent" for note in setting.notes)
     told = (*said, *broken_notes(observer), *gaps(tree, observer, running, out, named, unasked))
@@ -224,16 +224,16 @@ def _record(model: nn.Module, args: Any, kwargs: Any, setting: Setting) -> tuple
 
 
 def _ledger(
-    tree: ModuleTree, observer: Observer, running: Running, ends: tuple[tuple[TensorRef, ...], tuple[TensorRef, ...]],
-    named: dict[int, str], setting: Setting, changed: frozenset[str] = frozenset(), told: Sequence[Note] = (),
-    called: Sequence[FunctionCall] = (),
+    tree: ModuleTree, observer: Observer, running: Running,
+    ends: tuple[tuple[TensorRef, ...], Sequence[tuple[str, TensorRef]]], named: dict[int, str], setting: Setting,
+    changed: frozenset[str] = frozenset(), told: Sequence[Note] = (), called: Sequence[FunctionCall] = (),
 ) -> Trace:  # fmt: skip
-    """What was recorded; `ends` are the inputs and the outputs."""
+    """What was recorded; `ends` are the inputs, and the outputs with their names."""
     ops = tuple(observer.ops)
-    calls = tuple(call.frozen(len(ops)) for call in running.calls)
     return Trace(
-        tree, ops, calls, *ends, named, changed, (*setting.notes, *told), dict(setting.env),
-        tuple(observer.composites), tuple(called), observer.threads, observer.values.blocks.frozen(),
+        tree, ops, tuple(call.frozen(len(ops)) for call in running.calls), ends[0], tuple(ref for _, ref in ends[1]),
+        named, changed, (*setting.notes, *told), dict(setting.env), tuple(observer.composites), tuple(called),
+        observer.threads, observer.values.blocks.frozen(), tuple(name for name, _ in ends[1]),
     )  # fmt: skip
 
 

@@ -274,8 +274,9 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Trace:
-    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name. `functions` is
-    empty unless the recording was asked for them. `threads`: the forward ran in more than one."""
+    """One recorded forward pass. `named` says which values are inputs, parameters and buffers, by name; `output_names`
+    where each output stands in the result (`aux[0]`, "" for all of it). `functions` is empty unless the recording was
+    asked for them. `threads`: the forward ran in more than one."""
 
     tree: ModuleTree
     ops: tuple[OpCall, ...]
@@ -290,6 +291,7 @@ class Trace:
     functions: tuple[FunctionCall, ...] = ()
     threads: bool = False
     storages: tuple[StorageRecord, ...] = ()
+    output_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         name = self.env.get("model") or self.tree.cls
@@ -334,10 +336,8 @@ class Trace:
 
     @cached_property
     def peak_bytes(self) -> int | None:
-        """The most that weights, buffers, inputs and results take at once, and what operators take by their parts.
-
-        None of a trace whose storages are not known. What kernels take beside is no part of it.
-        """
+        """The most that weights, buffers, inputs, results and the parts of operators take at once; what kernels take
+        beside is no part of it. None of a trace whose storages are not known."""
         if not self.storages:
             return None
         change = [0] * (len(self.ops) + 2)

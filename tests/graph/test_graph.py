@@ -96,8 +96,22 @@ def test_a_shared_module_is_a_box_for_each_call() -> None:
         "shared under 2 names", "call 2, shared under 2 names", "call 3, shared under 2 names",
     ]  # fmt: skip
     assert [node.name for node in graph.nodes if node.kind in ("input", "output")] == [
-        "input[0]", "input[1]", "output 0", "output 1",
+        "input[0]", "input[1]", "output[0]", "output[1]",
     ]  # fmt: skip
+
+
+class Named(nn.Module):
+    """A dict of results, one of them in a list, one what was given."""
+
+    def forward(self, image, mask):
+        return {"out": image * 2, "aux": [image + mask], "mask": mask}
+
+
+def test_results_are_called_as_the_model_calls_them() -> None:
+    graph = graph_from(Named(), torch.zeros(1, 4), torch.zeros(1, 4))
+    assert {(source, target) for source, target in edge_names(graph) if target not in ("mul", "add")} == {
+        ("mul", "out"), ("add", "aux[0]"), ("input[1]", "mask"),
+    }  # fmt: skip
 
 
 def test_depth_closes_what_lies_below() -> None:
