@@ -48,14 +48,28 @@ NUMPY_START = b"\x93NUMPY"
 _OBJECTS = re.compile(rb"['\"][<>=|]?O\d*['\"]")
 """The type of Python objects in numpy's header, also of one field among others."""
 
+_STORED = re.compile(r"(^|/)(data|constants|weights|xl_model_weights)/[a-z_]*\d+$")
+"""Members of torch's archives that hold the bytes of a tensor and nothing else."""
 
-def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
-    """Every pickle and piece of code in a file, whatever its format; and what was not read, as `unread`."""
+
+def inspect(
+    source: ByteSource,
+    limits: ReadLimits,
+    where: str = "",
+    depth: int = 0,
+    *,
+    named: bool = False,
+    script: bool = False,
+) -> Iterator[Executable]:
+    """Every pickle and piece of code in a file, whatever its format; and what was not read, as `unread`.
+
+    `named`: its name says that it is a pickle. `script`: it is code of a TorchScript archive.
+    """
     head = source.read(0, 512)
     if not head.strip(b"\0"):
         yield Executable(where, "unread", error="it is empty" if not head else "it begins with zeros only")
         return
-    yield from _code(source, head, where, where or source.name)
+    yield from _code(source, head, where, where or source.name, script=script)
     kind = containers.container_kind(head)
     if kind or head[:4] == b"PK\3\4":
         if depth >= MAX_ARCHIVES:
@@ -68,7 +82,7 @@ def inspect(source: ByteSource, limits: ReadLimits, where: str = "", depth: int 
         yield Executable(where, "unread", error=f"{containers.unopened(head)} is not opened", container=True)
     elif head[:6] == NUMPY_START:
         yield from _object_array(source, head, where, limits)
-    elif head[:1] == OPENERS[:1] and looks_pickled(head):
+    elif named or (head[:1] == OPENERS[:1] and looks_pickled(head)):
         yield from _consecutive(source, where, limits)
     else:
         yield from _of_no_magic(source, head, where, limits)
@@ -105,7 +119,8 @@ def _behind_end(tail: ByteSource, where: str, limits: ReadLimits, depth: int) ->
 def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """What begins like nothing that is known to run: a pickle may begin with any value, and stand behind anything."""
     found = list(_consecutive(source, where, limits) if looks_pickled(head) else _calling(source, where, limits))
-    found = [one for one in found if not one.error or comes_to_call(one)]  # or it is a text with such a first letter
+    source_text = _reads_as_text(head) and not any(map(importable, found))  # whose first letter is an opcode
+    found = [one for one in found if not one.error or comes_to_call(one)]
     yield from found
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         yield from _hdf5(source, where, limits)
@@ -118,7 +133,7 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
     yield from _beside_numbers(source, head, where, limits)
     if not found and containers.is_deflated(head):
         yield from _parts(source, "deflate", limits, where, 1)
-    elif not found and (why := _why_unread(source, head)):
+    elif not found and (why := _why_unread(source, head, source_text)):
         yield Executable(where, "unread", error=why)
         if why.startswith(UNKNOWN_FORMAT):  # it may be msgpack, or another one that holds bytes
             yield from _first_calling(Span(source, 0, min(source.size, MAX_TEXT)), where, limits, 0)
@@ -174,17 +189,17 @@ def _reads_as_text(head: bytes) -> bool:
     return b"\0" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) * 20 < len(head)
 
 
-def _why_unread(source: ByteSource, head: bytes) -> str:
+def _why_unread(source: ByteSource, head: bytes, source_text: bool) -> str:
     """Why nothing can be said of a file; empty for formats that hold numbers, texts and no code."""
     from modelprobe.checkpoint.recognise import Kind, recognise
 
     try:
-        kind = recognise(source)
+        pickled = recognise(source) is Kind.PICKLE and not source_text
     except BadInput as error:
         if _reads_as_text(head) and "LFS" not in error.message and "web page" not in error.message:
             return ""
         return error.message.removeprefix(f"{source.name} ")
-    return "" if kind is not Kind.PICKLE else "its bytes are of no known format"
+    return "its bytes are of no known format" if pickled else ""
 
 
 def looks_pickled(head: bytes) -> bool:
@@ -207,7 +222,7 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
         named = name.endswith((".pkl", ".pickle", ".pt", ".pth", ".debug_pkl"))
         if member.size < 2:
             continue
-        if not named and "/data/" in name and name.rpartition("/")[2].isdigit():
+        if not named and _STORED.search(name):
             yield from _in_storage(archive, member, spot, limits)
             continue
         try:
@@ -217,9 +232,12 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
                     yield from unaffordable(limits, spot)
                     continue
                 feed = Memory(feed.read(0, feed.size), source.name)
-            script = "/code/" in name and f"{name.partition('/code/')[0]}/constants.pkl" in archive.members
-            yield from _code(feed, feed.read(0, 512), spot, name, script=script and name.endswith(".py"))
-            yield from _zip_member(feed, spot, named, limits, depth, source.size > feed.size)
+            if isinstance(feed, Inflated):
+                yield from _large_member(feed, spot, named, limits)
+                continue
+            script = name.endswith(".py") and "/code/" in name
+            script = script and f"{name.partition('/code/')[0]}/constants.pkl" in archive.members
+            yield from inspect(feed, limits, spot, depth + 1, named=named, script=script)
         except ProbeError as error:
             yield Executable(spot, "unread" if not named else "pickle", error=error.message, container=True)
 
@@ -232,26 +250,17 @@ def _in_storage(archive: ZipDirectory, member: Member, spot: str, limits: ReadLi
             yield from _calling(feed, spot, limits)
 
 
-def _zip_member(
-    feed: ByteSource, spot: str, named: bool, limits: ReadLimits, depth: int, smaller: bool
-) -> Iterator[Executable]:
+def _large_member(feed: Inflated, spot: str, named: bool, limits: ReadLimits) -> Iterator[Executable]:
+    """A compressed member that is not held: only what stands at its begin is looked at."""
     head = feed.read(0, 512)
-    kind = containers.container_kind(head)
     if head[:6] == NUMPY_START:
         yield from _object_array(feed, head, spot, limits)
-    elif (kind or head[:4] == b"PK\3\4") and not isinstance(feed, Inflated):
-        yield from inspect(feed, limits, spot, depth + 1) if smaller or kind else ()
-    elif kind or containers.unopened(head):
-        yield Executable(spot, "unread", error="an archive inside an archive that is too large", container=True)
-    elif named or (head[:1] == b"\x80" and looks_pickled(head)):
+    elif named or (head[:1] == OPENERS[:1] and looks_pickled(head)):
         yield from _consecutive(feed, spot, limits)
-    elif not isinstance(feed, Inflated):
-        found = list(_calling(feed, spot, limits))
-        yield from found
-        if found or not _reads_as_text(head):
-            return
-        yield from _encoded(feed, 0, min(feed.size, MAX_TEXT), spot, limits, 1)
-        yield from _text_remarks(feed, spot)
+    else:
+        packed = bool(containers.container_kind(head) or containers.unopened(head))
+        error = "an archive inside an archive that is too large" if packed else "a compressed member that is too large"
+        yield Executable(spot, "unread", error=error, container=packed)
 
 
 def _object_array(feed: ByteSource, head: bytes, name: str, limits: ReadLimits) -> Iterator[Executable]:

@@ -12,14 +12,17 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelprobe.checkpoint.answers.scan import scan
 from modelprobe.checkpoint.pickle.globals import Trust
 from tests.checkpoint.scan.test_attacks import by_global
+from tests.checkpoint.seeds import zipped
 
 SYSTEM = by_global("os", "system", ("true",))
 
@@ -80,6 +83,32 @@ def test_msgpack(tmp_path: Path) -> None:
         assert scan(tmp_path / "m.msgpack").worst is Trust.DANGEROUS
     (tmp_path / "m.msgpack").write_bytes(b"\x81\xa1w\xc4\x64" + bytes(range(100)))
     assert scan(tmp_path / "m.msgpack").worst is Trust.UNKNOWN
+
+
+def safetensors(tensors: dict[str, bytes], note: str = "") -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"note": note}}
+    at = 0
+    for name, raw in tensors.items():
+        header[name] = {"dtype": "U8", "shape": [len(raw)], "data_offsets": [at, at := at + len(raw)]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(tensors.values())
+
+
+IN_ZIP: dict[str, tuple[bytes, Trust]] = {
+    "m.onnx": (onnx(b"../../../etc/passwd"), Trust.SUSPICIOUS),
+    "m.gguf": (gguf(b"{{ ''.__class__.__mro__ }}"), Trust.SUSPICIOUS),
+    "m.safetensors": (safetensors({}, base64.b64encode(SYSTEM).decode()), Trust.DANGEROUS),
+    "larger.zip": (zipped({"zeros.bin": bytes(1 << 20), "m.pkl": SYSTEM}), Trust.DANGEROUS),
+}
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("name", IN_ZIP)
+def test_a_file_in_a_zip_is_read_as_by_itself(name: str, how: int, tmp_path: Path) -> None:
+    raw, trust = IN_ZIP[name]
+    (tmp_path / name).write_bytes(raw)
+    (tmp_path / "all.zip").write_bytes(zipped({name: raw}, how))
+    assert (scan(tmp_path / name).worst, scan(tmp_path / "all.zip").worst) == (trust, trust)
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
