@@ -14,14 +14,15 @@ from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.nodes import Blob
 from modelprobe.checkpoint.pickle.reader import BrokenPickle, read_pickle
 from modelprobe.checkpoint.scan import containers
-from modelprobe.checkpoint.scan.binary import end_of_metadata, onnx_findings
+from modelprobe.checkpoint.scan.binary import GGUF_STARTS, onnx_findings, tensor_places
 from modelprobe.checkpoint.scan.code import code_in
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
 from modelprobe.checkpoint.scan.found import Executable, affordable, comes_to_call, importable, unaffordable
+from modelprobe.checkpoint.scan.heads import UNKNOWN_FORMAT, begins_pickle, looks_pickled, reads_as_text, why_unread
 from modelprobe.checkpoint.scan.split import joined_lists
 from modelprobe.checkpoint.scan.tails import end_of_format
-from modelprobe.checkpoint.scan.texts import in_text, pickles_in
-from modelprobe.errors import BadInput, ProbeError
+from modelprobe.checkpoint.scan.texts import in_text, pickles_in, unescaped
+from modelprobe.errors import ProbeError
 
 MAX_CONSECUTIVE = 1_000
 MAX_NESTED = 50_000
@@ -33,15 +34,16 @@ MAX_ARCHIVES = 5
 MAX_TEXT = 32 << 20
 """Bytes of a text that are searched for pickles in base64."""
 
+MAX_ONNX_TEXT = 1 << 18
+"""Bytes of an ONNX file, at its begin and at its end, that are searched for them: the rest are numbers."""
+
 MAX_INFLATED_BYTES = 64 << 20
 """Bytes of a compressed pickle up to which what is nested in it is followed."""
 
 TORCH_PACKAGE = ".data/extern_modules"
-OPENERS = b"\x80(]}c"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 """The opcodes that name something to import."""
 
-UNKNOWN_FORMAT = "has an unknown format"
 NUMPY_START = b"\x93NUMPY"
 
 
@@ -82,7 +84,8 @@ def inspect(
         yield Executable(where, "unread", error=f"{containers.unopened(head)} is not opened", container=True)
     elif head[:6] == NUMPY_START:
         yield from _object_array(source, head, where, limits)
-    elif named or (head[:1] == OPENERS[:1] and looks_pickled(head)):
+        yield from _in_tensors(source, head, where, limits)
+    elif named or begins_pickle(head):
         yield from _consecutive(source, where, limits)
     else:
         yield from _of_no_magic(source, head, where, limits)
@@ -119,35 +122,56 @@ def _behind_end(tail: ByteSource, where: str, limits: ReadLimits, depth: int) ->
 def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """What begins like nothing that is known to run: a pickle may begin with any value, and stand behind anything."""
     found = list(_consecutive(source, where, limits) if looks_pickled(head) else _calling(source, where, limits))
-    source_text = _reads_as_text(head) and not any(map(importable, found))  # whose first letter is an opcode
+    source_text = reads_as_text(head) and not any(map(importable, found))  # whose first letter is an opcode
     found = [one for one in found if not one.error or comes_to_call(one)]
     yield from found
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         yield from _hdf5(source, where, limits)
         return
-    if _reads_as_text(head) and not found:
-        yield from _encoded(source, 0, min(source.size, MAX_TEXT), where or "the text", limits, 1)
+    if reads_as_text(head) and not found:
+        yield from _in_strings(source, 0, min(source.size, MAX_TEXT), where or "the text", limits)
     elif head[8:9] == b"{":  # the header of a safetensors file
-        yield from _encoded(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits, 1)
+        yield from _in_strings(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits)
     yield from _text_remarks(source, where)
     yield from _beside_numbers(source, head, where, limits)
     if not found and containers.is_deflated(head):
         yield from _parts(source, "deflate", limits, where, 1)
-    elif not found and (why := _why_unread(source, head, source_text)):
+    elif not found and (why := why_unread(source, head, source_text)):
         yield Executable(where, "unread", error=why)
         if why.startswith(UNKNOWN_FORMAT):  # it may be msgpack, or another one that holds bytes
             yield from _first_calling(Span(source, 0, min(source.size, MAX_TEXT)), where, limits, 0)
 
 
+def _in_strings(source: ByteSource, start: int, stop: int, where: str, limits: ReadLimits) -> Iterator[Executable]:
+    """The pickles in a text: encoded, or letter by letter as JSON and YAML write bytes."""
+    yield from _encoded(source, start, stop, where, limits, 1)
+    text = source.read(start, min(stop - start, MAX_TEXT))
+    if b"\\" in text:
+        yield from _first_calling(Memory(unescaped(text), source.name), where, limits, 0)
+
+
+def _in_tensors(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
+    """The bytes of a tensor, where they are a pickle that calls something."""
+    for at in tensor_places(source, head, limits):
+        if looks_pickled(source.read(at, 2)):
+            spot = f"{where or 'the file'} at byte {at:,}, in a tensor"
+            yield from _calling(Span(source, at, source.size - at), spot, limits)
+
+
 def _beside_numbers(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """What GGUF and ONNX hold beside numbers; and that the end of a long text is not searched."""
-    if head[:4] in (b"GGUF", b"FUGG"):
-        stop = min(end_of_metadata(source, limits), MAX_TEXT)
+    yield from _in_tensors(source, head, where, limits)
+    if head[:4] in GGUF_STARTS:
+        stop = min((at for at in tensor_places(source, head, limits) if at > 0), default=source.size)
+        stop = min(stop, MAX_TEXT)
         yield from _encoded(source, 0, stop, where, limits, 1)
         yield from _first_calling(Span(source, 0, stop), where, limits, 0)
     elif looks_like_onnx(source):
         yield from (Executable(where, "remark", remarks=(text,)) for text in onnx_findings(source, limits))
-    elif source.size > MAX_TEXT and _reads_as_text(head):
+        yield from _first_calling(Span(source, 0, min(source.size, MAX_TEXT)), where, limits, 0)
+        for start in {0, max(0, source.size - MAX_ONNX_TEXT)}:  # its notes stand before and behind the graph
+            yield from _encoded(source, start, min(source.size, start + MAX_ONNX_TEXT), where, limits, 1)
+    elif source.size > MAX_TEXT and reads_as_text(head):
         yield Executable(where, "unread", error=f"of a text the first {MAX_TEXT >> 20} MiB are searched for pickles")
 
 
@@ -183,28 +207,6 @@ def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth:
             for found in inspect(part.data, limits, spot, depth + 1):
                 if kind != "tar" or found.kind != "unread" or found.container:
                     yield found
-
-
-def _reads_as_text(head: bytes) -> bool:
-    return b"\0" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) * 20 < len(head)
-
-
-def _why_unread(source: ByteSource, head: bytes, source_text: bool) -> str:
-    """Why nothing can be said of a file; empty for formats that hold numbers, texts and no code."""
-    from modelprobe.checkpoint.recognise import Kind, recognise
-
-    try:
-        pickled = recognise(source) is Kind.PICKLE and not source_text
-    except BadInput as error:
-        if _reads_as_text(head) and "LFS" not in error.message and "web page" not in error.message:
-            return ""
-        return error.message.removeprefix(f"{source.name} ")
-    return "its bytes are of no known format" if pickled else ""
-
-
-def looks_pickled(head: bytes) -> bool:
-    """Whether bytes could begin a pickle."""
-    return len(head) > 1 and (head[0] in OPENERS[1:] or (head[0] == OPENERS[0] and head[1] <= 5))
 
 
 def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
@@ -255,7 +257,7 @@ def _large_member(feed: Inflated, spot: str, named: bool, limits: ReadLimits) ->
     head = feed.read(0, 512)
     if head[:6] == NUMPY_START:
         yield from _object_array(feed, head, spot, limits)
-    elif named or (head[:1] == OPENERS[:1] and looks_pickled(head)):
+    elif named or begins_pickle(head):
         yield from _consecutive(feed, spot, limits)
     else:
         packed = bool(containers.container_kind(head) or containers.unopened(head))
@@ -341,7 +343,7 @@ def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: in
     """The pickles in what an encoded text stands for, compressed ones too, and those that are encoded again."""
     span = Memory(data, name)
     kind = containers.container_kind(data[:512])
-    if data[:1] == b"\x80" and looks_pickled(data):
+    if begins_pickle(data):
         yield from (found for found in _consecutive(span, spot, limits, depth) if found.globals)
         return
     if depth >= MAX_ARCHIVES:
@@ -353,8 +355,8 @@ def _of_decoded(data: bytes, name: str, spot: str, limits: ReadLimits, depth: in
     elif containers.is_deflated(data[:512]):
         yield from filter(comes_to_call, _parts(span, "deflate", limits, spot, depth + 1))
     elif any(opcode in data for opcode in NAMING):
-        yield from _calling(span, spot, limits, depth)
-    if data[:512].isascii() and _reads_as_text(data[:512]):
+        yield from _behind(span, spot, limits, depth)  # letters before it may look like some of its own
+    if data[:512].isascii() and reads_as_text(data[:512]):
         yield from _encoded(span, 0, span.size, spot, limits, depth + 1)
 
 
@@ -372,7 +374,7 @@ def _nested_pickles(blob: Blob, where: str, limits: ReadLimits, depth: int) -> I
     span = place_in_file if as_bytes is None else Memory(as_bytes, blob.feed.name)
     head = blob.data[:512] if blob.data is not None else span.read(0, 512)
     place = f"{where or 'the pickle'} at byte {blob.offset:,}"
-    if head[:1] == b"\x80" and looks_pickled(head):
+    if begins_pickle(head):
         yield from (found for found in _consecutive(span, place, limits, depth) if found.globals or not found.error)
     elif containers.container_kind(head) or head[:4] == b"PK\3\4":
         yield from filter(comes_to_call, inspect(span, limits, place, depth))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import bz2
 import gzip
+import io
 import json
 import lzma
 import pickle
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modelprobe.checkpoint.answers.scan import scan
@@ -92,6 +94,36 @@ def safetensors(tensors: dict[str, bytes], note: str = "") -> bytes:
         header[name] = {"dtype": "U8", "shape": [len(raw)], "data_offsets": [at, at := at + len(raw)]}
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + b"".join(tensors.values())
+
+
+def array(raw: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.frombuffer(raw, np.uint8))
+    return buffer.getvalue()
+
+
+OLD = b"cos\nsystem\n(S'true'\ntR."
+"""A pickle of protocol 0, which is a text."""
+
+HELD: dict[str, Callable[[bytes], bytes]] = {
+    "x.safetensors": lambda raw: safetensors({"a": b"1" * 9, "b": raw}),
+    "note.safetensors": lambda raw: safetensors({}, raw.decode("latin-1")),
+    "x.npy": array,
+    "x.npz": lambda raw: zipped({"a.npy": array(raw)}, zipfile.ZIP_DEFLATED),
+    "x.json": lambda raw: json.dumps({"a": raw.decode("latin-1")}).encode(),
+    "x.onnx": lambda raw: field(2, b"pytorch") + field(6, raw) + onnx(),
+    "base64.onnx": lambda raw: field(2, b"pytorch") + field(6, base64.b64encode(raw)) + onnx(),
+}
+
+
+@pytest.mark.parametrize("raw", [SYSTEM, OLD], ids=["4", "0"])
+@pytest.mark.parametrize("name", HELD)
+def test_bytes_of_tensors_and_letters_of_texts(name: str, raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(HELD[name](raw))
+    assert scan(tmp_path / name).worst is Trust.DANGEROUS
+    harmless = pickle.dumps({"a": 1}) if raw is SYSTEM else b"configs\nmodel\n(lp0\n."
+    (tmp_path / name).write_bytes(HELD[name](harmless))
+    assert scan(tmp_path / name).worst is Trust.HARMLESS
 
 
 IN_ZIP: dict[str, tuple[bytes, Trust]] = {
