@@ -146,15 +146,7 @@ def _zoo_target(spec: str, name: str, library: str) -> Target:
     source = ZooSource(wanted[0], name)
     if tag:
         _check_tag(architecture, tag)
-    return Target(spec, name, wanted[0], source, _both_zoos(name, wanted) if not library else ())
-
-
-def _both_zoos(name: str, wanted: Sequence[str]) -> tuple[Note, ...]:
-    if len(wanted) < 2:
-        return ()
-    return (
-        Note(f"{name} is in torchvision and in timm: torchvision's was taken; timm:{name} is the other", Level.INFO),
-    )
+    return Target(spec, name, wanted[0], source)
 
 
 def _renamed_target(spec: str, name: str, library: str) -> Target:

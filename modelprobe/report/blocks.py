@@ -135,6 +135,9 @@ class Figure:
     preview: Pixels = ()
 
 
+ZOOS = ("torchvision", "timm")
+"""Libraries that have some names in common."""
+
 Block: TypeAlias = "Facts | Table | Note | Figure"
 
 
@@ -153,6 +156,14 @@ class Report:
     env: Mapping[str, Any] = field(default_factory=dict)
     flat_csv: bool = False
     data_table: Table | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title as people read it: a name of a zoo with the zoo, since another may have that name too."""
+        name, origin = self.env.get("model"), self.env.get("origin")
+        if name and origin in ZOOS and self.title.startswith(f"{name}:"):
+            return f"{name} ({origin}){self.title[len(name) :]}"
+        return self.title
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -186,7 +186,7 @@ def refused(cli, code, *arguments):
     ("source", "code", "expected"),
     [
         (b"", 2, "bad.py has no 'Net' | it defines no torch.nn.Module and no factory"),
-        (b"\x00\x01\x02", 4, "bad.py failed: SyntaxError: source code"),
+        (b"\x00\x01\x02", 4, "Error: source code"),  # a ValueError before Python 3.11.4
         (b"x = '\xff'\n", 4, "bad.py:1: SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff"),
         (b"x = 1\ndef f(:\n", 4, "bad.py failed: bad.py:2: SyntaxError: invalid syntax"),
         (b"def f():\n    return {}['k']\nf()\n", 4, "bad.py:2 in f: KeyError: 'k' | --debug shows the traceback"),

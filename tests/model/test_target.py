@@ -14,7 +14,6 @@ from modelprobe.model.skip_init import building_on_meta
 from modelprobe.model.target import resolve
 from modelprobe.model.zoo import libraries
 from modelprobe.model.zoo import names as zoo
-from modelprobe.report.blocks import Level
 
 
 def message(spec, *settings, error=BadInput):
@@ -25,13 +24,10 @@ def message(spec, *settings, error=BadInput):
     return f"{caught.value.message} | {caught.value.hint}"
 
 
-def test_torchvision_first_and_the_other_is_named():
+def test_torchvision_first():
     target = resolve("resnet50")
     assert (target.spec, target.name, target.origin) == ("resnet50", "resnet50", "torchvision")
-    assert [note.text for note in target.notes] == [
-        "resnet50 is in torchvision and in timm: torchvision's was taken; timm:resnet50 is the other"
-    ]
-    assert target.notes[0].level is Level.INFO
+    assert target.notes == ()
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,20 @@ def test_a_torchvision_of_another_torch_is_named_with_its_remedy():
 
 def test_brief_is_what_every_json_carries():
     assert set(brief()) == {"modelprobe", "python", "torch"}
+
+
+@pytest.mark.parametrize("name", ["terminal", "markdown", "html"])
+def test_the_heading_says_which_zoo_a_name_is_of(name: str) -> None:
+    """Several zoos have some names; a path of a person's own, or a report of several models, is left as it is."""
+    env = {"model": "resnet50", "origin": "timm"}
+    texts = {
+        title: RENDERERS[name].render(Report(title, "modelprobe.test/1", (), env=given), Style(80))
+        for title, given in {
+            "resnet50: summary": env,
+            "Comparison": env,
+            "net.py: summary": {"model": "net.py", "origin": "python file"},
+        }.items()
+    }  # fmt: skip
+    assert "resnet50 (timm): summary" in texts["resnet50: summary"]
+    assert "(timm)" not in texts["Comparison"]
+    assert "net.py: summary" in texts["net.py: summary"]

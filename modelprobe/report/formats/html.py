@@ -44,7 +44,7 @@ def render(report: Report, style: Style) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="modelprobe">\n'
-        f"<title>{esc(report.title)}</title>\n<style>{PAGE_CSS}{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{esc(report.heading)}</title>\n<style>{PAGE_CSS}{CSS}</style>\n</head>\n<body>\n"
         f"{_html_article(report)}\n<script>{JS}</script>\n</body>\n</html>\n"
     )
 
@@ -63,7 +63,7 @@ def esc(foreign: str) -> str:
 
 def _html_article(report: Report) -> str:
     parts = [
-        f'<article class="mp">\n<h1>{esc(report.title)}</h1>',
+        f'<article class="mp">\n<h1>{esc(report.heading)}</h1>',
         blocks_html(report.blocks),
         foot(report),
         "</article>",

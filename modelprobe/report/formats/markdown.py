@@ -19,7 +19,7 @@ def render(report: Report, style: Style) -> str:
     """The title, the blocks in order, then the notes as quotes."""
     blocks = [_markdown_block(block) for block in report.blocks if not isinstance(block, Note)]
     notes = [f"> **{note.level.value}**: {escape(note.text)}" for note in report.notes]
-    return "\n\n".join([f"## {escape(report.title)}", *blocks, *notes]) + "\n"
+    return "\n\n".join([f"## {escape(report.heading)}", *blocks, *notes]) + "\n"
 
 
 def escape(foreign: str) -> str:

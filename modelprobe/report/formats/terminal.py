@@ -26,7 +26,7 @@ NOTES = {Level.INFO: ("note", "blue"), Level.ASSUMED: ("assumed", "yellow"), Lev
 
 def render(report: Report, style: Style) -> str:
     """The title, the blocks in order, the notes last. No line is wider than `style.width` or ends in a space."""
-    lines = [*wrap(report.title, style, "bold")]
+    lines = [*wrap(report.heading, style, "bold")]
     for pictures, group in groupby(report.blocks, lambda block: isinstance(block, Figure)):
         if pictures:
             lines += [Text(), *_figure_lines([block for block in group if isinstance(block, Figure)], style)]

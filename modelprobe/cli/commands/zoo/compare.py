@@ -94,6 +94,7 @@ def command(
         check_target(plot, force=report.force)
     from modelprobe.environment import brief
     from modelprobe.model.zoo.index import read_catalogue
+    from modelprobe.report.blocks import ZOOS
     from modelprobe.zoo.compare import CompareResult, aligned_layers, compared
 
     catalogue, models, traces, notes = read_catalogue(), [], [], []
@@ -101,7 +102,8 @@ def command(
         trace = _run_of(target, inputs, batch)
         known = catalogue.get(f"{trace.env.get('origin')}:{trace.env.get('model')}")
         top1 = known.top1 if known is not None and not inputs and not is_trace_file(target) else None
-        models.append(compared(target, trace, top1))
+        both = all(catalogue.get(f"{zoo}:{target}") is not None for zoo in ZOOS)
+        models.append(compared(f"{trace.env['origin']}:{target}" if both else target, trace, top1))
         traces.append(trace)
         notes += [replace(note, text=f"{target}: {note.text}") for note in trace.notes]
     levels = report.depth(depth)
