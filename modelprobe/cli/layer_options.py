@@ -130,7 +130,9 @@ def _drawn(roofs: Roofline, model: str, path: Path, force: bool) -> Roofline:
     from modelprobe.files.atomic import atomic_write
     from modelprobe.vision.pictures.curves import roofline_plot
 
-    points = [(one.intensity, one.flops_per_s, one.seconds) for one in roofs.layers if one.flops]
+    points = [
+        (one.intensity, one.flops_per_s, one.seconds, f"bound by {one.bound}") for one in roofs.layers if one.flops
+    ]
     labels = [one.path or one.cls for one in roofs.hot if one.flops]
     both = [one for one in (roofs.peaks, roofs.convolution_peaks) if one is not None]
     peaks = [(one.flops_per_s, one.bytes_per_s) for one in both]

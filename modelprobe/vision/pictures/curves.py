@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from PIL import Image
@@ -96,14 +97,49 @@ def scatter_plot(
         axes.plot(*zip(*points, strict=True), "o", markersize=4, color="0.65")
     if front.points:
         axes.plot(*zip(*front.points, strict=True), "o-", markersize=5, label=front.label)
-    for label, at in zip(labels, front.points, strict=True):
-        axes.annotate(label, at, xytext=(4, -9), textcoords="offset points", fontsize=6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.grid(alpha=0.3)
     if front.points:
         axes.legend(loc="lower right")
+    _label(axes, list(zip(labels, front.points, strict=True)), line=True)
     return _png(axes)
+
+
+def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], line: bool = False) -> None:
+    """Write each label near its point, where it covers the least of other labels, of points and of the line by them."""
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    axes.figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    points = axes.transData.transform([at for _, at in labels]).reshape(-1, 2)
+    spots = [*points]
+    for one, other in pairwise(points) if line else ():
+        spots += [*np.linspace(one, other, 2 + int(np.hypot(*(other - one)) // 6))]
+    covered = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in spots]
+    covered += [legend.get_window_extent()] if (legend := axes.get_legend()) else []
+    for label, at in labels:
+        written = axes.annotate(
+            label, at, xytext=(0, 0), textcoords="offset points", fontsize=6, va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        best = (len(covered) + 1, (7, 0))
+        for place in (
+            (side * far, up * far) for far in (7, 14, 24, 36) for up in (0, -1, 1, -0.5, 0.5) for side in (1, -1)
+        ):
+            box = _placed(written, place)
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            best = min(best, (box.count_overlaps(covered), place), key=lambda one: one[0]) if inside else best
+            if best[0] == 0:
+                break
+        covered.append(_placed(written, best[1]))
+
+
+def _placed(label: Any, place: tuple[float, float]) -> Any:
+    """The box of a label that is put there, in points from what it is of."""
+    label.set(position=place, ha="left" if place[0] > 0 else "right")
+    return label.get_window_extent().padded(1)
 
 
 def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str) -> bytes:
@@ -136,34 +172,37 @@ def line_picture(channels: Any, heat: Any = None, title: str = "", cmap: str = "
 
 
 def roofline_plot(
-    points: Sequence[tuple[float, float, float]],
+    points: Sequence[tuple[float, float, float, str]],
     labels: Sequence[str],
     peaks: Sequence[tuple[float, float]],
     title: str,
 ) -> bytes:
-    """A PNG of points (FLOPs per byte, FLOP/s, weight) under roofs of FLOP/s and bytes/s, on logarithmic axes.
+    """A PNG of points (FLOPs per byte, FLOP/s, weight, kind) under roofs of FLOP/s and bytes/s, on logarithmic axes.
 
-    `labels` are of the first points; the area of a point is its weight. A second roof is that of convolutions.
+    `labels` are of the first points; the area of a point is its weight, each kind has a color. A second roof is that
+    of convolutions.
     """
     from matplotlib.ticker import EngFormatter
 
     axes = _new_axes(title, "FLOPs per byte", "FLOP/s")
     ridges = [flops / bandwidth for flops, bandwidth in peaks]
-    xs = [x for x, _, _ in points] + [min(ridges) / 4, max(ridges) * 4]
+    xs = [point[0] for point in points] + [min(ridges) / 4, max(ridges) * 4]
     named = ("measured peaks", "measured peaks, convolutions (TF32)")
     for ridge, (flops, bandwidth), style, label in zip(ridges, peaks, ("-", "--"), named, strict=False):
         roof = sorted([min(xs) / 2, ridge, max(xs) * 2])
         axes.plot(roof, [min(flops, x * bandwidth) for x in roof], color="0.3", linestyle=style, label=label)
-    heaviest = max((weight for _, _, weight in points), default=1)
-    for place, (x, y, weight) in enumerate(points):
-        axes.plot(x, y, "o", markersize=3 + 15 * (weight / heaviest) ** 0.5, color=f"C{place % 10}", alpha=0.6)
-    for place, (label, (x, y, _)) in enumerate(zip(labels, points, strict=False)):
-        axes.annotate(label, (x, y), xytext=(8, -4 - 9 * (place % 3)), textcoords="offset points", fontsize=6)
+    heaviest = max((point[2] for point in points), default=1)
+    for kind in sorted({point[3] for point in points}):
+        x, y, weights = zip(*(point[:3] for point in points if point[3] == kind), strict=True)
+        areas = [(3 + 15 * (weight / heaviest) ** 0.5) ** 2 for weight in weights]
+        axes.scatter(x, y, areas, label=kind, alpha=0.6, linewidths=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(EngFormatter())
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+    for handle in axes.legend(loc="lower right", fontsize=8).legend_handles[len(peaks) :]:
+        handle.set_sizes([30])
+    _label(axes, [(label, point[:2]) for label, point in zip(labels, points, strict=False)])
     return _png(axes)
 
 
