@@ -117,29 +117,31 @@ def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], line: b
     spots = [*points]
     for one, other in pairwise(points) if line else ():
         spots += [*np.linspace(one, other, 2 + int(np.hypot(*(other - one)) // 6))]
-    covered = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in spots]
-    covered += [legend.get_window_extent()] if (legend := axes.get_legend()) else []
+    drawn = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in spots]
+    texts = [legend.get_window_extent()] if (legend := axes.get_legend()) else []
+    tries = [(side * far, up * far) for far in (7, 14, 24, 36) for up in (0, -1, 1, -0.5, 0.5) for side in (1, -1)]
     for label, at in labels:
         written = axes.annotate(
             label, at, xytext=(0, 0), textcoords="offset points", fontsize=6, va="center",
             arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
-        best = (len(covered) + 1, (7, 0))
-        for place in (
-            (side * far, up * far) for far in (7, 14, 24, 36) for up in (0, -1, 1, -0.5, 0.5) for side in (1, -1)
-        ):
+        least, best = (len(texts) + 1, 0), tries[0]
+        for place in tries:
             box = _placed(written, place)
             inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
-            best = min(best, (box.count_overlaps(covered), place), key=lambda one: one[0]) if inside else best
-            if best[0] == 0:
-                break
-        covered.append(_placed(written, best[1]))
+            covered = (box.count_overlaps(texts), box.count_overlaps(drawn))
+            if inside and covered < least:
+                least, best = covered, place
+        texts.append(_placed(written, best))
 
 
 def _placed(label: Any, place: tuple[float, float]) -> Any:
     """The box of a label that is put there, in points from what it is of."""
+    from matplotlib.text import Text
+
     label.set(position=place, ha="left" if place[0] > 0 else "right")
-    return label.get_window_extent().padded(1)
+    label.get_window_extent()  # moves it there, and tells the extent with its line
+    return Text.get_window_extent(label).padded(1)
 
 
 def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], title: str) -> bytes:

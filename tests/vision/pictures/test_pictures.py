@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from modelprobe.errors import BadInput
@@ -35,7 +36,7 @@ def test_labels_of_near_points_lie_apart_and_inside(line: bool) -> None:
     axes = Figure(figsize=(6, 4)).add_subplot()
     axes.plot(*zip(*places, strict=True), "o-")
     _label(axes, [(f"features.{n}.block.1.0", at) for n, at in enumerate(places)], line)
-    frame, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts]
+    frame, boxes = axes.get_window_extent(), [Text.get_window_extent(text) for text in axes.texts]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert all(frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) for box in boxes)
 
