@@ -175,6 +175,8 @@ class GlobalEntry:
     where: str = ""
     texts: tuple[str, ...] = ()
     """Some of the texts that it is called with."""
+    reduced: bool = False
+    """Whether it is called itself, as functions are, and not the `__new__` of a class."""
 
     @property
     def spelled(self) -> str:

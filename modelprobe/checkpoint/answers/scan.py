@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelprobe.checkpoint.bytes.source import FileSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits, UnpackBudget
-from modelprobe.checkpoint.pickle.globals import Trust, judged
+from modelprobe.checkpoint.pickle.globals import Trust, TrustVerdict, judged
 from modelprobe.checkpoint.pickle.reader import GIVES_STATE, NOT_A_NAME, SETS_ITEMS
 from modelprobe.checkpoint.scan.found import Executable
 from modelprobe.checkpoint.scan.inspect import inspect
@@ -220,6 +220,8 @@ def _collect(imports: dict[tuple[str, str, str], Import], file: str, found: Exec
         before = imports.get(key)
         count = entry.count + (before.count if before else 0)
         called = entry.called or (before is not None and before.called)
-        verdict = judged(entry.module, entry.name, called=called, texts=entry.texts)
+        verdict = judged(entry.module, entry.name, called=called, texts=entry.texts, reduced=entry.reduced)
+        if before is not None and FROM_HARMLESS.index(before.trust) >= FROM_HARMLESS.index(verdict.trust):
+            verdict = TrustVerdict(before.trust, before.reason)  # of another pickle at the same place
         name = "a computed name" if entry.spelled == "?.?" else entry.spelled
         imports[key] = Import(file, found.where, name, verdict.trust, count, called, verdict.reason)

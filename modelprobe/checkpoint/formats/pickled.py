@@ -39,7 +39,9 @@ def checkpoint_of(
 
 def global_entries(found: Iterable[Global], where: str = "") -> tuple[GlobalEntry, ...]:
     """The globals of a pickle as plain records."""
-    return tuple(GlobalEntry(node.module, node.name, node.count, node.called, where, node.texts) for node in found)
+    return tuple(
+        GlobalEntry(node.module, node.name, node.count, node.called, where, node.texts, node.reduced) for node in found
+    )
 
 
 def remarks(pickled: Pickled) -> tuple[Finding, ...]:

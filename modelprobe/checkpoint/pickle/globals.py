@@ -191,6 +191,7 @@ ARGUMENTS = (
     ("code", r"__\w+__|\bimport \w|\blambda\b|\b(exec|eval|open|print|getattr|system|popen|Popen|check_output)\("),
     ("a mode for writing", r"^(w|[wax][bt]|[wax]\+[bt]?|r\+[bt]?|[rwax][bt]\+)$"),
     ("a path", r"^(/|~|\.\./)|\.\./"),
+    ("a file to load", r"\.(onnx|so|dll|dylib|pyd?|sh|exe|pkl|pickle|joblib|pth?|ckpt)$"),
 )
 """What a text that a function is given shows."""
 
@@ -207,8 +208,14 @@ SENSITIVE_MODULES = frozenset("os posix nt subprocess builtins importlib runpy p
 
 SHELLS = re.compile(r"(\S*/)?(sh|bash|zsh|dash|cmd(\.exe)?|powershell(\.exe)?|python[\d.]*)")
 
-LOUD = ("is given a command", "is given code", "is given the name of a function that does harm", "is given an address")
+LOUD = tuple(
+    f"is given {what}"
+    for what in ("a command", "code", "the name of a function that does harm", "an address", "a file to load")
+)
 """Texts that no class of any package needs either."""
+
+REBUILDS = re.compile(r"^_|unpickle|rebuild|reconstruct|restore|^new|^from_\w|^type_for_")
+"""Functions by which packages make their own objects again."""
 
 RESOLVED = ("taken by name",)
 """In place of the texts of a `getattr` that was given names and texts alone: what it gives is a name of its own."""
@@ -246,8 +253,11 @@ def trust_of(module: str, name: str) -> Trust:
     return judged(module, name, called=False).trust
 
 
-def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -> TrustVerdict:
-    """The verdict about a name of a pickle: by what it can reach, whether it is called, and with which texts."""
+def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = (), reduced: bool = False) -> TrustVerdict:
+    """The verdict about a name of a pickle: by what it can reach, whether it is called, and with which texts.
+
+    `reduced`: it is called itself, as functions are, and not the `__new__` of a class.
+    """
     if "?" in (module, name):
         return TrustVerdict(Trust.DANGEROUS, "a name that the pickle computes, which no honest writer does")
     module = OLD_NAMES.get(module, module)
@@ -266,7 +276,11 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = ()) -
     own = top in sys.stdlib_module_names or top in ("torch", "numpy")
     if own and not called:
         return _by_name_alone(name)
-    return _by_call(own, name, texts, top) if called else TrustVerdict(Trust.UNKNOWN)
+    verdict = _by_call(own, name, texts, top) if called else TrustVerdict(Trust.UNKNOWN)
+    function = not re.fullmatch(r"_*[A-Z]\w*", name.rpartition(".")[2])
+    if reduced and function and verdict.trust is Trust.UNKNOWN and not REBUILDS.search(name.rpartition(".")[2]):
+        return TrustVerdict(Trust.SUSPICIOUS, f"a function of {top} that no weight file needs is called")
+    return verdict
 
 
 def _by_texts(module: str, name: str, texts: Sequence[str]) -> TrustVerdict:
@@ -330,7 +344,7 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
     ability = _by_name(name)
     last = name.rpartition(".")[2]
     function = not re.fullmatch(r"_*[A-Z]\w*", last)
-    if not own and ability == UNPICKLE and re.fullmatch(r"_\w*unpickle\w*", last):
+    if not own and ability == UNPICKLE and re.fullmatch(r"_\w*unpickle\w*|unpickle_\w+", last):
         ability = ""  # how a package makes its own objects again
     reason = "; ".join(filter(None, (ability, told)))
     if own and (ability or told):
@@ -345,6 +359,16 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
     if told in LOUD or (function and told) or (ability and not function):
         return TrustVerdict(Trust.SUSPICIOUS, "; ".join(filter(None, (ability, told))))
     return TrustVerdict(Trust.UNKNOWN)
+
+
+def shown_by(text: str) -> frozenset[str]:
+    """What a text that something is given shows, alone or beside others."""
+    shown = {what for what, shape in ARGUMENTS if re.search(shape, text)}
+    shown |= {"a codec"} if text.lower() in HIDING_CODECS else set()
+    shown |= {"a shell"} if SHELLS.fullmatch(text) or text in ("-c", "/c", "-m") else set()
+    named = re.fullmatch(r"(\w+)([.:]\w+)*", text)
+    shown |= {f"a module, {named[1]}"} if named and named[1] in SENSITIVE_MODULES else set()
+    return frozenset(shown | ({f"a word: {_by_name(text)}"} if text.isidentifier() and _by_name(text) else set()))
 
 
 def _names_harm(texts: Sequence[str]) -> bool:

@@ -12,13 +12,15 @@ PickleNode = Any
 class Global:
     """A name that unpickling would import."""
 
-    __slots__ = ("called", "count", "module", "name", "texts", "watched")
+    __slots__ = ("called", "count", "module", "name", "reduced", "texts", "watched")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
         self.count = 0
         self.called = False
+        self.reduced = False
+        """Whether it is called itself, and not the `__new__` of a class."""
         self.watched = True
         """Whether what it is called with matters: not of the rebuilders, which a file may call a million times."""
         self.texts: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ How to add one: write the function, decorate it with its code, add a case to `te
 
 from __future__ import annotations
 
+from modelprobe.checkpoint.pickle.call_texts import TEXT_LENGTH
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
 from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import is_wrapper
@@ -18,7 +19,7 @@ from modelprobe.checkpoint.pickle.nodes import (
     SetNode,
     object_class,
 )
-from modelprobe.checkpoint.pickle.reader import GIVES_STATE, TEXT_LENGTH, U32, U64, PickleReader, op
+from modelprobe.checkpoint.pickle.reader import GIVES_STATE, U32, U64, PickleReader, op
 
 # The most frequent ones first: together they are nine tenths of a state dict.
 
@@ -289,13 +290,13 @@ def build(m: PickleReader) -> None:
 @op(b"\x81")
 def newobj(m: PickleReader) -> None:
     args = m.stack.pop()
-    m.stack[-1] = m.call(m.stack[-1], args)
+    m.stack[-1] = m.call(m.stack[-1], args, makes=True)
 
 
 @op(b"\x92")
 def newobj_ex(m: PickleReader) -> None:
     kwargs, args = m.stack.pop(), m.stack.pop()
-    found = m.call(m.stack[-1], args)
+    found = m.call(m.stack[-1], args, makes=True)
     found.kwargs = kwargs
     m.stack[-1] = found
 

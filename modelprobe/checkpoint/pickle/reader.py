@@ -12,6 +12,7 @@ from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
+from modelprobe.checkpoint.pickle.call_texts import texts_of
 from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import WRAPPER, array_bytes
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord
@@ -36,7 +37,6 @@ HANDING_ON = frozenset(
 )
 """Rebuilders that call what they are given."""
 
-MOST_TEXTS, TEXT_LENGTH, MOST_VALUES = 24, 400, 64
 UNSET = object()
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from
@@ -68,23 +68,6 @@ class BrokenPickle(BadInput):
     def __init__(self, message: str, hint: str = "", found: tuple[Global, ...] = ()) -> None:
         super().__init__(message, hint)
         self.globals = found
-
-
-def texts_of(known: tuple[str, ...], args: PickleNode) -> tuple[str, ...]:
-    """`known` and the texts among the arguments of a call, those in lists and dicts too, a few of them."""
-    found, left, seen = list(known), [args], 0
-    while left and seen < MOST_VALUES and len(found) < MOST_TEXTS:
-        value = left.pop()
-        seen += 1
-        if type(value) is str:
-            found += [value[:TEXT_LENGTH]] if value[:TEXT_LENGTH] not in found else []
-        elif type(value) is Blob and value.data is not None:
-            found.append(value.data[:TEXT_LENGTH].decode("utf-8", "replace"))
-        elif type(value) in (tuple, list):
-            left += list(value)[: MOST_VALUES - seen][::-1]
-        elif type(value) is Dict:
-            left += value.pairs[: MOST_VALUES - seen][::-1]
-    return tuple(found[:MOST_TEXTS])
 
 
 class PickleReader:
@@ -254,7 +237,8 @@ class PickleReader:
             mine = self.use(other.module, other.name)
             mine.count += other.count - 1
             mine.called |= other.called
-            mine.texts = (*mine.texts, *other.texts)[:MOST_TEXTS]
+            mine.texts = texts_of(mine.texts, other.texts)
+            mine.reduced |= other.reduced
 
     def mark(self) -> int:
         """The height of the stack at the last mark, which is taken away."""
@@ -307,15 +291,19 @@ class PickleReader:
         found.count += 1
         return found
 
-    def call(self, func: PickleNode, args: PickleNode) -> PendingCall:
-        """Record that `func` would be called, and return the inert object in place of its result."""
+    def call(self, func: PickleNode, args: PickleNode, *, makes: bool = False) -> PendingCall:
+        """Record that `func` would be called, and return the inert object in place of its result.
+
+        `makes`: not itself but its `__new__`, which functions do not have.
+        """
         self.nodes += 1
         if type(func) is Global:
             if func.texts == RESOLVED:
                 func.texts = ()
             func.called = True
+            func.reduced |= not makes
             if func.watched:
-                func.texts = texts_of(func.texts, args)
+                func.texts = texts_of(func.texts, args[1:] if func.name == "encode" and type(args) is tuple else args)
             elif func.name in HANDING_ON:
                 self.handed_on(func.name, args)
         else:
