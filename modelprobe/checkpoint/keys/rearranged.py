@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-Shape = tuple[int, ...]
+SourceShape = tuple[int, ...]
 Convert = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 MAX_SOURCE_DIMS = 4
@@ -25,12 +25,12 @@ MAX_SOURCE_DIMS = 4
 class Rearranged:
     """An output: its shape, its sources, and the steps (`apply.OPS`) from these to it. Without sources it is zero."""
 
-    shape: Shape
+    shape: SourceShape
     sources: tuple[str, ...]
-    steps: tuple[tuple[str, Shape], ...] = ()
+    steps: tuple[tuple[str, SourceShape], ...] = ()
 
 
-def rearranged(convert: Convert, shapes: Mapping[str, Shape]) -> dict[str, Rearranged] | None:
+def rearranged(convert: Convert, shapes: Mapping[str, SourceShape]) -> dict[str, Rearranged] | None:
     """What `convert` does with tensors of these shapes; None where it raises.
 
     An output is left out when it is anything but elements of its sources in another order: an average, a product.
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Tensor:
     return found
 
 
-def _coordinates(shape: Shape, dim: int) -> Tensor:
+def _coordinates(shape: SourceShape, dim: int) -> Tensor:
     """A tensor of which every element is its own coordinate along one dimension."""
     import torch
 
@@ -75,7 +75,9 @@ def _coordinates(shape: Shape, dim: int) -> Tensor:
     return steps.reshape([-1 if at == dim else 1 for at in range(len(shape))]).expand(shape)
 
 
-def _explained(values: Sequence[Tensor], shapes: Mapping[str, Shape], known: Mapping[float, str]) -> Rearranged | None:
+def _explained(
+    values: Sequence[Tensor], shapes: Mapping[str, SourceShape], known: Mapping[float, str]
+) -> Rearranged | None:
     owner, *coordinates = values
     shape = tuple(owner.shape)
     if not owner.numel():
@@ -91,7 +93,7 @@ def _explained(values: Sequence[Tensor], shapes: Mapping[str, Shape], known: Map
 
 
 def _joined_sources(
-    values: Sequence[Tensor], shapes: Mapping[str, Shape], known: Mapping[float, str]
+    values: Sequence[Tensor], shapes: Mapping[str, SourceShape], known: Mapping[float, str]
 ) -> Rearranged | None:
     """Several whole sources one after the other, along the dimension in which they differ."""
     owner = values[0]
@@ -111,7 +113,9 @@ def _joined_sources(
     return None
 
 
-def _steps_between(coordinates: Sequence[Tensor], source: Shape, shape: Shape) -> tuple[tuple[str, Shape], ...] | None:
+def _steps_between(
+    coordinates: Sequence[Tensor], source: SourceShape, shape: SourceShape
+) -> tuple[tuple[str, SourceShape], ...] | None:
     """The steps from a source to elements of it that have these coordinates; None when none of ours do that."""
     import torch
 

@@ -21,9 +21,9 @@ def texts_of(known: tuple[str, ...], args: PickleNode) -> tuple[str, ...]:
         value = left.popleft()
         seen += 1
         if type(value) is str:
-            _keep(found, value)
+            _keep_text(found, value)
         elif type(value) is Blob and value.data is not None:
-            _keep(found, value.data[:MAX_SEARCHED].decode("utf-8", "replace"))
+            _keep_text(found, value.data[:MAX_SEARCHED].decode("utf-8", "replace"))
         elif type(value) in (tuple, list):
             left += list(value)[: MOST_VALUES - seen]
         elif type(value) is Dict:
@@ -31,7 +31,7 @@ def texts_of(known: tuple[str, ...], args: PickleNode) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _keep(found: list[str], text: str) -> None:
+def _keep_text(found: list[str], text: str) -> None:
     """Add a text, of a long one the part that shows something; when there are many, only where it shows more."""
     if len(text) > TEXT_LENGTH:
         places = (re.search(shape, text[:MAX_SEARCHED]) for _, shape in ARGUMENTS)

@@ -21,8 +21,8 @@ OVERLAP = 256 << 10
 PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]{0,80}\n[A-Za-z_][\w.]{0,80}\n")
 """Where a pickle may begin, or name what it imports."""
 
-_ESCAPE = re.compile(rb'\\(?:(?:u00|x)([0-9a-fA-F]{2})|([nrt"\\]))')
-_LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
+_ESCAPED_BYTE = re.compile(rb'\\(?:(?:u00|x)([0-9a-fA-F]{2})|([nrt"\\]))')
+_NAMED_BYTES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
 
 MOST_PLACES = 20_000
 NEVER_LOADED = (".md", ".rst", ".html", ".htm", "vocab.txt", "merges.txt")
@@ -49,7 +49,7 @@ def _of_window(window: bytes) -> Iterator[tuple[Trust, str]]:
 
 def unescaped(text: bytes) -> bytes:
     """The bytes that texts of JSON or YAML stand for, letter by letter: `\\n`, `\\x80`, `\\u0080`."""
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else _LETTERS[match[2]], text)
+    return _ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else _NAMED_BYTES[match[2]], text)
 
 
 def pickles_in(source: ByteSource) -> Iterator[int]:
