@@ -5,11 +5,12 @@ stdout is the report, stderr is everything else. Nothing else writes to either.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from modelprobe.errors import BadInput
@@ -150,22 +151,71 @@ def complain(message: str, hint: str = "") -> None:
 def working(text: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr, while the body runs, that something is being done; nothing where stderr is no terminal.
 
-    What the body is given changes the text.
+    What the body is given changes the text. Inside another one the line shows the inner text, and then the outer one
+    again; inside a bar, the bar alone.
     """
-    if not _is_watched():
+    if not _is_watched() or None in _LINES:
         yield lambda _: None
         return
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True, no_color=not _colour(sys.stderr)).status(Text(printable(text))) as shown:
-        yield lambda said: shown.update(Text(printable(said)))
+    line = _LINES[-1] if _LINES else Console(stderr=True, no_color=not _colour(sys.stderr)).status("")
+    before = line.status
+
+    def show(said: str) -> None:
+        line.update(Text(printable(said)))
+
+    with line if not _LINES else nullcontext(), _on_screen(line):
+        show(text)
+        yield show
+        line.update(before)
+
+
+_LINES: list[Any] = []
+"""The status lines of the `working` that run now, None for a bar."""
+
+
+@contextmanager
+def _on_screen(line: Any) -> Iterator[None]:
+    _LINES.append(line)
+    try:
+        yield
+    finally:
+        _LINES.pop()
+
+
+@contextmanager
+def torch_announced() -> Iterator[None]:
+    """While the body runs, show when torch is being loaded, which takes seconds."""
+    finder = _TorchFinder()
+    if _is_watched():
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+
+class _TorchFinder:
+    """Finds torch as the others do, and lets it be loaded under a status line."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)  # who looks for torch may load it later
+        if found is not None and found.loader is not None:
+            found.loader.exec_module = working("loading torch")(found.loader.exec_module)  # type: ignore[method-assign]
+        return found
 
 
 @contextmanager
 def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr for `total` pieces of work; what is given is called after each. Nothing where no person looks."""
-    if total < 2 or not _is_watched():
+    if total < 2 or _LINES or not _is_watched():
         yield lambda: None
         return
     from rich.console import Console
@@ -173,7 +223,7 @@ def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
 
     columns = (TextColumn(printable(text), markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True, no_color=not _colour(sys.stderr))
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar, _on_screen(None):
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
 

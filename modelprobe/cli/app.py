@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, common = _without_common(given)
     except BadInput as error:
         return _explain(error)
-    with console.as_asked(common.color, common.quiet):
+    with console.as_asked(common.color, common.quiet), console.torch_announced():
         return _run(arguments, common.debug)
 
 

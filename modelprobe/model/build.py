@@ -119,7 +119,8 @@ def load_model(request: TargetRequest) -> LoadedModel:
 
         device = checked_device(request.device)
     try:
-        model, notes = _built_on(target, request, device)
+        with working(f"building {target.name}"):
+            model, notes = _built_on(target, request, device)
     except ModelRaised as raised:
         passed = ", ".join(f"{key}={value}" for key, value in target.given.items() if key not in named.given)
         if not passed:
@@ -268,7 +269,8 @@ def record_with(
         example = replace(example, notes=(*example.notes, Note(f"What was run is {asked.call}().", Level.INFO)))
     loaded = replace(loaded, env=env, notes=(*loaded.notes, *example.notes))
     try:
-        found = _run_or_ask(loaded, example, recording)
+        with working(f"running {loaded.target.name}"):
+            found = _run_or_ask(loaded, example, recording)
         if example.optional and not getattr(found, "ops", True):
             from modelprobe.model.guesses import question_of_nothing
 

@@ -53,7 +53,7 @@ class _PartsFollowed(_PartsMode):  # type: ignore[misc]
 
 
 _IN_PARTS = torch._C.DispatchKey.CompositeImplicitAutograd
-_LINEAR = torch.ops.aten.linear.default
+_LINEAR_CALL = torch.ops.aten.linear.default
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 """`meta` takes it apart; devices have one kernel for it, but for heads of unequal widths and more than four axes."""
 
@@ -87,7 +87,7 @@ def with_bytes_inside(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     follower = _PartsFollowed(tensors_among((args, tuple(kwargs.values()))))
     try:
         with follower:
-            out = linear_in_place(*args) if func is _LINEAR and len(args) == 3 else None
+            out = linear_in_place(*args) if func is _LINEAR_CALL and len(args) == 3 else None
             out = func._op_dk(_IN_PARTS, *args, **kwargs) if out is None else out
     except Exception:  # noqa: BLE001 - what the whole operator says of it is what a user knows
         return func(*args, **kwargs), 0

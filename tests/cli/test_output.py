@@ -208,6 +208,20 @@ def test_foreign_text_on_stderr_is_escaped(capsys):
 PROGRAM = "import sys; from modelprobe.cli.output import emit; from tests.report.reports import sample; emit(sample())"
 
 
+def _all_of(terminal):
+    """What comes out of our end of a terminal, until the other end is closed."""
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            piece = b""
+        if not piece:
+            os.close(terminal)
+            return shown.decode()
+        shown += piece
+
+
 @pytest.mark.zoo
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
@@ -221,18 +235,8 @@ def test_a_real_terminal(settings, coloured):
     env = {**CLEAN, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **settings}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=theirs, env=env) as process:
         os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # Linux says so when the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
+        text = _all_of(ours)
         assert process.wait(30) == 0
-    os.close(ours)
-    text = shown.decode()
     assert ("\x1b[" in text) is coloured
     assert "─" * 60 in text
     assert "─" * 61 not in text
@@ -243,3 +247,19 @@ def test_a_pipe_has_no_colour_and_80_columns():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, env=CLEAN, check=True)
     assert b"\x1b" not in done.stdout
     assert max(len(line) for line in done.stdout.decode().split("\n")) <= 80
+
+
+@pytest.mark.zoo
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_a_terminal_shows_what_is_waited_for():
+    """torch is loaded, the model is built and run: each is said from its first moment on, and nothing stays."""
+    ours, theirs = os.openpty()
+    env = {**CLEAN, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "modelprobe", "flops", "alexnet", "--fresh"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        shown = _all_of(ours)
+        assert process.stdout.read().startswith(b"alexnet (torchvision): cost")
+    places = [shown.index(text) for text in ("loading torch", "building alexnet", "running alexnet")]
+    assert places == sorted(places)
+    assert shown.rstrip().endswith("\x1b[2K")  # the line is erased

@@ -34,7 +34,7 @@ LAYER, LAYER_BACKWARD = "aten.mkldnn_rnn_layer", "aten.mkldnn_rnn_layer_backward
 LAYERS_OF_CPU = (LAYER, LAYER_BACKWARD)
 """oneDNN's operators: `layer_of_cpu` tells what their kernels take."""
 
-_LSTM = 2  # the mode of oneDNN's layer
+_MODE_OF_LSTM = 2  # the mode of oneDNN's layer
 _SHORT = (8, 9)  # steps at which a layer that would take long is measured
 
 
@@ -43,7 +43,7 @@ def recurrent_layers(like: str) -> Iterator[None]:
     """Let recurrent layers on `meta` be run as cpu or cuda would; the rest stays as it is."""
     functions: Any = torch._VF
     for name in KINDS:
-        setattr(functions, name, partial(_run, name, like, getattr(functions, name)))
+        setattr(functions, name, partial(_run_layer, name, like, getattr(functions, name)))
     try:
         yield
     finally:
@@ -51,7 +51,7 @@ def recurrent_layers(like: str) -> Iterator[None]:
             delattr(functions, name)
 
 
-def _run(name: str, like: str, plain: Callable[..., Any], *args: Any) -> Any:
+def _run_layer(name: str, like: str, plain: Callable[..., Any], *args: Any) -> Any:
     padded = not isinstance(args[3], (list, tuple))
     given, hx, weights, biased, layers, dropout, train, both, batch_first = (
         args if padded else (args[0], *args[2:], False)
@@ -89,7 +89,17 @@ def _of_onednn(
             place = at * directions + direction
             own = list(weights[place * many : (place + 1) * many])
             own += [] if biased else [torch.zeros_like(weight) for weight in own]
-            of_run: tuple[Any, ...] = bool(direction), [], _LSTM, width, layers, biased, both, batch_first, train
+            of_run: tuple[Any, ...] = (
+                bool(direction),
+                [],
+                _MODE_OF_LSTM,
+                width,
+                layers,
+                biased,
+                both,
+                batch_first,
+                train,
+            )
             out, h, c, _ = layer(x, *own, hx[place], cx[place], *of_run)
             outputs[direction] = out
             last_h.append(h)
@@ -124,7 +134,7 @@ def _of_steps(
             hidden: tuple[Tensor, ...] = tuple(state[place] for state in states)
             found = []
             for step in reversed(steps) if direction else steps:
-                hidden = _cell(name, step, hidden, own[1], biases[1], project)
+                hidden = _next_hidden(name, step, hidden, own[1], biases[1], project)
                 found.append(hidden[0])
             outputs.append(torch.stack(found[::-1] if direction else found))
             last.append(hidden)
@@ -137,7 +147,7 @@ def _of_steps(
     return x.transpose(0, 1) if batch_first else x, *(torch.stack(states) for states in zip(*last, strict=True))
 
 
-def _cell(
+def _next_hidden(
     name: str, step: Tensor, hidden: tuple[Tensor, ...], weight: Tensor, bias: Tensor | None, project: Tensor | None
 ) -> tuple[Tensor, ...]:
     """One step; `step` was multiplied already."""

@@ -124,7 +124,7 @@ def _rows_of(path: Path) -> Iterator[tuple[int, TargetRequest, float]]:
     if len(devices := {row["device"] for _, row in found if row.get("device")}) > 1:
         raise BadInput(f"--fit {path} has times of {len(devices)} devices", "keep the rows of one")
     for line, row in found:
-        batch, seconds = str(row["batch"] or ""), _number(row[time]) / (1e3 if time == "step_ms" else 1)
+        batch, seconds = str(row["batch"] or ""), _number_in(row[time]) / (1e3 if time == "step_ms" else 1)
         if not row["model"] or not batch.isdigit() or int(batch) < 1:
             raise BadInput(f"--fit {path}, line {line}: no model, or a batch that is none", f"the columns {COLUMNS}")
         if not 0 < seconds < LONGEST_STEP:
@@ -133,7 +133,7 @@ def _rows_of(path: Path) -> Iterator[tuple[int, TargetRequest, float]]:
         yield line, TargetRequest(row["model"], inputs=given, batch=int(batch)), seconds
 
 
-def _number(text: str | None) -> float:
+def _number_in(text: str | None) -> float:
     try:
         return float(text or "")
     except ValueError:

@@ -160,7 +160,7 @@ class ClassMapper:
                 raws: list[Tensor] = []
                 remarks: tuple[str, ...] = ()
                 for layer in known if layered else [None]:
-                    alone = None if layer is None else _of_one(layer, at, number)
+                    alone = None if layer is None else _of_one_image(layer, at, number)
                     if alone is not None and method in AT_LAYER:
                         raw = maps_at_layer(method, alone, 0)[0]
                     else:
@@ -260,7 +260,7 @@ class _Asked:
         return over_places(found, regions)
 
 
-def _of_one(known: LayerGradients, at: int, number: int) -> LayerGradients:
+def _of_one_image(known: LayerGradients, at: int, number: int) -> LayerGradients:
     """What stands at the layer for one image and one target."""
     return LayerGradients(known.activation[at : at + 1], (known.gradients[number][at : at + 1],))
 

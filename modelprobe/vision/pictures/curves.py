@@ -102,11 +102,11 @@ def scatter_plot(
     axes.grid(alpha=0.3)
     if front.points:
         axes.legend(loc="lower right")
-    _label(axes, list(zip(labels, front.points, strict=True)), line=True)
+    _label_points(axes, list(zip(labels, front.points, strict=True)), line=True)
     return _png(axes)
 
 
-def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], line: bool = False) -> None:
+def _label_points(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], line: bool = False) -> None:
     """Write each label near its point, where it covers the least of other labels, of points and of the line by them."""
     import numpy as np
     from matplotlib.transforms import Bbox
@@ -127,15 +127,15 @@ def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], line: b
         )  # fmt: skip
         least, best = (len(texts) + 1, 0), tries[0]
         for place in tries:
-            box = _placed(written, place)
+            box = _box_at(written, place)
             inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
             covered = (box.count_overlaps(texts), box.count_overlaps(drawn))
             if inside and covered < least:
                 least, best = covered, place
-        texts.append(_placed(written, best))
+        texts.append(_box_at(written, best))
 
 
-def _placed(label: Any, place: tuple[float, float]) -> Any:
+def _box_at(label: Any, place: tuple[float, float]) -> Any:
     """The box of a label that is put there, in points from what it is of."""
     from matplotlib.text import Text
 
@@ -204,7 +204,7 @@ def roofline_plot(
     axes.grid(alpha=0.3)
     for handle in axes.legend(loc="lower right", fontsize=8).legend_handles[len(peaks) :]:
         handle.set_sizes([30])
-    _label(axes, [(label, point[:2]) for label, point in zip(labels, points, strict=False)])
+    _label_points(axes, [(label, point[:2]) for label, point in zip(labels, points, strict=False)])
     return _png(axes)
 
 

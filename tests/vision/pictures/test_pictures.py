@@ -13,7 +13,7 @@ from PIL import Image
 from modelprobe.errors import BadInput
 from modelprobe.vision.pictures.canvas import fitted_text, number, png, shortened, side_by_side, width_of
 from modelprobe.vision.pictures.colour import MISSING, ColourLimits, colour_map, coloured, scale_of, to_unit
-from modelprobe.vision.pictures.curves import _label
+from modelprobe.vision.pictures.curves import _label_points
 from modelprobe.vision.pictures.grids import channel_grid
 from modelprobe.vision.pictures.heat import heat_map, with_bar
 from modelprobe.vision.pictures.overlay import overlay
@@ -35,7 +35,7 @@ def test_labels_of_near_points_lie_apart_and_inside(line: bool) -> None:
     places = [(1.0, 1.0), (1.02, 1.01), (1.04, 1.0), (1.0, 1.03), (3.0, 3.0)]
     axes = Figure(figsize=(6, 4)).add_subplot()
     axes.plot(*zip(*places, strict=True), "o-")
-    _label(axes, [(f"features.{n}.block.1.0", at) for n, at in enumerate(places)], line)
+    _label_points(axes, [(f"features.{n}.block.1.0", at) for n, at in enumerate(places)], line)
     frame, boxes = axes.get_window_extent(), [Text.get_window_extent(text) for text in axes.texts]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert all(frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) for box in boxes)
