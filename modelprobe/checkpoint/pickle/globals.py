@@ -14,6 +14,21 @@ from dataclasses import dataclass
 from enum import Enum
 
 from modelprobe.checkpoint.dtypes import BITS, STORAGE_CLASSES
+from modelprobe.checkpoint.pickle.abilities import (
+    BUILTINS,
+    CLASS_WORDS,
+    DANGEROUS_NAMES,
+    EVALUATE,
+    MODULES,
+    PREFIXES,
+    REACH,
+    REBUILDS,
+    RUN,
+    UNPICKLE,
+    ability_of,
+    owner_of,
+)
+from modelprobe.checkpoint.pickle.arguments import ARGUMENTS, HIDING_CODECS, LOUD, SENSITIVE_MODULES, SHELLS
 
 
 class Trust(str, Enum):
@@ -123,121 +138,8 @@ LAYERS = re.compile(r"torch\.(nn|optim|ao|quantization|distributions)(\.\w+)+")
 
 OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle", "commands": "subprocess"}
 
-BUILTINS = frozenset(
-    (
-        "eval exec execfile compile open file __import__ getattr setattr delattr apply globals locals vars input "
-        "raw_input breakpoint help map filter reduce exit quit reload memoryview super __build_class__ print dir"
-    ).split()
-)
-RUN, EVALUATE, UNPICKLE, NATIVE = "runs commands", "evaluates code", "unpickles without bounds", "loads native code"
-WRITE, CONNECT, REACH = "opens or writes files", "connects to other machines", "hands out other objects"
-
-ABILITIES = {
-    RUN: (
-        "os posix nt subprocess _posixsubprocess pty commands runpy pdb bdb timeit cProfile profile trace unittest "
-        "test multiprocessing asyncio webbrowser pip setuptools distutils ensurepip venv psutil paramiko fabric "
-        "IPython idlelib cgitb cgi antigravity atexit signal threading _thread platform _osx_support _aix_support "
-        "_pyrepl sched concurrent gevent sh plumbum win32api win32com win32process win32file wmi pythoncom execnet "
-        "invoke _xxsubinterpreters _interpreters pexpect ptyprocess docker git pytest _pytest nose fire billiard"
-    ),
-    EVALUATE: (
-        "code codeop importlib imp zipimport pkgutil site doctest pydoc lib2to3 ast dis symtable types "
-        "_frozen_importlib _frozen_importlib_external sympy rlcompleter hydra Cython pyximport gin asteval past"
-    ),
-    UNPICKLE: "pickle _pickle dill cloudpickle joblib marshal shelve yaml jsonpickle",
-    NATIVE: "ctypes _ctypes cffi mmap",
-    CONNECT: (
-        "socket ssl urllib urllib2 http httplib httpx requests aiohttp ftplib smtplib telnetlib poplib imaplib "
-        "nntplib xmlrpc socketserver"
-    ),
-    WRITE: (
-        "shutil tempfile glob fileinput io _io ntpath posixpath zipfile tarfile sqlite3 logging linecache fcntl tty "
-        "readline mailcap mimetypes getpass resource winreg _winreg _winapi msvcrt sysconfig _bootlocale tracemalloc "
-        "pstats"
-    ),
-    REACH: "sys operator _operator inspect gc weakref builtins tkinter turtle",
-}
-"""What the functions of a module are for: of these modules every name that is not harmless is dangerous."""
-
-MODULES = {name: ability for ability, names in ABILITIES.items() for name in names.split()}
-MODULES["copyreg extension"] = REACH
-
-WORDS = (
-    (
-        RUN,
-        r"system|popen|spawn|exec[vl]|shell|command|subprocess|fork|Popen|ffmpeg|executable|check_requirements|(^|_)run(_|$)|run(code|path|module|string)$",
-    ),
-    (EVALUATE, r"^query$|eval|exec$|exec_|compile|sympify|parse_expr|_create_fn|_make_function|dynamic_module|import"),
-    (
-        EVALUATE,
-        r"instantiate|(^|_)locate$|deserialize|get_object|get_method|build_from|^resolver?$|named_?any|symbol_by",
-    ),
-    (NATIVE, r"library|dlopen|CDLL|ctypes"),
-    (UNPICKLE, r"unpickle|read_pickle|(un|full_|unsafe_)load|^_?load|_load($|_)|loads$|from_bytes|decode"),
-    (
-        CONNECT,
-        r"urlopen|urlretrieve|download|request|socket|connect|fetch|http|upload|^push_|^repo_|^read_|from_pretrained",
-    ),
-    (
-        WRITE,
-        r"^open|_open$|save|write|dump|tofile|fromfile|_file$|memmap|FileType|remove|unlink|mkdir|rename|delete|^to_",
-    ),
-)
-"""What a function's name says that it does."""
-
-ARGUMENTS = (
-    ("an address", r"\b[a-z]{2,6}://"),
-    ("a command", r"\b(sh|bash|zsh|cmd|powershell|curl|wget|nc|python3?|perl|rm|chmod|touch)\b +\S|/bin/|\$\(|&& |; "),
-    ("code", r"__\w+__|\bimport \w|\blambda\b|\b(exec|eval|open|print|getattr|system|popen|Popen|check_output)\("),
-    ("a mode for writing", r"^(w|[wax][bt]|[wax]\+[bt]?|r\+[bt]?|[rwax][bt]\+)$"),
-    ("a path", r"^(/|~|\.\./)|\.\./"),
-    ("a file to load", r"\.(onnx|so|dll|dylib|pyd?|sh|exe|pkl|pickle|joblib|pth?|ckpt)$"),
-)
-"""What a text that a function is given shows."""
-
-CLASS_WORDS = (
-    (RUN, r"Popen|^ShellExecute"),
-    (EVALUATE, r"TFSMLayer|^Lambda$|LambdaLayer"),
-    (CONNECT, r"^FTP|MongoClient|^Redis$|FileSystem$"),
-    (WRITE, r"EventFileWriter|SummaryWriter|HDFStore|ExcelWriter|^File$"),
-)
-"""What the name of a class of some package says that making one does."""
-
-SENSITIVE_MODULES = frozenset("os posix nt subprocess builtins importlib runpy pty ctypes shutil socket pickle".split())
-"""Modules of which no text given to a function or written in a configuration needs to name anything."""
-
-SHELLS = re.compile(r"(\S*/)?(sh|bash|zsh|dash|cmd(\.exe)?|powershell(\.exe)?|python[\d.]*)")
-
-LOUD = tuple(
-    f"is given {what}"
-    for what in ("a command", "code", "the name of a function that does harm", "an address", "a file to load")
-)
-"""Texts that no class of any package needs either."""
-
-REBUILDS = re.compile(r"^_|unpickle|rebuild|reconstruct|restore|^new|^from_\w|^type_for_")
-"""Functions by which packages make their own objects again."""
-
 RESOLVED = ("taken by name",)
 """In place of the texts of a `getattr` that was given names and texts alone: what it gives is a name of its own."""
-
-HIDING_CODECS = frozenset(
-    "rot13 rot_13 hex hex_codec base64 base64_codec zlib zlib_codec bz2 bz2_codec uu uu_codec".split()
-)
-
-PREFIXES = tuple(
-    (
-        "torch.hub torch.jit torch._dynamo torch._inductor torch.utils torch.package torch.onnx "
-        "torch.distributed.rpc torch.distributed.run torch.distributed.elastic torch.testing torch.fx numpy.testing "
-        "numpy.f2py numpy.distutils numpy.lib numpy.ctypeslib numpy.memmap lightning.pytorch.cli pytorch_lightning.cli "
-        "pytorch_lightning.utilities.cli monai.bundle matplotlib._get_executable_info pandas.test"
-    ).split()
-)
-DANGEROUS_NAMES = frozenset(
-    (
-        "functools.reduce torch.serialization.load torch.serialization.save torch.load torch.save torch.compile "
-        "numpy.load numpy.save numpy.fromfile numpy.memmap"
-    ).split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +174,20 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = (), r
         return TrustVerdict(Trust.HARMLESS)
     if name.startswith("__pyx_unpickle_"):
         return TrustVerdict(Trust.UNKNOWN)  # how Cython makes an object of a class of the package
-    top = module.partition(".")[0]
-    own = top in sys.stdlib_module_names or top in ("torch", "numpy")
+    own = _is_own(owner_of(module))
     if own and not called:
         return _by_name_alone(name)
-    verdict = _by_call(own, name, texts, top) if called else TrustVerdict(Trust.UNKNOWN)
+    verdict = _by_call(own, name, texts, module.partition(".")[0]) if called else TrustVerdict(Trust.UNKNOWN)
     function = not re.fullmatch(r"_*[A-Z]\w*", name.rpartition(".")[2])
     if reduced and function and verdict.trust is Trust.UNKNOWN and not REBUILDS.search(name.rpartition(".")[2]):
+        top = module.partition(".")[0]
         return TrustVerdict(Trust.SUSPICIOUS, f"a function of {top} that no weight file needs is called")
     return verdict
+
+
+def _is_own(owner: str) -> bool:
+    """Whether nothing else of a package is called by an honest writer than what is listed."""
+    return owner in sys.stdlib_module_names or owner in ("torch", "numpy")
 
 
 def _by_texts(module: str, name: str, texts: Sequence[str]) -> TrustVerdict:
@@ -297,7 +204,7 @@ def _by_name_alone(name: str) -> TrustVerdict:
     if name in MODULES:
         return TrustVerdict(Trust.DANGEROUS, REACH)
     last = name.rpartition(".")[2]
-    ability = "" if re.fullmatch(r"_*[A-Z]\w*", last) else _by_name(name)
+    ability = "" if re.fullmatch(r"_*[A-Z]\w*", last) else ability_of(name)
     if ability or name.startswith("_"):
         return TrustVerdict(Trust.SUSPICIOUS, ability or REACH)
     if "." in name and not last[:1].isupper():
@@ -318,15 +225,14 @@ def _listed(module: str, name: str, called: bool, texts: Sequence[str]) -> Trust
         if first in BUILTINS or "." in name or name.startswith("__"):
             return TrustVerdict(Trust.DANGEROUS, EVALUATE if first in ("eval", "exec", "compile") else REACH)
         return TrustVerdict(Trust.UNKNOWN)
-    top = module.partition(".")[0]
-    if top in MODULES:
-        return TrustVerdict(Trust.DANGEROUS, _by_name(name) or MODULES[top])
+    owner = owner_of(module)
+    if owner in MODULES:
+        return TrustVerdict(Trust.DANGEROUS, ability_of(name) or MODULES[owner])
     if f"{module}.{name}" in DANGEROUS_NAMES or any(f"{module}.{name}.".startswith(f"{p}.") for p in PREFIXES):
-        return TrustVerdict(Trust.DANGEROUS, _by_name(name) or EVALUATE)
+        return TrustVerdict(Trust.DANGEROUS, ability_of(name) or EVALUATE)
     if re.fullmatch(r"__\w+__", name) and name not in ("__newobj__", "__newobj_ex__"):
         return TrustVerdict(Trust.DANGEROUS, REACH)
-    own = top in sys.stdlib_module_names or top in ("torch", "numpy")
-    parts = name.split(".") if own or called else re.sub(r"\._(?=[a-z]\w*$)", ".", name).split(".")
+    parts = name.split(".") if called or _is_own(owner) else re.sub(r"\._(?=[a-z]\w*$)", ".", name).split(".")
     odd = not all(part.isidentifier() and not part.startswith("_") for part in parts)
     if "." in name and (odd or name.partition(".")[0] in HARMLESS.get(module, ()) or _through(name)):
         return TrustVerdict(Trust.DANGEROUS, "an attribute path to something that its author did not mean to export")
@@ -341,7 +247,7 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
     if not own and _names_harm(texts):
         shown.append("is given the name of a function that does harm")
     told = next((one for one in shown if one in LOUD), shown[0] if shown else "")
-    ability = _by_name(name)
+    ability = ability_of(name)
     last = name.rpartition(".")[2]
     function = not re.fullmatch(r"_*[A-Z]\w*", last)
     if not own and ability == UNPICKLE and re.fullmatch(r"_\w*unpickle\w*|unpickle_\w+", last):
@@ -361,32 +267,16 @@ def _by_call(own: bool, name: str, texts: Sequence[str], top: str) -> TrustVerdi
     return TrustVerdict(Trust.UNKNOWN)
 
 
-def shown_by(text: str) -> frozenset[str]:
-    """What a text that something is given shows, alone or beside others."""
-    shown = {what for what, shape in ARGUMENTS if re.search(shape, text)}
-    shown |= {"a codec"} if text.lower() in HIDING_CODECS else set()
-    shown |= {"a shell"} if SHELLS.fullmatch(text) or text in ("-c", "/c", "-m") else set()
-    named = re.fullmatch(r"(\w+)([.:]\w+)*", text)
-    shown |= {f"a module, {named[1]}"} if named and named[1] in SENSITIVE_MODULES else set()
-    return frozenset(shown | ({f"a word: {_by_name(text)}"} if text.isidentifier() and _by_name(text) else set()))
-
-
 def _names_harm(texts: Sequence[str]) -> bool:
     """Whether texts name something like `os.system`, in one or as a module and a name in it."""
     for text in texts:
         found = re.fullmatch(r"(\w+(?:\.\w+)*)[.:](\w+)", text)
         module, names = (found[1], (found[2],)) if found else (text, texts)
         if module.partition(".")[0] in SENSITIVE_MODULES:
-            harm = (trust_of(module, name) is Trust.DANGEROUS and (found or _by_name(name)) for name in names)
+            harm = (trust_of(module, name) is Trust.DANGEROUS and (found or ability_of(name)) for name in names)
             if any(harm):
                 return True
     return False
-
-
-def _by_name(name: str) -> str:
-    """What the name of a function says that it does; empty for a class and where it says nothing."""
-    last = name.rpartition(".")[2]
-    return next((ability for ability, shape in WORDS if re.search(shape, last)), "")
 
 
 def _through(name: str) -> bool:

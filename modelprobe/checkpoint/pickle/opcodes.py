@@ -5,7 +5,7 @@ How to add one: write the function, decorate it with its code, add a case to `te
 
 from __future__ import annotations
 
-from modelprobe.checkpoint.pickle.call_texts import TEXT_LENGTH
+from modelprobe.checkpoint.pickle.arguments import TEXT_LENGTH
 from modelprobe.checkpoint.pickle.fast_tensor import read_record
 from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import is_wrapper

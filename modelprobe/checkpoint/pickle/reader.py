@@ -12,7 +12,7 @@ from itertools import repeat
 
 from modelprobe.checkpoint.bytes.source import ByteSource
 from modelprobe.checkpoint.limits import DEFAULT_LIMITS, ReadLimits
-from modelprobe.checkpoint.pickle.call_texts import texts_of
+from modelprobe.checkpoint.pickle.arguments import texts_of
 from modelprobe.checkpoint.pickle.globals import RESOLVED, Trust, trust_of
 from modelprobe.checkpoint.pickle.joblib_arrays import WRAPPER, array_bytes
 from modelprobe.checkpoint.pickle.nodes import Blob, Dict, Global, PendingCall, PickleNode, SetNode, TensorRecord

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterator
 
 from modelprobe.checkpoint.bytes.source import ByteSource
-from modelprobe.checkpoint.pickle.globals import CONNECT, EVALUATE, NATIVE, REACH, RUN, UNPICKLE, WRITE, Trust
+from modelprobe.checkpoint.pickle.abilities import CONNECT, EVALUATE, NATIVE, REACH, RUN, UNPICKLE, WRITE
+from modelprobe.checkpoint.pickle.globals import Trust
 
 CodeFinding = tuple[Trust, str]
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from modelprobe.checkpoint.pickle.globals import (
-    EVALUATE,
-    NATIVE,
-    RUN,
-    SENSITIVE_MODULES,
-    UNPICKLE,
-    Trust,
-    TrustVerdict,
-    judged,
-)
+from modelprobe.checkpoint.pickle.abilities import CONNECT, EVALUATE, MODULES, NATIVE, RUN, UNPICKLE, WRITE, owner_of
+from modelprobe.checkpoint.pickle.arguments import SENSITIVE_MODULES
+from modelprobe.checkpoint.pickle.globals import Trust, TrustVerdict, judged
 
 ConfigFinding = tuple[Trust, str]
 
@@ -29,14 +23,21 @@ ANY_KEY = re.compile(
 )
 """Keys that also name other things: of these only what is known to run something counts."""
 
-PAIRS = tuple(
-    re.compile(rb'"%b"\s*:\s*"([A-Za-z_][\w.]*)"[^{}]{0,300}"%b"\s*:\s*"([\w.]*)"' % (first, second))
-    for first, second in (
-        *((b"module", b"class_name"), (b"class_name", b"module")),
-        *((b"__module__", b"__class__"), (b"__class__", b"__module__")),
-    )
+_MODULE_KEY, _NAME_KEY = rb"\w*module\w*", rb"class_name|__class__|class|function|func|name|qualname|attr"
+PAIRS = (
+    re.compile(
+        rb'"(?P<key>%b)"\s*:\s*"(?P<module>[A-Za-z_][\w.]*)"[^{}]{0,300}?"(?:%b)"\s*:\s*"(?P<name>[\w.]*)"'
+        % (_MODULE_KEY, _NAME_KEY)
+    ),
+    re.compile(
+        rb'"(?:%b)"\s*:\s*"(?P<name>[\w.]*)"[^{}]{0,300}?"(?P<key>%b)"\s*:\s*"(?P<module>[A-Za-z_][\w.]*)"'
+        % (_NAME_KEY, _MODULE_KEY)
+    ),
 )
 """A module and a name in it, of Keras 3 and skops, in either order."""
+
+OWN_KEYS = (b"module", b"__module__", b"module_path")
+"""Theirs; under other keys only what is known to run something counts."""
 
 KERAS_CODE = re.compile(
     rb'"class_name"\s*:\s*"(Lambda|TFOpLambda|SlicingOpLambda|__lambda__|TFSMLayer|TorchModuleWrapper|get_file)"'
@@ -50,6 +51,12 @@ AUTO_MAP = re.compile(rb'"(auto_map|custom_pipelines)"\s*:\s*\{')
 _YAML_TAG = re.compile(rb"!(?:<[^>\n]{1,200}>|[^\s,\[\]{}\"'<]{1,200})")
 _TAG_PREFIX = re.compile(rb"^%TAG[ \t]+\S+[ \t]+(\S+)", re.MULTILINE)
 _PYTHON_TAG = re.compile(r"python/(object/apply|object/new|object|name|module)[:/]?([\w.]*)")
+_HARMLESS_CALLS = re.compile(
+    r"os\.(path\.\w+|getenv|cpu_count|environ\.get|getcwd)|multiprocessing\.cpu_count|json\.loads?|yaml\.safe_load|"
+    r"torch\.compile|asyncio\.\w+Error|hydra\._internal\.core_plugins\.\w+\.Basic\w+"
+)
+"""Of modules whose other functions are dangerous."""
+
 _ESCAPED = re.compile(rb"\\+(?:x|u00)([2-7][0-9a-fA-F])")
 _NO_TAG = b"tag:yaml.org,2002:"
 
@@ -76,12 +83,12 @@ def _keras(text: bytes) -> Iterator[ConfigFinding]:
     found = KERAS_CODE.search(text)
     if found is not None:
         yield Trust.SUSPICIOUS, f"{found[1].decode()} of Keras: code, or the name of a function, that loading runs"
-    for at, pattern in enumerate(PAIRS):
-        for match in pattern.finditer(text):
-            module, name = (match[2], match[1]) if at % 2 else (match[1], match[2])
-            if name == b"function" and (called := _FUNCTION.match(text, match.end())) is not None:
-                name = called[1]
-            yield from _judged_name(f"{module.decode('latin-1')}.{name.decode('latin-1')}", "module and class")
+    for match in (one for pattern in PAIRS for one in pattern.finditer(text)):
+        module, name = match["module"].decode("latin-1"), match["name"].decode("latin-1")
+        if name == "function" and (called := _FUNCTION.match(text, match.end())) is not None:
+            name = called[1].decode("latin-1")
+        if match["key"] in OWN_KEYS or module.partition(".")[0] in SENSITIVE_MODULES:
+            yield from _judged_name(f"{module}.{name}", "module and class")
 
 
 def _judged_name(spelled: str, key: str) -> Iterator[ConfigFinding]:
@@ -92,12 +99,22 @@ def _judged_name(spelled: str, key: str) -> Iterator[ConfigFinding]:
 
 
 def _config_verdict(module: str, name: str) -> TrustVerdict:
-    """As of a call in a pickle; a configuration may well name a function of torch or numpy, and their data sets."""
+    """As of a call in a pickle; but a configuration may well name what reads data, and functions that only compute."""
     verdict = judged(module, name, called=True)
-    if module.partition(".")[0] not in ("torch", "numpy"):
-        return verdict
-    harmless = verdict.reason not in (RUN, EVALUATE, NATIVE, UNPICKLE) or module.startswith("torch.utils.data")
-    return TrustVerdict(Trust.HARMLESS) if harmless else verdict
+    owner = owner_of(module)
+    if _HARMLESS_CALLS.fullmatch(f"{module}.{name}") or (verdict.trust is Trust.SUSPICIOUS and _reads(name, verdict)):
+        return TrustVerdict(Trust.HARMLESS)
+    if owner in ("torch", "numpy"):
+        harmless = verdict.reason not in (RUN, EVALUATE, NATIVE, UNPICKLE) or module.startswith("torch.utils.data")
+        return TrustVerdict(Trust.HARMLESS) if harmless else verdict
+    if verdict.trust is Trust.DANGEROUS and owner not in (*sys.stdlib_module_names, *MODULES):
+        return TrustVerdict(Trust.SUSPICIOUS, verdict.reason)  # by its name alone
+    return verdict
+
+
+def _reads(name: str, verdict: TrustVerdict) -> bool:
+    reads = verdict.reason in (UNPICKLE, CONNECT, WRITE) and "pickle" not in name
+    return reads or verdict.reason.endswith("is called")
 
 
 def _yaml_tags(text: bytes) -> Iterator[ConfigFinding]:

@@ -37,6 +37,11 @@ CONFIGS: dict[str, tuple[str, Trust]] = {
     "Keras, a download": (json.dumps({"module": "keras.utils", "class_name": "get_file"}), Trust.SUSPICIOUS),
     "Keras, a saved model": (json.dumps({"class_name": "TFSMLayer"}), Trust.SUSPICIOUS),
     "skops": (json.dumps({"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}), Trust.DANGEROUS),
+    "skops, a function of old": (
+        json.dumps({"__loader__": "FunctionNode", "content": {"module_path": "os", "function": "system"}}),
+        Trust.DANGEROUS,
+    ),
+    "a module under another key": (json.dumps({"class_module": "os", "__class__": "system"}), Trust.DANGEROUS),
     "mmengine": (json.dumps({"type": "os.system"}), Trust.DANGEROUS),
     "JSON in JSON": (json.dumps({"config": json.dumps({"_target_": "os.system"})}), Trust.DANGEROUS),
     "an honest one": (
@@ -45,6 +50,25 @@ CONFIGS: dict[str, tuple[str, Trust]] = {
         "shape: !!python/tuple [1, 2]\nargs: !!python/object:argparse.Namespace {lr: 1}\nname: test.accuracy\n",
         Trust.HARMLESS,
     ),
+    "packages named as modules of Python": (
+        "".join(f"- _target_: {name}\n" for name in ("code.models.Net", "test.nets.Net", "commands.train.Run")),
+        Trust.HARMLESS,
+    ),
+    "functions that compute or read": (
+        "".join(
+            f"- _target_: {name}\n"
+            for name in (
+                "os.path.join", "os.getenv", "math.sqrt", "queue.Queue", "multiprocessing.cpu_count", "torch.compile",
+                "datasets.load_dataset", "transformers.AutoModel.from_pretrained", "omegaconf.OmegaConf.load",
+                "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+            )
+        ),
+        Trust.HARMLESS,
+    ),
+    "functions of a package that are named so": ("_target_: mine.tools.run_all\n", Trust.SUSPICIOUS),
+    "through a module that computes": ("_target_: os.path.os.system\n", Trust.DANGEROUS),
+    "the standard library's tests": ("_target_: test.support.script_helper.run_python\n", Trust.DANGEROUS),
+    "other modules of code": (json.dumps({"target_module": "lm_head", "name": "code.x"}), Trust.HARMLESS),
 }  # fmt: skip
 
 
