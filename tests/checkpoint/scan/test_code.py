@@ -32,10 +32,10 @@ PYTHON: dict[str, tuple[str, Trust, str]] = {
     "native": ("import ctypes\nctypes.CDLL('x.so')", Trust.DANGEROUS, "ctypes.CDLL (loads native code)"),
     "a socket": ("import socket\nsocket.socket()", Trust.SUSPICIOUS, "socket.socket (connects"),
     "a download": ("import urllib.request as r\nr.urlopen('http://x')", Trust.SUSPICIOUS, "urllib.request.urlopen"),
-    "writing": ("open('x', 'w').write('y')", Trust.SUSPICIOUS, "open (opens or writes files)"),
-    "writing, a mode that is computed": ("open('x', m)", Trust.SUSPICIOUS, "open (opens"),
+    "writing": ("open('x', 'w').write('y')", Trust.UNKNOWN, "open (opens or writes files)"),
+    "writing, a mode that is computed": ("open('x', m)", Trust.UNKNOWN, "open (opens"),
     "unpickling": ("import pickle\npickle.loads(b'N.')", Trust.SUSPICIOUS, "pickle.loads"),
-    "loading": ("import torch\ntorch.load('x')", Trust.SUSPICIOUS, "torch.load without weights_only"),
+    "loading": ("import torch\ntorch.load('x')", Trust.UNKNOWN, "torch.load without weights_only"),
     "objects": ("print(().__class__.__base__.__subclasses__())", Trust.SUSPICIOUS, "__subclasses__"),
     "no Python": ("print 'x'", Trust.SUSPICIOUS, "no Python that can be parsed"),
     "a model": (
@@ -47,6 +47,66 @@ PYTHON: dict[str, tuple[str, Trust, str]] = {
         "nothing is known to be dangerous",
     ),
 }  # fmt: skip
+
+
+HIDDEN = {
+    "imported twice": "import json as o\nimport os as o\no.system('true')",
+    "an assignment in an expression": "import os\n(o := os).system('true')",
+    "a list": "import os\n[os][0].system('true')",
+    "a default": "import os\ndef f(m=os):\n    m.system('true')",
+    "two names at once": "import os\no, p = os, 1\no.system('true')",
+    "a loop": "import os\nfor m in [os]:\n    m.system('true')",
+    "vars": "import os\nvars(os)['system']('true')",
+    "the module's table": "import os\nos.__dict__['sys' + 'tem']('true')",
+    "a getter": "import os, operator\noperator.attrgetter('sys' + 'tem')(os)('true')",
+    "globals": "import os\nglobals()['o' + 's'].system('true')",
+    "the module of a builtin": "print.__self__.eval('1')",
+    "through shutil": "import shutil\nshutil.os.system('true')",
+    "through a path": "import os.path as p\np.os.system('true')",
+    "through random": "from random import _os\n_os.system('true')",
+    "through torch": "import torch.utils.collect_env as c\nc.subprocess.run('true')",
+    "a variable of that name elsewhere": "def f(eval):\n    pass\neval('1')",
+    "a function that is never defined": "if 0:\n    def eval(x):\n        pass\neval('1')",
+    "a function that is deleted": "def eval(x):\n    pass\ndel eval\neval('1')",
+    "a timer": "import timeit\ntimeit.timeit('1')",
+    "a shell": "from IPython import get_ipython\nget_ipython().system('true')",
+    "an argument": "import os\n(lambda m: m.system('true'))(os)",
+    "an attribute": "import os\nclass A:\n    pass\nA.o = os\nA.o.system('true')",
+    "a pattern": "import os\nmatch os:\n    case m:\n        m.system('true')",
+    "a name that is written out": "import os\ngetattr(os, 'system')('true')",
+    "a code object": "import types\ntypes.FunctionType(a, {})()",
+}
+
+ORDINARY = {
+    "nanoGPT": "import torch\ncompile = True\nif compile:\n    model = torch.compile(model)\n",
+    "parameters": "def f(compile=False, code=None, eval=False):\n    return code.T if compile and not eval else 0\n",
+    "a function of one's own": "def eval(model):\n    return model\neval(1)\n",
+    "variables": "for imp in range(3):\n    code = imp @ imp\n    print(code.T, imp.real)\n",
+    "published weights": "from torch.hub import load_state_dict_from_url\nload_state_dict_from_url('x')\n",
+    "types of C": "import ctypes\nx = ctypes.c_int(1)\n",
+    "a type that is asked for": "import types\nassert isinstance(f, types.FunctionType)\n",
+    "what a system has": (
+        "import os, platform\nprint(hasattr(os, 'fork'), getattr(os, 'sep', '/'), platform.uname().system)\n"
+    ),
+    "modules beside it": "from .code import Net\nfrom . import sh\nx = sh.T\n",
+    "a training script": (
+        "import os, sys, shutil, torch\nos.environ['A'] = '0'\nsys.path.insert(0, '.')\nos.makedirs('out')\n"
+        "state = torch.load('x.pt')\nshutil.copyfile('a', 'b')\nwith open('log.txt', 'a') as f:\n    f.write('x')\n"
+        "globals()[name]()\ntorch.save(state, 'y.pt')\nsys.exit(0)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_modules_that_are_handed_around(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(HIDDEN[kind])
+    assert scan(tmp_path / "x.py").worst in (Trust.SUSPICIOUS, Trust.DANGEROUS)
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_ordinary_code_is_no_alarm(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(ORDINARY[kind])
+    assert scan(tmp_path / "x.py").worst is Trust.UNKNOWN
 
 
 def told(found: ScanResult) -> str:
