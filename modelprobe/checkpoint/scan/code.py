@@ -308,12 +308,8 @@ def _of_attribute_by_name(call: ast.Call, names: _CodeNames) -> Iterator[CodeFin
     for owner in _spellings(call.args[0], names):
         if owner.partition(".")[0] not in SENSITIVE:
             continue
-        if (
-            isinstance(name, ast.Constant)
-            and isinstance(name.value, str)
-            and _spellings(call.func, names) == ("builtins.getattr",)
-        ):
-            yield from _of_full_name(f"{owner}.{name.value}")
+        if text and _spellings(call.func, names) == ("builtins.getattr",):
+            yield from _of_full_name(f"{owner}.{text}")
         else:
             yield Trust.DANGEROUS, f"an attribute of {owner}, taken by name ({REACH})"
 
