@@ -138,6 +138,12 @@ class Figure:
 ZOOS = ("torchvision", "timm")
 """Libraries that have some names in common."""
 
+
+def with_zoo(name: str, env: Mapping[str, Any]) -> str:
+    """`resnet50 (torchvision)`; the name alone of a model that is of no zoo."""
+    return f"{name} ({env['origin']})" if env.get("origin") in ZOOS else name
+
+
 Block: TypeAlias = "Facts | Table | Note | Figure"
 
 
@@ -160,10 +166,9 @@ class Report:
     @property
     def heading(self) -> str:
         """The title as people read it: a name of a zoo with the zoo, since another may have that name too."""
-        name, origin = self.env.get("model"), self.env.get("origin")
-        if name and origin in ZOOS and self.title.startswith(f"{name}:"):
-            return f"{name} ({origin}){self.title[len(name) :]}"
-        return self.title
+        name = str(self.env.get("model", ""))
+        known = name and self.title.startswith(f"{name}:")
+        return with_zoo(name, self.env) + self.title[len(name) :] if known else self.title
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -52,6 +52,23 @@ def test_class_maps_are_embedded_and_no_directory_is_named(cli, tmp_path):
     assert "modelprobe-" not in page
 
 
+@pytest.mark.zoo
+def test_a_network_without_class_maps_shows_its_outermost_layers(cli, tmp_path):
+    place = tmp_path / "report.html"
+    image = ROOT / "samples" / "shapes.png"
+    answer = cli(
+        "report", "ssdlite320_mobilenet_v3_large", "--image", str(image), "--weights", "random", "-o", str(place)
+    )
+    assert answer.code == 0, answer.err
+    page = place.read_text()
+    assert "<h1>ssdlite320_mobilenet_v3_large (torchvision)</h1>" in page
+    assert "<h2>Layer activations</h2>" in page
+    assert "Class activation maps: ssdlite320_mobilenet_v3_large takes a list of images" in page
+    assert page.count("data:image/png;base64,") >= 3  # of the backbone's levels
+    headline = page.split("<h2>Graph</h2>")[0]
+    assert headline.count("Peak memory") == 1
+
+
 def test_a_recorded_run(cli, tmp_path):
     run, place = tmp_path / "run.mptrace", tmp_path / "report.html"
     assert cli("flops", CNN, "--save-trace", str(run)).code == 0

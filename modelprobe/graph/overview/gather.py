@@ -14,7 +14,7 @@ from modelprobe.cost.params import parameters_of
 from modelprobe.cost.rollup import ALL_ROWS
 from modelprobe.cost.summary import summary_of
 from modelprobe.environment import describe_machine
-from modelprobe.errors import ProbeError
+from modelprobe.errors import BadInput, ProbeError
 from modelprobe.graph.build import graph_of
 from modelprobe.graph.graph import GraphOverlay, ModelGraph
 from modelprobe.graph.of_target import forward_lines
@@ -26,8 +26,11 @@ from modelprobe.report.result import Result
 from modelprobe.report.units import Unit
 from modelprobe.tracing.records import Trace
 
+MOST_LAYERS = 8
+"""Outermost layers whose activations are shown."""
+
 SAID_ELSEWHERE: Mapping[str, Sequence[str] | None] = {
-    "summary": None, "operators": None, "memory": ("Input",), "cam": ("Written",),
+    "summary": None, "operators": None, "memory": ("Input",), "cam": ("Written",), "features": ("Written",),
 }  # fmt: skip
 """Facts of a section that the headline has, or that say nothing here; None: all of them."""
 
@@ -62,7 +65,8 @@ class Overview(Result):
         facts = self.flops.report().blocks[0]
         assert isinstance(facts, Facts)
         more = [Fact("Operators", self.flops.operators, Unit.COUNT)]
-        if self.memory is not None:
+        if self.memory is not None:  # with what kernels take, so the figure without is left out
+            facts = replace(facts, items=tuple(fact for fact in facts.items if fact.label != "Peak memory"))
             where = self.memory.peak_module or self.memory.peak_operator
             more.append(
                 Fact("Peak memory", self.memory.peak_bytes, Unit.BYTES, f"inference, weights included; {where}")
@@ -167,7 +171,6 @@ def overview_of(
 def with_scaling(overview: Overview, request: TargetRequest, sizes: str) -> Overview:
     """The same with MACs at other input sizes: `sizes` as `--input` of `scaling` takes them."""
     from modelprobe.cost.scaling.points import measure_scaling
-    from modelprobe.errors import BadInput
     from modelprobe.model.inputs.series import parse_series
 
     series = parse_series([sizes])
@@ -184,17 +187,28 @@ def with_times(overview: Overview, path: Path) -> Overview:
     return replace(found, overlays=(*overview.overlays, overlay))
 
 
-def with_class_maps(overview: Overview, request: TargetRequest, images: Sequence[str], place: Path | None) -> Overview:
-    """The same with class maps of these images; their pictures go to the directory `place`, if one is given."""
+def with_images(overview: Overview, request: TargetRequest, images: Sequence[str], place: Path | None) -> Overview:
+    """The same with class maps of these images, or else what the outermost layers put out for them.
+
+    Pictures go to the directory `place`, if one is given.
+    """
     from modelprobe.vision.cam.cam import CamOptions, cam_of_files
+    from modelprobe.vision.features.run import FeaturesOptions, run_features
     from modelprobe.vision.image_model import ImageModelRequest
     from modelprobe.vision.preprocessing.overrides import PreprocessingOverrides
 
-    found = cam_of_files(
-        ImageModelRequest(request, PreprocessingOverrides(), None, "cpu", 1, None),
-        CamOptions(("gradcam",), (), (), "jet"), images, place, True,
-    )  # fmt: skip
-    return _before_environment(overview, OverviewSection("cam", "Class activation maps", found))
+    model = ImageModelRequest(request, PreprocessingOverrides(), None, "cpu", 1, None)
+    try:
+        maps = cam_of_files(model, CamOptions(("gradcam",), (), (), "jet"), images, place, True)
+    except BadInput as error:
+        layers = [row.path for row in overview.flops.rows if row.depth == 1 and row.calls and row.path][:MOST_LAYERS]
+        if not layers:
+            raise
+        seen = run_features(FeaturesOptions(model, images, layers, directory=place, force=True))
+        said = Note(f"Class activation maps: {error.message}. The outermost layers are shown instead.", Level.INFO)
+        found = _before_environment(overview, OverviewSection("features", "Layer activations", seen))
+        return replace(found, notes=(*found.notes, said))
+    return _before_environment(overview, OverviewSection("cam", "Class activation maps", maps))
 
 
 def _before_environment(overview: Overview, section: OverviewSection) -> Overview:

@@ -11,7 +11,7 @@ from modelprobe.graph.overview.curve import memory_curve
 from modelprobe.graph.overview.gather import Overview
 from modelprobe.graph.overview.times import MeasuredTimes, roofline_picture
 from modelprobe.graph.page import styles, viewer_of, whole_page
-from modelprobe.report.blocks import Block, Facts
+from modelprobe.report.blocks import Block, Facts, with_zoo
 from modelprobe.report.formats import Style, html, markdown
 
 AMOUNTS = {
@@ -36,7 +36,7 @@ def overview_page(overview: Overview) -> str:
         sections.append(_folding(section.title, curve + html.blocks_html(blocks)))
     copied = escape(markdown.render(overview.report(), Style()))
     body = (
-        f'<article class="mp overview"><header class="top"><h1>{html.esc(overview.model)}</h1>'
+        f'<article class="mp overview"><header class="top"><h1>{html.esc(with_zoo(overview.model, overview.env))}</h1>'
         '<button class="copy">Copy as Markdown</button><button class="all">Fold all</button></header>'
         f'{"".join(sections)}<textarea class="markdown" hidden readonly aria-hidden="true">{copied}</textarea>'
         f"{html.foot(overview.report())}</article>"

@@ -48,13 +48,13 @@ def command(
     weights: WeightsOpt = "pretrained",
     report: ReportOptions,
 ) -> None:
-    """Everything about one model: cost, graph, layers, memory, parameters and buffers; class maps with --image. With
-    -o report.html one page that needs nothing else."""
+    """Everything about one model: cost, graph, layers, memory, parameters and buffers; with --image class maps, or
+    what layers put out. With -o report.html one page that needs nothing else."""
     from modelprobe.cli.output import choose, refuse_if_incomplete
     from modelprobe.graph.overview.gather import (
         overview_of_file,
         overview_of_target,
-        with_class_maps,
+        with_images,
         with_scaling,
         with_times,
     )
@@ -74,7 +74,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="modelprobe-") as place:
         if image:
             looks = replace(request, device=None, dtype=None, batch=None, weights=weights)
-            found = with_class_maps(found, looks, image, Path(place) / "maps" if drawn else None)
+            found = with_images(found, looks, image, Path(place) / "maps" if drawn else None)
         if not drawn:
             report.emit(found.report())
             return
