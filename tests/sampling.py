@@ -1,4 +1,4 @@
-"""A seeded part of a long list for CI; the whole of it is `pytest -m "zoo or slow"`."""
+"""A seeded part of a long list, for CI or for every day; the whole of it is `pytest -m "zoo or slow"`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 SEED = 7
 
 
-def sampled(values: Sequence[Any], one_in: int) -> list[Any]:
-    """The values as parameters of a test, all but one in so many (at least three) marked slow."""
+def sampled(values: Sequence[Any], one_in: int, rest: Any = pytest.mark.slow) -> list[Any]:
+    """The values as parameters of a test, all but one in so many (at least three) marked `rest`."""
     drawn = set(random.Random(SEED).sample(range(len(values)), min(len(values), max(3, len(values) // one_in))))
     found = []
     for number, value in enumerate(values):
         each = value if isinstance(value, tuple) else (value,)
-        found.append(pytest.param(*each, marks=() if number in drawn else pytest.mark.slow))
+        found.append(pytest.param(*each, marks=() if number in drawn else rest))
     return found

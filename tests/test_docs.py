@@ -20,6 +20,7 @@ from modelprobe.cli.app import COMMANDS, main
 from modelprobe.cost.other_tools import OTHER_TOOLS
 from modelprobe.guide import chapters
 from tests.samples import ROOT
+from tests.sampling import sampled
 
 DOCUMENTS = (ROOT / "README.md", *chapters().values())
 OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
@@ -63,7 +64,7 @@ def printed(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize(("path", "command", "shown"), list(transcripts()))
+@pytest.mark.parametrize(("path", "command", "shown"), sampled(list(transcripts()), 4, pytest.mark.zoo))
 def test_commands_print_what_the_documents_show(
     path: Path,
     command: str,

@@ -19,6 +19,7 @@ import torch
 from tests.checkpoint.seeds import SEEDS
 from tests.conftest import GOLDEN
 from tests.samples import ROOT
+from tests.sampling import sampled
 
 OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
 
@@ -178,7 +179,7 @@ def compare(found: Any, expected: Any, where: str = "") -> None:
 
 
 @pytest.mark.skipif(OLDER, reason="older releases write some of their own modules with other operators")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled(list(CASES), 4, pytest.mark.zoo))
 def test_json(
     name: str,
     run: Callable[..., Any],

@@ -95,6 +95,7 @@ def text_around(title: str) -> str:
     return re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.zoo
 def test_what_the_recipes_add_works(copy: Path) -> None:
     """In one process, whose modelprobe is the copy."""
     paths = [path for edits in recipes().values() for path in own_tests(edits)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import CommandLine
+from tests.sampling import sampled
 
 HERE = Path(__file__).with_name("failing.py")
 
@@ -29,7 +30,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", sampled(list(KINDS), 4, pytest.mark.zoo))
 def test_what_ran_is_drawn(capsys, name):
     cli = CommandLine(capsys)
     target = (f"{HERE}:{name}", "--input", "3x32x32")

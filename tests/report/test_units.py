@@ -54,6 +54,7 @@ def test_the_unit_is_named_where_no_column_names_it():
     assert heading("MACs", Unit.MACS) == "MACs"
 
 
+@pytest.mark.zoo
 @given(st.text(st.characters()))
 def test_printable_leaves_nothing_to_obey(foreign):
     shown = printable(foreign)

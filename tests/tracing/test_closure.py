@@ -15,6 +15,7 @@ from modelprobe.model.build import TargetRequest, load_model, record
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 from tests.samples import ROOT
+from tests.sampling import sampled
 
 ZOO = (
     "resnet18 vit_b_16 swin_t densenet121 efficientnet_b0 googlenet fcn_resnet50 shufflenet_v2_x0_5 "
@@ -36,13 +37,14 @@ def open_operands(found: Trace) -> Counter[str]:
     return +missing
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", sampled(ZOO, 4, pytest.mark.zoo))
 def test_networks(name: str) -> None:
     found = record(load_model(TargetRequest(name)))
     assert len(found.ops) > 40
     assert not open_operands(found)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["resnet18", "timm:mobilevit_xxs"])
 def test_a_training_mode_forward(name: str) -> None:
     assert not open_operands(record(load_model(TargetRequest(name, batch=2)), train=True))

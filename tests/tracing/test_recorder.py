@@ -132,6 +132,7 @@ def test_wrappers_are_unwrapped_and_said(wrap: str) -> None:
     assert "Unwrapped" in found.notes[0].text
 
 
+@pytest.mark.zoo
 def test_compiled_part_runs_eagerly() -> None:
     by_call, by_method = torch.compile(nn.Linear(4, 4)), nn.Linear(4, 4)
     by_method.compile()

@@ -63,6 +63,7 @@ def test_softmax_by_hand(cli: CommandLine) -> None:
     assert [one["probability"] for one in found] == pytest.approx([0.66524, 0.24473], abs=1e-5)
 
 
+@pytest.mark.zoo
 def test_scores_that_are_no_logits(cli: CommandLine) -> None:
     assert guesses(cli, "nets.py:single")[0]["probability"] == 0.5
     assert [one["probability"] for one in guesses(cli, "nets.py:shares")] == pytest.approx([0.5, 0.3, 0.2])
@@ -109,6 +110,7 @@ def test_labels_of_another_model_are_not_used(cli: CommandLine) -> None:
     assert "two.txt 2 names: they were not used" in " ".join(answer.out.split())
 
 
+@pytest.mark.zoo
 def test_many_pictures(cli: CommandLine) -> None:
     for number in (10, 9):
         Image.new("RGB", (30, 30), (number, 0, 0)).save(f"p{number}.png")
@@ -189,6 +191,7 @@ def colored(folder: Path) -> list[str]:
     return files
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", ["predict", "cam"])
 def test_a_model_that_looks_across_the_batch_is_shown_one_image_at_a_time(
     cli: CommandLine, tmp_path: Path, command: str

@@ -51,6 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("how", "library"), [("dropout", "torch"), ("noise", "torch"), ("python", "random")])
 def test_predict_says_it_and_is_the_same_each_time(how: str, library: str, net: str, run: CommandLine) -> None:
     line = ("predict", net, "--set", f"how={how}", "--image", "samples/shapes.png", "-f", "json")
@@ -122,6 +123,7 @@ def test_signals_and_volumes(conv: nn.Module, pool: nn.Module, shape: tuple[int,
     assert tuple(modelprobe.cam(model, batch[0]).map.shape) == shape[1:]
 
 
+@pytest.mark.zoo
 def test_images_for_a_network_with_a_convolution_of_signals_further_on() -> None:
     """Its stem is a subclass of Conv2d, its channel attention a Conv1d."""
     model = timm.create_model("eca_nfnet_l0", num_classes=3).eval()

@@ -49,6 +49,7 @@ def test_limits_hold_and_the_least_comes_first() -> None:
     assert all(m.parameters <= 30_000_000 and m.macs <= 5 * 10**9 and m.weights for m in found.models)
 
 
+@pytest.mark.zoo
 def test_accuracy_is_of_the_input_that_the_costs_are_of() -> None:
     found = find_models(ModelFilter("vit_b_16"))
     assert found.models[0].top1 == 81.886  # the best is 85.304, on images of 384

@@ -219,6 +219,7 @@ def test_tables_dates_and_classes_in_classes_of_every_protocol(tmp_path: Path) -
             assert found.worst in (Trust.HARMLESS, Trust.UNKNOWN), f"{name}, protocol {protocol}: {verdict(found)}"
 
 
+@pytest.mark.zoo
 def test_generators_jagged_tensors_distributions_and_maps(tmp_path: Path) -> None:
     stats = pytest.importorskip("scipy.stats")
     jagged = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)

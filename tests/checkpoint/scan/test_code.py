@@ -216,6 +216,7 @@ def test_torchscript(tmp_path: Path) -> None:
         assert scan(path).worst is trust, code
 
 
+@pytest.mark.zoo
 def test_deep_and_long_python_costs_little(tmp_path: Path) -> None:
     for text in ("(" * 100_000, "a" + ".b" * 300_000, "-" * 100_000 + "1", "f" + "()" * 100_000, "a = " * 100_000):
         (tmp_path / "x.py").write_text(text)

@@ -171,6 +171,7 @@ def test_honest_templates_are_no_alarm(tmp_path: Path) -> None:
         assert scan(tmp_path / name).worst in (Trust.HARMLESS, Trust.UNKNOWN), name
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("text", ["{{" * 200_000, "{{ '" * 100_000, '{{ "' * 100_000, "{%x" * 100_000, "{{[" * 90_000])
 def test_templates_that_never_end_cost_little(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.jinja").write_text(text)

@@ -71,6 +71,7 @@ def test_an_update_keeps_the_other_models(cli: CommandLine, tmp_path: Path) -> N
     assert len(json.loads(file.read_text())["models"]) == 2
 
 
+@pytest.mark.zoo
 def test_what_a_baseline_is_refused_for(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "costs.json"
     line = ("check", CNN, "-i", "1x3x32x32", "--baseline", str(file))

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import modelprobe
 from modelprobe.report.blocks import Level
 from tests.cost.memory.test_not_recorded import real_peak_of
+from tests.sampling import sampled
 
 
 class Outputs(nn.Module):
@@ -36,7 +37,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize(("make", "shape"), LAYERS)
+@pytest.mark.parametrize(("make", "shape"), sampled(LAYERS, 4, pytest.mark.zoo))
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_the_peak_is_what_the_profiler_sees(make: Any, shape: tuple[int, ...], train: bool) -> None:
     net = Outputs(make())

@@ -165,6 +165,7 @@ def test_any_value_may_be_another(files: dict[str, bytes], tmp_path: Path, seed:
         read(str(file))
 
 
+@pytest.mark.zoo
 def test_sizes_that_do_not_fit_are_refused(files: dict[str, bytes], tmp_path: Path) -> None:
     values = values_of(files["flops"])
     ops = values["sections"]["forward"][1]

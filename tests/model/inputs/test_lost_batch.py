@@ -41,6 +41,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     return CommandLine(capsys)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(("name", "lost"), [("First", True), ("Each", False), ("Turned", False)])
 def test_a_batch_that_no_output_has(cli: CommandLine, name: str, lost: bool) -> None:
     for asked, batch in (("flops", 3), ("memory", 7)):

@@ -87,6 +87,7 @@ def test_any_text_is_a_spec_or_one_line_of_ours(text):
     assert all(size >= 0 for size in shape)
 
 
+@pytest.mark.zoo
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=5), st.sampled_from(DTYPES))
 def test_a_spec_is_read_back(shape, dtype):

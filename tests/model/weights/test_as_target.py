@@ -104,6 +104,7 @@ def test_arch_of_the_users_own_file(files: Path, cli: CommandLine, tmp_path: Pat
     assert ROOT.exists()
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("command", ["flops", "params", "buffers"])
 def test_tensors_alone_ask_for_arch(command: str, files: Path, cli: CommandLine) -> None:
     answer = cli(command, str(files / "state.pth"))
@@ -127,6 +128,7 @@ def test_summary_without_arch_lists_the_file(files: Path, cli: CommandLine) -> N
     assert "torch zip" in cli("summary", str(files / "state.pth")).out
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("name", "built"),
     [

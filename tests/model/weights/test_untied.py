@@ -38,6 +38,7 @@ def keys(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> list[str
     return list(json.loads(answer.out)["untied"])
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("how", ["torch", "legacy", "safetensors"])
 def test_different_values_are_named_and_counted(
     how: str, state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]

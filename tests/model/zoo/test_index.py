@@ -71,6 +71,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         open_index(tmp_path / "index.zip")
 
 
+@pytest.mark.zoo
 def test_a_damaged_index_of_the_user_leaves_the_packaged_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path))
     user_index().write_bytes(b"nothing")

@@ -103,6 +103,7 @@ def test_occlusion_finds_the_one_pixel_that_counts():
     assert (modelprobe.cam(OnePixel(), IMAGE, 1, method="occlusion").map == 0).all()
 
 
+@pytest.mark.zoo
 def test_guided_grad_cam(cnn, vit):
     guided = modelprobe.cam(cnn, IMAGE, 3, method="guided-gradcam")
     assert guided.map.shape == (64, 64)
@@ -317,6 +318,7 @@ def naive(method, values, gradient, model, image, target):
     return sum(weights[k] * values[k] for k in range(channels))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("method", ["gradcam++", "hirescam", "eigencam", "scorecam"])
 def test_newer_methods_as_their_papers_write_them(cnn, vit, method):
     for model, layer, grid in (

@@ -20,13 +20,10 @@ def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(capsys)
 
 
-LARGE = (
-    *("official ConvNeXt", "official Swin", "mmpretrain Swin", "detectron2 R-50", "transformers Swin"),
-    *("mmpretrain ResNet", "lukemelas EfficientNet"),
-)
+EVERY_DAY = ("transformers ViT", "transformers ConvNeXt", "DINO")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.zoo) if n in LARGE else n for n in NAMINGS])
+@pytest.mark.parametrize("name", [n if n in EVERY_DAY else pytest.param(n, marks=pytest.mark.zoo) for n in NAMINGS])
 def test_every_value_is_in_its_place(
     name: str, cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

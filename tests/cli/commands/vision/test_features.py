@@ -240,6 +240,7 @@ def test_layers_without_anything_to_show(cli: CommandLine) -> None:
     assert [layer["name"] for layer in json.loads(answer.out)["layers"]] == ["conv"]
 
 
+@pytest.mark.zoo
 def test_pictures_at_the_ends_of_what_is_possible(cli: CommandLine) -> None:
     Image.new("RGB", (1, 1), (9, 99, 9)).save("one.png")
     Image.new("L", (20_000, 30), 7).save("wide.png")
@@ -301,6 +302,7 @@ def test_the_pictures_of_the_readme_are_those_of_its_command(cli: CommandLine) -
         assert np.abs(made - kept).mean() < 1
 
 
+@pytest.mark.zoo
 def test_what_is_read_from_sizes_is_said(cli):
     """A linear layer over positions: whether what it puts out are positions, the operator does not tell."""
     layer = "blocks.0.mlp_tokens.fc2"

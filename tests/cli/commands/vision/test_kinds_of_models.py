@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.command_line import CommandLine, said
+from tests.sampling import sampled
 
 NETS = """
 import torch
@@ -181,16 +182,20 @@ def made(name: str) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "shares"),
-    [
-        ("Plain", lambda out: out.softmax(1)),
-        ("Softmaxed", lambda out: out),
-        ("LogSoftmaxed", lambda out: out.exp()),
-        ("MultiLabel", lambda out: out),
-        ("OneLogit", lambda out: out.sigmoid()),
-        ("OneLogitFlat", lambda out: out.sigmoid()[:, None]),
-        ("Sigmoided", lambda out: out),
-        ("FeaturesFirst", lambda out: out[1].softmax(1)),
-    ],
+    sampled(
+        [
+            ("Plain", lambda out: out.softmax(1)),
+            ("Softmaxed", lambda out: out),
+            ("LogSoftmaxed", lambda out: out.exp()),
+            ("MultiLabel", lambda out: out),
+            ("OneLogit", lambda out: out.sigmoid()),
+            ("OneLogitFlat", lambda out: out.sigmoid()[:, None]),
+            ("Sigmoided", lambda out: out),
+            ("FeaturesFirst", lambda out: out[1].softmax(1)),
+        ],
+        4,
+        pytest.mark.zoo,
+    ),
 )
 def test_probabilities_are_the_models_own(cli: CommandLine, name: str, shares: Any) -> None:
     model, x = made(name)

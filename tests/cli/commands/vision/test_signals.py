@@ -137,6 +137,7 @@ def test_features_of_signals_and_volumes(cli: CommandLine) -> None:
     assert Path("b/volume/c1.frames.png").is_file()
 
 
+@pytest.mark.zoo
 def test_attention_over_the_frames_of_a_video(cli: CommandLine) -> None:
     scope: dict[str, object] = {}
     exec(NETS, scope)
@@ -156,6 +157,7 @@ def test_attention_over_the_frames_of_a_video(cli: CommandLine) -> None:
     assert (Path("out") / entry["figure"]).is_file()
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("target", "shape", "message"),
     [
