@@ -53,6 +53,7 @@ FLAG_TEXT = {
     "flat-slice": "its values are slices of flat shards",
     "conjugate": "saved with the conjugate or negative bit set",
     "code-payload": "a separate pickle, not opened",
+    "no-numbers": "texts, dates or records: torch has no such dtype",
     "external": "its data is in another file",
     "big-endian": "stored with the high byte first",
 }

@@ -22,6 +22,10 @@ _HEADER = re.compile(
 )
 
 
+_NO_NUMBERS = re.compile(r"[<>|=]?([SUaV]\d+|[Mm]8(\[\w+\])?|f16|c32)")
+"""Texts, records, dates, and floats wider than torch's."""
+
+
 def read_npy(source: ByteSource, limits: ReadLimits) -> Checkpoint:
     """List a single array."""
     found: dict[str, StorageEntry] = {}
@@ -68,7 +72,7 @@ def _array_entry(
         if "'O'" in text or "|O" in text:
             return TensorEntry(path, (), "object", flags=("code-payload",))
         if "'descr': [" in text:
-            return TensorEntry(path, (), "structured", flags=("unknown-dtype",))
+            return TensorEntry(path, (), "structured", flags=("no-numbers",))
         raise BadInput(f"{source.name} has an array whose header is invalid{f': {name}' if name else ''}")
     descr = match["descr"]
     dtype, big = numpy_dtype(descr)
@@ -80,12 +84,14 @@ def _array_entry(
     if "O" in descr:
         flags.append("code-payload")
     elif not dtype:
-        flags.append("unknown-dtype")
+        flags.append("no-numbers" if _NO_NUMBERS.fullmatch(descr) else "unknown-dtype")
     if numel is None:
         flags.append("impossible-shape")
     nbytes = tensor_bytes(numel or 0, dtype)
     if nbytes > size - begin:
         flags.append("short-storage")
+    if "code-payload" in flags or "no-numbers" in flags:
+        return TensorEntry(path, shape, descr, numel=numel or 0, flags=tuple(flags))
     located = "data" if source.origin is not None and not packed else ""
     storages[name] = StorageEntry(name, max(0, size - begin), source.name, (source.origin or 0) + begin, located)
     return TensorEntry(

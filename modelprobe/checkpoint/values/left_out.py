@@ -9,7 +9,8 @@ from modelprobe.checkpoint.records import ATTRIBUTE, FLAG_TEXT, Branch, Checkpoi
 from modelprobe.checkpoint.write.extras import NotKept
 
 MAX_NAMED_STORAGES = 5
-NO_PLACE = frozenset({"quantised", "sparse", "nested", "conjugate", "no-storage"})
+NO_NUMBERS = frozenset({"code-payload", "no-numbers"})
+NO_PLACE = frozenset({"quantised", "sparse", "nested", "conjugate", "no-storage"}) | NO_NUMBERS
 """Flags of tensors that are named and left out, while all others are written."""
 
 FORMAL = frozenset({"format"})

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 MAX_READ_BYTES = 16 << 30
 """Bytes of one tensor that are read unless the caller says otherwise."""
 
-UNREADABLE = ("sparse", "nested", "subclass", "no-storage", "code-payload", "external", "flat-slice", "conjugate")
+UNREADABLE = (
+    "sparse",
+    "nested",
+    "subclass",
+    "no-storage",
+    "code-payload",
+    "no-numbers",
+    "external",
+    "flat-slice",
+    "conjugate",
+)
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 

@@ -19,7 +19,7 @@ from modelprobe.checkpoint.values.gather import (
     refuse_unusable,
     tied_before,
 )
-from modelprobe.checkpoint.values.left_out import not_saved, unlisted_storages
+from modelprobe.checkpoint.values.left_out import NO_NUMBERS, not_saved, unlisted_storages
 from modelprobe.checkpoint.values.reader import TensorReader
 from modelprobe.checkpoint.write.extras import ONE_TENSOR, NotKept
 from modelprobe.checkpoint.write.tensor import TensorToWrite, to_write
@@ -95,7 +95,7 @@ def _opened(found: Checkpoint, stack: ExitStack, name: str | None) -> _Opened:
         try:
             into.update(_to_compare(reader, readable(found, listed), len(branch.path)))
         except BadInput as error:
-            if into is saved:
+            if into is saved and not NO_NUMBERS & set(listed.flags):
                 raise
             unread.append(NotKept(listed.name, error.message))
     saved.update({tensor.name: tensor for tensor in tied_before(found, branch, reader)})

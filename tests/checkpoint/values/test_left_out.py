@@ -256,6 +256,29 @@ def test_a_joblib_file_is_not_called_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.zoo
+@pytest.mark.parametrize(
+    "other",
+    [
+        numpy.array(["a", "bc"]),
+        numpy.array([b"a"]),
+        numpy.array([{"a": 1}, None]),
+        numpy.array(["2026-01-01"], dtype="M8[ns]"),
+        numpy.zeros(2, dtype=[("a", "f4"), ("b", "i4")]),
+        numpy.zeros(2, dtype=numpy.longdouble),
+    ],
+    ids=["texts", "bytes", "objects", "dates", "records", "wide floats"],
+)
+def test_arrays_without_a_dtype_of_torch_are_named(other: numpy.ndarray, tmp_path: Path) -> None:
+    weights = numpy.arange(6, dtype="f4").reshape(2, 3)
+    numpy.savez(tmp_path / "a.npz", w=weights, other=other)
+    assert not open_checkpoint(tmp_path / "a.npz").damaged
+    done = convert_weights(str(tmp_path / "a.npz"), tmp_path / "a.safetensors")
+    assert outcome(done) == {"other": "dropped"}
+    assert numpy.array_equal(load_file(tmp_path / "a.safetensors")["w"].numpy(), weights)
+    result = diff_weights(tmp_path / "a.npz", tmp_path / "a.safetensors")
+    assert "other" in str(result.report().notes)
+
+
 def test_an_array_too_long_to_be_kept_as_text(tmp_path: Path) -> None:
     array = numpy.arange(18 << 20, dtype=numpy.uint32).astype(numpy.uint8)  # every byte, more than 16 MiB of them
     (tmp_path / "in.pkl").write_bytes(pickle.dumps({"w": array}, 2))
