@@ -15,11 +15,11 @@ ConfigFinding = tuple[Trust, str]
 
 _DOTTED = rb"([A-Za-z_]\w*(?:[.:]\w+)+)"
 _YAML_EXTRAS = rb"""(?:[|>][-+\d]*\s+|!!?\w*\s+|&\w+\s+)*["']?"""
-TARGET = re.compile(rb"""["']?\b(_target_|class_path|_component_)["']?\s*[:=]\s*""" + _YAML_EXTRAS + _DOTTED)
+TARGET = re.compile(rb"""\b(_target_|class_path|_component_)["']?\s*[:=]\s*""" + _YAML_EXTRAS + _DOTTED)
 """Keys of Hydra, Lightning, torchtune and others whose value is imported and called."""
 
 ANY_KEY = re.compile(
-    rb"""["']?\b(target|type|func|function|callable|object|obj|name|cls|class)["']?\s*:\s*["']?""" + _DOTTED
+    rb"""\b(target|type|func|function|callable|object|obj|name|cls|class)["']?\s*:\s*["']?""" + _DOTTED
 )
 """Keys that also name other things: of these only what is known to run something counts."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from modelprobe.checkpoint.bytes.source import ByteSource, Inflated, Span
@@ -84,7 +84,7 @@ def inspect(
         yield Executable(where, "unread", error=f"{containers.unopened(head)} is not opened", container=True)
     elif head[:6] == NUMPY_START:
         yield from _object_array(source, head, where, limits)
-        yield from _in_tensors(source, head, where, limits)
+        yield from _in_tensors(source, tensor_places(source, head, limits), where, limits)
     elif named or begins_pickle(head):
         yield from _consecutive(source, where, limits)
     else:
@@ -132,8 +132,11 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
         yield from _in_strings(source, 0, min(source.size, MAX_TEXT), where or "the text", limits)
     elif head[8:9] == b"{":  # the header of a safetensors file
         yield from _in_strings(source, 8, min(source.size, 8 + int.from_bytes(head[:8], "little")), where, limits)
-    yield from _text_remarks(source, where)
-    yield from _beside_numbers(source, head, where, limits)
+    places = tensor_places(source, head, limits)
+    numbers = min((at for at in places if at > 0), default=source.size)
+    yield from _text_remarks(Span(source, 0, numbers), where)
+    yield from _in_tensors(source, places, where, limits)
+    yield from _beside_numbers(source, head, numbers, where, limits)
     if not found and containers.is_deflated(head):
         yield from _parts(source, "deflate", limits, where, 1)
     elif not found and (why := why_unread(source, head, source_text)):
@@ -150,20 +153,20 @@ def _in_strings(source: ByteSource, start: int, stop: int, where: str, limits: R
         yield from _first_calling(Memory(unescaped(text), source.name), where, limits, 0)
 
 
-def _in_tensors(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
+def _in_tensors(source: ByteSource, places: Sequence[int], where: str, limits: ReadLimits) -> Iterator[Executable]:
     """The bytes of a tensor, where they are a pickle that calls something."""
-    for at in tensor_places(source, head, limits):
+    for at in places:
         if looks_pickled(source.read(at, 2)):
             spot = f"{where or 'the file'} at byte {at:,}, in a tensor"
             yield from _calling(Span(source, at, source.size - at), spot, limits)
 
 
-def _beside_numbers(source: ByteSource, head: bytes, where: str, limits: ReadLimits) -> Iterator[Executable]:
-    """What GGUF and ONNX hold beside numbers; and that the end of a long text is not searched."""
-    yield from _in_tensors(source, head, where, limits)
+def _beside_numbers(
+    source: ByteSource, head: bytes, numbers: int, where: str, limits: ReadLimits
+) -> Iterator[Executable]:
+    """What GGUF and ONNX hold beside `numbers`; and that the end of a long text is not searched."""
     if head[:4] in GGUF_STARTS:
-        stop = min((at for at in tensor_places(source, head, limits) if at > 0), default=source.size)
-        stop = min(stop, MAX_TEXT)
+        stop = min(numbers, MAX_TEXT)
         yield from _encoded(source, 0, stop, where, limits, 1)
         yield from _first_calling(Span(source, 0, stop), where, limits, 0)
     elif looks_like_onnx(source):

@@ -126,6 +126,15 @@ def test_bytes_of_tensors_and_letters_of_texts(name: str, raw: bytes, tmp_path: 
     assert scan(tmp_path / name).worst is Trust.HARMLESS
 
 
+def test_numbers_are_not_read_as_texts(tmp_path: Path) -> None:
+    """Of 22 MB of numbers the search for templates and configurations took 6 s."""
+    words = b"{{ ''.__class__.__mro__ }} _target_: os.system"
+    (tmp_path / "m.safetensors").write_bytes(safetensors({"a": bytes(9), "b": words}))
+    assert scan(tmp_path / "m.safetensors").worst is Trust.HARMLESS
+    (tmp_path / "m.safetensors").write_bytes(safetensors({"a": bytes(9)}, words.decode()))
+    assert scan(tmp_path / "m.safetensors").worst is Trust.DANGEROUS
+
+
 IN_ZIP: dict[str, tuple[bytes, Trust]] = {
     "m.onnx": (onnx(b"../../../etc/passwd"), Trust.SUSPICIOUS),
     "m.gguf": (gguf(b"{{ ''.__class__.__mro__ }}"), Trust.SUSPICIOUS),
