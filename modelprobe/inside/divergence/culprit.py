@@ -51,6 +51,11 @@ class Culprit:
     tolerance: float = 0.0
     backward: bool = False
 
+    @property
+    def place(self) -> str:
+        """The module in which it is, in words."""
+        return self.path_b or self.path_a or "the model itself"
+
 
 def culprit_of(
     suspect: Suspect,

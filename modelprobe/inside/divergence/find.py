@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,15 @@ from torch import Tensor
 from modelprobe.errors import BadInput, ModelRaised
 from modelprobe.inside.divergence.align import StepPairs, align, between
 from modelprobe.inside.divergence.culprit import Culprit, culprit_of, output_culprit
-from modelprobe.inside.divergence.judge import Call, CapturingTape, JudgingTape, Suspect, gap_between, tolerance_of
+from modelprobe.inside.divergence.judge import (
+    Call,
+    CapturedCall,
+    CapturingTape,
+    JudgingTape,
+    Suspect,
+    gap_between,
+    tolerance_of,
+)
 from modelprobe.inside.divergence.result import DivergenceResult, Drift
 from modelprobe.inside.divergence.spill import ValueStore
 from modelprobe.inside.divergence.tape import Tape, TapeOp, flat_tensors
@@ -44,13 +51,20 @@ class RecordingTape(Tape):
 class RecordedRun:
     """A run by itself: its operators, what is kept of their values, the outputs' names and makers, what it raised."""
 
-    side: RunSide
+    side: RunSide | None
     ops: list[TapeOp]
     store: ValueStore
     calls: dict[int, Call] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     makers: dict[str, int] = field(default_factory=dict)
     raised: ModelRaised | None = None
+
+    def capture(self, at: int) -> CapturedCall | None:
+        """The operator with that number and its operands, from a run up to it; None where that did not get there."""
+        assert self.side is not None
+        tape = CapturingTape(at)
+        run_under(self.side, tape)
+        return tape.caught
 
 
 def recorded_run(side: RunSide, store: ValueStore) -> RecordedRun:
@@ -72,9 +86,16 @@ def diverge(
     a: RunSide, b: RunSide, names: tuple[str, str] = ("A", "B"), notes: Sequence[Note] = ()
 ) -> DivergenceResult:
     """Compare two runs. Raises BadInput when both raise, or have no operator in common."""
-    with ExitStack() as stack:
-        first = recorded_run(a, stack.enter_context(ValueStore()))
-        second = recorded_run(b, stack.enter_context(ValueStore()))
+    with ValueStore() as store:
+        return judged_against(recorded_run(a, store), b, names, notes)
+
+
+def judged_against(
+    first: RecordedRun, b: RunSide, names: tuple[str, str], notes: Sequence[Note] = ()
+) -> DivergenceResult:
+    """Compare a run that was recorded with another one. Raises as `diverge`."""
+    with ValueStore() as store:
+        second = recorded_run(b, store)
         if first.raised and second.raised:
             raise BadInput(
                 f"both sides raise: {first.raised.message}; {second.raised.message}",
@@ -89,7 +110,7 @@ def diverge(
                 "compare two copies of one network",
             )
         drift = _drift(first, second, pairs)
-        culprits, judged, said = _judge(first, second, pairs)
+        culprits, judged, said = _judge(first, second, b, pairs)
         said = [*notes, *said]
         for name, run in zip(names, (first, second), strict=True):
             if run.raised:
@@ -155,12 +176,14 @@ def _drift(first: RecordedRun, second: RecordedRun, pairs: StepPairs) -> tuple[D
     return tuple(rows)
 
 
-def _judge(first: RecordedRun, second: RecordedRun, pairs: StepPairs) -> tuple[list[Culprit], JudgingTape, list[Note]]:
+def _judge(
+    first: RecordedRun, second: RecordedRun, b: RunSide, pairs: StepPairs
+) -> tuple[list[Culprit], JudgingTape, list[Note]]:
     judging = JudgingTape(first.ops, second.ops, pairs, first.store, first.calls)
     outputs: list[tuple[str, Tensor]] = []
     notes: list[Note] = []
     try:
-        outputs = run_under(second.side, judging)
+        outputs = run_under(b, judging)
     except ModelRaised as error:
         if second.raised is None:
             notes.append(Note(f"Following A, B raised: {error.message}", Level.WARNING))
@@ -168,23 +191,22 @@ def _judge(first: RecordedRun, second: RecordedRun, pairs: StepPairs) -> tuple[l
         notes.append(Note(f"The comparison ends early: {judging.stopped}.", Level.WARNING))
     culprits: list[Culprit] = []
     for suspect in judging.suspects[:MAX_INSPECTED]:
-        found = _inspect(first, second, pairs, suspect)
+        found = _inspect(first, second, b, pairs, suspect)
         if found is not None:
             culprits.append(found)
     if not culprits and outputs and first.outputs:
-        culprits += _compare_outputs(first, outputs, second, pairs, judging)
+        culprits += _compare_outputs(first, outputs, second, pairs, b.train)
     return culprits, judging, notes
 
 
-def _inspect(first: RecordedRun, second: RecordedRun, pairs: StepPairs, suspect: Suspect) -> Culprit | None:
+def _inspect(first: RecordedRun, second: RecordedRun, b: RunSide, pairs: StepPairs, suspect: Suspect) -> Culprit | None:
     """Both sides run again up to the suspect, whose operands are then compared."""
-    mine = CapturingTape(suspect.a)
+    mine = first.capture(suspect.a)
     theirs = CapturingTape(suspect.b, (first.ops, second.ops, pairs, first.store, first.calls))
-    run_under(first.side, mine)
-    run_under(second.side, theirs)
-    if mine.caught is None or theirs.caught is None:
+    run_under(b, theirs)
+    if mine is None or theirs.caught is None:
         return None
-    return culprit_of(suspect, (mine.caught, theirs.caught), (first.ops, second.ops), pairs)
+    return culprit_of(suspect, (mine, theirs.caught), (first.ops, second.ops), pairs)
 
 
 def _compare_outputs(
@@ -192,11 +214,11 @@ def _compare_outputs(
     outputs: Sequence[tuple[str, Tensor]],
     second: RecordedRun,
     pairs: StepPairs,
-    judging: JudgingTape,
+    train: bool,
 ) -> list[Culprit]:
     """What stands behind the last common step: outputs, and gradients of parameters, of B following A."""
     theirs = dict(outputs)
-    if len(first.outputs) != len(outputs) and not first.side.train:
+    if len(first.outputs) != len(outputs) and not train:
         text = f"A has {len(first.outputs)} outputs, B has {len(outputs)}"
         return [Culprit("", "", "output", reason=text)]
     same_names = set(theirs) == set(first.outputs)

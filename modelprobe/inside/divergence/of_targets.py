@@ -42,11 +42,12 @@ def _what_is_given(
 
 @stdout_kept()
 def diverge_targets(
-    a: TargetRequest, b: TargetRequest, *, train: bool = False, devices: tuple[str, str] = ("cpu", "cpu")
-) -> DivergenceResult:
+    a: TargetRequest, b: TargetRequest, *, train: bool = False, devices: tuple[str, str] = ("cpu", "cpu"),
+    python_b: str | None = None,
+) -> DivergenceResult:  # fmt: skip
     """Compare two targets on the inputs of the first, each on its device. On a GPU TF32 is off.
 
-    Raises ProbeError for what stands in the way.
+    With `python_b`, the path of another Python, B is built and run there. Raises ProbeError for what stands in the way.
     """
     if train and a.batch is None and not a.inputs and a.inputs_from is None:
         a = replace(a, batch=2)
@@ -55,7 +56,7 @@ def diverge_targets(
     notes = [*_same_weights(first, second, names)]
     for name, loaded in zip(names, (first, second), strict=True):
         notes += [replace(note, text=f"{name}: {note.text}") for note in loaded.notes if "--weights" not in note.text]
-    models = [_in_dtype(loaded) for loaded in (first, second)]
+    models = [in_dtype(loaded) for loaded in (first, second)]
     given = record_with(replace(first, model=models[0], notes=()), _what_is_given, "train" if train else "eval")
     notes += [note for note in given.notes if note not in notes]
     plain = train and len({torch.device(device).type for device in devices}) > 1
@@ -68,10 +69,19 @@ def diverge_targets(
     for loaded, model, device in zip((first, second), models, devices, strict=True):
         args, kwargs = moved(_inputs_of(loaded, given), device)
         sides.append(RunSide(model.to(device), args, kwargs, train, a.seed, plain_kernels=plain))
+    there: dict[str, str] = {}
     with working(f"running {names[0]} and {names[1]}"), _without_tf32(devices):
-        found = diverge(sides[0], sides[1], names, notes)
+        if python_b is None:
+            found = diverge(sides[0], sides[1], names, notes)
+        else:
+            from modelprobe.inside.divergence.other_python import OtherSide, diverge_in
+
+            run = replace(sides[1], model=nn.Module())
+            other = OtherSide(second.request, sides[1].model.state_dict(), run, devices[1])
+            found, there = diverge_in(python_b, sides[0], other, names, notes)
     env = {
-        **brief(), "a": _environment(first), "b": _environment(second), "inputs": given.env.get("inputs", ()),
+        **brief(), "a": _environment(first), "b": {**_environment(second), **there},
+        "inputs": given.env.get("inputs", ()),
         **({"devices": devices} if devices != ("cpu", "cpu") else {}),
     }  # fmt: skip
     return replace(found, env=env)
@@ -152,7 +162,8 @@ def _same_weights(first: LoadedModel, second: LoadedModel, names: tuple[str, str
     return ()
 
 
-def _in_dtype(loaded: LoadedModel) -> nn.Module:
+def in_dtype(loaded: LoadedModel) -> nn.Module:
+    """The model in the floating-point type that was asked for."""
     if loaded.request.dtype is None:
         return loaded.model
     from modelprobe.model.inputs.spec import parse_floating

@@ -70,8 +70,7 @@ class DivergenceResult(Result):
         found = [Fact("Verdict", self.verdict, tone=Tone.of(self.culprit is None))]
         one = self.culprit
         if one is not None:
-            where = one.path_b or one.path_a or "the model itself"
-            found.append(Fact("Operator", f"{one.operator} in {where}", detail=one.reason))
+            found.append(Fact("Operator", f"{one.operator} in {one.place}", detail=one.reason))
             if one.path_a != one.path_b and one.path_a:
                 found.append(Fact("In A", one.path_a))
             if one.largest is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from io import BufferedRandom
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ ValueKey = tuple[int, int]
 class StoredValue:
     """A tensor in the file of a store, of which a piece at a time is read."""
 
-    def __init__(self, file: BufferedRandom, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    def __init__(self, file: Any, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         self._file, self._start = file, start
         self.dtype, self.shape = dtype, shape
 
@@ -45,14 +46,32 @@ class StoredValue:
 
 
 class ValueStore:
-    """The tensors of one run by operator; a context manager, at whose end the file is gone."""
+    """The tensors of one run by operator; a context manager, at whose end its file is closed, and gone.
 
-    def __init__(self) -> None:
+    With `path` all of them go to that file, which stays, for another process to read.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self._held: dict[ValueKey, Tensor] = {}
         self._places: dict[ValueKey, tuple[int, torch.dtype, tuple[int, ...]]] = {}
-        self._file: BufferedRandom | None = None
-        self._room = HELD_BYTES
+        self._file: Any = path.open("w+b") if path is not None else None
+        self._room = HELD_BYTES if path is None else -1
         self.written = 0
+
+    @classmethod
+    def opened(cls, path: Path, places: Mapping[ValueKey, Any], written: int) -> ValueStore:
+        """What another process put into a store of that path, and told by `places`."""
+        found = cls()
+        found._file = path.open("rb")
+        found._places.update(places)
+        found.written = written
+        return found
+
+    def places(self) -> dict[ValueKey, tuple[int, torch.dtype, tuple[int, ...]]]:
+        """Where in the file each value is, all of it written."""
+        if self._file is not None:
+            self._file.flush()
+        return dict(self._places)
 
     def put(self, key: ValueKey, value: Tensor) -> None:
         """Keep a copy. Raises BadInput when the disk has no room for it."""

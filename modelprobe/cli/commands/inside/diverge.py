@@ -61,6 +61,15 @@ DeviceBOpt = Annotated[str | None, option("--device-b", metavar="DEVICE", panel=
 TrainStepOpt = Annotated[
     bool, option("--train", panel=INPUT, help="Compare a training step: forward in training mode, and backward.")
 ]
+PythonBOpt = Annotated[
+    str | None,
+    option(
+        "--python-b",
+        metavar="PYTHON",
+        panel=MODEL,
+        help="The Python in which B runs, such as that of an environment with another torch: env/bin/python.",
+    ),
+]
 UnsafeOpt = Annotated[
     bool, option("--unsafe-load", panel=RARE, help="Unpickle whole models, which runs any code that the files name.")
 ]
@@ -88,6 +97,7 @@ def command(
     dtype_b: DtypeBOpt = None,
     device: BothDevicesOpt = "cpu",
     device_b: DeviceBOpt = None,
+    python_b: PythonBOpt = None,
     train: TrainStepOpt = False,
     seed: SeedOpt = 0,
     unsafe_load: UnsafeOpt = False,
@@ -106,9 +116,8 @@ def command(
     from modelprobe.model.inputs.series import parse_batches
     from modelprobe.model.inputs.spec import parse_floating
 
-    for text in (dtype, dtype_b):
-        if text is not None:
-            parse_floating(text)
+    for text in filter(None, (dtype, dtype_b)):
+        parse_floating(text)
     batches = parse_batches(batch)
     first = TargetRequest(
         a, settings or (), input or (), inputs_from, batches[0] if batches else None, dtype, seed=seed,
@@ -116,8 +125,9 @@ def command(
     )  # fmt: skip
     second = replace(first, target=b, settings=(*(settings or ()), *(settings_b or ())), dtype=dtype_b or dtype)
     devices = checked_device(device), checked_device(device_b or device)
-    result = diverge_targets(_with_arch(first, arch), _with_arch(second, arch_b or arch), train=train, devices=devices)
+    result = diverge_targets(
+        _with_arch(first, arch), _with_arch(second, arch_b or arch), train=train, devices=devices, python_b=python_b
+    )
     report.emit(result.report())
     if result.culprit is not None:
-        where = result.culprit.path_b or result.culprit.path_a or "the model itself"
-        raise Differs(f"{a} and {b} part at {result.culprit.operator} in {where}")
+        raise Differs(f"{a} and {b} part at {result.culprit.operator} in {result.culprit.place}")
