@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,13 +97,18 @@ class LayerOptions:
         from modelprobe.cost.timing.peaks import peaks_of
 
         profiled = profile_layers(loaded, found, seconds, timed_setting(loaded, setting, run))
-        self._write(profiled, report.force)
+        passes = b""
+        if self.trace is not None or self.tensorboard is not None:
+            from modelprobe.cost.timing.layers.chrome import chrome_trace
+
+            passes = chrome_trace(profiled.profiler)
+        self._write(profiled, passes, report.force)
         times = profiled.times.times(self.by or "layer", report.depth(self.depth), self.top)
         found = replace(found, layers=times)
         if self.tensorboard is not None:
             from modelprobe.cost.timing.layers.tensorboard import write_tensorboard
 
-            write_tensorboard(self.tensorboard, found, profiled.profiler)
+            write_tensorboard(self.tensorboard, found, passes)
         if found.rates is None or found.rates.peaks is None:
             return found
         note = "Bytes are those of the recorded types: autocast moves fewer." if setting.amp else ""
@@ -110,14 +116,13 @@ class LayerOptions:
         roofs = roofline(profiled.times, of_device() or found.rates.peaks, note, of_device(convolutions=True))
         return replace(found, roofline=_drawn(roofs, found.model, self.plot, report.force) if self.plot else roofs)
 
-    def _write(self, profiled: ProfiledTarget, force: bool) -> None:
+    def _write(self, profiled: ProfiledTarget, passes: bytes, force: bool) -> None:
         from modelprobe.console import say
         from modelprobe.files.atomic import atomic_write
 
         if self.trace is not None:
-            from modelprobe.cost.timing.layers.chrome import chrome_trace
-
-            atomic_write(self.trace, chrome_trace(profiled.profiler, self.trace.suffix == ".gz"), force=force)
+            zipped = self.trace.suffix == ".gz"
+            atomic_write(self.trace, gzip.compress(passes, mtime=0) if zipped else passes, force=force)
             say(f"wrote {self.trace}", always=False)
         if self.flame is not None:
             from modelprobe.cost.timing.layers.flame import flame_page

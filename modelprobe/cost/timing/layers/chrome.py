@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 
-def chrome_trace(profiler: Any, compressed: bool) -> bytes:
-    """The JSON, gzipped where asked for."""
+def chrome_trace(profiler: Any) -> bytes:
+    """The JSON. Torch gives it once only."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     found.pop("traceName", None)  # the temporary file's
     found.pop("host_name", None)
-    text = json.dumps(found, separators=(",", ":")).encode()
-    return gzip.compress(text, mtime=0) if compressed else text
+    return json.dumps(found, separators=(",", ":")).encode()

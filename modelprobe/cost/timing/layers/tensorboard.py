@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modelprobe.cost.timing.layers.chrome import chrome_trace
 from modelprobe.cost.timing.measure import ProfileResult
 from modelprobe.errors import BadInput, one_line
 from modelprobe.report.formats import Style
@@ -21,14 +20,14 @@ def check_tensorboard(folder: Path) -> None:
         raise BadInput(f"{folder} is a file", "--tensorboard names a directory")
 
 
-def write_tensorboard(folder: Path, found: ProfileResult, profiler: Any) -> None:
-    """Write one run into the directory. Raises BadInput where that cannot be."""
+def write_tensorboard(folder: Path, found: ProfileResult, passes: bytes) -> None:
+    """Write one run into the directory; `passes` is the profiler's trace. Raises BadInput where that cannot be."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer: Any = SummaryWriter
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{found.model}.pt.trace.json").write_bytes(chrome_trace(profiler, False))
+        (folder / f"{found.model}.pt.trace.json").write_bytes(passes)
         with writer(str(folder)) as events:
             for name in ("median_s", "iqr_s", "per_second", "flops_per_s", "first_s", "peak_bytes"):
                 value = getattr(found, name)

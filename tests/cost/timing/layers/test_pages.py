@@ -81,7 +81,8 @@ def test_what_tensorboard_reads(tmp_path: Path, capsys: pytest.CaptureFixture[st
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     line = ["profile", "samples/models.py:TinyCNN", "--input", "16", "--seconds", "0.1", "--threads", "1"]
-    assert main([*line, "--tensorboard", str(tmp_path / "runs"), "-f", "json"]) == 0
+    beside = tmp_path / "trace.json.gz"  # of the same passes: torch exports them once only
+    assert main([*line, "--tensorboard", str(tmp_path / "runs"), "--trace", str(beside), "-f", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     events = EventAccumulator(str(tmp_path / "runs")).Reload()
     (median,) = events.Scalars("profile/median_s")
@@ -91,6 +92,7 @@ def test_what_tensorboard_reads(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "**Median**" in events.Tensors("profile/report/text_summary")[0].tensor_proto.string_val[0].decode()
     trace = json.loads((tmp_path / "runs" / "TinyCNN.pt.trace.json").read_text())
     assert any(event.get("name") == "aten::conv2d" for event in trace["traceEvents"])
+    assert json.loads(gzip.decompress(beside.read_bytes())) == trace
     (tmp_path / "file").write_text("")
     assert main([*line, "--tensorboard", str(tmp_path / "file")]) == 2
     assert "--tensorboard names a directory" in capsys.readouterr().err
