@@ -111,8 +111,8 @@ def _other(source: ByteSource, head: bytes) -> Kind:
         raise BadInput(f"{source.name} is a text file, not a weight file", "download the file itself")
     if head.startswith(b"modelprobe"):
         raise BadInput(
-            f"{source.name} is a recorded run of modelprobe's, and this question is about weights",
-            "flops, summary, training, memory, graph and trace answer from such a file",
+            f"{source.name} is a recorded run, which has no weights and cannot be run",
+            "flops, summary, training, memory, graph, trace, compare and profile --predict answer from such a file",
         )
     raise BadInput(f"{source.name} has an unknown format: it begins with {head[:8].hex(' ')}", OURS)
 

@@ -341,7 +341,9 @@ def _one_batch(text: str) -> int | None:
 
     batches = parse_batches(text)
     if len(batches) > 1:
-        raise BadInput(f"--batch {text} lists several", "`modelprobe scaling` takes a list in --batch")
+        raise BadInput(
+            f"--batch {text} lists several", "give one; `modelprobe scaling` and `modelprobe profile` take a list"
+        )
     return batches[0] if batches else None
 
 

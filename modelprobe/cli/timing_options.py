@@ -45,7 +45,12 @@ AgainstWithOpt = Annotated[
 ]
 SetBesideOpt = Annotated[
     list[str] | None,
-    option("--set-b", metavar="KEY=VALUE", panel=COUNTING, help="As --set, for the other. Repeatable."),
+    option(
+        "--set-b",
+        metavar="KEY=VALUE",
+        panel=COUNTING,
+        help="As --set, which is for both, but for the other alone. Repeatable.",
+    ),
 ]
 FailIfSlowerOpt = Annotated[
     str | None,

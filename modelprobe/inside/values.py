@@ -31,7 +31,8 @@ class ValueWatch(_WatchMode):  # type: ignore[misc]
         self._running = running
         self._dtypes = {tensor.dtype for tensor in inputs if tensor.is_floating_point()}
         self._devices = {tensor.device.type for tensor in inputs}
-        self._bad = False
+        self._seen: set[str] = set()
+        self._given = _not_finite(inputs)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -41,24 +42,20 @@ class ValueWatch(_WatchMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         given = flat_tensors(args, kwargs)
         with _disable_current_modes():
-            finite = self._bad or all(all_finite(tensor) for tensor in given if tensor.is_floating_point())
+            before = "" if "NaN" in self._seen else _not_finite(given)
         self._note_kinds(given if not self.values else [t for t in given if isinstance(t, torch.nn.Parameter)])
         out = func(*args, **kwargs)
         number = self._running.ops() - 1  # of a composite that was taken apart: its last part
         with _disable_current_modes():
-            self.values[number] = self._measured(describe_operator(func).name, results_of(out), finite)
+            self.values[number] = self._measured(describe_operator(func).name, results_of(out), before)
         return out
 
     def _note_kinds(self, tensors: Sequence[Tensor]) -> None:
         self._dtypes |= {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
         self._devices |= {tensor.device.type for tensor in tensors}
 
-    def _measured(self, name: str, results: Sequence[Tensor], finite: bool) -> OperatorValues:
-        said = ""
-        what = made_bad(name, results) if finite and not self._bad else ""
-        if what:
-            self._bad = True
-            said = f"first {what}, from finite operands"
+    def _measured(self, name: str, results: Sequence[Tensor], before: str) -> OperatorValues:
+        said = self._first_bad(name, results, before)
         for tensor in results:
             if tensor.is_floating_point() and tensor.dtype not in self._dtypes:
                 said = said or f"first {str(tensor.dtype).removeprefix('torch.')}"
@@ -66,7 +63,26 @@ class ValueWatch(_WatchMode):  # type: ignore[misc]
                 said = said or f"first on {tensor.device.type}"
         self._note_kinds(results)
         line = next(iter(calling_lines()), "") if said else ""
-        return OperatorValues(*_range(results[0] if results else None), said, line)
+        device = results[0].device.type if results else ""
+        return OperatorValues(*_range(results[0] if results else None), said, line, device)
+
+    def _first_bad(self, name: str, results: Sequence[Tensor], before: str) -> str:
+        """What is said of the first infinity and the first NaN. Infinities are meant where a mask is filled with them
+        or was given to the constructor; what memory held that is not written yet says nothing."""
+        what = "" if name.startswith("aten.empty") or "NaN" in self._seen else _not_finite(results)
+        if not what or what in self._seen:
+            return ""
+        self._seen.add(what)
+        if not before:
+            return f"first {what}, from finite operands" if made_bad(name, results) else ""
+        meant = what == before == "infinity" != self._given
+        return "" if meant else f"first {what}, from operands with {before}"
+
+
+def _not_finite(tensors: Sequence[Tensor]) -> str:
+    """`NaN` where any tensor holds one, else `infinity` where any holds that, else nothing."""
+    bad = [tensor for tensor in tensors if tensor.is_floating_point() and not all_finite(tensor)]
+    return "" if not bad else "NaN" if any(bool(tensor.isnan().any()) for tensor in bad) else "infinity"
 
 
 def _range(tensor: Tensor | None) -> tuple[float | None, float | None, float | None, int]:

@@ -112,18 +112,17 @@ class OpCall(NamedTuple):
 
 
 class OperatorValues(NamedTuple):
-    """The values that an operator put out in a run for real: those of its first result that are finite.
-
-    `not_finite` counts the others. `said` is what had not been there before (`first NaN, from finite operands`,
-    `first float64`), and `line` the source that called the operator then.
-    """
+    """The finite values of an operator's first result in a run for real; `not_finite` counts the others. `said` is what
+    had not been there before (`first NaN, from finite operands`, `first float64`), and `line` the source that called
+    the operator then. `device` is where the result lies."""
 
     minimum: float | None
     maximum: float | None
     mean: float | None
-    not_finite: int
+    not_finite: int | None
     said: str
     line: str
+    device: str
 
 
 class StorageRecord(NamedTuple):

@@ -31,13 +31,38 @@ class Logs(nn.Module):
 def test_values_and_the_first_nan() -> None:
     names, values = followed(Logs(), torch.tensor([-1.0, 1.0, 3.0]))
     assert names[:2] == ["aten.mul", "aten.log"]
-    assert tuple(values[0]) == (-2.0, 6.0, pytest.approx(2.0), 0, "", "")
+    assert tuple(values[0]) == (-2.0, 6.0, pytest.approx(2.0), 0, "", "", "cpu")
     assert values[1].not_finite == 1
     assert values[1].minimum == pytest.approx(0.6931, abs=1e-4)
     assert values[1].said == "first NaN, from finite operands"
     line = values[1].line.partition(" ")[0].rpartition(":")[2]
     assert "# the line" in Path(__file__).read_text().splitlines()[int(line) - 1]
     assert [values[at].said for at in (2, 3)] == ["", ""]  # only the first
+
+
+class Masked(nn.Module):
+    """Attention scores under a mask of -inf; in `mask` a row that is masked as a whole."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.masked_fill(torch.eye(2) > 0, float("-inf")) + self.mask).softmax(-1) * 2
+
+
+def test_infinities_of_masks_are_meant_and_nan_from_them_is_not() -> None:
+    upper = torch.tensor([[0.0, 0.0], [0.0, float("-inf")]])
+    assert not any(one.said for one in followed(Masked(upper), torch.rand(2, 2))[1].values())
+    names, values = followed(Masked(upper.T.flip(0)), torch.rand(2, 2))
+    said = {names[at]: one.said for at, one in values.items() if one.said}
+    assert said == {"aten.softmax": "first NaN, from operands with infinity"}
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_an_input_that_is_not_finite_is_said(value: float, what: str) -> None:
+    _, values = followed(nn.Sequential(nn.ReLU(), nn.ReLU()), torch.tensor([1.0, value]))
+    assert [values[at].said for at in sorted(values)] == [f"first {what}, from operands with {what}", ""]
 
 
 class Widens(nn.Module):
@@ -81,10 +106,12 @@ def test_lines_of_json_of_a_run_with_an_image(capsys: pytest.CaptureFixture[str]
     assert "random" not in err
     rows, err = told(capsys, "trace", "samples/models.py:TinyCNN", "--input", "32", "--device", "cpu")
     assert len(rows) == 8
+    assert {row["device"] for row in rows} == {"cpu"}
     assert "The input is random numbers" in err
     assert "The weights are random" in err
     rows, _ = told(capsys, "trace", "samples/models.py:TinyCNN", "--input", "32")
     assert rows[0]["minimum"] is None
+    assert rows[0]["device"] == "meta"
 
 
 def test_an_image_is_all_of_the_input(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,10 +125,10 @@ def profile_against(
         samples, ratio, took, interrupted = _in_turn(sides, seconds)
     made = [
         TimedSide(
-            _name_beside(loaded, other), side.inputs, (str(side.device), *device_details(str(side.device), side.threads,
-            side.setting.texts())), side.batch, side.first_s, statistics.median(times), tuple(times),
+            _name_with_arguments(loaded), side.inputs, (str(side.device), *device_details(str(side.device),
+            side.threads, side.setting.texts())), side.batch, side.first_s, statistics.median(times), tuple(times),
         )
-        for loaded, other, side, times in zip((first, second), (second, first), sides, samples, strict=True)
+        for loaded, side, times in zip((first, second), sides, samples, strict=True)
     ]  # fmt: skip
     doubts = _doubts(ratio, tolerance, interrupted)
     if sides[0].inputs != sides[1].inputs:
@@ -141,11 +141,9 @@ def profile_against(
     )  # fmt: skip
 
 
-def _name_beside(loaded: LoadedModel, other: LoadedModel) -> str:
-    """The name, and the arguments of the constructor that the other was not given."""
-    theirs = other.target.given
-    given = [f"{key}={value}" for key, value in loaded.target.given.items() if theirs.get(key) != value]
-    return " ".join((loaded.target.name, *given))
+def _name_with_arguments(loaded: LoadedModel) -> str:
+    """The name and what its constructor was given: --set is for both, unless --set-b says otherwise."""
+    return " ".join((loaded.target.name, *(f"{key}={value}" for key, value in loaded.target.given.items())))
 
 
 def _in_turn(

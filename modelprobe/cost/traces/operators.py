@@ -19,7 +19,8 @@ from modelprobe.tracing.records import OpCall, OperatorValues, TensorRef, Trace
 class OperatorRow:
     """One call of an operator. `inputs` and `outputs` are texts of shape and dtype; `index` is its place in the run.
 
-    `reads` are the indices of the operators whose results it takes. `status` is counted, free or uncounted.
+    `reads` are the indices of the operators whose results it takes. `status` is counted, free or uncounted. `device` is
+    that of the result in a run for real, else that of the run: meta.
     """
 
     index: int
@@ -39,6 +40,7 @@ class OperatorRow:
     not_finite: int | None = None
     said: str = ""
     line: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,13 @@ class OperatorList(Result):
             Column("flops", "FLOPs", Unit.FLOPS, priority=3),
             Column("bytes_moved", "Moved", Unit.BYTES, priority=1),
             Column("status", "Counted", priority=4),
+            Column("device", "Device", priority=5),
             *(VALUE_COLUMNS if self.measured else ()),
         )
         rows = tuple(
             Row((
                 row.index, row.operator, row.module, _short(row.inputs), _short(row.outputs), row.macs,
-                row.flops, row.bytes_moved, row.status,
+                row.flops, row.bytes_moved, row.status, row.device,
                 *((row.minimum, row.maximum, row.mean, row.said) if self.measured else ()),
             ))
             for row in self.operators
@@ -131,11 +134,12 @@ def operators_of(
 
 def _listed_operators(trace: Trace, values: Mapping[int, OperatorValues]) -> Iterator[OperatorRow]:
     made: dict[int, int] = {}
+    unmeasured = OperatorValues(None, None, None, None, "", "", str(trace.env.get("device", "")))
     for index, op in enumerate(trace.ops):
         reads = dict.fromkeys(made[ref.value] for ref in op.inputs if ref.value in made)
         yield OperatorRow(
             index, op.name, op.kind, op.module, _tensor_texts(op.inputs), _tensor_texts(op.outputs), tuple(reads),
-            op.macs, 2 * op.macs + op.flops, _bytes_moved(op), op.status, *values.get(index, ()),
+            op.macs, 2 * op.macs + op.flops, _bytes_moved(op), op.status, *values.get(index, unmeasured),
         )  # fmt: skip
         made.update((ref.value, index) for ref in op.outputs)
 

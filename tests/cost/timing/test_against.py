@@ -42,6 +42,12 @@ def test_a_wider_network_is_slower(cli: CommandLine) -> None:
 
 
 @pytest.mark.zoo
+def test_an_argument_for_both_stands_in_both_names(cli: CommandLine) -> None:
+    found = told(cli, "--set", "width=8", "--against", NET)
+    assert [found[side]["name"] for side in ("first", "second")] == ["TinyCNN width=8", "TinyCNN width=8"]
+
+
+@pytest.mark.zoo
 def test_two_settings_of_one(cli: CommandLine) -> None:
     found = told(cli, "--against-with", "dtype=bfloat16, channels-last,threads=2")
     assert found["first"]["setting"] == ["cpu", "1 thread"]

@@ -186,6 +186,8 @@ def _predict(
 
     if predict is not None and device_spec is not None:
         raise BadInput("--predict and --device-spec both name a device", "leave one of them out")
+    if inputs.batch is not None and not inputs.batch.strip().isdigit():
+        raise BadInput(f"a prediction is of one batch, and --batch is {inputs.batch!r}", "for example --batch 256")
     device = find_device(predict) if predict is not None else read_device(Path(device_spec or ""))
     if is_trace_file(model.target):
         from modelprobe.cli.trace_options import refuse_model_options

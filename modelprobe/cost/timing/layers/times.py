@@ -172,6 +172,7 @@ LAYER_COLUMNS = (
     Column("inclusive_s", "Inclusive", Unit.SECONDS),
     Column("exclusive_s", "Exclusive", Unit.SECONDS),
     Column("share", "Share", Unit.SHARE, bar=True),
+    Column("calls", "Calls", Unit.COUNT, priority=4),
     Column("macs", "MACs", Unit.MACS, priority=3),
     Column("rate", "FLOP/s", Unit.QUANTITY, priority=1),
 )

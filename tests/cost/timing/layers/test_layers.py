@@ -22,6 +22,7 @@ from modelprobe.cost.timing.layers import align, profiled
 from modelprobe.cost.timing.layers.align import ProfiledPiece, aligned_pieces
 from modelprobe.cost.timing.layers.profiled import BLOCK, MODULE_MARK, PASS_MARK, pass_trees, profiled_passes
 from modelprobe.cost.timing.layers.times import BETWEEN, IDLE, reconciled
+from modelprobe.report.blocks import Table
 from modelprobe.tracing.recorder import trace
 from modelprobe.tracing.records import Trace
 
@@ -68,6 +69,9 @@ def test_every_recorded_operator_is_seen_once_and_times_add_up() -> None:
     rows = {one.path: one for one in found.layers}
     assert rows[""].inclusive_s == pytest.approx(0.05)
     assert rows["first"].calls == 2
+    table = next(block for block in found.blocks() if isinstance(block, Table))
+    calls = [column.key for column in table.columns].index("calls")
+    assert [row.cells[calls] for row in table.rows] == [1, 2, 1]
     assert rows["first"].macs == 2 * 4 * 8 * 8
     assert rows["sleeper"].exclusive_s > 0.02  # most of the pass, also where others use the machine
     between = next(one for one in found.operators if one.name == BETWEEN)
