@@ -24,6 +24,9 @@ MAX_INFLATED = 64 << 20
 """Bytes that one compressed file is inflated to; what comes after them is not read."""
 
 MAX_TAR_MEMBERS = 20_000
+MAX_TAR_HEADER = 1 << 20
+"""Bytes of a header with long names or attributes, which is read at once."""
+
 READ_STEP = 1 << 20
 FEED_BYTES = 1 << 14
 """Packed bytes that are handed over at a time: each member of a file copies what it leaves of them."""
@@ -205,6 +208,11 @@ class _File(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return super().read(size) or b""
 
     def readinto(self, buffer: Any) -> int:
         data = self._source.read(self._at, len(buffer))

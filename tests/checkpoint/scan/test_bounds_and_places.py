@@ -12,6 +12,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -182,6 +183,16 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 scan(sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+
+
+def test_a_tar_with_an_endless_header(tmp_path: Path) -> None:
+    """Attributes of 60 MB took 172 MiB of memory."""
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"comment": "a" * (2 << 20)}
+    with tarfile.open(tmp_path / "m.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    (found,) = scan(tmp_path / "m.tar").problems
+    assert (found.trust, "a header of 2," in found.text) == (Trust.SUSPICIOUS, True)
 
 
 @pytest.mark.zoo
