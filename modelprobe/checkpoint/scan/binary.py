@@ -11,14 +11,13 @@ from modelprobe.checkpoint.formats.gguf import read_gguf
 from modelprobe.checkpoint.formats.numpy_files import NPY_MAGIC, read_npy
 from modelprobe.checkpoint.formats.onnx import read_onnx
 from modelprobe.checkpoint.limits import ReadLimits
-from modelprobe.checkpoint.scan.tails import MAX_HEADER
+from modelprobe.checkpoint.scan.tails import MAX_HEADER, OFFSETS
 from modelprobe.errors import BadInput
 
 MAX_NODES_READ = 16 << 20
 """Bytes of an ONNX file that are searched for operators, from its begin and from its end."""
 
 GGUF_STARTS = (b"GGUF", b"FUGG")
-_OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*(\d{1,18})\s*,')
 _PYTHON_OPERATOR = re.compile(rb"\x22[\x04-\x0a](PyOp|PyCustomOp|PythonOp)(?=[^A-Za-z0-9_])")
 """Operators that call Python, of onnxruntime's extensions and of its training, as a node spells its type."""
 
@@ -39,7 +38,7 @@ def tensor_places(source: ByteSource, head: bytes, limits: ReadLimits) -> list[i
     if head[8:9] == b"{":
         base = 8 + int.from_bytes(head[:8], "little")
         header = source.read(8, min(base - 8, MAX_HEADER))
-        return [base + int(match[1]) for match in _OFFSETS.finditer(header)]
+        return [base + int(match[1]) for match in OFFSETS.finditer(header)]
     read = read_gguf if head[:4] in GGUF_STARTS else read_npy if head[:6] == NPY_MAGIC else None
     with suppress(BadInput):
         storages = read(source, limits).storages.values() if read else ()
