@@ -23,8 +23,8 @@ def parse_amount(text: str, option: str, *, scale: int = 1, of_bytes: bool = Fal
     unit = match["unit"].lower() if match else ""
     steps = {"": scale, "b": 1, **_BYTES} if of_bytes else {**_STEPS, "": scale}
     if match is None or unit not in steps:
-        example = "500MB or 1.5GiB" if of_bytes else "25M or 4.2G"
-        raise BadInput(f"{option} {text!r} is no amount", f"for example {option} {example.split(' ')[0]}")
+        example = "500MB" if of_bytes else "25M" if scale == 1 else "4.2"
+        raise BadInput(f"{option} {text!r} is no amount", f"for example {option} {example}")
     found = float(re.sub("[_,]", "", match["number"])) * steps[unit]
     if not math.isfinite(found):
         raise BadInput(f"{option} {text!r} is too large", "give a smaller amount")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from modelprobe.model.zoo.index import read_catalogue, user_index
 from modelprobe.model.zoo.names import TIMM, TORCHVISION
 from modelprobe.report.blocks import Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
-from modelprobe.report.units import Unit
+from modelprobe.report.units import Unit, first_few
 from modelprobe.zoo.build_index import BuiltIndex, add_to_user_index, build_index, measure_all, zoo_targets
 from modelprobe.zoo.package_targets import targets_of_package
 
@@ -83,18 +83,22 @@ def package_added(package: str, workers: int, *, env: Mapping[str, Any]) -> Inde
         targets = targets_of_package(package)
     built = measure_all(targets, workers)
     networks = tuple(row for row in built.rows if len(row["state"]) >= MIN_TENSORS)
+    small = [str(row["name"]) for row in built.rows if len(row["state"]) < MIN_TENSORS]
+    left_out = f"fewer than {MIN_TENSORS} tensors, as parts of networks have: {first_few(small, 6)}"
     built = replace(built, rows=networks)
     if not built.rows:
-        reason = next(iter(built.problems.values()), "")
-        raise BadInput(f"no model of {package} could be counted", f"the first: {reason}")
+        reason = next(iter(built.problems.values()), left_out)
+        raise BadInput(f"no model of {package} could be counted", f"the first: {reason}" if built.problems else reason)
     failed = add_to_user_index(built.rows)
-    notes = (Note(f"Nothing was kept: {failed}.", Level.WARNING),) if failed else ()
+    notes = [Note(f"Nothing was kept: {failed}.", Level.WARNING)] if failed else []
+    if small:
+        notes.append(Note(f"Left out: {left_out}.", Level.INFO))
     return _added(f"Added from {package}", user_index(), built, notes, env)
 
 
-def _added(title: str, path: Path, built: BuiltIndex, notes: tuple[Note, ...], env: Mapping[str, Any]) -> IndexResult:
+def _added(title: str, path: Path, built: BuiltIndex, notes: Sequence[Note], env: Mapping[str, Any]) -> IndexResult:
     from modelprobe.zoo.build_index import library_versions
 
     size = path.stat().st_size if path.exists() else 0
     origins = Counter(str(row["origin"]) for row in built.rows)
-    return IndexResult(title, str(path), size, origins, library_versions(), built.problems, notes, env)
+    return IndexResult(title, str(path), size, origins, library_versions(), built.problems, tuple(notes), env)

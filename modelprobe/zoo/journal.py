@@ -43,7 +43,8 @@ class Journal:
         lines, whole = read_lines(self.path) if self.path.exists() else ([], 0)
         if lines and lines[0] != header:
             differs = [key for key in header if lines[0].get(key) != header[key]] if isinstance(lines[0], dict) else []
-            about = f" ({', '.join(differs)} differ)" if differs else ""
+            about = f" ({', '.join(f'{key} {lines[0].get(key)!r}, not {header[key]!r}' for key in differs)})"
+            about = about if differs else ""
             raise BadInput(f"{self.path} holds rows of something else{about}", "choose another file, or delete it")
         if not lines and self.path.exists() and self.path.stat().st_size:
             raise BadInput(f"{self.path} is no file of rows", "choose another file")

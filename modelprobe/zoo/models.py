@@ -155,10 +155,10 @@ def _family_table(families: Sequence[ModelFamily]) -> Table:
         Column("origin", "Origin"),
         Column("count", "Models", Unit.COUNT),
         Column("least_parameters", "Params from", Unit.QUANTITY),
-        Column("most_parameters", "to", Unit.QUANTITY),
-        Column("least_macs", "MACs from", Unit.MACS),
-        Column("most_macs", "to", Unit.MACS),
-        Column("top1", "Top-1 %", Unit.NUMBER),
+        Column("most_parameters", "Params to", Unit.QUANTITY),
+        Column("least_macs", "MACs from", Unit.MACS, priority=2),
+        Column("most_macs", "MACs to", Unit.MACS),
+        Column("top1", "Best top-1 %", Unit.NUMBER, priority=1),
     )
     rows = (Row((f.name, f.origin, f.count, *f.parameters, *(f.macs or (None, None)), f.top1)) for f in families)
     return Table(columns, tuple(rows), key="families")
@@ -248,7 +248,7 @@ def with_front(result: ModelsResult, against: str) -> ModelsResult:
 
 def _listed_targets(pattern: str, catalogue: Catalogue) -> list[str]:
     """The targets that a pattern names, in the natural order of names."""
-    found = [(entry.name, origin) for entry in zoo.find(pattern) for origin in entry.origins]
+    found = zoo.find_targets(pattern)
     wild = any(character in pattern for character in "*?[")
     wanted = pattern.lower() if wild else f"*{pattern.lower()}*"
     for model in catalogue.models:
@@ -277,6 +277,8 @@ def _none_within(asked: ModelFilter, known: Sequence[IndexedModel]) -> BadInput:
     key = max(counts, key=lambda name: counts[name], default="")
     option = {"max_macs": "--max-gmacs"}.get(key, f"--{key.replace('_', '-')}")
     hint = f"without {option} there are {counts[key]:,}" if key and counts[key] else "loosen more than one of them"
+    if key == "min_top1" and all(model.top1 is None for model in known if replace(asked, min_top1=None).takes(model)):
+        hint += ", whose accuracy their library's metadata does not give (timm's gives none)"
     return BadInput(f"none of {len(known):,} models stays within these limits", hint)
 
 

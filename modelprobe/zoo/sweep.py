@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelprobe.console import progress
+from modelprobe.cost.timing.paired import NOISY
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import names as zoo
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
@@ -30,15 +32,18 @@ OTHER_NOTES = {
     Level.ASSUMED: "what was assumed stands in the notes of the row",
     Level.WARNING: "what was left out stands in the notes of the row",
 }
-ENTRIES = {what: f"modelprobe.zoo.sweep_row:{what}_row" for what in ("flops", "params", "memory")}
+ENTRIES = {what: f"modelprobe.zoo.sweep_row:{what}_row" for what in ("flops", "params", "memory", "profile")}
 """What `--what` names -> the function that makes a row."""
+
+_OF_ONE_ZOO = re.compile(rf"(?:{zoo.TORCHVISION}|{zoo.TIMM}):.*[*?\[].*")
 
 
 @dataclass(frozen=True, slots=True)
 class SweptModel:
     """One row. Costs are None for what was not asked for, or failed; `problem` says in one line why.
 
-    `notes` are what stands against the figures: what was assumed, not counted, or depends on the data.
+    `median_s` and `iqr_s` are of one forward pass here. `notes` are what stands against the figures: what was assumed,
+    not counted, or depends on the data.
     """
 
     target: str
@@ -48,6 +53,9 @@ class SweptModel:
     flops: int | None = None
     activations: int | None = None
     memory: int | None = None
+    median_s: float | None = None
+    iqr_s: float | None = None
+    per_second: float | None = None
     uncounted: int | None = None
     seconds: float = 0.0
     problem: str = ""
@@ -56,7 +64,7 @@ class SweptModel:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult(Result):
-    """The rows in the order of the targets. `resumed` of them were in the file of rows already."""
+    """The rows in the order of the targets; `resumed` of them were in the file of rows. `workers` ran at once."""
 
     what: str
     rows: tuple[SweptModel, ...]
@@ -65,6 +73,7 @@ class SweepResult(Result):
     shard: str = ""
     rows_file: str = ""
     plot: str | None = None
+    workers: int = 1
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
@@ -78,10 +87,10 @@ class SweepResult(Result):
             Column("macs", "MACs", Unit.MACS),
             Column("flops", "FLOPs", Unit.FLOPS, 3),
             Column("activations", "Activations", Unit.QUANTITY, 2),
-            *([Column("memory", "Memory", Unit.BYTES)] if self.what == "memory" else []),
+            *OWN_COLUMNS.get(self.what, ()),
             Column("input", "Input", Unit.SHAPE, 4),
             Column("seconds", "Took", Unit.SECONDS, 5),
-            Column("problem", "Problem", priority=1),
+            Column("problem", "Problem", priority=1, wrap=True),
             Column("notes", "Notes", priority=6, wrap=True),
         )
         keys = [column.key for column in columns]
@@ -90,11 +99,34 @@ class SweepResult(Result):
         if self.plot:
             blocks.append(Figure(Path(self.plot), "MACs against parameters"))
         notes = [Note(f"{self.failed:,} of {len(self.rows):,} failed.", Level.WARNING)] if self.failed else []
+        notes += _timing_notes(self)
         gaps = [row.target for row in self.rows if row.uncounted]
         if gaps:
             text = f"operators without a formula, lower bounds: {first_few(gaps, MAX_NAMED_MODELS)}."
             notes.append(Note(text, Level.WARNING))
         return self.blocks_report(f"Sweep of {self.what}", SWEEP_SCHEMA, *blocks, *notes, *_grouped_notes(self.rows))
+
+
+OWN_COLUMNS = {
+    "memory": (Column("memory", "Memory", Unit.BYTES),),
+    "profile": (
+        Column("median_s", "Median", Unit.SECONDS),
+        Column("iqr_s", "IQR", Unit.SECONDS, 2),
+        Column("per_second", "Examples/s", Unit.NUMBER),
+    ),
+}
+"""Columns of one question alone."""
+
+
+def _timing_notes(found: SweepResult) -> Iterator[Note]:
+    timed = [row for row in found.rows if row.median_s is not None]
+    noisy = [row.target for row in timed if (row.iqr_s or 0) > NOISY * (row.median_s or 0)]
+    if noisy:
+        text = f"Noisy: the middle half of the samples spans over {NOISY:.0%} of the median of"
+        yield Note(f"{text} {first_few(noisy, MAX_NAMED_MODELS)}.", Level.WARNING)
+    if len(timed) > 1 and found.workers > 1:
+        text = f"{found.workers} models were timed at once and took time from each other: --workers 1 times them alone."
+        yield Note(text, Level.WARNING)
 
 
 def _cell_of(value: Any) -> Any:
@@ -124,12 +156,14 @@ def sweep_targets(given: Sequence[str], shard: str = "") -> list[str]:
     for text in given:
         if Path(text).is_file() and not text.endswith(".py"):
             listed = _listed_in(Path(text))
-        elif any(mark in text for mark in (":", "/", ".py")):
+        elif any(mark in text for mark in (":", "/", ".py")) and not _OF_ONE_ZOO.fullmatch(text):
             listed = [text]
         else:
-            listed = [f"{origin}:{entry.name}" for entry in zoo.find(text) for origin in entry.origins]
+            listed = [f"{origin}:{name}" for name, origin in zoo.find_targets(text)]
+            if not listed and Path(text).suffix in (".txt", ".csv", ".list"):
+                raise BadInput(f"there is no file {text}", "a text file with a target on each line; or a pattern")
             if not listed:
-                close = ", ".join(zoo.nearest(text.strip("*?")))
+                close = ", ".join(zoo.nearest(text.partition(":")[2].strip("*?") or text.strip("*?")))
                 raise BadInput(f"no model matches {text!r}", f"nearest: {close}" if close else "'*' takes all")
         found.update(dict.fromkeys(listed))
     part, count = _shard_of(shard)
@@ -198,7 +232,10 @@ def run_sweep(targets: Sequence[str], options: SweepOptions, env: Mapping[str, A
                 advance()
     rows = tuple(_row(held[target]) for target in targets)
     failed = sum(bool(row.problem) for row in rows)
-    return SweepResult(options.what, rows, failed, resumed, options.shard, str(options.rows_file or ""), env=env or {})
+    return SweepResult(
+        options.what, rows, failed, resumed, options.shard, str(options.rows_file or ""),
+        workers=options.workers, env=env or {},
+    )  # fmt: skip
 
 
 def _row(row: Mapping[str, Any]) -> SweptModel:
@@ -215,12 +252,14 @@ def timm_csv(result: SweepResult) -> str:
     """The rows under the column names of timm's benchmark tables; millions and billions, as there."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("model", "infer_gmacs", "infer_macts", "infer_img_size", "param_count"))
+    timed = ("infer_samples_per_sec", "infer_step_time") if result.what == "profile" else ()
+    writer.writerow(("model", *timed, "infer_gmacs", "infer_macts", "infer_img_size", "param_count"))
     for row in result.rows:
         if row.problem or row.macs is None or row.activations is None or row.parameters is None:
             continue
         side = row.input[0][-1] if row.input else ""
         name = row.target.removeprefix(f"{zoo.TIMM}:")
         figures = (row.macs / 1e9, row.activations / 1e6, side, row.parameters / 1e6)
-        writer.writerow((name, f"{figures[0]:.2f}", f"{figures[1]:.2f}", side, f"{figures[3]:.2f}"))
+        times = (f"{row.per_second or 0:.2f}", f"{1000 * (row.median_s or 0):.3f}")[: len(timed)]
+        writer.writerow((name, *times, f"{figures[0]:.2f}", f"{figures[1]:.2f}", side, f"{figures[3]:.2f}"))
     return out.getvalue()

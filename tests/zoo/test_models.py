@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modelprobe.cli.app import main
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import index
 from modelprobe.report.amounts import parse_amount, parse_share
@@ -60,6 +61,49 @@ def test_limits_that_nothing_keeps_say_which_to_loosen() -> None:
     with pytest.raises(BadInput) as raised:
         find_models(ModelFilter("resnet18", max_params=1000, min_top1=50))
     assert raised.value.hint.startswith("without --max-params there are")
+    with pytest.raises(BadInput) as raised:  # no vision transformer of torchvision is so small
+        find_models(ModelFilter("vit*", max_params=30_000_000, min_top1=78))
+    assert "whose accuracy their library's metadata does not give" in raised.value.hint
+
+
+def test_a_pattern_of_one_library() -> None:
+    of_timm = find_models(ModelFilter("timm:*_tiny"))
+    assert {model.origin for model in of_timm.models} == {"timm"}
+    both = find_models(ModelFilter("*_tiny"))
+    assert (of_timm.timm, both.timm > 0, both.torchvision > 0) == (both.timm, True, True)
+    assert find_models(ModelFilter("torchvision:convnext_t")).torchvision == 1
+
+
+def test_families_are_lines_of_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (xcit,) = [line for line in lines if line.startswith("xcit")]
+    assert xcit.split() == ["xcit", "timm", "28", "3.049", "M", "189.1", "M", "414.2", "G"]
+
+
+@pytest.mark.zoo
+def test_parts_of_a_package_that_are_no_networks_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path / "cache"))
+    source = (
+        "from torch import nn\n\n\nclass Few(nn.Linear):\n    def __init__(self):\n        super().__init__(4, 2)\n"
+    )
+    (tmp_path / "few_nets.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["index", "add", "few_nets", "--workers", "1"]) == 2
+    assert "fewer than 6 tensors, as parts of networks have: Few" in capsys.readouterr().err
+    many = "\n\nclass Many(nn.Sequential):\n    def __init__(self):\n        super().__init__(*[nn.Linear(4, 4)] * 3)\n"
+    (tmp_path / "few_nets.py").write_text(
+        source + many.replace("*[nn.Linear(4, 4)] * 3", "Few(), nn.Linear(2, 4), Few()")
+    )
+    monkeypatch.delitem(sys.modules, "few_nets")
+    assert main(["index", "add", "few_nets", "--workers", "1"]) == 0
+    assert "Left out: fewer than 6 tensors" in capsys.readouterr().out
 
 
 def test_families_count_every_model() -> None:

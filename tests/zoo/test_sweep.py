@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from modelprobe.zoo.sweep import sweep_targets
 from tests.command_line import SAMPLES, CommandLine, said
 
 TARGETS = [f"{SAMPLES}:{name}" for name in ("TinyCNN", "TinyAttention", "Shared", "Broken", "Unused")]
@@ -105,13 +106,42 @@ def test_tables_and_plots(cli: CommandLine, tmp_path: Path) -> None:
 def test_what_is_refused(cli: CommandLine, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"schema": "modelprobe.sweep/1", "what": "params"}\n', encoding="utf-8")
-    assert "holds rows of something else (what" in said(cli("sweep", TARGETS[0], "--rows", str(rows)))
+    assert "holds rows of something else (what 'params', not 'flops', " in said(
+        cli("sweep", TARGETS[0], "--rows", str(rows))
+    )
     assert "no model matches 'resnet5x' | nearest: resnet50" in said(cli("sweep", "resnet5x"))
     assert "--shard '3/2' is not I/N" in said(cli("sweep", "resnet18", "--shard", "3/2"))
     assert "--executor smoke://x is not known" in said(cli("sweep", "resnet18", "--executor", "smoke://x"))
+    assert "there is no file models.txt" in said(cli("sweep", "models.txt"))
+    assert "no model matches 'timm:resnet5x*' | nearest: resnet50" in said(cli("sweep", "timm:resnet5x*"))
     empty = tmp_path / "empty.txt"
     empty.write_text("# nothing\n", encoding="utf-8")
     assert "lists no model" in said(cli("sweep", str(empty)))
+
+
+def test_a_pattern_of_one_zoo() -> None:
+    assert sweep_targets(["torchvision:squeezenet*"]) == ["torchvision:squeezenet1_0", "torchvision:squeezenet1_1"]
+    both = sweep_targets(["vgg11"])
+    assert set(both) == set(sweep_targets(["torchvision:vgg11*", "timm:vgg11*"]))
+    assert sweep_targets(["timm:vgg11"]) == ["timm:vgg11"]
+
+
+@pytest.mark.zoo
+def test_times_of_many_models(cli: CommandLine, tmp_path: Path) -> None:
+    table, rows = tmp_path / "timm.csv", tmp_path / "rows.jsonl"
+    line = ("sweep", "timm:test_vit", TARGETS[0], "--what", "profile", "--batch", "2", "--rows", str(rows))
+    found = json.loads(cli(*line, "--timm-csv", str(table), "-f", "json").out)
+    assert found["workers"] == 1  # a second one would take time from the first
+    for row in found["rows"]:
+        assert row["median_s"] > 0
+        assert row["per_second"] == pytest.approx(2 / row["median_s"])
+        assert (row["macs"] > 0, row["input"][0][0]) == (True, 2)
+    head, first, _ = table.read_text(encoding="utf-8").splitlines()
+    assert head.startswith("model,infer_samples_per_sec,infer_step_time,infer_gmacs")
+    assert float(first.split(",")[2]) == pytest.approx(1000 * found["rows"][0]["median_s"], abs=1e-3)
+    again = json.loads(cli(*line, "-f", "json", "--workers", "2").out)
+    assert (again["resumed"], again["rows"]) == (2, found["rows"])
+    assert any("took time from each other" in note["text"] for note in again["notes"])
 
 
 @pytest.mark.zoo

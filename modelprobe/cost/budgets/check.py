@@ -94,6 +94,12 @@ class CheckResult(Result):
         """Every breach of every model."""
         return tuple(text for model in self.models for text in model.breaches)
 
+    @property
+    def grew(self) -> bool:
+        """Whether a figure that is exceeded is above its baseline."""
+        figures = [figure for model in self.models for figure in model.figures if figure.breaches]
+        return any(figure.before is not None and figure.value > figure.before for figure in figures)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields and the breaches in words."""
         from modelprobe.report.blocks import plain

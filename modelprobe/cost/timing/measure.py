@@ -19,6 +19,7 @@ from modelprobe.cost.tables import plural
 from modelprobe.cost.timing.achieved import AchievedRates, achieved_rates
 from modelprobe.cost.timing.layers.roofline import Roofline
 from modelprobe.cost.timing.layers.times import LayerTimes
+from modelprobe.cost.timing.paired import NOISY
 from modelprobe.cost.timing.passes import PreparedPass, TimingSetting, prepare_pass
 from modelprobe.cost.training import training_cost
 from modelprobe.cost.training_step import frozen_names, record_training_step, trained_with
@@ -41,9 +42,6 @@ ABOVE_PEAK = 1.1
 
 T = TypeVar("T")
 INFERENCE = MemoryRequest()
-
-NOISY = 0.1
-"""Interquartile range over median from which a run is called noisy."""
 
 
 @dataclass(frozen=True, slots=True)

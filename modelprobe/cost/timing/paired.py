@@ -16,6 +16,9 @@ from itertools import pairwise
 LEVEL = 0.01
 """How often a difference is claimed where there is none."""
 
+NOISY = 0.1
+"""Interquartile range over median from which a run is called noisy."""
+
 MOST_BLOCKS, LEAST_BLOCKS = 20, 8
 """With 8 blocks the signs alone can reach the level: 2 / 2**8 < 0.01."""
 

@@ -80,6 +80,14 @@ def find(pattern: str = "", origin: str = "") -> tuple[ZooName, ...]:
     return tuple(entry for entry in found if not origin or origin in entry.origins)
 
 
+def find_targets(pattern: str = "") -> list[tuple[str, str]]:
+    """Name and library of what `pattern` matches as in `find`; `timm:resnet*` asks one library alone."""
+    library, colon, rest = pattern.partition(":")
+    if colon and library in (TORCHVISION, TIMM):
+        return [(entry.name, library) for entry in find(rest, library)]
+    return [(entry.name, origin) for entry in find(pattern) for origin in entry.origins]
+
+
 def nearest(name: str, count: int = 5, origin: str = "") -> tuple[str, ...]:
     """The names that a person who typed `name` may have meant, best first.
 

@@ -44,6 +44,7 @@ def test_limits(cli: CommandLine, limits: tuple[str, ...], code: int) -> None:
 def test_every_breach_is_a_line(cli: CommandLine) -> None:
     answer = cli("check", CNN, "-i", "1x3x32x32", "--max-params", "1k", "--max-gmacs", "0.5M", "-f", "json")
     assert sum("exceed the limit" in line for line in answer.err.splitlines()) == 2
+    assert "--update-baseline" not in answer.err  # it changes no limit
     found = json.loads(answer.out)
     assert (found["passed"], len(found["breaches"])) == (False, 2)
 
@@ -59,6 +60,7 @@ def test_a_baseline_notices_what_became_dearer(cli: CommandLine, tmp_path: Path)
     answer = cli(*line)
     assert answer.code == 1
     assert f"{MACS:,} MACs are 0.98% more than the {MACS - 5000:,} in {file}" in answer.err
+    assert "--update-baseline accepts what grew" in answer.err
     assert cli(*line, "--tolerance", "1%").code == 0
     assert cli(*line, "--update-baseline").code == 0
     assert json.loads(file.read_text())["models"][CNN]["macs"] == MACS

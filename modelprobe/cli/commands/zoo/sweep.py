@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modelprobe.zoo.sweep import SweepResult
 
 RUN = "Run"
-QUESTIONS = ("flops", "params", "memory")
+QUESTIONS = ("flops", "params", "memory", "profile")
 
 EXAMPLES = (
     "modelprobe sweep 'squeezenet*' --rows squeezenets.jsonl -f csv",
@@ -49,7 +49,8 @@ RowsOpt = Annotated[
     ),
 ]
 SweepWorkersOpt = Annotated[
-    int | None, option("--workers", metavar="N", min=1, panel=RUN, help="Processes. Default: one per core.")
+    int | None,
+    option("--workers", metavar="N", min=1, panel=RUN, help="Processes. Default: one per core; profile: one."),
 ]
 TimeLimitOpt = Annotated[
     float, option("--timeout", metavar="SECONDS", min=0.1, panel=RUN, help="Of one model; then its row has failed.")
@@ -89,7 +90,7 @@ def command(
     plot: SweepPlotOpt = None,
     report: ReportOptions,
 ) -> None:
-    """Costs, parameters or memory of many models, by a process pool: a crash, a hang or too much memory costs one row.
+    """Costs, memory or time of many models, by a process pool: a crash, a hang or too much memory costs one row.
 
     With --rows, every row is on the disk before the next; after Ctrl-C or a power cut the same command goes on.
     A failed row costs no other (exit code 0, under --strict 3); when all have failed the exit code is 2.
@@ -111,9 +112,10 @@ def command(
     if len(batches) > 1:
         raise BadInput(f"--batch {batch} lists several", "a sweep takes one")
     limits = JobLimits(timeout, parse_amount(memory_limit, "--memory-limit", of_bytes=True))
+    at_once = workers or (1 if what == "profile" else usable_cores())
     options = SweepOptions(
-        what, tuple(inputs or ()), batches[0] if batches else None, shard, rows, workers or usable_cores(), limits,
-        executor, retry_failed,
+        what, tuple(inputs or ()), batches[0] if batches else None, shard, rows, at_once, limits, executor,
+        retry_failed,
     )  # fmt: skip
     result = run_sweep(sweep_targets(targets, shard), options, brief())
     if timm_csv is not None:
