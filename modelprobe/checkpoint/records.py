@@ -51,7 +51,9 @@ FLAG_TEXT = {
     "non-persistent": "a buffer that state_dict() leaves out",
     "by-name": "a buffer by its name",
     "flat-slice": "its values are slices of flat shards",
-    "conjugate": "saved with the conjugate or negative bit set",
+    "attributes": "carries Python attributes",
+    "conjugate": "the conjugate of what is stored",
+    "negated": "the negative of what is stored",
     "code-payload": "a separate pickle, not opened",
     "no-numbers": "texts, dates or records: torch has no such dtype",
     "external": "its data is in another file",
@@ -102,7 +104,7 @@ class TensorEntry:
         """Equal for two entries that are the same tensor: the same elements of one storage, read in the same way."""
         if not self.storage:
             return (self.path,)
-        flipped = "conjugate" in self.flags
+        flipped = "conjugate" in self.flags, "negated" in self.flags
         return (self.storage, self.offset, self.shape, self.strides, self.dtype, flipped)
 
     @property

@@ -75,7 +75,9 @@ class ValueReader:
                 start,
                 tuple(step * _element_bytes(entry) for step in part.strides or ()),
             )
-            yield decode(elements.reshape(-1), entry.dtype), times
+            numbers = decode(elements.reshape(-1), entry.dtype)
+            numbers = numbers.conj() if "conjugate" in entry.flags else numbers
+            yield -numbers if "negated" in entry.flags else numbers, times
 
     def _unpacked(self, entry: TensorEntry) -> Pieces:
         _, block, packed = next(kind for kind in TYPES.values() if kind[0] == entry.dtype)

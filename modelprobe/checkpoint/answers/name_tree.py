@@ -256,7 +256,7 @@ def _leaf_row(path: str, label: str, depth: int, entry: TensorEntry) -> NameRow:
 
 def _grouped_rows(path: str, label: str, depth: int, held: _Sum) -> NameRow:
     role = next(iter(held.roles)) if len(held.roles) == 1 else None
-    dtypes, flags = tuple(sorted(held.dtypes)), tuple(sorted(held.flags - {"by-name"}))
+    dtypes, flags = tuple(sorted(held.dtypes)), tuple(sorted(held.flags - {"by-name", "attributes"}))
     return NameRow(path, label, depth, held.tensors, None, dtypes, held.numel, held.nbytes, role, flags)
 
 

@@ -65,7 +65,7 @@ def tensor_table(rows: Sequence[NameRow]) -> Table:
 
 def _tensor_row(row: NameRow) -> Row:
     marks = [f"x{len(row.copies) + 1}"] if row.copies else []
-    marks += [FLAG_TEXT.get(flag, flag) for flag in row.flags if flag != "by-name"]
+    marks += [FLAG_TEXT.get(flag, flag) for flag in row.flags if flag not in ("by-name", "attributes")]
     label = f"{row.label} … {row.copies[-1]}" if row.copies else row.label
     role = f"{row.role} (by name)" if row.role and "by-name" in row.flags else row.role
     count = None if row.is_tensor else row.tensors

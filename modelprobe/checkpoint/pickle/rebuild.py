@@ -94,12 +94,14 @@ def strided(table: StorageTable, call: PendingCall) -> TensorView | None:
         dtype = dtype_name(args[6])
     grad = args[4] if len(args) > 4 and type(args[4]) is bool else None
     meta = args[7 if third else 6] if len(args) > (7 if third else 6) else None
-    return TensorView(shape, dtype, strides, args[1], key, device, None, grad, ("conjugate",) if _set(meta) else ())
+    return TensorView(shape, dtype, strides, args[1], key, device, None, grad, _bits_set(meta))
 
 
-def _set(metadata: PickleNode) -> bool:
+def _bits_set(metadata: PickleNode) -> tuple[str, ...]:
+    """What the numbers of a view are, against those in the storage: torch saves conjugates as bits."""
     flat = getattr(metadata, "pairs", None) or ()
-    return any(value is True for value in flat[1::2])
+    bits = dict(zip(map(str, flat[::2]), flat[1::2], strict=False))
+    return tuple(flag for bit, flag in (("conj", "conjugate"), ("neg", "negated")) if bits.get(bit) is True)
 
 
 @rebuilds("_rebuild_parameter _rebuild_parameter_with_state")
@@ -107,7 +109,15 @@ def parameter(table: StorageTable, call: PendingCall) -> TensorView | None:
     """`(data, requires_grad, hooks[, state])`."""
     inner = view_of(table, call.args[0]) if call.args else None
     grad = call.args[1] if len(call.args) > 1 and type(call.args[1]) is bool else None
-    return replace(inner, role=PARAMETER, requires_grad=grad) if inner else None
+    flags = _attributes_given(call)
+    return replace(inner, role=PARAMETER, requires_grad=grad, flags=(*inner.flags, *flags)) if inner else None
+
+
+def _attributes_given(call: PendingCall) -> tuple[str, ...]:
+    """Whether the fourth argument of a call, a state, has attributes for the tensor."""
+    state = call.args[3] if len(call.args) > 3 else None
+    held = state if type(state) is tuple else (state,)  # of slots, behind the attributes
+    return ("attributes",) if any(getattr(each, "pairs", None) for each in held) else ()
 
 
 @rebuilds("Parameter Buffer Variable")
@@ -128,7 +138,7 @@ def typed(table: StorageTable, call: PendingCall) -> TensorView | None:
     inner = view_of(table, PendingCall(call.args[0], call.args[2]))
     kind = call.args[1].spelled if type(call.args[1]) is Global else "?"
     if inner is None or kind in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"):
-        return inner
+        return replace(inner, flags=(*inner.flags, *_attributes_given(call))) if inner else None
     role = BUFFER if kind == "torch.nn.parameter.Buffer" else inner.role
     return replace(inner, role=role, flags=(*inner.flags, "subclass"))
 

@@ -96,7 +96,7 @@ def gather_distributed(found: Checkpoint, stack: ExitStack, name: str | None, ke
     names = {path: key for key, path in ((key, tuple(map(key_text, path))) for key, path in folder.paths.items())}
     made: dict[tuple[str, ...], TensorToWrite] = {}
     for entry in found.tensors:
-        odd = [flag for flag in entry.flags if flag not in ("flat-slice", "by-name")]
+        odd = [flag for flag in entry.flags if flag not in ("flat-slice", "by-name", "attributes")]
         if odd:
             raise BadInput(f"{entry.name} cannot be put together: {odd[0]}")
         made[entry.path] = _whole_tensor(folder, names.get(entry.path, entry.name), entry)

@@ -10,7 +10,7 @@ from modelprobe.checkpoint.write.extras import NotKept
 
 MAX_NAMED_STORAGES = 5
 NO_NUMBERS = frozenset({"code-payload", "no-numbers"})
-NO_PLACE = frozenset({"quantised", "sparse", "nested", "conjugate", "no-storage"}) | NO_NUMBERS
+NO_PLACE = frozenset({"quantised", "sparse", "nested", "no-storage"}) | NO_NUMBERS
 """Flags of tensors that are named and left out, while all others are written."""
 
 FORMAL = frozenset({"format"})

@@ -30,7 +30,6 @@ UNREADABLE = (
     "no-numbers",
     "external",
     "flat-slice",
-    "conjugate",
 )
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
@@ -82,7 +81,9 @@ class TensorReader:
             width = item // 2 if entry.dtype.startswith("complex") else item
             buffer = bytearray(torch.frombuffer(buffer, dtype=torch.uint8).reshape(-1, width).flip(1).numpy().tobytes())
         flat = torch.frombuffer(buffer, dtype=dtype)
-        return flat.as_strided(entry.shape, entry.strides or (), start // item)
+        view = flat.as_strided(entry.shape, entry.strides or (), start // item)
+        view = view.conj().resolve_conj() if "conjugate" in entry.flags else view
+        return -view if "negated" in entry.flags else view
 
     def check(self, entry: TensorEntry) -> None:
         """Raises BadInput for a tensor whose values cannot be read; reads nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,13 +174,20 @@ def _conversion(found: Checkpoint, parts: Gathered, target: Format, written: Wri
     else:
         behind = (*behind, *left_behind(found, parts.branch, target))
     behind = (*behind, *header_texts(found, target))
+    changed = *parts.others.changed, *_no_parameters(found, parts.branch, target), *_no_attributes(found, parts)
     return Converted(
         source=found.path, source_format=found.format, source_size=found.size, branch=parts.branch.name,
         branch_kind=parts.branch.kind,
         rule=parts.branch.rule, format=target, written=written, kept=kept,
-        changed=(*parts.others.changed, *_no_parameters(found, parts.branch, target)), dropped=behind,
-        damaged=damaged_parts(found),
+        changed=changed, dropped=behind, damaged=damaged_parts(found),
     )  # fmt: skip
+
+
+def _no_attributes(found: Checkpoint, parts: Gathered) -> Iterator[str]:
+    """That attributes which Python code hung on tensors are in no new file."""
+    for entry in found.tensors if parts.keeps else found.tensors_in(parts.branch):
+        if "attributes" in entry.flags:
+            yield f"{entry.name or 'the root'}: its Python attributes were left out"
 
 
 def _no_parameters(found: Checkpoint, branch: Branch, target: Format) -> tuple[str, ...]:

@@ -112,6 +112,8 @@ class _Builder:
             self._done[id(node)] = self._state(node, path)
             return self._done[id(node)]
         if path in self.entries:
+            if last_part(called(node)) in ("_reconstruct", "_frombuffer"):
+                self._change(path, "a numpy array became a tensor")
             return self._tensor(self.entries[path])
         if is_module(node):
             raise NotWritable(f"a whole module of class {object_class(node)}")

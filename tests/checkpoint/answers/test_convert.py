@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
 from modelprobe.checkpoint.answers.convert import Conversion, convert_weights
+from modelprobe.checkpoint.answers.diff import diff_weights
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.write.convert import parse_byte_size
 from modelprobe.errors import BadInput, ProbeError
@@ -191,7 +192,36 @@ def test_a_distributed_batch_norm(tmp_path: Path) -> None:
     assert equal(load_file(tmp_path / "out.safetensors"), dict(source))
 
 
-@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), torch.complex(torch.ones(2), torch.ones(2)).conj()])
+def test_conjugates_and_negatives_are_written_as_numbers(tmp_path: Path) -> None:
+    base = torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(6.0, 12).reshape(2, 3))
+    state = {
+        "plain": base,
+        "conjugate": (base + 1).conj(),
+        "turned": (base + 2).t().conj(),
+        "negative": (base + 3).conj().imag,
+    }
+    assert (state["negative"].is_neg(), state["conjugate"].is_conj()) == (True, True)
+    torch.save(state, tmp_path / "x.pt")
+    for name, load in (("out.safetensors", load_file), ("out.pt", torch.load)):
+        result = convert_weights(str(tmp_path / "x.pt"), tmp_path / name)
+        assert not result.dropped
+        assert equal(load(tmp_path / name), {key: value.resolve_conj().resolve_neg() for key, value in state.items()})
+        assert not diff_weights(tmp_path / "x.pt", tmp_path / name).differ
+
+
+def test_attributes_of_tensors_and_arrays_of_numpy_are_named(tmp_path: Path) -> None:
+    tensor, parameter, plain = torch.ones(2), torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.zeros(1))
+    tensor.note, parameter.tag = "x", 5
+    torch.save({"t": tensor, "p": parameter, "plain": plain, "array": numpy.ones(3)}, tmp_path / "x.pt")
+    for name in ("out.safetensors", "out.pt"):
+        done = convert_weights(str(tmp_path / "x.pt"), tmp_path / name)
+        told = {entry.entry: entry.why for entry in done.entries if entry.action == "changed"}
+        assert [told[key] for key in ("t", "p")] == ["its Python attributes were left out"] * 2
+        assert "plain" not in told
+    assert told["array"] == "a numpy array became a tensor"
+
+
+@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), torch.ones(2, device="meta")])
 def test_an_odd_tensor_is_left_out_by_name(odd: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"a.weight": torch.ones(2), "odd": odd, "b.weight": torch.ones(3)}, tmp_path / "x.pt")
     for name in ("out.safetensors", "out.pt"):

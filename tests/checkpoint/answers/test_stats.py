@@ -205,12 +205,14 @@ def test_readers_close_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["a", "flipped"])
-@pytest.mark.parametrize("flip", [lambda a: torch._neg_view(a), torch.conj])
+@pytest.mark.parametrize("flip", [torch._neg_view, torch.conj])
 def test_a_flipped_view_is_another_tensor(flip: Callable, first: str, tmp_path: Path) -> None:
     a = torch.tensor([1 + 1j, 2 - 3j])
     held = {"a": a, "flipped": flip(a)}
     torch.save({first: held.pop(first), **held}, tmp_path / "m.pt")
     found = open_checkpoint(tmp_path / "m.pt")
-    stats = {s.name: s for s in measure_tensors(found, "", [(entry.name, entry) for entry in found.tensors])}
-    assert (stats["a"].unread, stats["a"].max) == ("", pytest.approx(abs(2 - 3j)))
-    assert "negative bit" in stats["flipped"].unread
+    assert len({entry.identity for entry in found.tensors}) == 2
+    with ExitStack() as stack:
+        reader = ValueReader(found, "", stack)
+        read = {e.name: [number for part, _ in reader.pieces("", e) for number in part.tolist()] for e in found.tensors}
+    assert (read["a"], read["flipped"]) == (a.tolist(), flip(a).tolist())
