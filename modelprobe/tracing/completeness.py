@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -315,6 +316,26 @@ def refusals_noted(note: Callable[[BaseException], None], known: Callable[[Tenso
     """
     with _wrapped(Tensor, ("numpy", "tolist", "__array__"), lambda plain: _noting(plain, note, known)):
         yield
+
+
+@contextmanager
+def transforms_noticed(note: Callable[[], None]) -> Iterator[None]:
+    """In the body, `note` is called when `torch.func` differentiates: older releases do not tell a dispatch mode."""
+    transforms: Any = sys.modules.get("torch._functorch.eager_transforms")
+    plain = getattr(transforms, "_grad_increment_nesting", None)
+    if plain is None:
+        yield
+        return
+
+    def noticed() -> int:
+        note()
+        return int(plain())
+
+    transforms._grad_increment_nesting = noticed
+    try:
+        yield
+    finally:
+        transforms._grad_increment_nesting = plain
 
 
 @contextmanager

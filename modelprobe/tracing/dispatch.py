@@ -262,6 +262,10 @@ class Observer(_Base):  # type: ignore[misc]
         if self._meta and self.refused is None and asks_for_values(error):
             self.refused = self._where()[0], error
 
+    def note_gradients(self) -> None:
+        """The forward differentiates, which inference mode keeps it from."""
+        self.wants_gradients |= not self.differentiates
+
     def _cost(
         self,
         operator: Operator,

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from modelprobe.errors import ModelRaised, ProbeError
 from modelprobe.report.blocks import Level, Note
 from modelprobe.tracing.compiler_stand_in import compiler_loaded, compiler_stand_in
-from modelprobe.tracing.completeness import gaps, handed_tensors, refusals_noted
+from modelprobe.tracing.completeness import gaps, handed_tensors, refusals_noted, transforms_noticed
 from modelprobe.tracing.dispatch import Observer
 from modelprobe.tracing.failures import (
     NeedsValuesError,
@@ -320,9 +320,9 @@ def _forward(model: nn.Module, args: Any, kwargs: Any, observer: Observer, runni
         else:  # there is nothing that numpy could take
             stack.enter_context(refusals_noted(observer.note_refusal, observer.known.of))
         stack.enter_context(observer.origins.watched(model))
-        followed: AbstractContextManager[Any] = nullcontext()
-        if setting.follow is not None:
-            followed = setting.follow([tensor for _, tensor in leaves((args, kwargs))], running)
+        stack.enter_context(transforms_noticed(observer.note_gradients))
+        given = [tensor for _, tensor in leaves((args, kwargs))]
+        followed = setting.follow(given, running) if setting.follow is not None else nullcontext()
         for mode in (modes(), observer, followed, quiet_hooks()):
             stack.enter_context(mode)
         out = model(*args, **kwargs)
