@@ -254,21 +254,18 @@ def eigencam(activation: Tensor, gradient: Tensor) -> Tensor:
 
 def guided_gradcam(scene: Scene, target: int) -> Tensor:
     """Guided Grad-CAM (arXiv:1610.02391): guided backpropagation times Grad-CAM. [H, W], the largest channel's size."""
-    from captum.attr import GuidedBackprop
+    from modelprobe.vision.cam.guided import GuidedReLUs
 
-    if not any(isinstance(module, nn.ReLU) for module in scene.scorer.modules()):
-        scene.remarks.append("the model has no nn.ReLU to guide: the gradient is the plain one")
-    for module in scene.scorer.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # or its gradient cannot be changed; put back with the rest
-    score = float(scene.scorer.plain(scene.image)[0, target])
-    if abs(score - scene.score) > 1e-4 * max(1.0, abs(scene.score)):
-        raise BadInput("the model needs its ReLUs to work in place, which guided Grad-CAM cannot", "--method gradcam")
     assert scene.known is not None
     coarse = maps_at_layer("gradcam", scene.known, 0)[0].clamp(min=0)
     fine = enlarged(coarse, scene.image.shape[2:])
-    guided: Any = GuidedBackprop(scene.scorer).attribute(scene.image, target)
-    return (guided[0].float() * fine).abs().amax(0)  # type: ignore[no-any-return]
+    image = scene.image.detach().clone().requires_grad_()
+    with GuidedReLUs() as mode:
+        score = scene.scorer(image)[0, target]
+    if not mode.seen:
+        scene.remarks.append("the model calls no ReLU that could be guided: the gradient is the plain one")
+    (guided,) = torch.autograd.grad(score, image)
+    return (guided[0].float() * fine).abs().amax(0)
 
 
 def integrated_gradients(scene: Scene, target: int) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import modelprobe
 from modelprobe.errors import BadInput, ModelRaised
@@ -120,7 +120,44 @@ def test_guided_grad_cam(cnn, vit):
         def forward(self, x):
             return self.head(nn.functional.gelu(self.conv(x)).mean((2, 3)))
 
-    assert "no nn.ReLU" in modelprobe.cam(NoRelu(), IMAGE, method="guided-gradcam").remarks[0]
+    assert "no ReLU" in modelprobe.cam(NoRelu(), IMAGE, method="guided-gradcam").remarks[0]
+
+
+class Relus(nn.Module):
+    """One network whose two ReLUs are called in any of the ways."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3, stride=2), nn.Linear(4, 2)
+        self.first, self.second = first, second
+
+    def forward(self, x):
+        return self.head(self.second(self.two(self.first(self.one(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "relus",
+    [
+        (nn.ReLU(), nn.functional.relu),
+        (torch.relu, Tensor.relu),
+        (nn.ReLU(inplace=True), torch.relu_),
+        (lambda x: nn.functional.relu(x, inplace=True), nn.functional.relu_),
+    ],
+)
+def test_guided_backpropagation_of_relus_of_every_kind(relus):
+    """Of modules alone, captum is right."""
+    captum_attr = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    modules = Relus(nn.ReLU(), nn.ReLU()).eval()
+    model = Relus(*relus).eval()
+    model.load_state_dict(modules.state_dict())
+    image = torch.randn(1, 1, 16, 16)
+    coarse = modelprobe.cam(modules, image, 1).map
+    fine = captum_attr.GuidedBackprop(modules).attribute(image.clone().requires_grad_(), 1)[0].abs().amax(0)
+    found = modelprobe.cam(model, image, 1, method="guided-gradcam")
+    assert found.remarks == ()
+    torch.testing.assert_close(found.map, coarse * fine.detach())
+    assert modelprobe.cam(modules, image, 1, method="saliency").map.sub(fine).abs().max() > 1e-3
 
 
 class Frozen(nn.Module):
