@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from modelprobe.checkpoint.bytes.source import ByteSource
@@ -19,6 +20,9 @@ MAX_PYTHON = 1 << 20
 
 MAX_FINDINGS = 20
 """Findings of one file that are reported."""
+
+MAX_SPELLINGS = 16
+"""Things that one name may stand for."""
 
 MAX_NAME_PARTS = 64
 """Attributes of one name that are followed."""
@@ -148,10 +152,14 @@ def _syntax_tree(raw: bytes) -> ast.Module | None:
 
 def _names_reached(tree: ast.Module, script: bool) -> Iterator[CodeFinding]:
     """What the code reaches, each once with the line where it does first."""
-    names = _names_in(tree)
+    nodes = list(ast.walk(tree))
+    names = _names_in(tree, nodes)
+    many = next((name for name, all_of_it in names.aliases.items() if len(all_of_it) > MAX_SPELLINGS), "")
+    if many:
+        yield Trust.SUSPICIOUS, f"Python code: {many[:80]} stands for more than {MAX_SPELLINGS} things"
     said: set[str] = set()
     owners: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute):
             owners.add(id(node.value))
             if node.attr in _HIDDEN and node.attr not in said:
@@ -167,7 +175,7 @@ def _names_reached(tree: ast.Module, script: bool) -> Iterator[CodeFinding]:
                 yield trust, f"Python code: {what}, line {getattr(node, 'lineno', 0)}"
 
 
-def _names_in(tree: ast.Module) -> _CodeNames:
+def _names_in(tree: ast.Module, nodes: Sequence[ast.AST]) -> _CodeNames:
     """Names in the code -> all that they are imported or assigned as."""
     found: dict[str, tuple[str, ...]] = {}
     bound: set[str] = set()
@@ -175,9 +183,11 @@ def _names_in(tree: ast.Module) -> _CodeNames:
     assigned: list[tuple[str, ast.expr]] = []
 
     def add(name: str, *spelled: str) -> None:
-        found[name] = tuple(dict.fromkeys((*found.get(name, ()), *spelled)))
+        known = found.get(name, ())
+        if len(known) <= MAX_SPELLINGS:
+            found[name] = tuple(dict.fromkeys((*known, *spelled)))
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for one in node.names:
                 add(one.asname or one.name.partition(".")[0], one.name if one.asname else one.name.partition(".")[0])
@@ -267,11 +277,10 @@ def _of_import(module: str, script: bool) -> Iterator[CodeFinding]:
         yield Trust.DANGEROUS, f"imports {module}, as no TorchScript does"
 
 
-def _of_full_name(spelled: str) -> Iterator[CodeFinding]:
-    for ability, trust, pattern in REACHES:
-        if pattern.match(spelled):
-            yield trust, f"{spelled} ({ability})"
-            return
+@functools.lru_cache(maxsize=4096)
+def _of_full_name(spelled: str) -> tuple[CodeFinding, ...]:
+    found = next((row for row in REACHES if row[2].match(spelled)), None)
+    return ((found[1], f"{spelled} ({found[0]})"),) if found else ()
 
 
 def _of_call(call: ast.Call, names: _CodeNames, script: bool) -> Iterator[CodeFinding]:

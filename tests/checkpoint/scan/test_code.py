@@ -73,6 +73,7 @@ HIDDEN = {
     "an argument": "import os\n(lambda m: m.system('true'))(os)",
     "an attribute": "import os\nclass A:\n    pass\nA.o = os\nA.o.system('true')",
     "a pattern": "import os\nmatch os:\n    case m:\n        m.system('true')",
+    "one of many things": "".join(f"import m{n} as o\n" for n in range(9000)) + "import os as o\no.system('true')",
     "a name that is written out": "import os\ngetattr(os, 'system')('true')",
     "a code object": "import types\ntypes.FunctionType(a, {})()",
 }
