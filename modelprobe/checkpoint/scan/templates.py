@@ -30,6 +30,17 @@ _ATTRIBUTE_FILTERS = frozenset("map selectattr rejectattr groupby sum sort min m
 _GLOBALS = frozenset("cycler joiner lipsum self caller varargs kwargs".split())
 """Objects of jinja through which Python's are reached; templates of chats use none of them."""
 
+_NEVER_NAMED = frozenset("cycler joiner lipsum self".split())
+"""Those of which a template of a chat takes nothing at all."""
+
+_OPEN, _ATTR_TEXTS = ("sign", "("), ('"attr"', "'attr'")
+"""How `map` is told to take an attribute."""
+
+_OWN_NAMES = re.compile(
+    r"__(class|bases?|mro|subclasses|globals|init|builtins?|import|get(attr|attribute|item)|dict|code|closure|self|func|"
+    r"reduce|reduce_ex|new|call|module|loader|spec|file|name|qualname|doc|wrapped|defaults|init_subclass|context)__"
+)
+
 _CALLED = frozenset("namespace range dict raise_exception strftime_now".split())
 """Functions that templates call and take no attribute of."""
 
@@ -124,16 +135,16 @@ def _why_name(tag: list[Token], at: int, before: str, behind: str) -> str:
     name = tag[at][1]
     if before == "." and (name.startswith("_") or name in ("mro", "format_map", "popen")):
         return "reaches Python's objects"
-    if before == "|" and name == "attr":
+    if before == "|" and (name == "attr" or tag[at + 1 : at + 3] in ([_OPEN, ("text", t)] for t in _ATTR_TEXTS)):
         return "takes an attribute by name"
+    if name.startswith("__") or name.endswith("__"):
+        return "reaches Python's objects"
     if before == "|" and name in _ATTRIBUTE_FILTERS and behind == "(" and _odd_argument(tag, at + 2):
         return "takes an attribute by a name that it computes"
     if before != "." and behind != "=":
-        if name in _GLOBALS and behind in (".", "[", "|", "("):
+        if name in _NEVER_NAMED or (name in _GLOBALS and behind in (".", "[", "|", "(")):
             return "" if name == "caller" and behind == "(" else "reaches Python's objects"
         if name in _CALLED and behind in (".", "[", "|"):
-            return "reaches Python's objects"
-        if re.fullmatch(r"__\w+__", name):
             return "reaches Python's objects"
     return ""
 
@@ -148,7 +159,11 @@ def _odd_argument(tag: list[Token], at: int) -> bool:
 
 
 def _why_text(text: str, written: str) -> str:
-    if re.search(r"__[a-z]+__|\{0?\}\{0?\}[a-z]+\{", text) or re.search(r"^__[a-zA-Z]|[a-zA-Z]__$|^_[A-Z]\w+__", text):
+    if (
+        _OWN_NAMES.search(text)
+        or re.search(r"^__[a-z]+__$|\{0?\}\{0?\}[a-z]+\{", text)
+        or re.search(r"^__[a-zA-Z]|[a-zA-Z]__$|^_[A-Z]\w+__", text)
+    ):
         return "spells a name of Python's own objects"
     return "escapes letters that need none" if text != written and re.search(r"[a-zA-Z]*_", text) else ""
 

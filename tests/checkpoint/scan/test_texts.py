@@ -96,6 +96,10 @@ ODD = {
     "octal": r"{{ x['\137\137class\137\137'] }}",
     "format": "{{ x['%c%cclass%c%c'%(95,95,95,95)] }}",
     "format, called": "{{ x['{0}{0}class{0}{0}'.format('_')] }}",
+    "map with the name of a filter": "{{ x|map('attr', n) }}",
+    "keywords": "{% set n = dict(__class__=1)|first %}{{ x[n] }}",
+    "keywords in pieces": "{{ x[dict(__cla=1, ss__=2)|join] }}",
+    "another name of lipsum": "{% with x = lipsum %}{{ x.a }}{% endwith %}",
     "join": "{{ ''|attr(['_','_','class','_','_']|join) }}",
     "slice": "{{ ''['__ssalc__'[::-1]] }}",
     "replace": "{{ ''['!!class!!'.replace('!','_')] }}",
@@ -161,7 +165,7 @@ HONEST = r"""{%- macro strip(text) -%}{%- set ns = namespace(result='', is_first
 {{- {'a': 'b'}[message.role] }}{%- set id = 'call_' + loop.index|string %}{{ id.replace('_', ' ') }}
 {%- set letter = "ABCDEF"[:labels|length] %}{% generation %}{{ caller() }}{% endgeneration %}
 {%- set _ = items.append(1) %}{{ json_dict(x)|items|map('upper')|list }}
-{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
+{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{{ '<__media__>' }}{% endif %}"""
 
 
 def test_honest_templates_are_no_alarm(tmp_path: Path) -> None:
