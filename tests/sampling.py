@@ -17,5 +17,9 @@ def sampled(values: Sequence[Any], one_in: int, rest: Any = pytest.mark.slow) ->
     found = []
     for number, value in enumerate(values):
         each = value if isinstance(value, tuple) else (value,)
-        found.append(pytest.param(*each, marks=() if number in drawn else rest))
+        marks: list[Any] = [] if number in drawn else [rest]
+        if hasattr(value, "marks"):  # a `pytest.param`
+            found.append(pytest.param(*value.values, marks=[*value.marks, *marks], id=value.id))
+        else:
+            found.append(pytest.param(*each, marks=marks))
     return found
