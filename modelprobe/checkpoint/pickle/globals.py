@@ -133,8 +133,14 @@ for _core in ("numpy.core.", "numpy._core."):
     HARMLESS[f"{_core}records"] = frozenset({"recarray", "record"})
 del _core
 
-LAYERS = re.compile(r"torch\.(nn|optim|ao|quantization|distributions)(\.\w+)+")
-"""torch's own layers, optimizers and observers: unpickling makes them without running their constructors."""
+LAYERS = re.compile(
+    r"torch\.(nn|optim|ao|quantization|distributions)(\.(?!fx\.|ns\.|_numeric_suite)\w+)+\."
+    r"(?!(GraphModule|Graph|Node|Tracer|Library|RRef|ExceptionWrapper)$)[A-Z]\w*"
+)
+"""torch's own layers, optimizers and observers: unpickling makes them without running their constructors.
+
+Without what those modules import from elsewhere in torch, and what compiles the code of a graph.
+"""
 
 OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle", "commands": "subprocess"}
 
@@ -170,7 +176,7 @@ def judged(module: str, name: str, *, called: bool, texts: Sequence[str] = (), r
     known = _listed(module, name, called, texts)
     if known is not None:
         return known
-    if LAYERS.fullmatch(module) and re.fullmatch(r"[A-Z]\w*", name):
+    if LAYERS.fullmatch(f"{module}.{name}"):
         return TrustVerdict(Trust.HARMLESS)
     if name.startswith("__pyx_unpickle_"):
         return TrustVerdict(Trust.UNKNOWN)  # how Cython makes an object of a class of the package

@@ -68,3 +68,17 @@ def test_a_class_in_small_letters_is_no_function(tmp_path: Path) -> None:
 def test_a_class_that_is_given_a_file_to_load(tmp_path: Path) -> None:
     assert trust(tmp_path, call("onnxruntime", "InferenceSession", "model.onnx")) is Trust.SUSPICIOUS
     assert trust(tmp_path, call("mine", "Config", "resnet50.a1_in1k")) is Trust.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.ao.quantization.fx.custom_config:GraphModule",
+        "torch.ao.ns._numeric_suite_fx:Graph",
+        "torch.nn.attention._fa3:Library",
+        "torch.nn.parallel.distributed:RRef",
+    ],
+)
+def test_what_modules_of_layers_import_is_no_layer(name: str, tmp_path: Path) -> None:
+    assert trust(tmp_path, call(*name.split(":"))) is Trust.SUSPICIOUS
+    assert trust(tmp_path, call("torch.nn.modules.linear", "Linear", made=True)) is Trust.HARMLESS
