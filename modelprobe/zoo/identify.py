@@ -11,6 +11,7 @@ from typing import Any
 
 from modelprobe.checkpoint.adapters.lora import Lora, find_lora
 from modelprobe.checkpoint.branches import chosen_branch
+from modelprobe.checkpoint.keys.name_tree import drop_patterns
 from modelprobe.checkpoint.keys.plan import entries_by_name
 from modelprobe.checkpoint.open import open_checkpoint
 from modelprobe.checkpoint.own_words import architecture_words
@@ -18,7 +19,7 @@ from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.model.zoo.fingerprint import TensorShape
 from modelprobe.model.zoo.index import read_catalogue
 from modelprobe.model.zoo.match import Match, Verdict, ZooCandidate, match_network
-from modelprobe.model.zoo.names import TORCHVISION
+from modelprobe.model.zoo.names import TIMM, TORCHVISION
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, first_few, shape
@@ -68,7 +69,9 @@ class IdentifyResult(Result):
                 Fact("Same names and shapes", first_few(first.same_as, 6), detail=f"{count} more" if count > 6 else "")
             )
         if self.command:
-            facts.append(Fact("Loads it", self.command))
+            facts.append(
+                Fact("Repair it" if self.command.startswith("modelprobe repair") else "Check it", self.command)
+            )
         blocks: list[Block] = [Facts(tuple(facts))]
         if self.candidates:
             blocks.append(_candidate_table(self.candidates))
@@ -96,10 +99,11 @@ def _candidate_table(candidates: tuple[ZooCandidate, ...]) -> Table:
 
 def _against(candidate: ZooCandidate) -> str:
     """The first names that speak against a network."""
+    named = ["other names"] if "other names" in candidate.differences else []
     said = [f"{o.name} {shape(o.file)}, not {shape(o.network)}" for o in candidate.other_shape[:MAX_AGAINST]]
     said += [f"no {name}" for name in candidate.missing[: MAX_AGAINST - len(said)]]
     said += [f"also {name}" for name in candidate.extra[: max(0, MAX_AGAINST - len(said))]]
-    return "; ".join(said)
+    return "; ".join(named + said)
 
 
 def identify(path: str, branch: str | None = None, env: Mapping[str, Any] | None = None) -> IdentifyResult:
@@ -161,15 +165,23 @@ def _verdict_notes(match: Match) -> Iterator[Note]:
 
 
 def loading_command(path: str, candidate: ZooCandidate, match: Match) -> str:
-    """The command that checks the file against the network, or rewrites it where its names are others."""
-    settings = dict(candidate.settings)
-    if candidate.target.startswith(f"{TORCHVISION}:") and "in_chans" in settings:
-        return ""  # its builders take no such argument
-    given = "".join(f" --set {key}={value}" for key, value in settings.items())
-    renamed = match.variant.how or match.by_shapes
-    written = f" -o {shlex.quote(Path(path).stem + '.repaired.safetensors')}" if renamed else ""
-    verb = "repair" if renamed else "keys"
-    return f"modelprobe {verb} {shlex.quote(path)} --arch {candidate.target}{given}{written}"
+    """The command that checks the file against the network, or rewrites it where its names are others or too many.
+
+    None where no such command would work: for packed integers, and where the network cannot be built like that.
+    """
+    target, settings = candidate.target, dict(candidate.settings)
+    if target.startswith(f"{TORCHVISION}:") and "in_chans" in settings:  # its builders take no such argument
+        target = next((other for other in candidate.same_as if other.startswith(f"{TIMM}:")), "")
+    if not target or any(name.endswith((".zero_point", "._packed_params")) for name in match.variant.names):
+        return ""
+    given = [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]
+    if not match.by_shapes:
+        kept = [name for name in match.variant.names if name not in candidate.extra]
+        patterns = drop_patterns((*candidate.missing, *candidate.extra), kept)
+        given += [text for pattern in patterns for text in ("--drop", pattern)]
+    rewritten = match.variant.how or match.by_shapes or candidate.extra
+    written = ["-o", f"{Path(path).stem}.repaired.safetensors"] if rewritten else []
+    return shlex.join(["modelprobe", "repair" if rewritten else "keys", path, "--arch", target, *given, *written])
 
 
 def _kind_of_contents(found: Checkpoint, names: Mapping[str, TensorShape]) -> str:
@@ -180,12 +192,27 @@ def _kind_of_contents(found: Checkpoint, names: Mapping[str, TensorShape]) -> st
     return "delta" if 2 * sum(1 for name in names if _DELTA.fullmatch(name)) > len(names) else "network"
 
 
+def _networks_of(lora: Lora) -> list[str]:
+    """The networks of the index that have every layer that the adapter changes."""
+    weights = {
+        f"{layer.module}.weight": (layer.up.shape[0], *layer.down.shape[1:])
+        for layer in lora.layers
+        if not layer.embedding
+    }
+    return read_catalogue().holding(weights) if weights else []
+
+
 def _adapter(found: Checkpoint, lora: Lora, env: Mapping[str, Any]) -> IdentifyResult:
     ranks = ", ".join(map(str, lora.ranks))
     layers = [layer.module for layer in lora.layers]
     alphas = sorted({alpha for layer in lora.layers if (alpha := lora.alpha(layer)) is not None})
     text = f"LoRA of rank {ranks}{f', alpha {alphas[0]:g}' if len(alphas) == 1 else ''}, {len(layers):,} layers: "
     base = f" Its configuration names {lora.base} as the base." if lora.base else " The file does not name its base."
-    note = Note(f"{text}{first_few(layers, 3)}.{base} `modelprobe summary` shows more.", Level.INFO)
+    notes = [Note(f"{text}{first_few(layers, 3)}.{base} `modelprobe summary` shows more.", Level.INFO)]
+    fits = _networks_of(lora)
+    if fits:
+        notes.append(Note(f"It fits {first_few(fits, 4)}, which have these layers with these shapes.", Level.INFO))
     name = found.branch.name if found.branch else ""
-    return IdentifyResult(found.path, name, "adapter", "unknown", None, len(found.tensors), (), notes=(note,), env=env)
+    return IdentifyResult(
+        found.path, name, "adapter", "unknown", None, len(found.tensors), (), notes=tuple(notes), env=env
+    )

@@ -49,12 +49,53 @@ def test_a_training_run(identified: Callable[..., Any]) -> None:
     assert identified(run, "--branch", "state_dict_ema")["verdict"] == "certain"
 
 
+def without(*names: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in squeezenet().items() if not name.startswith(names)}
+
+
 @pytest.mark.zoo
-def test_the_command_works(capsys: pytest.CaptureFixture[str], tmp_path: Path, identified: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (squeezenet(num_classes=7), "keys"),
+        (without("classifier."), "--drop 'classifier.*'"),
+        (without("features.3.squeeze.weight"), "--drop features.3.squeeze.weight"),
+        ({**squeezenet(), "teacher.a": torch.zeros(2), "teacher.b": torch.zeros(3)}, "--drop 'teacher.*' -o"),
+        ({f"module.{name}": value for name, value in without("classifier.").items()}, "repair"),
+        ({name.replace("features", "body"): value for name, value in squeezenet().items()}, "repair"),
+    ],
+)
+def test_the_command_works(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    identified: Callable[..., Any], content: Any, part: str,
+) -> None:  # fmt: skip
     import shlex
 
-    command = identified(squeezenet(num_classes=7))["command"]
-    assert CommandLine(capsys)(*shlex.split(command)[1:]).code == 0
+    monkeypatch.chdir(tmp_path)
+    command = identified(content)["command"]
+    assert part in command
+    answer = CommandLine(capsys)(*shlex.split(command)[1:])
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.zoo
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:torch.ao.quantization")
+def test_no_command_is_named_where_none_would_work(identified: Callable[..., Any]) -> None:
+    linear = torch.ao.quantization.quantize_dynamic(torchvision.models.vit_b_32(), {torch.nn.Linear})
+    found = identified(linear.state_dict())
+    assert (found["target"], found["command"]) == ("torchvision:vit_b_32", "")
+    gray = torchvision.models.resnet18().state_dict()
+    gray["conv1.weight"] = gray["conv1.weight"][:, :1]
+    found = identified(gray)  # torchvision's builder takes no in_chans, timm's of the same names does
+    assert found["command"].endswith("--arch timm:resnet18 --set in_chans=1")
+
+
+def test_an_adapter_names_the_networks_that_it_fits(identified: Callable[..., Any]) -> None:
+    layer = "encoder.layers.encoder_layer_11.mlp.0"
+    parts = {"lora_A": torch.zeros(4, 768), "lora_B": torch.zeros(3072, 4)}
+    found = identified({f"base_model.model.{layer}.{part}.weight": value for part, value in parts.items()})
+    (fits,) = [note["text"] for note in found["notes"] if note["text"].startswith("It fits ")]
+    assert fits == "It fits torchvision:vit_b_16, torchvision:vit_b_32, which have these layers with these shapes."
 
 
 @pytest.mark.parametrize(
@@ -78,7 +119,8 @@ def test_an_unknown_network_gets_a_blueprint(identified: Callable[..., Any]) -> 
     layer = torch.nn.TransformerEncoderLayer(48, 4, 96)
     found = identified(torch.nn.TransformerEncoder(layer, 5, enable_nested_tensor=False).state_dict())
     assert (found["verdict"], found["target"]) == ("unknown", None)
-    assert len(found["candidates"]) <= 3
+    assert len(found["candidates"]) == 3  # whose names are others: the nearest by shapes
+    assert all(one["score"] <= 0.5 and one["missing"] + one["extra"] for one in found["candidates"])
     facts = {fact["what"]: fact for fact in found["blueprint"]["facts"]}
     assert (facts["Numbered blocks"]["value"], facts["Numbered blocks"]["known"]) == ("5 under layers", "confirmed")
     assert facts["Strides, groups, activations, input"]["known"] == "unknown"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from modelprobe.checkpoint.wrappers import CERTAIN_WRAPPERS, WRAPPERS
@@ -98,3 +98,20 @@ def inverted(mapping: Mapping[str, T]) -> dict[T, list[str]]:
     for key, value in mapping.items():
         found.setdefault(value, []).append(key)
     return found
+
+
+def drop_patterns(names: Iterable[str], kept: Sequence[str]) -> list[str]:
+    """The shortest patterns that match these names and none that is kept: `fc.*`, `decoder_*`."""
+    made: list[str] = []
+    for name in sorted(names):
+        parts = name.split(".")
+        starts = [".".join(parts[:depth]) + "." for depth in range(1, len(parts))]
+        word, line, _ = parts[0].partition("_")
+        if line and sum(other.startswith(f"{word}_") for other in names) > 1:
+            starts.insert(0, f"{word}_")
+        if any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in made):
+            continue
+        free = (start for start in starts if not any(other.startswith(start) for other in kept))
+        start = next(free, "")
+        made.append(f"{start}*" if start else name)
+    return [pattern for pattern in made if not set("[]?") & set(pattern)] if made else []

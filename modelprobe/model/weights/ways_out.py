@@ -6,9 +6,10 @@ Each is tried before it is named: the plan with it is complete and certain.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from modelprobe.checkpoint.keys.name_tree import drop_patterns
 from modelprobe.checkpoint.keys.plan import KeyPlan
 from modelprobe.checkpoint.records import Checkpoint
 from modelprobe.errors import ProbeError
@@ -107,23 +108,6 @@ def _next(plan: KeyPlan, request: RepairOptions) -> RepairOptions | None:
     if not patterns or len(patterns) > MAX_PATTERNS or set(patterns) <= set(request.drop):
         return None
     return replace(request, drop=(*request.drop, *patterns))
-
-
-def drop_patterns(names: Iterable[str], kept: Sequence[str]) -> list[str]:
-    """The shortest patterns that match these names and none that is kept: `fc.*`, `decoder_*`."""
-    made: list[str] = []
-    for name in sorted(names):
-        parts = name.split(".")
-        starts = [".".join(parts[:depth]) + "." for depth in range(1, len(parts))]
-        word, line, _ = parts[0].partition("_")
-        if line and sum(other.startswith(f"{word}_") for other in names) > 1:
-            starts.insert(0, f"{word}_")
-        if any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in made):
-            continue
-        free = (start for start in starts if not any(other.startswith(start) for other in kept))
-        start = next(free, "")
-        made.append(f"{start}*" if start else name)
-    return [pattern for pattern in made if not set("[]?") & set(pattern)] if made else []
 
 
 def _way_out(found: Checkpoint, plan: KeyPlan, request: RepairOptions, output: Sequence[str]) -> WayOut:

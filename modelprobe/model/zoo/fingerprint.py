@@ -6,10 +6,16 @@ patterns and shapes, so that a profile (how often each pattern stands with each 
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from modelprobe.model.zoo.index import IndexedModel
+
+T = TypeVar("T")
 
 NAME_NUMBER = re.compile(r"0|[1-9]\d*")
 """A number without leading zeros, so that names can be put together again: `01` is two of them."""
@@ -49,3 +55,25 @@ def names_from(kinds: Iterable[tuple[str, TensorShape, int, list[int]]]) -> Iter
         for index in range(count):
             chosen = numbers[index * step : (index + 1) * step]
             yield "".join(f"{part}{number}" for part, number in zip(parts, [*map(str, chosen), ""], strict=True)), shape
+
+
+class KnownProfiles(Generic[T]):
+    """Networks by what kinds of tensors they have, and how many of each."""
+
+    def __init__(self, models: Sequence[tuple[IndexedModel, Counter[T]]]) -> None:
+        self.models = models
+        self._totals = [profile.total() for _, profile in models]
+        self._holders: dict[T, list[tuple[int, int]]] = {}
+        for place, (_, profile) in enumerate(models):
+            for kind, number in profile.items():
+                self._holders.setdefault(kind, []).append((place, number))
+
+    def nearest(self, kinds: Counter[T], count: int) -> list[IndexedModel]:
+        """The networks that share the most tensors with `kinds`, by the share of all that either has."""
+        total = kinds.total()
+        shared: dict[int, int] = {}
+        for kind, number in kinds.items():
+            for place, theirs in self._holders.get(kind, ()):
+                shared[place] = shared.get(place, 0) + min(number, theirs)
+        scored = [(-many / (total + self._totals[place] - many), place) for place, many in shared.items() if many]
+        return [self.models[place][0] for _, place in heapq.nsmallest(count, scored)]

@@ -19,7 +19,7 @@ from typing import Any
 
 from modelprobe.errors import BadInput
 from modelprobe.files.store import cache_directory
-from modelprobe.model.zoo.fingerprint import Profile, TensorShape, names_from, numbers_by_kind, profile_of
+from modelprobe.model.zoo.fingerprint import NamedShapes, Profile, TensorShape, names_from, numbers_by_kind, profile_of
 
 SCHEMA = "modelprobe.index/1"
 PACKAGED = Path(__file__).with_name("index.zip")
@@ -223,6 +223,13 @@ class Catalogue:
     def names(self, model: IndexedModel) -> dict[str, TensorShape]:
         """The names and shapes of a network's state_dict."""
         return self._homes[model.target][1].names(model)
+
+    def holding(self, tensors: NamedShapes) -> list[str]:
+        """The networks that have all of these tensors, with these shapes; torchvision's first, then by name."""
+        wanted = profile_of(tensors)
+        able = [model for model, profile in self.profiles() if all(profile[kind] >= n for kind, n in wanted.items())]
+        found = [model.target for model in able if tensors.items() <= self.names(model).items()]
+        return sorted(found, key=lambda target: (not target.startswith("torchvision:"), len(target), target))
 
 
 def read_catalogue() -> Catalogue:

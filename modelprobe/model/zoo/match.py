@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 from modelprobe.checkpoint.keys.reference import is_position
 from modelprobe.checkpoint.wrappers import RECOMPUTED_BUFFERS
-from modelprobe.model.zoo.fingerprint import NamedShapes, Profile, TensorShape, profile_of
+from modelprobe.model.zoo.fingerprint import KnownProfiles, NamedShapes, Profile, TensorShape, profile_of
 from modelprobe.model.zoo.index import Catalogue, IndexedModel
 from modelprobe.model.zoo.variants import NamingVariant, naming_variants
 
 Verdict = Literal["certain", "likely", "unknown"]
-T = TypeVar("T")
 
 UNTOLD = frozenset(("num_batches_tracked", "n_averaged", "total_ops", "total_params", *RECOMPUTED_BUFFERS))
 """Last words of names that come and go between releases and tools; they are not compared."""
@@ -37,6 +35,10 @@ USED_IN_TRAINING = frozenset(("mask_token",))
 MIN_LIKELY = 0.8
 MAX_LACKING, MAX_LACKING_SHARE = 2, 0.05
 """Tensors of the body, or the share of all tensors, that a file may lack and still be called likely."""
+
+MIN_NEAREST, SHAPES_ALONE = 3, 0.5
+"""Networks named for a file that is none of them: where too few have names in common, those of the nearest shapes,
+whose likeness counts half."""
 
 USUAL_CLASSES = (1000, 1001, 11821, 21841, 21843)
 MAX_HEAD = 4
@@ -115,12 +117,21 @@ def match_network(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str
         if best is not None and best[0][0].score == 1:
             break
     if best is None or best[0][0].score < MIN_LIKELY:
-        by_shapes = _by_shapes(names, _shape_tables(catalogue), prefer)
+        by_shapes = _by_shapes(names, catalogue, prefer)
         if by_shapes is not None:
             return by_shapes
-    if best is None:
-        return Match("unknown", (), NamingVariant(names))
-    return _with_statistics(_judged(*best, catalogue, prefer), catalogue, prefer)
+    match = Match("unknown", (), NamingVariant(names))
+    if best is not None:
+        match = _with_statistics(_judged(*best, catalogue, prefer), catalogue, prefer)
+    if match.verdict == "unknown" and len(match.candidates) < MIN_NEAREST:
+        known = {candidate.target for candidate in match.candidates}
+        others = [
+            replace(one, score=round(SHAPES_ALONE * one.score, 4), differences=("other names",))
+            for one in _near_by_shapes(names, catalogue, prefer)
+            if one.target not in known
+        ]
+        match = replace(match, candidates=(*match.candidates, *others))
+    return match
 
 
 def _with_statistics(match: Match, catalogue: Catalogue, prefer: Sequence[str]) -> Match:
@@ -153,9 +164,9 @@ def _is_statistic(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _tables_without_statistics(catalogue: Catalogue) -> _Profiles[tuple[str, TensorShape]]:
+def _tables_without_statistics(catalogue: Catalogue) -> KnownProfiles[tuple[str, TensorShape]]:
     """The networks with batch norms, without what those keep beside their parameters."""
-    return _Profiles(
+    return KnownProfiles(
         [
             (model, Counter({kind: n for kind, n in profile.items() if not _is_statistic(kind[0])}))
             for model, profile in _tables(catalogue).models
@@ -228,31 +239,9 @@ def _is_untold(pattern: str) -> bool:
 # Comparing
 
 
-class _Profiles(Generic[T]):
-    """Networks by what kinds of tensors they have, and how many of each."""
-
-    def __init__(self, models: Sequence[tuple[IndexedModel, Counter[T]]]) -> None:
-        self.models = models
-        self._totals = [profile.total() for _, profile in models]
-        self._holders: dict[T, list[tuple[int, int]]] = {}
-        for place, (_, profile) in enumerate(models):
-            for kind, number in profile.items():
-                self._holders.setdefault(kind, []).append((place, number))
-
-    def nearest(self, kinds: Counter[T], count: int) -> list[IndexedModel]:
-        """The networks that share the most tensors with `kinds`, by the share of all that either has."""
-        total = kinds.total()
-        shared: dict[int, int] = {}
-        for kind, number in kinds.items():
-            for place, theirs in self._holders.get(kind, ()):
-                shared[place] = shared.get(place, 0) + min(number, theirs)
-        scored = [(-many / (total + self._totals[place] - many), place) for place, many in shared.items() if many]
-        return [self.models[place][0] for _, place in heapq.nsmallest(count, scored)]
-
-
 @functools.lru_cache(maxsize=1)
-def _tables(catalogue: Catalogue) -> _Profiles[tuple[str, TensorShape]]:
-    return _Profiles([(model, _told_kinds(profile)) for model, profile in catalogue.profiles()])
+def _tables(catalogue: Catalogue) -> KnownProfiles[tuple[str, TensorShape]]:
+    return KnownProfiles([(model, _told_kinds(profile)) for model, profile in catalogue.profiles()])
 
 
 def _compared(here: Mapping[str, TensorShape], model: IndexedModel, there: Mapping[str, TensorShape]) -> ZooCandidate:
@@ -326,29 +315,49 @@ def _is_resized(other: OtherShape, dim: int) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _shape_tables(catalogue: Catalogue) -> _Profiles[TensorShape]:
-    return _Profiles([(model, _shapes_of(profile)) for model, profile in _tables(catalogue).models])
+def _shape_tables(catalogue: Catalogue) -> KnownProfiles[TensorShape]:
+    return KnownProfiles([(model, _shapes_of(profile)) for model, profile in _tables(catalogue).models])
 
 
-def _by_shapes(names: NamedShapes, tables: _Profiles[TensorShape], prefer: Sequence[str]) -> Match | None:
+def _by_shapes(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str]) -> Match | None:
     """The networks whose shapes are those of the file, whatever the names; never certain."""
-    shapes = Counter(comparable(names).values())
-    near = tables.nearest(shapes, MAX_COMPARED)
-    held = {model.target: other for model, other in tables.models}
-    scored = sorted(
-        ((round(_share(shapes, held[model.target]), 4), model.target) for model in near),
-        key=lambda entry: (-entry[0], *_preferred_first(entry[1], prefer)),
-    )
-    if not scored or len(shapes) < MIN_SHAPES or not _are_all_explained(shapes, held[scored[0][1]]):
+    shapes, tables = Counter(comparable(names).values()), _shape_tables(catalogue)
+    found = _near_by_shapes(names, catalogue, prefer)
+    first = next((profile for model, profile in tables.models if found and model.target == found[0].target), None)
+    if first is None or len(shapes) < MIN_SHAPES or not _are_all_explained(shapes, first):
         return None
-    found = [
-        ZooCandidate(target, score, (shapes & held[target]).total(), differences=("other names, the same shapes",))
-        for score, target in scored
-    ]
     equals = tuple(c.target for c in found[1:] if c.score == found[0].score)
     top = replace(found[0], same_as=equals)
     rest = [candidate for candidate in found[1:] if candidate.target not in equals]
     return Match("likely", (top, *rest), NamingVariant(names), by_shapes=True)
+
+
+def _near_by_shapes(names: NamedShapes, catalogue: Catalogue, prefer: Sequence[str]) -> list[ZooCandidate]:
+    """The networks that share the most shapes with the file, by the share of all that either has."""
+    here = comparable(names)
+    shapes = Counter(here.values())
+    found = []
+    for model in _shape_tables(catalogue).nearest(shapes, MAX_COMPARED):
+        there = comparable(catalogue.names(model))
+        same = (shapes & Counter(there.values())).total()
+        score = round(same / max(1, len(here) + len(there) - same), 4)
+        missing, extra = _of_other_shapes(there, here), _of_other_shapes(here, there)
+        said = ("other names, the same shapes",)
+        found.append(ZooCandidate(model.target, score, same, missing=missing, extra=extra, differences=said))
+    return sorted(found, key=lambda candidate: (-candidate.score, *_preferred_first(candidate.target, prefer)))
+
+
+def _of_other_shapes(names: NamedShapes, others: NamedShapes) -> tuple[str, ...]:
+    """The names whose shapes `others` do not have, or not so often."""
+    left = Counter(others.values())
+    left.subtract(names.values())
+    lacking = {shape: -count for shape, count in left.items() if count < 0}
+    found = []
+    for name, shape in reversed(list(names.items())):
+        if lacking.get(shape, 0) > 0:
+            lacking[shape] -= 1
+            found.append(name)
+    return tuple(reversed(found))
 
 
 def _are_all_explained(file: Counter[TensorShape], network: Counter[TensorShape]) -> bool:
@@ -357,11 +366,6 @@ def _are_all_explained(file: Counter[TensorShape], network: Counter[TensorShape]
     widths = {shape[1:] for shape in missing}
     heads = all(len(shape) in (1, 2) and shape[0] in USUAL_CLASSES for shape in missing)
     return heads and missing.total() <= MAX_HEAD and all(len(s) in (1, 2) and s[1:] in widths for s in extra)
-
-
-def _share(first: Counter[TensorShape], second: Counter[TensorShape]) -> float:
-    """What two multisets have in common, of all that either has."""
-    return (first & second).total() / max(1, (first | second).total())
 
 
 def _shapes_of(profile: Profile) -> Counter[TensorShape]:

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from modelprobe.model.weights.ways_out import drop_patterns
+from modelprobe.checkpoint.keys.name_tree import drop_patterns
 from tests.checkpoint.answers.test_convert import zero_folder
 from tests.command_line import CommandLine
 
