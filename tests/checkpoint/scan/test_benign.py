@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from modelprobe.checkpoint.answers.scan import ScanResult, scan
 from modelprobe.checkpoint.pickle.globals import Trust
@@ -210,6 +212,8 @@ def test_tables_dates_and_classes_in_classes_of_every_protocol(tmp_path: Path) -
         "zone": pd.date_range("2020", periods=3, tz="Europe/Berlin"),
         "inner": [Outer.Inner(), Outer.Kind.ONE],
         "numpy": [np.matrix([[1]]), np.polynomial.Polynomial([1, 2]), np.poly1d([1])],
+        "zones of dateutil": [dateutil.tz.tzutc(), dateutil.tz.tzlocal(), dateutil.tz.gettz("Europe/Berlin")],
+        "sampling": [RandomSampler(range(3)), BatchSampler(SequentialSampler(range(3)), 2, drop_last=False)],
         "python": [time.gmtime(0), operator.itemgetter("x"), ipaddress.ip_address("1.2.3.4"), type(None)],
     }
     for protocol in range(6):
