@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +24,29 @@ Snapshot = list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]
 _CONTAINERS = (dict, list, set, OrderedDict)
 
 
+class _FastPathOff:
+    """While any thread is inside, the attention fast path is off; the last one to leave puts it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+            self._inside += 1
+            torch.backends.mha.set_fastpath_enabled(False)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_FAST_PATH_OFF = _FastPathOff()
+
+
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Give back `model` and the process as they were, also when the body raises.
@@ -38,15 +62,13 @@ def restored(model: nn.Module) -> Iterator[None]:
     wanting = [(tensor, tensor.requires_grad) for table in tables for tensor in table.values() if tensor is not None]
     scripts = [(module, module.training) for module in modules if _has_mode_in_script(module)]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_real(buffer)]
-    fastpath, dtype = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
     rng, cuda_rng, others = torch.get_rng_state(), _cuda_rng(), _other_rng()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with ExitStack() as stack:
+        with _FAST_PATH_OFF, ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
         torch.set_default_dtype(dtype)
         torch.set_rng_state(rng)
         if cuda_rng is not None:

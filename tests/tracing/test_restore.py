@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from modelprobe.errors import ModelRaised
 from modelprobe.tracing.recorder import trace
+from modelprobe.tracing.restore import restored
 from tests.samples import models
 
 
@@ -125,3 +127,23 @@ def test_gradients_stay() -> None:
     grad = model.weight.grad
     trace(model, torch.ones(1, 3))
     assert model.weight.grad is grad
+
+
+def test_the_fast_path_is_back_when_the_last_of_two_threads_is_done() -> None:
+    """One begins while the other is at it, and ends after it."""
+    assert torch.backends.mha.get_fastpath_enabled()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with restored(nn.Linear(2, 2)):
+            entered.set()
+            go_on.wait(10)
+
+    other = threading.Thread(target=second)
+    with restored(nn.Linear(2, 2)):
+        other.start()
+        assert entered.wait(10)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    go_on.set()
+    other.join()
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 ItemPath = tuple[str, int, int]
 """File, offset and length of one stored item."""
 
-Key = tuple[str, tuple[int, ...]]
-"""Name and, of a chunk, where its first element lies in the tensor."""
-
 
 class _DcpItems:
     """The items of a distributed checkpoint by name."""

@@ -201,7 +201,6 @@ class JudgingTape(Tape):
         self.compared = 0
         self.quiet: list[tuple[int, int]] = []  # pairs whose arguments differ, without effect on these inputs
         self.stopped = ""
-        self.unforced = False
 
     def before(self, op: TapeOp, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if op.number < len(self._b) and self._b[op.number].name != op.name:
@@ -234,7 +233,6 @@ class JudgingTape(Tape):
                     gap = _beside_spread(gap, wanted, results[2])
                 worst = max(worst, gap, key=lambda found: found.largest)
             forced &= _put_into(wanted, tensor)
-        self.unforced |= not forced
         apart = worst.largest > tolerance
         if op.random:
             apart = other.arguments != op.arguments

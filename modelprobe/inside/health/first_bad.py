@@ -31,7 +31,6 @@ class NonFiniteTape(Tape):
     def __init__(self) -> None:
         super().__init__()
         self.found: BadOperator | None = None
-        self.detached: list[str] = []
 
     def before(self, op: TapeOp, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if self.found is not None or op.role == "source" or op.kind == "view":
