@@ -24,6 +24,7 @@ KEEP = 4096  # bytes objects up to this size keep their data
 MAX_MEMO_GAP = 4096
 
 NOT_A_NAME = "the pickle calls something that is not a plain name"
+TOO_LARGE = "the file may be sound: larger ones are not read, so that no file takes all memory"
 SETS_ITEMS = "the pickle sets items on something that takes none"
 GIVES_STATE = "the pickle gives a state to something that takes none"
 WATCHED_REBUILDERS = {("_codecs", "encode"), ("numpy", "dtype"), ("builtins", "type"), ("__builtin__", "type")}
@@ -123,17 +124,17 @@ class PickleReader:
         except BrokenPickle as error:
             error.globals = tuple(self.globals.values())
             raise
-        raise self.broken(f"it has more than {self.limits.opcodes:,} instructions")
+        raise self.broken(f"it has more than {self.limits.opcodes:,} instructions", TOO_LARGE)
 
     def refill(self, need: int) -> None:
         """Move the window so that it starts at the next byte and holds `need` bytes, if the feed has them."""
         at = self.base + self.pos
         self.read += self.pos
         if self.read > self.limits.pickle_bytes:
-            raise self.broken(f"it is longer than the {self.limits.pickle_bytes:,} bytes that are read")
+            raise self.broken(f"it is longer than the {self.limits.pickle_bytes:,} bytes that are read", TOO_LARGE)
         held = len(self.memo) + len(self.sparse) * 4 + len(self.stack) + len(self.marks) * 4
         if self.nodes > self.limits.nodes or held > self.limits.stack * 4:
-            raise self.broken("it builds more objects than a weight file could need")
+            raise self.broken("it builds more objects than a weight file could need", TOO_LARGE)
         self.buf = self.feed.read(at, max(need, READ_BYTES))
         self.base = at
         self.pos = 0
@@ -142,16 +143,14 @@ class PickleReader:
         if self.soft <= 0:
             raise self.broken("it ends in the middle" if at else "it is empty")
 
-    def broken(self, why: str) -> BrokenPickle:
+    def broken(self, why: str, hint: str = "the file is damaged or incomplete: download it again") -> BrokenPickle:
         """The error for this place in the pickle."""
         if WRAPPER in self.globals and not self.joblib:  # whose arrays stand between the instructions
             message = f"{self.feed.name} is a joblib file: arrays that joblib writes into a pickle are not read"
             hint = "load it with joblib, if you trust it, and save its arrays with numpy.savez"
             return BrokenPickle(message, hint, tuple(self.globals.values()))
         message = f"{self.feed.name}: the pickle cannot be read at byte {self.base + max(0, self.pos - 1):,}: {why}"
-        return BrokenPickle(
-            message, "the file is damaged or incomplete: download it again", tuple(self.globals.values())
-        )
+        return BrokenPickle(message, hint, tuple(self.globals.values()))
 
     def take(self, length: int) -> bytes:
         """The next `length` bytes."""
@@ -285,7 +284,7 @@ class PickleReader:
         found = self.globals.get((module, name))
         if found is None:
             if len(self.globals) >= self.limits.globals:
-                raise self.broken(f"it imports more than {self.limits.globals:,} names")
+                raise self.broken(f"it imports more than {self.limits.globals:,} names", TOO_LARGE)
             found = self.globals[module, name] = Global(module, name)
             found.watched = (module, name) in WATCHED_REBUILDERS or trust_of(module, name) is not Trust.HARMLESS
         found.count += 1

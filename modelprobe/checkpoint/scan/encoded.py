@@ -112,6 +112,13 @@ ENCODINGS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Attempts]], ...
 """Name, the letters that it is found by, and how it is undone."""
 
 
+LETTERS_WITHIN = {
+    how: b"=" + bytes(c for c in range(256) if letters.fullmatch(b"2" * 40 + bytes([c] * 8) + b"2" * 40))
+    for how, letters, _ in ENCODINGS
+}
+"""The letters that a text of each encoding may hold."""
+
+
 def _whole(letters: bytes) -> bytes:
     """Without what the end may lack: `a85decode` takes no single last letter."""
     return letters[:-1] if len(letters) % 5 == 1 else letters
@@ -120,7 +127,7 @@ def _whole(letters: bytes) -> bytes:
 def _unfinished(encoding: tuple[str, re.Pattern[bytes], object], window: bytes) -> int:
     """Where the text begins that reaches the end of a window; 0 where none does, or nothing stands before it."""
     last = 0
-    for match in encoding[1].finditer(window):
+    for match in encoding[1].finditer(window, len(window.rstrip(LETTERS_WITHIN[encoding[0]]))):
         last = match.start() if match.end() == len(window) else 0
     return last
 

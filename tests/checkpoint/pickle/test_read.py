@@ -115,8 +115,9 @@ def test_big_bytes_are_skipped_not_kept() -> None:
     ],
 )
 def test_bounds(limits: ReadLimits, data: bytes) -> None:
-    with pytest.raises(BrokenPickle):
+    with pytest.raises(BrokenPickle) as caught:
         read_pickle(Bytes(data), 0, limits)
+    assert "may be sound" in caught.value.hint
 
 
 def test_what_was_imported_before_the_break_is_told() -> None:
