@@ -96,8 +96,9 @@ def attentions(found: Sequence[Attended], size: Sequence[int]) -> tuple[Attentio
     placed: list[Attention] = []
     names: dict[str, int] = {}
     for item in found:
-        number = names[item.path] = names.get(item.path, 0) + 1
-        made = _attention(item, size, len(placed), item.path if number == 1 else f"{item.path}#{number}")
+        path = item.path or "(model)"
+        number = names[path] = names.get(path, 0) + 1
+        made = _attention(item, size, len(placed), path if number == 1 else f"{path}#{number}")
         if made is not None:
             placed.append(made)
     return tuple(placed)
@@ -227,7 +228,7 @@ def query_of(item: Attention, asked: Query | None) -> Query:
         return Query(CLASS_TOKEN if item.has_class_token else MEAN)
     grid = item.queries
     if asked.kind == CLASS_TOKEN and not item.has_class_token:
-        raise BadInput(f"{item.path} has no class token", "--query mean, or a patch such as --query 7,7")
+        raise BadInput(f"{item.path} has no class token in front", "--query mean, or a patch such as --query 7,7")
     if asked.kind == "patch" and not (asked.row < grid.height and asked.column < grid.width):
         size = (
             f"{grid.height} rows and {grid.width} columns of patches" if grid.height else "no patch among its queries"

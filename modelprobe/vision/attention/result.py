@@ -93,7 +93,11 @@ class AttentionResult(Result):
         facts = [
             self.head,
             Fact("Images", self.preprocessing),
-            Fact("Attention", f"{len(self.blocks)} blocks", detail=f"{heads} heads"),
+            Fact(
+                "Attention",
+                "1 block" if len(self.blocks) == 1 else f"{len(self.blocks)} blocks",
+                detail=f"{heads} heads",
+            ),
             *([Fact("Written", self.directory, detail="index.html shows all of it")] if self.directory else []),
         ]
         table = _block_table(self.blocks) if self.listed else _entry_table(self.entries)

@@ -210,3 +210,21 @@ def test_a_query_that_is_not_there():
     windowed, _ = followed(torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [4, 4], num_classes=5).eval())
     with pytest.raises(BadInput, match="has no class token"):
         query_of(windowed[0], parse_query("cls"))
+
+
+def test_attention_of_the_model_itself_has_a_name():
+    """A forward that calls `scaled_dot_product_attention` outside every layer, twice."""
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.head = nn.Conv2d(1, 16, 8, 8), nn.Linear(16, 4)
+
+        def forward(self, x):
+            t = self.patches(x).flatten(2).transpose(1, 2)[:, None]
+            for _ in range(2):
+                t = nn.functional.scaled_dot_product_attention(t, t, t)
+            return self.head(t[:, 0].mean(1))
+
+    found, _ = followed(Root().eval(), channels=1)
+    assert [item.path for item in found] == ["(model)", "(model)#2"]
