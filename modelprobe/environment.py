@@ -158,6 +158,12 @@ def describe_machine() -> EnvResult:
 # Packages
 
 
+def library_versions() -> dict[str, str]:
+    """The versions that figures depend on."""
+    known = {name: _version(name) for name in ("torch", "torchvision", "timm")}
+    return {"modelprobe": __version__, **{name: version for name, version in known.items() if version is not None}}
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import stat
 import threading
@@ -77,7 +76,7 @@ def atomic_write(path: Path, data: bytes | str, *, force: bool = False) -> None:
 
 def temporary_beside(target: Path) -> Path:
     """A name in the directory of `target` that no file has."""
-    return target.with_name(f".modelprobe-{secrets.token_hex(8)}.tmp")
+    return target.with_name(f".modelprobe-{os.urandom(8).hex()}.tmp")
 
 
 def stage(target: Path, temporary: Path, fill: Callable[[IO[bytes]], T]) -> T:

@@ -6,7 +6,6 @@ more than the standard library, since a stored answer is to cost less than impor
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -100,17 +99,15 @@ class Store:
 
     def put(self, key: Mapping[str, Any], about: Mapping[str, Any], body: bytes) -> str:
         """Keep an entry. Returns why that cannot be done, else ""."""
-        import secrets
-
         text = _key_text(key)
         path = self._path(text)
         head = json.dumps({"key": text, "about": {**about, "made": int(time.time())}}, separators=(",", ":")).encode()
         rest = head + b"\n" + body
-        temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
+        temporary = self.folder / f".{os.urandom(8).hex()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                temporary.write_bytes(STORE_MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+                temporary.write_bytes(STORE_MAGIC + _digest(rest).encode() + b"\n" + rest)
                 temporary.replace(path)
             finally:
                 with suppress(OSError):
@@ -149,7 +146,7 @@ class Store:
         return len(paths)
 
     def _path(self, text: str) -> Path:
-        return self.folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.mps"
+        return self.folder / f"{_digest(text.encode('utf-8', 'surrogatepass'))[:32]}.mps"
 
     def _files(self) -> list[tuple[Path, int, float]]:
         found = []
@@ -185,7 +182,7 @@ def _head_and_body(data: bytes) -> tuple[dict[str, Any], bytes]:
     first, _, rest = data.partition(b"\n")
     if not first.startswith(STORE_MAGIC):
         raise StoreDamagedError("it is of another release, or no entry")
-    if first[len(STORE_MAGIC) :] != hashlib.sha256(rest).hexdigest().encode():
+    if first[len(STORE_MAGIC) :] != _digest(rest).encode():
         raise StoreDamagedError("its checksum is wrong")
     head, _, body = rest.partition(b"\n")
     found: dict[str, Any] = json.loads(head)
@@ -221,7 +218,7 @@ def installed_state() -> str | None:
             lines += (f"{path}\t{size}\t{changed}" for path, size, changed in sorted(_code_of(name)))
     except (OSError, ImportError, ValueError, AttributeError):
         return None
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
 def _distributions() -> tuple[list[str], set[str]]:
@@ -312,4 +309,10 @@ def _processor() -> str:
         return os.uname().machine if hasattr(os, "uname") else sys.platform
     told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return hashlib.sha256("\n".join([*told, str(cores)]).encode()).hexdigest()[:16]
+    return _digest("\n".join([*told, str(cores)]).encode())[:16]
+
+
+def _digest(content: bytes) -> str:
+    import hashlib  # loads OpenSSL, which commands without a store do not need
+
+    return hashlib.sha256(content).hexdigest()

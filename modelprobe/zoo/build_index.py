@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelprobe._version import __version__
 from modelprobe.console import progress
+from modelprobe.environment import library_versions
 from modelprobe.errors import BadInput
 from modelprobe.files.atomic import atomic_write
 from modelprobe.model.zoo.index import (
@@ -43,15 +41,6 @@ def zoo_targets() -> list[str]:
     """Every architecture of both zoos as installed here."""
     zoo = zoo_names()
     return [*(f"{TORCHVISION}:{name}" for name in zoo.torchvision), *(f"{TIMM}:{name}" for name in zoo.timm)]
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that figures depend on."""
-    found = {"modelprobe": __version__}
-    for library in ("torch", TORCHVISION, TIMM):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[library] = importlib.metadata.version(library)
-    return found
 
 
 def measure_all(targets: Sequence[str], workers: int, journal: Journal | None = None) -> BuiltIndex:

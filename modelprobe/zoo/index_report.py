@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from modelprobe.environment import library_versions
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo.index import read_catalogue, user_index
 from modelprobe.model.zoo.names import TIMM, TORCHVISION
@@ -97,8 +98,6 @@ def package_added(package: str, workers: int, *, env: Mapping[str, Any]) -> Inde
 
 
 def _added(title: str, path: Path, built: BuiltIndex, notes: Sequence[Note], env: Mapping[str, Any]) -> IndexResult:
-    from modelprobe.zoo.build_index import library_versions
-
     size = path.stat().st_size if path.exists() else 0
     origins = Counter(str(row["origin"]) for row in built.rows)
     return IndexResult(title, str(path), size, origins, library_versions(), built.problems, tuple(notes), env)

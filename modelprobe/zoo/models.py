@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modelprobe.environment import usable_cores
+from modelprobe.environment import library_versions, usable_cores
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import names as zoo
 from modelprobe.model.zoo.index import Catalogue, Index, IndexedModel, model_of_row, read_catalogue
 from modelprobe.report.blocks import Block, Cell, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table, plain
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, first_few
-from modelprobe.zoo.build_index import add_to_user_index, library_versions, measure_all
 
 MAX_COUNTED_LIVE = 40
 """Networks that are newer than the index and are counted at once; of more, `modelprobe index add` does it."""
@@ -291,6 +290,8 @@ def _counted_live(targets: Sequence[str], asked: ModelFilter) -> tuple[dict[str,
         adds = " and ".join(f"`modelprobe index add {package}`" for package in packages)
         text = f"{len(targets):,} names are in no index and have no figures here: {adds} counts them."
         return {}, list(targets), [Note(text, Level.WARNING)]
+    from modelprobe.zoo.build_index import add_to_user_index, measure_all
+
     built = measure_all(targets, min(len(targets), usable_cores()))
     models = {model.target: model for model in map(model_of_row, built.rows)}
     failed = add_to_user_index(built.rows)

@@ -13,13 +13,13 @@ from typing import Any
 
 from modelprobe.console import progress
 from modelprobe.cost.timing.paired import NOISY
+from modelprobe.environment import library_versions
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import names as zoo
 from modelprobe.report.blocks import Block, Column, Fact, Facts, Figure, Level, Note, Report, Row, Table
 from modelprobe.report.result import Result
 from modelprobe.report.units import Unit, first_few
 from modelprobe.tracing.records import GAPS, CoverageGap
-from modelprobe.zoo.build_index import library_versions
 from modelprobe.zoo.executors import executor_of
 from modelprobe.zoo.journal import Journal
 from modelprobe.zoo.workers import Job, JobLimits

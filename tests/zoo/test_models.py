@@ -12,7 +12,7 @@ from modelprobe.cli.app import main
 from modelprobe.errors import BadInput
 from modelprobe.model.zoo import index
 from modelprobe.report.amounts import parse_amount, parse_share
-from modelprobe.zoo import models
+from modelprobe.zoo.build_index import add_to_user_index
 from modelprobe.zoo.models import ModelFilter, families_of, find_models, with_front
 
 
@@ -141,7 +141,7 @@ def test_a_name_in_no_index_is_counted_and_kept(monkeypatch: pytest.MonkeyPatch,
 def test_a_cache_directory_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("MODELPROBE_CACHE_DIR", str(tmp_path / "file"))
-    assert "cannot be written" in models.add_to_user_index([])
+    assert "cannot be written" in add_to_user_index([])
 
 
 @pytest.mark.zoo

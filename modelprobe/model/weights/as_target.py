@@ -112,11 +112,14 @@ def _identified(found: Checkpoint, spec: str, settings: Sequence[str]) -> Target
             )
         targets = named
     if match.verdict != "certain" or not targets:
-        likely = match.verdict != "unknown" and targets
-        hint = f"--arch {targets[0]} is likely" if likely else "say which network with --arch, such as --arch resnet50"
+        near = ", ".join(candidate.target for candidate in match.candidates[:3])
+        hint = f"say which network with --arch; the nearest are {near}" if near else "say which network with --arch"
+        if match.verdict != "unknown" and targets:
+            equals = f", or as well {', '.join(targets[1:4])}" if targets[1:] else ""
+            hint = f"--arch {targets[0]} is likely{equals}"
         raise BadInput(
             f"{spec} holds tensors, not a network",
-            f"{hint}; `modelprobe identify {shlex.quote(spec)}` shows the nearest",
+            f"{hint}; `modelprobe identify {shlex.quote(spec)}` shows what differs",
         )
     target = resolve(targets[0], [*(f"{key}={value}" for key, value in given.items()), *settings])
     differs = "".join(f", {text}" for text in (*match.candidates[0].differences, *match.variant.how))

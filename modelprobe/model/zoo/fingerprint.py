@@ -10,6 +10,7 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -63,17 +64,31 @@ class KnownProfiles(Generic[T]):
     def __init__(self, models: Sequence[tuple[IndexedModel, Counter[T]]]) -> None:
         self.models = models
         self._totals = [profile.total() for _, profile in models]
-        self._holders: dict[T, list[tuple[int, int]]] = {}
-        for place, (_, profile) in enumerate(models):
+        self._asked = False
+
+    @cached_property
+    def _holders(self) -> dict[T, list[tuple[int, int]]]:
+        """Kind -> the networks that have it, and how often."""
+        found: dict[T, list[tuple[int, int]]] = {}
+        for place, (_, profile) in enumerate(self.models):
             for kind, number in profile.items():
-                self._holders.setdefault(kind, []).append((place, number))
+                found.setdefault(kind, []).append((place, number))
+        return found
 
     def nearest(self, kinds: Counter[T], count: int) -> list[IndexedModel]:
         """The networks that share the most tensors with `kinds`, by the share of all that either has."""
         total = kinds.total()
+        scored = [(-n / (total + self._totals[place] - n), place) for place, n in self._shared(kinds).items() if n]
+        return [self.models[place][0] for _, place in heapq.nsmallest(count, scored)]
+
+    def _shared(self, kinds: Counter[T]) -> dict[int, int]:
+        """The number of tensors in common, by the network's place."""
+        if not self._asked:  # a table of all kinds is worth making for the second question only
+            self._asked = True
+            both = ((place, kinds.keys() & profile.keys(), profile) for place, (_, profile) in enumerate(self.models))
+            return {place: sum(min(kinds[kind], profile[kind]) for kind in same) for place, same, profile in both}
         shared: dict[int, int] = {}
         for kind, number in kinds.items():
             for place, theirs in self._holders.get(kind, ()):
                 shared[place] = shared.get(place, 0) + min(number, theirs)
-        scored = [(-many / (total + self._totals[place] - many), place) for place, many in shared.items() if many]
-        return [self.models[place][0] for _, place in heapq.nsmallest(count, scored)]
+        return shared

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from modelprobe.model.zoo.fingerprint import TensorShape
+from modelprobe.model.zoo.fingerprint import KnownProfiles, TensorShape, profile_of
 from modelprobe.model.zoo.index import Catalogue, read_catalogue
 from modelprobe.model.zoo.match import match_network
 
@@ -139,3 +142,25 @@ def test_parameters_alone_are_of_either_norm(catalogue: Catalogue) -> None:
     assert [candidate.target for candidate in found.candidates[:2]] == ["timm:resnet50_gn", "torchvision:resnet50"]
     assert found.candidates[1].differences == ("no running statistics (106 tensors)",)
     assert match_network(names, catalogue, ["resnet50_gn"]).verdict == "certain"
+
+
+def test_the_first_question_finds_what_later_ones_find() -> None:
+    """It goes through all profiles; the later ones use a table of kinds."""
+    catalogue = read_catalogue()
+    for name in ("resnet18", "vit_tiny_patch16_224", "convnext_tiny"):
+        model = catalogue.get(f"timm:{name}")
+        assert model is not None
+        kinds = profile_of(catalogue.names(model))
+        table = KnownProfiles(list(catalogue.profiles()))
+        first, second = ([one.target for one in table.nearest(kinds, 24)] for _ in range(2))
+        assert first == second
+        assert f"timm:{name}" in first[:4]
+
+
+def test_a_question_about_models_loads_no_torch_workers_or_openssl() -> None:
+    code = (
+        "import sys; from modelprobe.cli.app import main; main(['models', 'resnet18']); "
+        "print(*{'torch', '_hashlib', 'modelprobe.zoo.workers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
