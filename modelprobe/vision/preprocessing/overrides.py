@@ -69,6 +69,13 @@ def _sized_to(found: Preprocessing, text: str) -> Preprocessing:
     from modelprobe.model.inputs.spec import parse_input
 
     shape = parse_input(text).shape
+    if found.space == 1:
+        raise BadInput(f"--input {text}: a signal is taken as long as it is", "leave --input out")
+    if len(shape) == 4 and shape[0] != 1:
+        raise BadInput(
+            f"--input {text} is a batch of {shape[0]}", "--input has one image; --batch says how many at once"
+        )
+    shape = shape[1:] if len(shape) == 4 else shape
     if len(shape) == 3 and shape[0] != found.channels:
         raise BadInput(
             f"--input {text} has {shape[0]} channels, and the model takes {found.channels}", "leave them out"

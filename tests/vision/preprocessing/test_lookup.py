@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -11,9 +12,11 @@ from PIL import Image
 from torch import nn
 
 from modelprobe.errors import BadInput
+from modelprobe.model.inputs.declared import TENSOR
 from modelprobe.model.target import resolve
 from modelprobe.vision.images import Photo
 from modelprobe.vision.preprocessing.lookup import PreprocessingOverrides, preprocessing
+from modelprobe.vision.preprocessing.overrides import changed
 from tests.command_line import SAMPLES
 
 SIZES = [(301, 200), (199, 333), (64, 64), (20, 45), (500, 30)]
@@ -176,3 +179,16 @@ def test_other_kinds_of_forward() -> None:
     assert torch.equal(video[:, :, 0], video[:, :, 15])
     first, second = of("raft_small").arguments(photo((40, 30)))
     assert first.shape == second.shape == (1, 3, 520, 960)
+
+
+def test_the_size_may_be_the_whole_shape_of_one_image() -> None:
+    wanted = of("resnet18", size="128")
+    assert wanted.crop == (128, 128)
+    assert of("resnet18", size="1x3x128x128") == of("resnet18", size="3x128x128") == wanted
+    with pytest.raises(BadInput, match="is a batch of 2"):
+        of("resnet18", size="2x3x128x128")
+
+
+def test_a_signal_is_taken_as_long_as_it_is() -> None:
+    with pytest.raises(BadInput, match="a signal is taken as long as it is"):
+        changed(replace(of("resnet18"), kind=TENSOR), PreprocessingOverrides(size="100"))

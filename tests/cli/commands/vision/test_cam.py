@@ -194,6 +194,7 @@ def test_options_of_scores(cli, odd, tmp_path):
         (("--device", "meta"), "--device meta computes nothing"),
         (("--device", "cuda:7"), "--device cuda:7 cannot be used"),
         (("--input", "4x64x64"), "has 4 channels, and the model takes"),
+        (("--input", "2x1x64x64"), "--input 2x1x64x64 is a batch of 2"),
     ):
         answer = cli("cam", target, "--image", PICTURE, *arguments)
         assert answer.code == 2, answer
