@@ -57,7 +57,8 @@ class IdentifyResult(Result):
 
     def report(self) -> Report:
         """The verdict, the nearest networks, or what names and shapes imply."""
-        facts = [Fact("File", self.path, detail=f"{self.tensors:,} tensors in {self.branch or 'the root'}")]
+        many = "tensor" if self.tensors == 1 else "tensors"
+        facts = [Fact("File", self.path, detail=f"{self.tensors:,} {many} in {self.branch or 'the root'}")]
         first = self.candidates[0] if self.candidates else None
         named = self.target if self.target else f"unknown {self.kind}" if self.kind == "network" else self.kind
         detail = ", ".join((*(first.differences if first else ()), *self.naming)) if self.target else ""

@@ -82,10 +82,11 @@ class PredictionResult(Result):
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
             Fact("Kernels", self.launches, Unit.COUNT, f"their launches are {self.launch_share:.0%} of the time"),
         )
+        where = "where" if len(self.modules) < SLOWEST else f"where, the {SLOWEST} slowest"
         return self.blocks_report(
             f"{self.model}: predicted time on {self.device}", "modelprobe.prediction/1", Facts(facts),
             _shares("Kernels", "what takes the time", "kind_rows", self.kinds),
-            _shares("Module", "where", "module_rows", self.modules), *self.notes,
+            _shares("Module", where, "module_rows", self.modules), *self.notes,
         )  # fmt: skip
 
 

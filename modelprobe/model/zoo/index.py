@@ -241,8 +241,10 @@ def _index_at(path: Path) -> Index:
     try:
         return open_index(path)
     except IndexDamagedError as error:
-        whose = "the packaged index" if path == PACKAGED else f"the index {path}"
-        return Index(problem=f"{whose} is not used: {error}")
+        whose, way = "the packaged index", "install modelprobe again"
+        if path != PACKAGED:
+            whose, way = f"the index {path}", "`modelprobe index add` makes it anew"
+        return Index(problem=f"{whose} is not used: {error}; {way}")
 
 
 def user_index() -> Path:

@@ -287,7 +287,7 @@ def _explanation(
     if len(channels) == 1:
         settings["in_chans"] = channels.pop()
         accepted += len(stems)
-        said.append(f"{settings['in_chans']} input channels instead of 3")
+        said += [f"{text} instead of 3" for text in _counted(settings["in_chans"], "input channel", "input channels")]
     lost = [name for name in missing if HEAD.search(name)]
     if lost and len(lost) <= max(2, total // 10) and not heads:
         accepted += len(lost)

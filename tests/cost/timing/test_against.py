@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from modelprobe.cost.timing import against as engine
+from modelprobe.cost.timing.against import AgainstResult, TimedSide
 from modelprobe.cost.timing.paired import PairedRatio
+from modelprobe.report.blocks import Level, Note
+from modelprobe.report.formats import RENDERERS, Style
 from tests.command_line import SAMPLES, CommandLine, said
 
 NET = f"{SAMPLES}:TinyCNN"
@@ -130,3 +134,31 @@ def test_an_interruption_reports_the_pairs_so_far(cli: CommandLine, monkeypatch:
     assert found["interrupted"]
     assert any("Interrupted: fewer pairs" in note["text"] for note in found["notes"])
     assert torch.get_num_threads() >= 1
+
+
+def side(name: str, median_s: float, setting: tuple[str, ...] = ("cpu", "1 thread")) -> TimedSide:
+    return TimedSide(name, ("x: 8x3x224x224 float32",), setting, 8, 2 * median_s, median_s, (median_s,) * 8)
+
+
+SCREENS = {
+    "faster": AgainstResult(
+        "forward pass", "faster", 0.5526, (0.4858, 0.6719), 9, 3.361, side("resnet18", 0.1312),
+        side("resnet34", 0.2362), None, False, False, (),
+    ),
+    "slower": AgainstResult(
+        "training step", "slower", 2.104, (2.051, 2.153), 118, 4.02, side("Net width=256", 0.002104),
+        side("Net width=8", 0.001, ("cpu", "2 threads", "autocast", "channels last")), 0.05, True, False, (),
+    ),
+    "cannot-tell": AgainstResult(
+        "forward pass", "cannot tell", 1.004, (0.9976, 1.021), 1011, 0.9483, side("Net", 6.6e-05),
+        side("Net", 6.57e-05), 0.05, False, True, (Note("Interrupted: fewer pairs were taken.", Level.WARNING),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("name", SCREENS)
+def test_screens(name: str, width: int, golden: Callable[[str, str], None]) -> None:
+    text = RENDERERS["terminal"].render(SCREENS[name].report(), Style(width))
+    assert max(map(len, text.splitlines())) <= width
+    golden(f"terminal/profile-against.{name}.{width}.txt", text)

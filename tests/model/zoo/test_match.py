@@ -56,7 +56,7 @@ def test_another_head_and_other_channels(catalogue: Catalogue) -> None:
     assert (found.verdict, first.target, dict(first.settings)) == (
         "certain", "torchvision:swin_t", {"num_classes": 10, "in_chans": 1},
     )  # fmt: skip
-    assert first.differences == ("head of 10 classes instead of 1,000", "1 input channels instead of 3")
+    assert first.differences == ("head of 10 classes instead of 1,000", "1 input channel instead of 3")
 
 
 def test_no_head(catalogue: Catalogue) -> None:
