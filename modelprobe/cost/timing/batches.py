@@ -66,9 +66,10 @@ class BatchTimes(Result):
             Column("samples", "Samples", Unit.COUNT, priority=2),
             Column("per_second", "Examples/s", Unit.QUANTITY),
             Column("peak_bytes", "Peak memory", Unit.BYTES, priority=1),
+            Column("first_s", "First call", Unit.SECONDS, priority=3),
         )
         rows = tuple(
-            Row((p.batch, p.median_s, p.iqr_s, len(p.samples_s), _four_digits(p.per_second), p.peak_bytes))
+            Row((p.batch, p.median_s, p.iqr_s, len(p.samples_s), _four_digits(p.per_second), p.peak_bytes, p.first_s))
             for p in self.profiles
         )
         title = f"{self.model}: time of one {self.what} by batch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ from modelprobe.tracing.step_records import TrainingTrace
 PERCENTILES = {90: 64, 99: 662}
 """Percentile -> the least samples that carry it: enough that one of ten such runs at most lies beside it."""
 
+BOUND_WRONG = 0.01
+"""How often the bound of a percentile that the samples do not carry is wrong."""
+
 LEAST_SAMPLES, MAX_SAMPLES = 3, 2000
 EVENT_PASSES = 50
 
@@ -65,7 +69,8 @@ class RawTimes:
 class ProfileResult(Result):
     """The latency of one forward pass, or of one training step, of the batch.
 
-    `percentiles` holds those that the samples carry. `peak_bytes` is the most memory of a pass, as `peak_from` says
+    `percentiles` holds those that the samples carry, `percentile_bounds` what the others are at least (right in 99 of
+    100 runs). `peak_bytes` is the most memory of a pass, as `peak_from` says
     (torch's allocator, or estimated from shapes), None where neither tells. `event_s` is the median between CUDA
     events, None on another device.
     """
@@ -94,15 +99,17 @@ class ProfileResult(Result):
     event_s: float | None = None
     layers: LayerTimes | None = None
     roofline: Roofline | None = None
+    percentile_bounds: Mapping[str, float] = field(default_factory=dict)
 
     def report(self) -> Report:
         """Median with its spread, throughput, the rate of arithmetic."""
-        shares = ", ".join(f"p{name} {text(value, Unit.SECONDS)}" for name, value in self.percentiles.items())
-        spread = f"IQR {text(self.iqr_s, Unit.SECONDS)}, {len(self.samples_s)} samples"
+        said = [f"IQR {text(self.iqr_s, Unit.SECONDS)}, {len(self.samples_s)} samples"]
+        said += [f"p{name} {text(value, Unit.SECONDS)}" for name, value in self.percentiles.items()]
+        said += [f"p{name} at least {text(value, Unit.SECONDS)}" for name, value in self.percentile_bounds.items()]
         facts = (
             Fact("Input", ", ".join(self.inputs) or "none"),
             Fact("Device", self.device, detail=", ".join(device_details(self.device, self.threads, self.setting))),
-            Fact("Median", self.median_s, Unit.SECONDS, f"{spread}{', ' + shares if shares else ''}"),
+            Fact("Median", self.median_s, Unit.SECONDS, ", ".join(said)),
             *((Fact("Between CUDA events", self.event_s, Unit.SECONDS),) if self.event_s is not None else ()),
             Fact("First call", self.first_s, Unit.SECONDS),
             Fact("Throughput", self.per_second, Unit.NUMBER, "examples per second"),
@@ -179,6 +186,11 @@ def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: s
         for name, least in PERCENTILES.items()
         if len(raw.samples_s) >= least
     }
+    bounds = {
+        str(name): least_percentile(raw.samples_s, name / 100)
+        for name, least in PERCENTILES.items()
+        if len(raw.samples_s) < least
+    }
     spread = quarters[2] - quarters[0]
     notes = [*raw.notes]
     if spread > NOISY * median:
@@ -200,7 +212,21 @@ def result_of(raw: RawTimes, trace: Trace | TrainingTrace, model: str, device: s
         model, what, raw.inputs, device, raw.threads, raw.batch, median, spread, percentiles, raw.first_s,
         raw.batch / median, macs, flops / median, raw.samples_s, raw.setting, raw.interrupted, raw.peak_bytes,
         "by torch's allocator" if raw.peak_bytes else "", tuple(notes), raw.env, rates, raw.event_s,
+        percentile_bounds=bounds,
     )  # fmt: skip
+
+
+def least_percentile(samples: Sequence[float], share: float) -> float:
+    """The sample that the percentile of that share is not below, but for one run of a hundred, whatever the times are.
+
+    The k-th smallest is not above it when k samples or more are below it: their number is binomial.
+    """
+    number, chance = len(samples), 0.0
+    for k in range(number, 1, -1):
+        chance += math.comb(number, k) * share**k * (1 - share) ** (number - k)
+        if chance >= 1 - BOUND_WRONG:
+            return sorted(samples)[k - 1]
+    return min(samples)
 
 
 def timed(

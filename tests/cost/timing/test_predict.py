@@ -154,6 +154,8 @@ def test_measured_here(told: Any) -> None:
     assert found["threads"] == 1
     assert ("90" in found["percentiles"]) == (len(samples) >= 64)
     assert ("99" in found["percentiles"]) == (len(samples) >= 662)
+    for name in ("90", "99"):
+        assert (name in found["percentile_bounds"]) != (name in found["percentiles"])
 
 
 def test_a_model_that_raises_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,7 @@ def test_a_damaged_index_of_the_user_leaves_the_packaged_one(monkeypatch: pytest
     catalogue = read_catalogue()
     assert len(catalogue.models) > 1000
     assert "is not used: it is damaged" in catalogue.problems[0]
+    assert catalogue.problems[0].endswith("`modelprobe index add` makes it anew")
 
 
 def test_the_packaged_index_is_small_and_knows_every_name() -> None:
