@@ -64,7 +64,10 @@ class SweptModel:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult(Result):
-    """The rows in the order of the targets; `resumed` of them were in the file of rows. `workers` ran at once."""
+    """The rows in the order of the targets; `resumed` of them were in the file of rows, beside those of `others`.
+
+    `workers` ran at once.
+    """
 
     what: str
     rows: tuple[SweptModel, ...]
@@ -74,6 +77,7 @@ class SweepResult(Result):
     rows_file: str = ""
     plot: str | None = None
     workers: int = 1
+    others: int = 0
     env: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def report(self) -> Report:
@@ -99,6 +103,8 @@ class SweepResult(Result):
         if self.plot:
             blocks.append(Figure(Path(self.plot), "MACs against parameters"))
         notes = [Note(f"{self.failed:,} of {len(self.rows):,} failed.", Level.WARNING)] if self.failed else []
+        if self.others:
+            notes.append(Note(f"{self.rows_file} also holds rows of {self.others:,} other models.", Level.INFO))
         notes += _timing_notes(self)
         gaps = [row.target for row in self.rows if row.uncounted]
         if gaps:
@@ -234,7 +240,7 @@ def run_sweep(targets: Sequence[str], options: SweepOptions, env: Mapping[str, A
     failed = sum(bool(row.problem) for row in rows)
     return SweepResult(
         options.what, rows, failed, resumed, options.shard, str(options.rows_file or ""),
-        workers=options.workers, env=env or {},
+        workers=options.workers, others=len(held.keys() - set(targets)), env=env or {},
     )  # fmt: skip
 
 

@@ -142,6 +142,9 @@ def test_times_of_many_models(cli: CommandLine, tmp_path: Path) -> None:
     again = json.loads(cli(*line, "-f", "json", "--workers", "2").out)
     assert (again["resumed"], again["rows"]) == (2, found["rows"])
     assert any("took time from each other" in note["text"] for note in again["notes"])
+    other = json.loads(cli("sweep", TARGETS[2], *line[3:], "-f", "json").out)
+    assert (other["others"], len(other["rows"])) == (2, 1)
+    assert f"{rows} also holds rows of 2 other models." in [note["text"] for note in other["notes"]]
 
 
 @pytest.mark.zoo

@@ -132,6 +132,8 @@ def test_bad_device_files(spec: str, text: str, tmp_path: Path, capsys: pytest.C
     [
         (["--predict", "rtx4080"], "did you mean rtx4090"),
         (["--predict", "rtx4090", "--device-spec", "x"], "both name a device"),
+        (["--predict", "rtx4090", "--device", "cuda"], "leave out --device"),
+        (["--predict", "rtx4090", "--threads", "2"], "leave out --threads"),
         (["--predict", "rtx4090", "--batch", "1,8"], "a prediction is of one batch"),
         (["--predict", "rtx4090", "--batch", "auto"], "a prediction is of one batch"),
         (["--batch", "0"], "a batch has at least one example"),

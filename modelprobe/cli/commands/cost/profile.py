@@ -103,9 +103,11 @@ def command(
     layers.check(report.force)
     two = against.is_asked()
     if predict is not None or device_spec is not None:
-        if two or layers.are_given or timing != TimingOptions():
-            given = "--against" if two else "--by" if layers.are_given else timing.first_given()
-            raise BadInput("a prediction measures nothing", f"leave out {given}")
+        elsewhere = inputs.device not in (None, "meta")
+        if two or layers.are_given or elsewhere or timing != TimingOptions():
+            given = {"--against": two, "--by": layers.are_given, "--device": elsewhere}
+            named = next((name for name, is_given in given.items() if is_given), "") or timing.first_given()
+            raise BadInput("a prediction measures nothing", f"leave out {named}")
         _predict(model, inputs, predict, device_spec, report)
         return
     here = replace(inputs, device=inputs.device or "cpu")
