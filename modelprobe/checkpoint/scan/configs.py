@@ -58,6 +58,7 @@ _HARMLESS_CALLS = re.compile(
 """Of modules whose other functions are dangerous."""
 
 _ESCAPED = re.compile(rb"\\+(?:x|u00)([2-7][0-9a-fA-F])")
+_SENSITIVE_NAMES = tuple(f"{name}{dot}".encode() for name in SENSITIVE_MODULES for dot in ".:")
 _NO_TAG = b"tag:yaml.org,2002:"
 
 
@@ -65,11 +66,13 @@ def configured(window: bytes) -> Iterator[ConfigFinding]:
     """What a text names that could do harm."""
     text = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), window) if b"\\" in window else window
     text = re.sub(rb'\\+"', b'"', text) if b'\\"' in text else text
-    yield from _keras(text)
+    if b"class" in text or b"module" in text:
+        yield from _keras(text)
     yield from _yaml_tags(text)
-    for match in TARGET.finditer(text):
+    targets = any(key in text for key in (b"_target_", b"class_path", b"_component_"))
+    for match in TARGET.finditer(text) if targets else ():
         yield from _judged_name(match[2].decode("latin-1"), match[1].decode())
-    for match in ANY_KEY.finditer(text):
+    for match in ANY_KEY.finditer(text) if any(name in text for name in _SENSITIVE_NAMES) else ():
         if re.split(rb"[.:]", match[2])[0].decode("latin-1") in SENSITIVE_MODULES:
             yield from _judged_name(match[2].decode("latin-1"), match[1].decode())
     if (custom := AUTO_MAP.search(text)) is not None:
@@ -119,7 +122,7 @@ def _reads(name: str, verdict: TrustVerdict) -> bool:
 
 def _yaml_tags(text: bytes) -> Iterator[ConfigFinding]:
     """Tags with which YAML makes Python's objects; a directive may give their prefix another name."""
-    for match in _TAG_PREFIX.finditer(text):
+    for match in _TAG_PREFIX.finditer(text) if b"%TAG" in text else ():
         prefix = unquote(match[1].decode("latin-1"))
         if prefix.startswith(_NO_TAG.decode()):
             python = prefix != _NO_TAG.decode()
@@ -127,7 +130,8 @@ def _yaml_tags(text: bytes) -> Iterator[ConfigFinding]:
     if b"!" not in text or not (b"python" in text or b"%" in text):
         return
     for match in _YAML_TAG.finditer(text):
-        found = _PYTHON_TAG.search(unquote(match[0].decode("latin-1")))
+        tagged = b"python" in match[0] or b"%" in match[0]
+        found = _PYTHON_TAG.search(unquote(match[0].decode("latin-1"))) if tagged else None
         if found is not None:
             module, _, name = found[2].rpartition(".")
             verdict = judged(module, name, called=True)

@@ -34,6 +34,9 @@ MAX_ARCHIVES = 5
 MAX_TEXT = 32 << 20
 """Bytes of a text that are searched for pickles in base64."""
 
+ESCAPED_WINDOW, ESCAPED_OVERLAP = 1 << 20, 1 << 17
+"""Bytes of a text that are put letter by letter at a time, and those of the next ones that are read with them."""
+
 MAX_ONNX_TEXT = 1 << 18
 """Bytes of an ONNX file, at its begin and at its end, that are searched for them: the rest are numbers."""
 
@@ -148,9 +151,12 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
 def _in_strings(source: ByteSource, start: int, stop: int, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """The pickles in a text: encoded, or letter by letter as JSON and YAML write bytes."""
     yield from _encoded(source, start, stop, where, limits, 1)
-    text = source.read(start, min(stop - start, MAX_TEXT))
-    if b"\\" in text:
-        yield from _first_calling(Memory(unescaped(text), source.name), where, limits, 0)
+    for at in range(start, min(stop, start + MAX_TEXT), ESCAPED_WINDOW):
+        text = source.read(at, min(stop - at, ESCAPED_WINDOW + ESCAPED_OVERLAP))
+        found = list(_first_calling(Memory(unescaped(text), source.name), where, limits, 0)) if b"\\" in text else []
+        yield from found
+        if found:
+            return
 
 
 def _in_tensors(source: ByteSource, places: Sequence[int], where: str, limits: ReadLimits) -> Iterator[Executable]:
