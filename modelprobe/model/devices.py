@@ -30,7 +30,8 @@ def checked_device(device: str) -> str:
 
 def _usable_devices() -> list[str]:
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["meta (no weights needed)", "cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *cuda, *mps, "meta (where nothing is computed)"]
 
 
 def free_memory() -> float:

@@ -121,10 +121,10 @@ def test_a_dtype_is_refused_before_anything_is_built(cli, command, dtype, expect
 @pytest.mark.parametrize(
     ("device", "expected"),
     [
-        ("gpu", "there is no device 'gpu' | here are meta (no weights needed), cpu"),
-        ("", "there is no device '' | here are meta"),
+        ("gpu", "there is no device 'gpu' | here are cpu, meta (where nothing is computed)"),
+        ("", "there is no device '' | here are cpu"),
         ("cuda:99", "--device cuda:99 cannot be used: "),
-        ("xla", "--device xla cannot be used: this torch was built without it | here are meta"),
+        ("xla", "--device xla cannot be used: this torch was built without it | here are cpu"),
     ],
 )
 def test_a_device(cli, command, device, expected):
