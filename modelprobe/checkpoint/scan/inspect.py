@@ -242,7 +242,10 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
                 if not affordable(limits, feed.size):
                     yield from unaffordable(limits, spot)
                     continue
-                feed = Memory(feed.read(0, feed.size), source.name)
+                held = bytearray()  # put together from parts, so that it is held once
+                while part := feed.read(len(held), containers.READ_STEP):
+                    held += part
+                feed = Memory(held, source.name)
             if isinstance(feed, Inflated):
                 yield from _large_member(feed, spot, named, limits)
                 continue

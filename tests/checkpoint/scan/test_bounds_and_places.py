@@ -197,6 +197,7 @@ def test_a_tar_with_an_endless_header(tmp_path: Path) -> None:
 
 LARGE: dict[str, Callable[[], bytes]] = {
     **{kind: lambda pack=pack: pack(bytes(200 << 20)) for kind, pack in PACKERS.items()},
+    "zip": lambda: zipped({"a": bytes(60 << 20)}, zipfile.ZIP_DEFLATED),
     "text": lambda: b'{"a": "x\\ny"}\n' * (24 << 20 >> 4),
 }
 
