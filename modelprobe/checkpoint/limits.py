@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 class UnpackBudget:
     """Bytes that may still be inflated and decoded in one file, however many packed parts it has."""
 
-    __slots__ = ("left", "said")
+    __slots__ = ("held", "left", "said")
 
     def __init__(self, size: int) -> None:
         self.left = size
+        self.held = 0
+        """Bytes of archives that are in memory while what is in them is read."""
         self.said = False
 
     def spend(self, size: int) -> bool:

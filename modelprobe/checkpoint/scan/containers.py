@@ -115,12 +115,12 @@ def zip_behind(source: ByteSource) -> ByteSource | None:
     return None
 
 
-def opened(source: ByteSource, kind: str) -> Iterator[Inside]:
-    """What is inside."""
+def opened(source: ByteSource, kind: str, room: int = MAX_INFLATED) -> Iterator[Inside]:
+    """What is inside; of what is compressed at most `room` bytes."""
     if kind == "tar":
         yield from _tar_members(source)
         return
-    data, why = _inflated(source, kind)
+    data, why = _inflated(source, kind, room)
     if data:
         yield Inside(kind, Memory(data, source.name))
     if why:
@@ -148,7 +148,7 @@ def _decompressor(kind: str) -> Callable[[], Any] | None:
     }[kind]
 
 
-def _inflated(source: ByteSource, kind: str) -> tuple[bytearray, str]:
+def _inflated(source: ByteSource, kind: str, room: int) -> tuple[bytearray, str]:
     """The inflated bytes up to the bound, and why there are no more; members that follow one another are joined."""
     make = _decompressor(kind)
     found = bytearray()
@@ -164,9 +164,9 @@ def _inflated(source: ByteSource, kind: str) -> tuple[bytearray, str]:
             found += _step(engine, pending)
             idle = not pending and len(found) == size
             pending = bytes(getattr(engine, "unconsumed_tail", None) or b"")
-            if len(found) > MAX_INFLATED:
-                del found[MAX_INFLATED:]
-                return found, f"inflated to more than {MAX_INFLATED >> 20} MiB"
+            if len(found) > room:
+                del found[room:]
+                return found, f"inflated to more than {room >> 20} MiB"
             if engine.eof:
                 at -= len(engine.unused_data)
                 if not source.read(at, 16).strip(b"\0") or container_kind(source.read(at, 300)) != kind:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from modelprobe.checkpoint.limits import ReadLimits
 from modelprobe.checkpoint.pickle.globals import Trust
 from modelprobe.checkpoint.records import GlobalEntry
+
+MAX_HELD = 64 << 20
+"""Bytes of compressed files in one another that are held at once; what is larger is read at its begin alone."""
 
 OVER_BUDGET = "it unpacks to more than is read of one file: this part and others were not"
 _MODULE = re.compile(r"[\w.]+|\?|copyreg extension")
@@ -35,6 +39,24 @@ class Executable:
 def affordable(limits: ReadLimits, size: int) -> bool:
     """Whether the file's bounds on what is unpacked allow more; these bytes are counted."""
     return limits.budget is None or limits.budget.spend(size)
+
+
+def room_left(limits: ReadLimits) -> int:
+    """Bytes of compressed files that may be held beside those that are."""
+    return MAX_HELD - (limits.budget.held if limits.budget else 0)
+
+
+@contextmanager
+def holding(limits: ReadLimits, size: int) -> Iterator[None]:
+    """Count bytes that are held while what is in them is read."""
+    budget = limits.budget
+    if budget is not None:
+        budget.held += size
+    try:
+        yield
+    finally:
+        if budget is not None:
+            budget.held -= size
 
 
 def unaffordable(limits: ReadLimits, where: str) -> Iterator[Executable]:

@@ -17,11 +17,19 @@ from modelprobe.checkpoint.scan import containers
 from modelprobe.checkpoint.scan.binary import GGUF_STARTS, onnx_findings, tensor_places
 from modelprobe.checkpoint.scan.code import code_in
 from modelprobe.checkpoint.scan.encoded import Memory, decoded
-from modelprobe.checkpoint.scan.found import Executable, affordable, comes_to_call, importable, unaffordable
+from modelprobe.checkpoint.scan.found import (
+    Executable,
+    affordable,
+    comes_to_call,
+    holding,
+    importable,
+    room_left,
+    unaffordable,
+)
 from modelprobe.checkpoint.scan.heads import UNKNOWN_FORMAT, begins_pickle, looks_pickled, reads_as_text, why_unread
 from modelprobe.checkpoint.scan.split import joined_lists
 from modelprobe.checkpoint.scan.tails import end_of_format
-from modelprobe.checkpoint.scan.texts import in_text, pickles_in, unescaped
+from modelprobe.checkpoint.scan.texts import in_text, pickles_in, unescaped_parts
 from modelprobe.errors import ProbeError
 
 MAX_CONSECUTIVE = 1_000
@@ -34,22 +42,14 @@ MAX_ARCHIVES = 5
 MAX_TEXT = 32 << 20
 """Bytes of a text that are searched for pickles in base64."""
 
-ESCAPED_WINDOW, ESCAPED_OVERLAP = 1 << 20, 1 << 17
-"""Bytes of a text that are put letter by letter at a time, and those of the next ones that are read with them."""
-
 MAX_ONNX_TEXT = 1 << 18
 """Bytes of an ONNX file, at its begin and at its end, that are searched for them: the rest are numbers."""
-
-MAX_INFLATED_BYTES = 64 << 20
-"""Bytes of a compressed pickle up to which what is nested in it is followed."""
 
 TORCH_PACKAGE = ".data/extern_modules"
 NAMING = (b"c", b"i", b"\x93", b"\x82", b"\x83", b"\x84")
 """The opcodes that name something to import."""
 
 NUMPY_START = b"\x93NUMPY"
-
-
 _OBJECTS = re.compile(rb"['\"][<>=|]?O\d*['\"]")
 """The type of Python objects in numpy's header, also of one field among others."""
 
@@ -151,9 +151,8 @@ def _of_no_magic(source: ByteSource, head: bytes, where: str, limits: ReadLimits
 def _in_strings(source: ByteSource, start: int, stop: int, where: str, limits: ReadLimits) -> Iterator[Executable]:
     """The pickles in a text: encoded, or letter by letter as JSON and YAML write bytes."""
     yield from _encoded(source, start, stop, where, limits, 1)
-    for at in range(start, min(stop, start + MAX_TEXT), ESCAPED_WINDOW):
-        text = source.read(at, min(stop - at, ESCAPED_WINDOW + ESCAPED_OVERLAP))
-        found = list(_first_calling(Memory(unescaped(text), source.name), where, limits, 0)) if b"\\" in text else []
+    for text in unescaped_parts(source, start, min(stop, start + MAX_TEXT)):
+        found = list(_first_calling(Memory(text, source.name), where, limits, 0))
         yield from found
         if found:
             return
@@ -204,7 +203,7 @@ def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth:
     if kind != "tar" and not affordable(limits, 0):
         yield from unaffordable(limits, where)
         return
-    for part in containers.opened(source, kind):
+    for part in containers.opened(source, kind, room_left(limits)):
         if kind != "tar" and part.data is not None:
             affordable(limits, part.data.size)
         spot = f"{where}/{part.name}" if where and part.name else where or part.name
@@ -213,9 +212,10 @@ def _parts(source: ByteSource, kind: str, limits: ReadLimits, where: str, depth:
         if part.unread:
             yield Executable(spot, "unread", error=part.unread, container=True)
         if part.data is not None and part.data.size:
-            for found in inspect(part.data, limits, spot, depth + 1):
-                if kind != "tar" or found.kind != "unread" or found.container:
-                    yield found
+            with holding(limits, part.data.size if kind != "tar" else 0):
+                for found in inspect(part.data, limits, spot, depth + 1):
+                    if kind != "tar" or found.kind != "unread" or found.container:
+                        yield found
 
 
 def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int = 0) -> Iterator[Executable]:
@@ -238,7 +238,7 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
             continue
         try:
             feed = archive.open(member, limits.pickle_bytes)
-            if isinstance(feed, Inflated) and feed.size <= MAX_INFLATED_BYTES:  # read backwards and forwards
+            if isinstance(feed, Inflated) and feed.size <= room_left(limits):  # read backwards and forwards
                 if not affordable(limits, feed.size):
                     yield from unaffordable(limits, spot)
                     continue
@@ -251,7 +251,8 @@ def _archive(source: ByteSource, limits: ReadLimits, where: str = "", depth: int
                 continue
             script = name.endswith(".py") and "/code/" in name
             script = script and f"{name.partition('/code/')[0]}/constants.pkl" in archive.members
-            yield from inspect(feed, limits, spot, depth + 1, named=named, script=script)
+            with holding(limits, feed.size if isinstance(feed, Memory) else 0):
+                yield from inspect(feed, limits, spot, depth + 1, named=named, script=script)
         except ProbeError as error:
             yield Executable(spot, "unread" if not named else "pickle", error=error.message, container=True)
 

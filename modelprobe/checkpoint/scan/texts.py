@@ -15,6 +15,7 @@ SEARCHED = 64 << 20
 """Bytes of a file that are searched."""
 
 SEARCH_WINDOW = 4 << 20
+ESCAPED_WINDOW = 1 << 20
 OVERLAP = 256 << 10
 """Bytes of the next window that are read with one: a template may be as long."""
 
@@ -47,8 +48,15 @@ def _of_window(window: bytes) -> Iterator[tuple[Trust, str]]:
     yield from configured(window)
 
 
-def unescaped(text: bytes) -> bytes:
-    """The bytes that texts of JSON or YAML stand for, letter by letter: `\\n`, `\\x80`, `\\u0080`."""
+def unescaped_parts(source: ByteSource, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes that a text stands for letter by letter (`\\n`, `\\x80`, `\\u0080`), a part at a time."""
+    for at in range(start, stop, ESCAPED_WINDOW):
+        text = source.read(at, min(stop - at, ESCAPED_WINDOW + OVERLAP))
+        if b"\\" in text:
+            yield _unescaped_bytes(text)
+
+
+def _unescaped_bytes(text: bytes) -> bytes:
     return _ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else _NAMED_BYTES[match[2]], text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import functools
 import gzip
 import io
 import json
@@ -195,8 +196,14 @@ def test_a_tar_with_an_endless_header(tmp_path: Path) -> None:
     assert (found.trust, "a header of 2," in found.text) == (Trust.SUSPICIOUS, True)
 
 
+def packed_again(inner: bytes, number: int) -> bytes:
+    """A compressed zip of a plain one that has 40 MiB beside the other."""
+    return zipped({"m.zip": zipped({"inner": inner, "pad": bytes([number + 1]) * (40 << 20)})}, zipfile.ZIP_DEFLATED)
+
+
 LARGE: dict[str, Callable[[], bytes]] = {
     **{kind: lambda pack=pack: pack(bytes(200 << 20)) for kind, pack in PACKERS.items()},
+    "zips in zips": lambda: functools.reduce(packed_again, range(4), SYSTEM),
     "zip": lambda: zipped({"a": bytes(60 << 20)}, zipfile.ZIP_DEFLATED),
     "text": lambda: b'{"a": "x\\ny"}\n' * (24 << 20 >> 4),
 }
