@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import torch
 
 from tests.checkpoint.seeds import SEEDS
 from tests.conftest import GOLDEN
-from tests.samples import ROOT
+from tests.samples import ROOT, bring_samples
 from tests.sampling import sampled
 
 OLDER = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13)
@@ -190,7 +189,7 @@ def test_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if name == "scan.directory":
-        copytree(ROOT / "samples", tmp_path / "samples", ignore=ignore_patterns("__pycache__"))
+        bring_samples(tmp_path)
     else:
         (tmp_path / "samples").symlink_to(ROOT / "samples")
     words = [word.format(tmp=tmp_path, **{k: str(p) for k, p in seeds.items()}) for word in CASES[name].split()]

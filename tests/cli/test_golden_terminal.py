@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from modelprobe.cli.app import COMMANDS
 from tests.command_line import CommandLine
-from tests.samples import ROOT
+from tests.samples import ROOT, bring_samples
 
 pytestmark = pytest.mark.zoo
 
@@ -67,7 +67,10 @@ def test_screen(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", str(width))
-    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    if name == "scan":
+        bring_samples(tmp_path)
+    else:
+        (tmp_path / "samples").symlink_to(ROOT / "samples")
     answer = CommandLine(capsys)(*LINES[name].split())
     assert answer.code in (0, 1), answer.err
     assert "\x1b" not in answer.out
